@@ -1,0 +1,58 @@
+# make demo | test | lint | fuzz | lock. Each sets up what it needs in .venv; a second call installs nothing.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+ACCELERATOR ?= $(shell if nvidia-smi -L 2>/dev/null | grep -q GPU; then echo cuda; else echo cpu; fi)
+BIN := .venv/bin
+UV := $(BIN)/uv
+PINS := requirements/$(ACCELERATOR).txt requirements/dev.txt requirements/sam2.txt
+# One thread a process: several processes share the cores, and oversubscribed cores are many times slower.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: setup demo test test-quick test-slow lint format fuzz lock clean
+
+setup:
+	@want="$$(cat $(PINS) setup.py Makefile | sha256sum | cut -c1-16)-$(ACCELERATOR)"; \
+	if [ "$$(cat .venv/.installed 2>/dev/null)" != "$$want" ]; then $(MAKE) --no-print-directory install && echo "$$want" > .venv/.installed; fi
+
+.PHONY: install
+install:
+	@case "$(ACCELERATOR)" in cpu|cuda) ;; *) echo "ACCELERATOR=$(ACCELERATOR): use cpu or cuda" >&2; exit 2;; esac
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "SegZero's pins are for Python 3.11: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
+	@echo "setting up .venv for $(ACCELERATOR) (a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(UV) || $(BIN)/python -m pip install --quiet uv==0.13.8
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode -r requirements/$(ACCELERATOR).txt -r requirements/dev.txt
+	@SAM2_BUILD_CUDA=0 $(UV) pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps -r requirements/sam2.txt
+	@$(UV) pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps -e .
+
+demo: setup
+	@$(BIN)/segzero demo --out demo
+
+test: test-quick test-slow
+
+test-quick: setup
+	@$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: setup
+	@$(BIN)/python -m pytest -m "slow and not gpu"
+
+lint: setup
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: setup
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+fuzz: setup
+	@FUZZ_EXAMPLES=1000000 $(BIN)/python -m pytest tests/test_answer_fuzz.py
+
+# The pins, from setup.py's ranges. Review the diff, then run every test.
+lock: setup
+	@compile="$(UV) pip compile --quiet --python $(BIN)/python --no-header --no-annotate --no-emit-index-url --no-emit-find-links setup.py"; \
+	$$compile -o requirements/base.txt && \
+	$$compile --extra infer --extra train-cpu --extra serve --override requirements/overrides.txt -o requirements/cpu.txt && \
+	$$compile --extra infer --extra train --extra serve --override requirements/overrides.txt -o requirements/cuda.txt && \
+	$$compile --extra dev -c requirements/cpu.txt -o requirements/dev.txt
+
+clean:
+	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,187 @@
+"""The `segzero` command. Each command parses its flags and calls the room that does the work."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from segzero import __version__
+from segzero.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Segment by reasoning: a question about an image becomes a think-chain, boxes, points and masks.",
+)
+console = Console(highlight=False)
+
+PolicyOption = Annotated[
+    str | None, typer.Option("--policy", help="Folder or hub name of a Qwen-VL checkpoint; default: the shipped one.")
+]
+SegmenterOption = Annotated[
+    str | None, typer.Option("--segmenter", help="Folder or hub name of a SAM2 checkpoint; default: the shipped one.")
+]
+PolicyBackendOption = Annotated[str, typer.Option(help="auto, transformers, vllm or openai.")]
+SegmenterBackendOption = Annotated[str, typer.Option(help="auto, transformers or sam2.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+MaxPixelsOption = Annotated[int, typer.Option(help="Refuse larger images.", min=1)]
+
+
+@app.callback(invoke_without_command=True)
+def top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Options of the command itself."""
+    if version:
+        console.print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def infer(
+    images: Annotated[str | None, typer.Argument(help="An image, a folder or a quoted glob.")] = None,
+    question: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help='Instead of both: a JSON-lines file of {"image": ..., "question": ...}.')
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the files go.")] = Path("outputs"),
+    format: Annotated[str, typer.Option(help="Of panel, overlay, mask, json, coco: some, with commas.")] = "panel,json",
+    policy: PolicyOption = None,
+    segmenter: SegmenterOption = None,
+    policy_backend: PolicyBackendOption = "auto",
+    segmenter_backend: SegmenterBackendOption = "auto",
+    frame: Annotated[
+        str | None, typer.Option(help="stretch(840), native or relative(1000); default: the checkpoint's.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="multi, vision_reasoner or seg_zero; default: the checkpoint's.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0.0)] = 0.0,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 1024,
+    seed: Annotated[int, typer.Option(help="For temperatures above 0.")] = 0,
+    batch: Annotated[int, typer.Option(help="Images at once.", min=1)] = 64,
+    device: DeviceOption = "auto",
+    max_pixels: MaxPixelsOption = 100_000_000,
+) -> None:
+    """Answer a question about images with masks."""
+    from segzero import inference
+    from segzero.policy import Sampling
+
+    if (questions is None) == (images is None) or (questions is None and question is None):
+        raise UserError('give IMAGES and "question", or --questions file.jsonl')
+    jobs = inference.jobs_from(questions) if questions else inference.jobs_for(str(images), str(question))
+    formats = tuple(name.strip() for name in format.split(",") if name.strip())
+    inference.check_formats(formats)
+    sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
+    pipeline = _load_pipeline(
+        policy, segmenter, policy_backend, segmenter_backend, device, frame=frame, prompt=prompt, sampling=sampling
+    )
+    pipeline.batch = batch
+    failed = _show_progress(inference.save(inference.run(pipeline, jobs, max_pixels), out, formats), len(jobs))
+    console.print(f"{len(jobs) - failed} of {len(jobs)} done; files in {out}/")
+    if failed:
+        raise typer.Exit(2)
+
+
+@app.command()
+def segment(
+    image: Annotated[str, typer.Argument(help="The image.")],
+    point: Annotated[list[str] | None, typer.Option(help="x,y in pixels; -x,y is a point outside the object.")] = None,
+    box: Annotated[list[str] | None, typer.Option(help="x0,y0,x1,y1 in pixels; each box is an object.")] = None,
+    all_masks: Annotated[bool, typer.Option("--all-masks", help="All three readings, best first.")] = False,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the files go.")] = Path("outputs"),
+    format: Annotated[str, typer.Option(help="Of panel, overlay, mask, json, coco.")] = "overlay,mask,json",
+    segmenter: SegmenterOption = None,
+    segmenter_backend: SegmenterBackendOption = "auto",
+    device: DeviceOption = "auto",
+    max_pixels: MaxPixelsOption = 100_000_000,
+) -> None:
+    """Draw masks from points and boxes, without a policy."""
+    from segzero import clicks, tiny
+    from segzero.images import load_image
+    from segzero.inference import check_formats
+    from segzero.segmenter import load_segmenter
+
+    formats = tuple(name.strip() for name in format.split(",") if name.strip())
+    check_formats(formats)
+    picture = load_image(image, max_pixels=max_pixels)
+    prompts = clicks.parse_prompts(point or [], box or [], picture.size)
+    drawer = load_segmenter(segmenter or _shipped("segmenter", tiny.segmenter_path()), segmenter_backend, device=device)
+    for name, result in clicks.draw(drawer, picture, prompts, Path(image).stem, all_masks):
+        files = result.save(out, name, formats)
+        scores = ", ".join(f"{found.score:.2f}" for found in result.instances)
+        console.print(f"predicted IoU {scores}: {', '.join(str(file) for file in files.values())}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the pictures go.")] = Path("demo"),
+    scenes: Annotated[int, typer.Option(help="How many held-out scenes.", min=1)] = 12,
+    seed: Annotated[int, typer.Option(help="Which held-out scenes.")] = 0,
+    policy_backend: PolicyBackendOption = "auto",
+) -> None:
+    """Ask the shipped models about scenes they have not seen, and look at what they find."""
+    from segzero.demo import run_demo
+
+    run_demo(out, scenes, seed, policy_backend, console)
+
+
+@app.command()
+def doctor(
+    quick: Annotated[bool, typer.Option("--quick", help="Versions only; do not try the backends.")] = False,
+) -> None:
+    """Versions, accelerators, memory and which backends work, to paste into a bug report."""
+    from segzero.doctor import report
+
+    print(report(try_backends=not quick))
+
+
+def _load_pipeline(policy, segmenter, policy_backend, segmenter_backend, device, **options):  # type: ignore[no-untyped-def]
+    from segzero import tiny
+    from segzero.pipeline import SegZeroPipeline
+
+    return SegZeroPipeline.from_pretrained(
+        policy or _shipped("policy", tiny.policy_path()),
+        segmenter or _shipped("segmenter", tiny.segmenter_path()),
+        policy_backend=policy_backend,
+        segmenter_backend=segmenter_backend,
+        device=device,
+        **options,
+    )
+
+
+def _shipped(what: str, path: Path) -> Path:
+    console.print(f"no --{what} given: using the small one that comes with SegZero, made for its synthetic scenes")
+    return path
+
+
+def _show_progress(outcomes, total: int) -> int:  # type: ignore[no-untyped-def]
+    """Print a line for each outcome under a progress bar; returns how many failed."""
+    from rich.progress import Progress
+
+    failed = 0
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("segmenting", total=total)
+        for outcome in outcomes:
+            progress.advance(task)
+            if outcome.problem:
+                failed += 1
+                progress.console.print(f"{outcome.job.name}: not done: {outcome.problem}", style="red")
+                continue
+            result = outcome.result
+            said = result.error or (f"{len(result.instances)} found" if result.instances else "nothing there")
+            progress.console.print(f"{outcome.job.name}: {said}: {result.think}", markup=False)
+    return failed
+
+
+def main() -> None:
+    """Run the command; a user's mistake is one line and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"segzero: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,1 @@
+"""Data: one schema, `segzero.data.sample.Sample`, for every data set."""

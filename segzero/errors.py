@@ -1,0 +1,25 @@
+"""The one exception that means: the user can mend this."""
+
+
+class UserError(ValueError):
+    """A mistake of the user's: one line that says what is wrong, where, and what to do.
+
+    The command line prints it without a traceback and exits with code 2.
+
+    >>> raise UserError("no such image: cat.jpg; check the path")
+    Traceback (most recent call last):
+    segzero.errors.UserError: no such image: cat.jpg; check the path
+    """
+
+
+def unknown_name(kind: str, name: str, known: list[str]) -> UserError:
+    """An error for a name that is not on the list, with the nearest one that is.
+
+    >>> str(unknown_name("prompt", "mutli", ["multi", "seg_zero"]))
+    "unknown prompt 'mutli'; did you mean 'multi'? known: multi, seg_zero"
+    """
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    return UserError(f"unknown {kind} {name!r}{hint} known: {', '.join(known)}")

@@ -1,0 +1,1 @@
+"""Evaluation: `segzero.evaluation.metrics` scores masks against the truth."""

@@ -1,0 +1,159 @@
+"""Coordinate frames: the one place where pixels of the original image meet the numbers a policy writes.
+
+A frame answers three questions: at what size does the policy see the image (`fit`), what number does a
+pixel become (`to_frame`), and what pixel did a number mean (`to_pixels`).
+
+| frame | the policy sees | the policy writes |
+|---|---|---|
+| `stretch(840)` | 840 x 840, aspect lost | pixels of that square (Seg-Zero, VisionReasoner checkpoints) |
+| `native(...)` | Qwen's smart resize, aspect kept | pixels of the resized image (Qwen2.5-VL) |
+| `relative(1000)` | Qwen's smart resize, aspect kept | 0 to 1000 along each side (Qwen2-VL, Qwen3-VL) |
+
+>>> frame = native(min_pixels=3136, max_pixels=1_003_520)
+>>> frame.model_size((640, 480))
+(644, 476)
+>>> frame.to_frame([320, 240], (640, 480))
+[322, 238]
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image
+
+from segzero.errors import UserError
+
+Size = tuple[int, int]  # width, height
+MAX_ASPECT = 200  # beyond it Qwen's processors refuse an image
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One way of writing coordinates. Make it with `stretch`, `native`, `relative` or `frame_for`."""
+
+    kind: Literal["stretch", "native", "relative"]
+    side: int = 0  # stretch: the square's side; relative: the number that stands for a full side
+    factor: int = 28  # model sizes are multiples of it: patch size x spatial merge
+    min_pixels: int = 56 * 56
+    max_pixels: int = 12_845_056
+
+    def model_size(self, size: Size) -> Size:
+        """Width and height at which the policy sees an image of that size."""
+        if self.kind == "stretch":
+            return self.side, self.side
+        return smart_size(size, self.factor, self.min_pixels, self.max_pixels)
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        """The image as the policy is to see it; a processor's own smart resize then changes nothing."""
+        size = self.model_size(image.size)
+        if size == image.size:
+            return image
+        # The published scripts stretch with bilinear; Qwen's processors resize with bicubic.
+        how = Image.Resampling.BILINEAR if self.kind == "stretch" else Image.Resampling.BICUBIC
+        return image.resize(size, how)
+
+    def extent(self, size: Size) -> Size:
+        """The largest x and y that can be written for an image of that size."""
+        return (self.side, self.side) if self.kind == "relative" else self.model_size(size)
+
+    def to_frame(self, xy: Sequence[float], size: Size) -> list[int]:
+        """Original pixels x, y, x, y, ... -> the integers the policy writes, rounded half up."""
+        extent = self.extent(size)
+        scaled = (v * extent[i % 2] / size[i % 2] for i, v in enumerate(xy))
+        return [min(max(math.floor(v + 0.5), 0), extent[i % 2]) for i, v in enumerate(scaled)]
+
+    def to_pixels(self, xy: Sequence[float], size: Size) -> list[float]:
+        """What the policy wrote, x, y, x, y, ... -> original pixels, not rounded and not clipped."""
+        extent = self.extent(size)
+        return [v * size[i % 2] / extent[i % 2] for i, v in enumerate(xy)]
+
+    def __str__(self) -> str:
+        if self.kind == "native":
+            return f"native({self.min_pixels},{self.max_pixels},{self.factor})"
+        return f"{self.kind}({self.side})"
+
+
+def stretch(side: int = 840) -> Frame:
+    """Every image becomes a square of that side, whatever its shape."""
+    return Frame("stretch", side=_positive(side, "stretch"))
+
+
+def native(min_pixels: int = 56 * 56, max_pixels: int = 12_845_056, factor: int = 28) -> Frame:
+    """Absolute pixels after Qwen's smart resize; the three numbers are the checkpoint's processor's."""
+    if not 0 < min_pixels <= max_pixels:
+        raise UserError(f"native frame: min_pixels {min_pixels} must be above 0 and at most max_pixels {max_pixels}")
+    return Frame("native", factor=_positive(factor, "native"), min_pixels=min_pixels, max_pixels=max_pixels)
+
+
+def relative(
+    side: int = 1000, min_pixels: int = 56 * 56, max_pixels: int = 12_845_056, factor: int = 28
+) -> Frame:
+    """0 to `side` along both axes; the image itself is resized as in `native`."""
+    frame = native(min_pixels, max_pixels, factor)
+    return Frame("relative", _positive(side, "relative"), frame.factor, frame.min_pixels, frame.max_pixels)
+
+
+FAMILY_FRAMES = {"qwen2_vl": "relative", "qwen2_5_vl": "native", "qwen3_vl": "relative"}
+
+
+def frame_for(family: str, min_pixels: int, max_pixels: int, factor: int) -> Frame:
+    """The frame a model family was taught, from its `model_type` and its processor's limits.
+
+    >>> str(frame_for("qwen3_vl", 3136, 1_003_520, 32))
+    'relative(1000)'
+    """
+    kind = FAMILY_FRAMES.get(family)
+    if kind is None:
+        known = ", ".join(FAMILY_FRAMES)
+        raise UserError(f"no coordinate frame is known for model type {family!r} (known: {known}); pass frame=...")
+    if kind == "native":
+        return native(min_pixels, max_pixels, factor)
+    return relative(1000, min_pixels, max_pixels, factor)
+
+
+def parse_frame(text: str, default: Frame) -> Frame:
+    """`stretch(840)`, `native`, `native(min,max)`, `relative(1000)`; limits not named are the default's.
+
+    >>> parse_frame("relative(1000)", native(factor=32)).factor
+    32
+    """
+    name, _, rest = text.strip().removesuffix(")").partition("(")
+    try:
+        numbers = [int(n) for n in rest.split(",") if n.strip()]
+        if name == "stretch" and len(numbers) <= 1:
+            return stretch(*numbers)
+        if name == "native" and len(numbers) <= 3:
+            limits = [default.min_pixels, default.max_pixels, default.factor]
+            return native(*numbers, *limits[len(numbers) :])
+        if name == "relative" and len(numbers) <= 1:
+            return relative(*(numbers or [1000]), default.min_pixels, default.max_pixels, default.factor)
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+    raise UserError(f"unknown frame {text!r}; write stretch(840), native, native(min_pixels,max_pixels) or relative(1000)")
+
+
+def smart_size(size: Size, factor: int, min_pixels: int, max_pixels: int) -> Size:
+    """Qwen's smart resize: sides become multiples of `factor`, the area stays within its limits."""
+    width, height = size
+    if max(size) > MAX_ASPECT * min(size):
+        raise UserError(f"image of {width}x{height}: one side is over {MAX_ASPECT} times the other; crop it first")
+    # Python's round is banker's rounding, and so is the processors'.
+    new_w, new_h = round(width / factor) * factor, round(height / factor) * factor
+    if new_w * new_h > max_pixels:
+        shrink = math.sqrt(width * height / max_pixels)
+        new_w = max(factor, math.floor(width / shrink / factor) * factor)
+        new_h = max(factor, math.floor(height / shrink / factor) * factor)
+    elif new_w * new_h < min_pixels:
+        grow = math.sqrt(min_pixels / (width * height))
+        new_w = math.ceil(width * grow / factor) * factor
+        new_h = math.ceil(height * grow / factor) * factor
+    return new_w, new_h
+
+
+def _positive(value: int, where: str) -> int:
+    if value <= 0:
+        raise UserError(f"{where} frame: {value} must be above 0")
+    return value

@@ -1,0 +1,252 @@
+"""Masks: run-length encoding, the boxes and points that stand for them, and how well two of them agree.
+
+A mask is a boolean array [H, W]; stored or sent, it is an `RLE`. Whatever comes from a file is checked
+before pycocotools' C code sees it, because that code trusts the numbers it is given.
+
+>>> mask = np.zeros((4, 6), bool)
+>>> mask[1:3, 2:5] = True
+>>> box_of(mask), area(encode(mask))
+((2.0, 1.0, 5.0, 3.0), 6)
+>>> bool((decode(encode(mask)) == mask).all())
+True
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pycocotools import mask as coco
+from scipy.ndimage import distance_transform_edt
+
+from segzero.errors import UserError
+
+Mask = NDArray[np.bool_]  # [H, W]
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1
+Point = tuple[float, float]  # x, y
+
+MAX_PIXELS = 1 << 28  # of one mask
+MAX_OUTLINE = 1 << 24  # pixels that the edges of one object's polygons may pass through
+_MAX_DIGITS = 6  # six digits of five bits hold every difference of two runs up to MAX_PIXELS
+
+
+class RLE(TypedDict):
+    """COCO's own compressed form, a plain dict: it goes into JSON and parquet as it is."""
+
+    size: list[int]  # height, width
+    counts: str
+
+
+def encode(mask: ArrayLike) -> RLE:
+    """The RLE of a mask [H, W]; anything not zero is inside."""
+    array = np.asarray(mask)
+    if array.ndim != 2 or not 0 < array.size <= MAX_PIXELS:
+        raise UserError(f"a mask must be an array [height, width] of 1 to {MAX_PIXELS} pixels, not {array.shape}")
+    return _plain(coco.encode(np.asfortranarray(array != 0, dtype=np.uint8)))
+
+
+def decode(rle: RLE) -> Mask:
+    """The boolean mask [H, W] of an RLE."""
+    return coco.decode(check_rle(rle)).astype(bool)
+
+
+def check_rle(rle: object) -> RLE:
+    """The same mask as a compressed RLE that is safe to decode; COCO's uncompressed lists are taken too.
+
+    >>> check_rle({"size": [2, 2], "counts": [1, 2, 1]})
+    {'size': [2, 2], 'counts': '121'}
+    >>> check_rle({"size": [2, 2], "counts": "122"})
+    Traceback (most recent call last):
+    segzero.errors.UserError: malformed RLE: its runs cover 5 pixels, its size 2x2 has 4
+    """
+    if not isinstance(rle, dict) or not {"size", "counts"} <= rle.keys():
+        raise UserError('malformed RLE: it must be {"size": [height, width], "counts": ...}')
+    size, counts = rle["size"], rle["counts"]
+    if not isinstance(size, list | tuple) or len(size) != 2 or not all(_is_int(side) for side in size):
+        raise UserError("malformed RLE: its size must be two integers, [height, width]")
+    height, width = (int(side) for side in size)
+    _check_size(width, height)
+    compressed = isinstance(counts, str | bytes)
+    runs = _read_counts(counts, height * width) if compressed else _check_counts(counts, height * width)
+    if runs.min() < 0 or runs.max() > height * width:  # before the sum, which could wrap around
+        raise UserError("malformed RLE: a run is negative or longer than the whole mask")
+    if runs.sum() != height * width:
+        raise UserError(
+            f"malformed RLE: its runs cover {runs.sum()} pixels, its size {height}x{width} has {height * width}"
+        )
+    if compressed:
+        return {"size": [height, width], "counts": counts if isinstance(counts, str) else counts.decode()}
+    return _plain(coco.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width))
+
+
+def area(rle: RLE) -> int:
+    """How many pixels are inside."""
+    return int(coco.area(check_rle(rle)))
+
+
+def union(rles: Iterable[RLE], size: tuple[int, int]) -> RLE:
+    """One mask of everything that is inside any; of none at all, the empty mask of that (width, height)."""
+    width, height = size
+    checked = [check_rle(rle) for rle in rles]
+    for rle in checked:
+        if rle["size"] != [height, width]:
+            raise UserError(f"masks of {rle['size'][1]}x{rle['size'][0]} and {width}x{height} pixels have no union")
+    if not checked:
+        return check_rle({"size": [height, width], "counts": [height * width]})
+    return _plain(coco.merge(checked))
+
+
+def from_polygons(polygons: Iterable[Sequence[float]], size: tuple[int, int]) -> RLE:
+    """The union of COCO polygons [x, y, x, y, ...] in an image of (width, height).
+
+    Polygons of fewer than three corners are dropped, as COCO's own files hold some.
+    """
+    width, height = size
+    _check_size(width, height)
+    usable = []
+    outline = 0.0
+    for polygon in polygons:
+        try:
+            if len(polygon) < 6:
+                continue
+            corners = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)  # [N, 2] xy
+        except (TypeError, ValueError):
+            raise UserError("malformed polygon: it must be a flat list of numbers x, y, x, y, ...") from None
+        # Not clipped: that would bend the outline. A little over the edge is usual, a whole image is not.
+        if not (np.abs(corners / size - 0.5) <= 1.5).all():
+            raise UserError(f"malformed polygon: a corner lies far outside its image of {width}x{height}")
+        outline += np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum()
+        usable.append(corners.ravel().tolist())
+    if outline > MAX_OUTLINE:
+        raise UserError(f"polygons too long: their edges pass {outline:.0f} pixels, at most {MAX_OUTLINE} are read")
+    if not usable:
+        return union([], size)
+    return _plain(coco.merge(coco.frPyObjects(usable, height, width)))
+
+
+def box_of(mask: ArrayLike, inclusive: bool = False) -> Box | None:
+    """The tightest box x0, y0, x1, y1, or None for an empty mask.
+
+    The right and bottom edges stand behind the last pixel, so that x1 - x0 is the width;
+    `inclusive` gives the last pixel's own index, as in the published data.
+    """
+    array = np.asarray(mask, dtype=bool)
+    columns, rows = np.flatnonzero(array.any(axis=0)), np.flatnonzero(array.any(axis=1))
+    if not len(rows):
+        return None
+    behind = 0 if inclusive else 1
+    return float(columns[0]), float(rows[0]), float(columns[-1] + behind), float(rows[-1] + behind)
+
+
+def points_of(mask: ArrayLike, count: int = 1) -> tuple[Point, ...]:
+    """One or two safe points inside, as pixel indices x, y; none for an empty mask.
+
+    The first is the centre of the largest inscribed circle, the image's border being an edge too.
+    The second is the centre of the largest circle among the half of the pixels that lie farther away
+    from the first; a mask whose pixels all lie equally far (a single pixel) gives the first again.
+    """
+    assert count in (1, 2), count
+    array = np.asarray(mask, dtype=bool)
+    box = box_of(array)
+    if box is None:
+        return ()
+    x0, y0, x1, y1 = (int(v) for v in box)
+    crop = np.pad(array[y0:y1, x0:x1], 1)
+    depth = distance_transform_edt(crop)  # [h + 2, w + 2] distance to the nearest pixel outside
+    first = np.unravel_index(np.argmax(depth), depth.shape)
+    found = [first]
+    if count == 2:
+        inside = np.argwhere(crop)  # [N, 2] row, column
+        away = np.hypot(*(inside - first).T)  # [N]
+        far = inside[away > np.median(away)]
+        found.append(tuple(far[np.argmax(depth[tuple(far.T)])]) if len(far) else first)
+    return tuple((float(column - 1 + x0), float(row - 1 + y0)) for row, column in found)
+
+
+def mask_iou(a: ArrayLike, b: ArrayLike, ignore: ArrayLike | None = None) -> float:
+    """Intersection over union; pixels in `ignore` count for neither. Two empty masks agree: 1.0."""
+    a, b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
+    if a.shape != b.shape:
+        raise UserError(f"masks of different sizes can't be compared: {a.shape} and {b.shape}")
+    both, either = a & b, a | b
+    if ignore is not None:
+        counted = ~np.asarray(ignore, dtype=bool)
+        both, either = both & counted, either & counted
+    total = int(either.sum())
+    return int(both.sum()) / total if total else 1.0
+
+
+def box_iou(a: ArrayLike, b: ArrayLike, plus_one: bool = False) -> NDArray[np.float64]:
+    """IoU of every box in `a` with every box in `b`: [..., 4] x [..., 4] xyxy -> one axis for each list.
+
+    Two single boxes give a number, [N, 4] and [M, 4] give [N, M]. A width is x1 - x0; with `plus_one`
+    it is x1 - x0 + 1, the area convention of the published rewards. Boxes without area overlap nothing.
+
+    >>> round(float(box_iou([0, 0, 10, 10], [5, 0, 15, 10])), 3)
+    0.333
+    >>> round(float(box_iou([0, 0, 10, 10], [5, 0, 15, 10], plus_one=True)), 3)
+    0.375
+    """
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    rows, columns = a.reshape(-1, 1, 4), b.reshape(1, -1, 4)
+    extra = 1.0 if plus_one else 0.0
+
+    def areas(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.prod(np.clip(high - low + extra, 0, None), axis=-1)
+
+    shared = areas(np.maximum(rows[..., :2], columns[..., :2]), np.minimum(rows[..., 2:], columns[..., 2:]))
+    total = areas(rows[..., :2], rows[..., 2:]) + areas(columns[..., :2], columns[..., 2:]) - shared
+    iou = np.divide(shared, total, out=np.zeros_like(shared), where=total > 0)
+    return iou.reshape(a.shape[:-1] + b.shape[:-1])
+
+
+def _plain(rle: dict) -> RLE:
+    """pycocotools' own RLE, whose counts are bytes, as one that JSON can hold."""
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode()}
+
+
+def _check_size(width: int, height: int) -> None:
+    if width <= 0 or height <= 0 or width * height > MAX_PIXELS:
+        raise UserError(f"a mask must have 1 to {MAX_PIXELS} pixels, not {width}x{height}")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _check_counts(counts: object, pixels: int) -> NDArray[np.int64]:
+    """The runs of an uncompressed RLE as numbers."""
+    if not isinstance(counts, list | tuple) or not 0 < len(counts) <= pixels + 1:
+        raise UserError("malformed RLE: its counts must be text, or a list of at most one run a pixel")
+    if not all(_is_int(run) and 0 <= run <= pixels for run in counts):
+        raise UserError(f"malformed RLE: its runs must be integers of 0 to {pixels}")
+    return np.array(counts, dtype=np.int64)
+
+
+def _read_counts(counts: str | bytes, pixels: int) -> NDArray[np.int64]:
+    """The runs of a compressed RLE: digits of five bits, lowest first, with a flag for "more" (32).
+
+    Each number is signed; from the fourth on, it is the difference to the run two places before.
+    """
+    try:
+        raw = counts.encode("ascii") if isinstance(counts, str) else counts
+    except UnicodeEncodeError:
+        raise UserError("malformed RLE: its counts hold characters that no RLE has") from None
+    if not 0 < len(raw) <= _MAX_DIGITS * (pixels + 2):
+        raise UserError(f"malformed RLE: counts of {len(raw)} characters for {pixels} pixels")
+    digits = np.frombuffer(raw, dtype=np.uint8).astype(np.int64) - 48
+    if digits.min() < 0 or digits.max() > 63:
+        raise UserError("malformed RLE: its counts hold characters that no RLE has")
+    last = np.flatnonzero(digits < 32)  # of each number
+    if not len(last) or last[-1] != len(digits) - 1:
+        raise UserError("malformed RLE: its counts end inside a number")
+    first = np.concatenate([[0], last[:-1] + 1])
+    lengths = last - first + 1
+    if lengths.max() > _MAX_DIGITS:
+        raise UserError("malformed RLE: its counts hold a number beyond any mask")
+    place = 5 * (np.arange(len(digits)) - np.repeat(first, lengths))
+    runs = np.add.reduceat((digits & 31) << place, first)
+    runs -= np.where(digits[last] & 16, np.left_shift(1, 5 * lengths), 0)
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    return runs

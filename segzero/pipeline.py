@@ -1,0 +1,137 @@
+"""From images and questions to masks: the one walk that inference, evaluation and the demo take.
+
+>>> pipeline = SegZeroPipeline.from_pretrained()                      # doctest: +SKIP
+>>> [result] = pipeline(["street.jpg"], ["what keeps the rain off"])
+>>> result.think, result.union.shape
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from segzero.answer import Answer, Instance, parse_answer
+from segzero.errors import UserError
+from segzero.frames import Frame, Size
+from segzero.images import load_image
+from segzero.policy import Policy, Reply, Request, Sampling, load_policy
+from segzero.prompts import get_prompt, render_messages
+from segzero.result import Found, Segmentation
+from segzero.segmenter import Drawn, Prompt, Segmenter, load_segmenter
+
+ImageLike = str | Path | bytes | Image.Image
+
+
+@dataclass
+class SegZeroPipeline:
+    """A policy that answers and a segmenter that draws. `batch` bounds how many images are held at once."""
+
+    policy: Policy
+    segmenter: Segmenter
+    prompt: str = ""  # a name in segzero.prompts; empty: the one the policy was trained with
+    sampling: Sampling = Sampling()
+    batch: int = 64
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        policy: str | Path | None = None,
+        segmenter: str | Path | None = None,
+        *,
+        policy_backend: str = "auto",
+        segmenter_backend: str = "auto",
+        frame: str | Frame | None = None,
+        prompt: str | None = None,
+        device: str = "auto",
+        sampling: Sampling | None = None,
+    ) -> "SegZeroPipeline":
+        """Load both models by folder or hub name; without names, the small ones that come with the package."""
+        from segzero import tiny
+
+        drawer = load_segmenter(segmenter or tiny.segmenter_path(), segmenter_backend, device=device)
+        speaker = load_policy(policy or tiny.policy_path(), policy_backend, frame=frame, prompt=prompt, device=device)
+        return cls(speaker, drawer, sampling=sampling or Sampling())
+
+    def __call__(self, images: Sequence[ImageLike], questions: Sequence[str]) -> list[Segmentation]:
+        """One result for each image and question, in order."""
+        return list(self.stream(images, questions))
+
+    def stream(self, images: Sequence[ImageLike], questions: Sequence[str]) -> Iterator[Segmentation]:
+        """The same, a batch at a time, for progress bars and for more images than fit into memory."""
+        if len(images) != len(questions):
+            raise UserError(f"{len(images)} images but {len(questions)} questions; give one question for each image")
+        for start in range(0, len(images), self.batch):
+            loaded = [load_image(image) for image in images[start : start + self.batch]]
+            yield from self._run(loaded, list(questions[start : start + self.batch]))
+
+    def _run(self, images: list[Image.Image], questions: list[str]) -> list[Segmentation]:
+        prompt = self.prompt or self.policy.prompt
+        frame = self.policy.frame
+        begin = time.perf_counter()
+        requests = [
+            Request(frame.fit(image), render_messages(question, prompt))
+            for image, question in zip(images, questions, strict=True)
+        ]
+        replies = self.policy.generate(requests, self.sampling)
+        answered = time.perf_counter()
+        answers = [
+            parse_answer(reply.text, get_prompt(prompt).format, extent=frame.extent(image.size))
+            for reply, image in zip(replies, images, strict=True)
+        ]
+        found = draw_answers(self.segmenter, images, answers, frame)
+        timings = {
+            "policy": (answered - begin) / len(images),
+            "segmenter": (time.perf_counter() - answered) / len(images),
+        }
+        rows = zip(images, questions, replies, answers, found, strict=True)
+        return [_result(*row, timings) for row in rows]
+
+
+def draw_answers(
+    segmenter: Segmenter, images: Sequence[Image.Image], answers: Sequence[Answer], frame: Frame
+) -> list[tuple[Found, ...]]:
+    """Masks for every instance of every answer: each image is encoded once, an image with no instance never.
+
+    Coordinates leave the frame here; what reaches beyond the image is clipped to it.
+    """
+    todo = [i for i, answer in enumerate(answers) if answer.instances]
+    found: list[tuple[Found, ...]] = [()] * len(answers)
+    if not todo:
+        return found
+    prompts = [[_to_prompt(x, frame, images[i].size) for x in answers[i].instances] for i in todo]
+    drawn = segmenter.decode(segmenter.embed([images[i] for i in todo]), prompts)
+    for i, asked, masks in zip(todo, prompts, drawn, strict=True):
+        found[i] = tuple(_to_found(prompt, mask) for prompt, mask in zip(asked, masks, strict=True))
+    return found
+
+
+def _to_prompt(instance: Instance, frame: Frame, size: Size) -> Prompt:
+    box = np.asarray(frame.to_pixels(instance.box, size))
+    points = np.asarray(frame.to_pixels([v for xy in instance.points for v in xy], size)).reshape(-1, 2)
+    limit = np.array(size, dtype=float)
+    clipped = np.clip(points, 0, limit - 1)
+    return Prompt(
+        box=tuple(np.clip(box, 0, np.tile(limit, 2)).tolist()),
+        points=tuple((x, y) for x, y in clipped.tolist()),
+        labels=(1,) * len(points),
+    )
+
+
+def _to_found(prompt: Prompt, drawn: Drawn) -> Found:
+    return Found(mask=drawn.masks[0], box=prompt.box, points=prompt.points, score=float(drawn.scores[0]))
+
+
+def _result(
+    image: Image.Image,
+    question: str,
+    reply: Reply,
+    answer: Answer,
+    found: tuple[Found, ...],
+    timings: dict[str, float],
+) -> Segmentation:
+    details: dict[str, Any] = {"error": answer.error, "warnings": answer.warnings, "timings": timings}
+    return Segmentation(image, question, found, think=answer.think, raw_text=reply.text, **details)

@@ -1,0 +1,109 @@
+"""A question becomes the messages a policy reads: one normaliser, one renderer, a few templates.
+
+The sentences of `seg_zero` and `vision_reasoner` are what the released checkpoints were trained on,
+down to the missing spaces between sentences. `multi` is ours: it also says how to answer "nothing there".
+
+>>> render_text("The mug left of the laptop.", "multi").splitlines()[0][:40]
+'Please find "the mug left of the laptop"'
+"""
+
+from dataclasses import dataclass
+
+from segzero.errors import UserError, unknown_name
+
+SYSTEM = "You are a helpful assistant."  # also what Qwen's own chat templates put first
+
+_THINK = "Output the thinking process in <think> </think> and final answer in <answer> </answer> tags."
+_EXAMPLE_ONE = "{'bbox': [10,100,200,210], 'points_1': [30,110], 'points_2': [35,180]}"
+_EXAMPLE_MANY = (
+    '[{"bbox_2d": [10,100,200,210], "point_2d": [30,110]}, '
+    '{"bbox_2d": [225,296,706,786], "point_2d": [302,410]}]'
+)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """How to ask: the words before and after the question, and the answer format they ask for."""
+
+    before: str
+    after: tuple[str, ...]  # sentences, joined without a space as the published checkpoints expect
+    format: str  # a format of segzero.answer
+
+
+PROMPTS: dict[str, Prompt] = {
+    "seg_zero": Prompt(
+        before="Please find '",
+        after=(
+            "' with bbox and points.",
+            "Compare the difference between objects and find the most closely matched one.",
+            _THINK,
+            "Output the one bbox and points of two largest inscribed circles inside the interested object"
+            " in JSON format.",
+            f"i.e., <think> thinking process here </think><answer>{_EXAMPLE_ONE}</answer>",
+        ),
+        format="seg_zero",
+    ),
+    "vision_reasoner": Prompt(
+        before='Please find "',
+        after=(
+            '" with bboxs and points.',
+            "Compare the difference between object(s) and find the most closely matched object(s).",
+            _THINK,
+            "Output the bbox(es) and point(s) inside the interested object(s) in JSON format.",
+            f"i.e., <think> thinking process here </think><answer>{_EXAMPLE_MANY}</answer>",
+        ),
+        format="multi",
+    ),
+    "multi": Prompt(
+        before='Please find "',
+        after=(
+            '" with bboxs and points.',
+            "Compare the difference between object(s) and find the most closely matched object(s).",
+            _THINK,
+            "Output the bbox(es) and point(s) inside the interested object(s) in JSON format.",
+            "If nothing in the image matches, the answer is the empty list [].",
+            f"i.e., <think> thinking process here </think><answer>{_EXAMPLE_MANY}</answer>",
+        ),
+        format="multi",
+    ),
+}
+
+
+def get_prompt(name: str) -> Prompt:
+    """The prompt of that name; an unknown name is the user's mistake."""
+    if name not in PROMPTS:
+        raise unknown_name("prompt", name, list(PROMPTS))
+    return PROMPTS[name]
+
+
+def normalise(question: str) -> str:
+    """One spelling for training, evaluation and inference: one line, lower case, no closing punctuation.
+
+    >>> normalise('  The thing that would\\n hurt, if you sat on it?! ')
+    'the thing that would hurt, if you sat on it'
+    """
+    text = " ".join(question.split()).lower().rstrip(".?! ")
+    if not text:
+        raise UserError("the question is empty; say what to look for, e.g. 'the largest shape'")
+    return text
+
+
+def render_text(question: str, prompt: str = "multi") -> str:
+    """The user's turn as text, without the image."""
+    chosen = get_prompt(prompt)
+    return chosen.before + normalise(question) + "".join(chosen.after)
+
+
+def render_messages(question: str, prompt: str = "multi") -> list[dict]:
+    """Chat messages with one image placeholder, as every Qwen-VL processor's chat template reads them.
+
+    >>> [m["role"] for m in render_messages("the mug")]
+    ['system', 'user']
+    """
+    return [
+        {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
+        {
+            "role": "user",
+            "content": [{"type": "image"}, {"type": "text", "text": render_text(question, prompt)}],
+        },
+    ]

