@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from segzero.errors import UserError
+from segzero.files import png_bytes, write_atomically
 from segzero.images import load_image
 
 
@@ -23,13 +24,12 @@ def main() -> None:
         image = load_image(args.image_path)
 
         from segzero.pipeline import SegZeroPipeline
-        from segzero.result import write_picture
 
         pipeline = SegZeroPipeline.from_pretrained(args.reasoning_model_path, args.segmentation_model_path)
         [result] = pipeline([image], [args.text])
         print(f"Thinking process: {result.think}")
         print(f"Answer: {result.error or [found.box for found in result.instances]}")
-        print(f"Picture: {write_picture(result.panel(), args.output_path)}")
+        print(f"Picture: {write_atomically(args.output_path, png_bytes(result.panel()))}")
     except UserError as error:
         print(f"infer.py: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,6 +1,29 @@
 """What a response is worth: numpy and scipy only, so that a reward imports in milliseconds.
 
->>> from rewards.matching import matched_iou
->>> matched_iou([(0, 0, 10, 10)], [(0, 0, 10, 5)])
-0.5
+>>> truth = [{"bbox_2d": [10, 100, 200, 210], "point_2d": [30, 110]}]
+>>> text = '<think>no mug</think><answer>[]</answer>'
+>>> score("soft", text, truth).total, score("soft", text, []).total
+(3.0, 7.0)
 """
+
+from rewards.case import Case, read_case
+from rewards.custom import CustomReward, Guard, load_reward
+from rewards.presets import PRESETS, RANKED, get_rubric, score
+from rewards.ranking import QuantileRanks
+from rewards.rubric import Reward, Rubric, Term
+
+__all__ = [
+    "PRESETS",
+    "RANKED",
+    "Case",
+    "CustomReward",
+    "Guard",
+    "QuantileRanks",
+    "Reward",
+    "Rubric",
+    "Term",
+    "get_rubric",
+    "load_reward",
+    "read_case",
+    "score",
+]

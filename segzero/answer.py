@@ -6,11 +6,39 @@
 (Instance(box=(10.0, 20.0, 30.0, 40.0), points=((15.0, 25.0),)),)
 >>> render_answer(answer) == text
 True
+
+`parse_answer` reads any text in three steps, each in linear time: find the part that is the answer
+(`_locate`), read it by its brackets into lists, dicts and words (`_read`), judge each object (`_instance`).
 """
 
+import json
+import math
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
+
+from segzero.errors import unknown_name
 
 FORMATS = ("multi", "seg_zero")
+POINTS = {"multi": 1, "seg_zero": 2}  # that an object of the format has
+MAX_OBJECTS = 120  # the published rewards look no further
+MAX_DEPTH = 16  # of brackets in brackets; a good answer has three
+MAX_TOKENS = 20_000  # brackets, commas, colons and words; MAX_OBJECTS good objects have under 3000
+MAX_COORDINATE = 1e9  # no image is larger, and scaling such a number can't overflow
+
+ERRORS = {
+    "no_answer": "there are no <answer> tags, and no list or object without them",
+    "truncated": "the text ends before the answer does; objects complete until then are kept",
+    "not_json": "what stands in the tags can't be read, or some brackets don't match",
+    "not_a_list": "the answer is JSON, but a number, a word or null where a list or an object belongs",
+    "bad_box": "an object has no box of four finite numbers, or isn't an object",
+    "inverted_box": "a box has no area: its right or bottom edge isn't beyond its left or top one",
+    "out_of_frame": "a box lies wholly outside the frame",
+    "bad_point": "an object has a point that isn't two finite numbers",
+    "no_point": "an object has no point; its box is kept (only ever a warning)",
+    "too_many": f"more objects than the format has (multi: {MAX_OBJECTS}, seg_zero: 1); the rest is left out",
+}
 
 
 @dataclass(frozen=True)
@@ -28,20 +56,242 @@ class Answer:
     think: str = ""
     instances: tuple[Instance, ...] = ()
     error: str | None = None  # one of ERRORS
-    warnings: tuple[str, ...] = ()  # one of ERRORS each, for objects that were left out
+    warnings: tuple[str, ...] = ()  # one of ERRORS each, in the order met: mostly objects that were left out
 
 
 def render_answer(answer: Answer, format: str = "multi") -> str:
-    """The text a policy would write to say this; integers, in the style of the prompts' examples."""
-    if format == "seg_zero":
-        [instance] = answer.instances
-        (x1, y1), (x2, y2) = instance.points
-        body = f'{{"bbox": {_numbers(instance.box)}, "points_1": {_numbers((x1, y1))}, "points_2": {_numbers((x2, y2))}}}'
-    else:
-        objects = (f'{{"bbox_2d": {_numbers(i.box)}, "point_2d": {_numbers(i.points[0])}}}' for i in answer.instances)
-        body = f"[{', '.join(objects)}]"
+    """The text a policy would write to say this, in the style of the prompts' examples."""
+    _check_format(format)
+    objects = [_render_instance(instance, format) for instance in answer.instances]
+    lone = format == "seg_zero" and len(objects) == 1
+    body = objects[0] if lone else f"[{', '.join(objects)}]"
     return f"<think>{answer.think}</think><answer>{body}</answer>"
 
 
-def _numbers(values: tuple[float, ...]) -> str:
-    return "[" + ",".join(str(round(v)) for v in values) + "]"
+def parse_answer(text: str, format: str = "multi", extent: tuple[float, float] | None = None) -> Answer:
+    """Read what a policy wrote. Never raises, whatever the text; what is wrong with it is in `error`.
+
+    An object that can't be used becomes a warning beside those that can; if none can be used, the first
+    trouble is the error. `extent` is the frame's width and height: boxes wholly outside are refused, boxes
+    partly outside are kept as written.
+
+    >>> parse_answer("<answer>[]</answer>").error is None  # a valid answer: nothing is there
+    True
+    >>> parse_answer("I see no such thing.").error
+    'no_answer'
+    >>> parse_answer("<answer>{'bbox_2d': [1, 2, 30, 40], 'point_2d': [5, 6]}, {'bbox_2d': [1,").warnings
+    ('truncated',)
+    """
+    _check_format(format)
+    start, body, missing = _locate(text)
+    think = _think(text[:start])
+    values, troubles = _read(body)
+    if values is None:
+        error = missing or ("not_a_list" if _is_scalar(body) else "not_json")
+        return Answer(think, error=error)
+    objects = list(islice(_objects(values), MAX_OBJECTS + 1))
+    judged = [_instance(item, POINTS[format], extent) for item in objects[:MAX_OBJECTS]]
+    instances = tuple(found for found, _ in judged if found)
+    warnings = [code for _, code in judged if code] + troubles
+    limit = 1 if format == "seg_zero" else MAX_OBJECTS
+    if (len(objects) > MAX_OBJECTS or len(instances) > limit) and "too_many" not in troubles:
+        warnings.append("too_many")
+    if not instances and warnings:
+        return Answer(think, error=warnings[0], warnings=tuple(warnings[1:]))
+    return Answer(think, instances[:limit], warnings=tuple(warnings))
+
+
+def _locate(text: str) -> tuple[int, str, str | None]:
+    """Where the answer begins, what it is, and the error to give if it holds no bracket.
+
+    The last complete answer behind the think-chain counts: a policy that answers again means the last,
+    and one that repeats "<answer> </answer>" from its instructions while thinking means nothing by it.
+    """
+    thought = text.rfind("</think>")
+    floor = max(thought, 0) if text.find("<answer>", max(thought, 0)) >= 0 else 0
+    start = text.rfind("<answer>", floor, max(text.rfind("</answer>"), 0))
+    if start >= 0:
+        return start, text[start + len("<answer>") : text.find("</answer>", start)], None
+    start = text.rfind("<answer>", floor)
+    if start >= 0:
+        return start, text[start + len("<answer>") :], "truncated"
+    if thought < 0 and "<think>" in text:
+        return len(text), "", "truncated"
+    untagged = text[thought + len("</think>") :] if thought >= 0 else text
+    return len(text), _without_prose(untagged), "no_answer"
+
+
+def _think(text: str) -> str:
+    """The think-chain in what comes before the answer; either of its tags may be missing."""
+    end = text.rfind("</think>")
+    start = text.find("<think>", 0, end if end >= 0 else len(text))
+    if start < 0 and end < 0:
+        return ""
+    return text[start + len("<think>") if start >= 0 else 0 : end if end >= 0 else len(text)].strip()
+
+
+def _without_prose(text: str) -> str:
+    """An answer without tags: what begins with a bracket or a code fence, or else the first object.
+
+    Square brackets amid prose are no answer; "[]" there would be read as "nothing is there".
+    """
+    text = text.lstrip()
+    if text.startswith(("[", "{", "```")):
+        return text
+    brace = text.find("{")
+    if brace < 0:
+        return ""
+    lead = text[:brace].rstrip()
+    return text[len(lead) - 1 :] if lead.endswith("[") else text[brace:]
+
+
+# Brackets, strings, other words. A quote ends a string only where JSON goes on behind it, so that 'it's' is one;
+# a string that doesn't end on its line is as long as the line. Possessive (++, *+): no token is ever tried twice.
+_TOKEN = re.compile(
+    r"""(?P<mark>[\[\]{},:])
+      | "(?P<double>(?:[^"\\\n]++|\\[^\n]|"(?!\s*+(?:[,:}\]]|\Z)))*+)"?
+      | '(?P<single>(?:[^'\\\n]++|\\[^\n]|'(?!\s*+(?:[,:}\]]|\Z)))*+)'?
+      | (?P<bare>(?:[^\s"'\\\[\]{},:]++|\\)++)""",
+    re.VERBOSE,
+)
+_OPENING = re.compile(r"[\[{]")
+_COLON = object()
+
+
+def _read(text: str) -> tuple[list | None, list[str]]:
+    """The first list, or the objects in a row, as lists, dicts and words; None if there is no bracket.
+
+    Lenient as to commas and quotes; a bracket that doesn't match closes everything up to the one it does.
+    What the text leaves open is left out, but for the finished objects in open lists.
+    """
+    first = _OPENING.search(text)
+    if first is None:
+        return None, []
+    values: list = []
+    stack: list[tuple[str, list]] = []  # the open brackets, outermost first, with what is inside
+    troubles: list[str] = []
+    for count, match in enumerate(_TOKEN.finditer(text, first.start())):
+        if count == MAX_TOKENS:
+            troubles.append("too_many")
+            break
+        kind = match.lastgroup or ""
+        token = match[kind]
+        if kind != "mark":
+            if stack:
+                stack[-1][1].append(token)
+        elif token in "[{":
+            if not stack and values and token == "[":
+                break
+            if len(stack) == MAX_DEPTH:
+                troubles.append("not_json")
+                break
+            stack.append((token, []))
+        elif not stack:
+            continue  # between objects in a row
+        elif token in ",:":
+            bracket, items = stack[-1]
+            if bracket == "{" and token == ":":
+                items.append(_COLON)
+            elif not items:
+                items.append("")  # "[,]" is not the empty list
+        else:
+            wanted = "[" if token == "]" else "{"
+            if stack[-1][0] != wanted and "not_json" not in troubles:
+                troubles.append("not_json")
+            if all(bracket != wanted for bracket, _ in stack):
+                continue
+            closed = None
+            while closed != wanted:
+                closed, items = stack.pop()
+                (stack[-1][1] if stack else values).append(_pairs(items) if closed == "{" else items)
+            if not stack and closed == "[":
+                break
+    if stack and not troubles:
+        troubles.append("truncated")
+    for bracket, items in stack:
+        if bracket == "{":
+            break
+        values += [item for item in items if not isinstance(item, str)]
+    return values, troubles
+
+
+def _pairs(items: list) -> dict[str, object]:
+    """What stood before and behind each colon between two braces."""
+    colons = [i for i, item in enumerate(items) if item is _COLON]
+    return {items[i - 1]: items[i + 1] for i in colons if 0 < i < len(items) - 1 and isinstance(items[i - 1], str)}
+
+
+def _is_scalar(body: str) -> bool:
+    """Whether a text without brackets is JSON."""
+    try:
+        json.loads(body)
+    except ValueError:
+        return False
+    return True
+
+
+def _objects(values: list) -> Iterator[object]:
+    """The objects of however nested lists; four words in a list are a box without a name."""
+    for value in values:
+        if not isinstance(value, list):
+            yield value
+        elif len(value) == 4 and all(isinstance(item, str) for item in value):
+            yield {"bbox": value}
+        else:
+            yield from _objects(value)
+
+
+def _instance(item: object, count: int, extent: tuple[float, float] | None) -> tuple[Instance | None, str | None]:
+    """The instance an object describes, with at most `count` points, and what is wrong with it.
+
+    Any key with "bbox" in it names the box, any with "point" a point, as in the published parser.
+    """
+    named = {key.lower(): value for key, value in item.items()} if isinstance(item, dict) else {}
+    box = _numbers(next((value for key, value in named.items() if "bbox" in key), None), 4)
+    if box is None:
+        return None, "bad_box"
+    x0, y0, x1, y1 = box
+    if x1 <= x0 or y1 <= y0:
+        return None, "inverted_box"
+    if x1 <= 0 or y1 <= 0 or (extent is not None and (x0 >= extent[0] or y0 >= extent[1])):
+        return None, "out_of_frame"
+    points = []
+    for value in [value for key, value in named.items() if "point" in key][:count]:
+        point = _numbers(value, 2)
+        if point is None:
+            return None, "bad_point"
+        points.append((point[0], point[1]))
+    return Instance((x0, y0, x1, y1), tuple(points)), None if points else "no_point"
+
+
+def _numbers(value: object, count: int) -> tuple[float, ...] | None:
+    """So many finite numbers, in a list or in lists within a list; else None."""
+    if not isinstance(value, list):
+        return None
+    words = [word for item in value for word in (item if isinstance(item, list) else [item])]
+    if len(words) != count:
+        return None
+    numbers = tuple(_number(word) for word in words)
+    return numbers if all(abs(number) <= MAX_COORDINATE for number in numbers) else None
+
+
+def _number(word: object) -> float:
+    try:
+        return float(word) if isinstance(word, str) else math.nan
+    except ValueError:
+        return math.nan
+
+
+def _render_instance(instance: Instance, format: str) -> str:
+    box, points = ("bbox", ["points_1", "points_2"]) if format == "seg_zero" else ("bbox_2d", ["point_2d"])
+    parts = [(box, instance.box), *zip(points, instance.points, strict=False)]
+    return "{" + ", ".join(f'"{key}": {_render_numbers(numbers)}' for key, numbers in parts) + "}"
+
+
+def _render_numbers(values: tuple[float, ...]) -> str:
+    return "[" + ",".join(str(int(v)) if float(v).is_integer() else repr(float(v)) for v in values) + "]"
+
+
+def _check_format(format: str) -> None:
+    if format not in FORMATS:
+        raise unknown_name("answer format", format, list(FORMATS))

@@ -63,7 +63,7 @@ def infer(
     seed: Annotated[int, typer.Option(help="For temperatures above 0.")] = 0,
     batch: Annotated[int, typer.Option(help="Images at once.", min=1)] = 64,
     device: DeviceOption = "auto",
-    max_pixels: MaxPixelsOption = 100_000_000,
+    max_pixels: MaxPixelsOption = 89_000_000,
 ) -> None:
     """Answer a question about images with masks."""
     from segzero import inference
@@ -96,7 +96,7 @@ def segment(
     segmenter: SegmenterOption = None,
     segmenter_backend: SegmenterBackendOption = "auto",
     device: DeviceOption = "auto",
-    max_pixels: MaxPixelsOption = 100_000_000,
+    max_pixels: MaxPixelsOption = 89_000_000,
 ) -> None:
     """Draw masks from points and boxes, without a policy."""
     from segzero import clicks, tiny

@@ -11,8 +11,9 @@ from rich.table import Table
 from segzero import tiny
 from segzero.data.sample import Sample
 from segzero.evaluation.metrics import Score, giou, score_masks
+from segzero.files import png_bytes, write_atomically
 from segzero.pipeline import SegZeroPipeline
-from segzero.result import Segmentation, write_picture
+from segzero.result import Segmentation
 
 SHEET_COLUMNS = 2
 SHEET_SIDE = 1600  # pixels, the width of the contact sheet
@@ -37,7 +38,7 @@ def run_demo(out: Path, count: int, seed: int, policy_backend: str, console: Con
     for sample, result in zip(samples, results, strict=True):
         result.save(out, sample.id, ("panel", "json"))
         panels.append(result.panel())
-    sheet = write_picture(contact_sheet(panels), out / "demo.png")
+    sheet = write_atomically(out / "demo.png", png_bytes(contact_sheet(panels)))
 
     console.print(_table(samples, results, scores))
     console.print(

@@ -27,6 +27,7 @@ from segzero.errors import UserError
 
 Size = tuple[int, int]  # width, height
 MAX_ASPECT = 200  # beyond it Qwen's processors refuse an image
+MAX_PASSES = 10  # of smart resize until it settles: usually one, the most seen is seven
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Frame:
         """Width and height at which the policy sees an image of that size."""
         if self.kind == "stretch":
             return self.side, self.side
-        return smart_size(size, self.factor, self.min_pixels, self.max_pixels)
+        return settled_size(size, self.factor, self.min_pixels, self.max_pixels)
 
     def fit(self, image: Image.Image) -> Image.Image:
         """The image as the policy is to see it; a processor's own smart resize then changes nothing."""
@@ -87,9 +88,7 @@ def native(min_pixels: int = 56 * 56, max_pixels: int = 12_845_056, factor: int 
     return Frame("native", factor=_positive(factor, "native"), min_pixels=min_pixels, max_pixels=max_pixels)
 
 
-def relative(
-    side: int = 1000, min_pixels: int = 56 * 56, max_pixels: int = 12_845_056, factor: int = 28
-) -> Frame:
+def relative(side: int = 1000, min_pixels: int = 56 * 56, max_pixels: int = 12_845_056, factor: int = 28) -> Frame:
     """0 to `side` along both axes; the image itself is resized as in `native`."""
     frame = native(min_pixels, max_pixels, factor)
     return Frame("relative", _positive(side, "relative"), frame.factor, frame.min_pixels, frame.max_pixels)
@@ -128,18 +127,37 @@ def parse_frame(text: str, default: Frame) -> Frame:
             limits = [default.min_pixels, default.max_pixels, default.factor]
             return native(*numbers, *limits[len(numbers) :])
         if name == "relative" and len(numbers) <= 1:
-            return relative(*(numbers or [1000]), default.min_pixels, default.max_pixels, default.factor)
+            return relative(numbers[0] if numbers else 1000, default.min_pixels, default.max_pixels, default.factor)
     except ValueError as error:
         if isinstance(error, UserError):
             raise
-    raise UserError(f"unknown frame {text!r}; write stretch(840), native, native(min_pixels,max_pixels) or relative(1000)")
+    known = "stretch(840), native, native(min_pixels,max_pixels) or relative(1000)"
+    raise UserError(f"unknown frame {text!r}; write {known}")
+
+
+def settled_size(size: Size, factor: int, min_pixels: int, max_pixels: int) -> Size:
+    """The size that Qwen's smart resize arrives at and then leaves alone.
+
+    A processor resizes the fitted image once more. For long thin images and narrow limits that is not always
+    a no-op, and the policy would see another size than the one its numbers are read in.
+    """
+    limits = (factor, min_pixels, max_pixels)
+    fitted = smart_size(size, *limits)
+    for _ in range(MAX_PASSES):
+        if max(fitted) > MAX_ASPECT * min(fitted):
+            raise _too_long(size)
+        before, fitted = fitted, smart_size(fitted, *limits)
+        if fitted == before:
+            return fitted
+    few = f"no sides that are multiples of {factor} give {min_pixels} to {max_pixels} pixels"
+    raise UserError(f"image of {size[0]}x{size[1]}: {few}; widen the frame's limits")
 
 
 def smart_size(size: Size, factor: int, min_pixels: int, max_pixels: int) -> Size:
-    """Qwen's smart resize: sides become multiples of `factor`, the area stays within its limits."""
+    """One pass of Qwen's smart resize: sides become multiples of `factor`, the area stays within its limits."""
     width, height = size
     if max(size) > MAX_ASPECT * min(size):
-        raise UserError(f"image of {width}x{height}: one side is over {MAX_ASPECT} times the other; crop it first")
+        raise _too_long(size)
     # Python's round is banker's rounding, and so is the processors'.
     new_w, new_h = round(width / factor) * factor, round(height / factor) * factor
     if new_w * new_h > max_pixels:
@@ -151,6 +169,11 @@ def smart_size(size: Size, factor: int, min_pixels: int, max_pixels: int) -> Siz
         new_w = math.ceil(width * grow / factor) * factor
         new_h = math.ceil(height * grow / factor) * factor
     return new_w, new_h
+
+
+def _too_long(size: Size) -> UserError:
+    width, height = size
+    return UserError(f"image of {width}x{height}: once fitted, one side is over {MAX_ASPECT} times the other; crop it")
 
 
 def _positive(value: int, where: str) -> int:

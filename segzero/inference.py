@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from segzero.errors import UserError
+from segzero.errors import UserError, unknown_name
+from segzero.files import write_atomically
 from segzero.images import find_images, load_image
 from segzero.pipeline import SegZeroPipeline
 from segzero.prompts import normalise
-from segzero.result import FORMATS, Segmentation, coco_dataset, write_atomically
+from segzero.result import FORMATS, Segmentation, coco_dataset
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,6 @@ def save(outcomes: Iterable[Outcome], folder: Path, formats: tuple[str, ...]) ->
 
 def check_formats(formats: tuple[str, ...]) -> None:
     """Refuse a format that nothing writes."""
-    from segzero.errors import unknown_name
-
     for name in formats:
         if name not in FORMATS:
             raise unknown_name("format", name, list(FORMATS))

@@ -187,7 +187,8 @@ def box_iou(a: ArrayLike, b: ArrayLike, plus_one: bool = False) -> NDArray[np.fl
     >>> round(float(box_iou([0, 0, 10, 10], [5, 0, 15, 10], plus_one=True)), 3)
     0.375
     """
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    a, b = (np.asarray(boxes, dtype=np.float64) for boxes in (a, b))
+    a, b = (boxes if boxes.size else boxes.reshape(0, 4) for boxes in (a, b))
     rows, columns = a.reshape(-1, 1, 4), b.reshape(1, -1, 4)
     extra = 1.0 if plus_one else 0.0
 

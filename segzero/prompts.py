@@ -16,8 +16,7 @@ SYSTEM = "You are a helpful assistant."  # also what Qwen's own chat templates p
 _THINK = "Output the thinking process in <think> </think> and final answer in <answer> </answer> tags."
 _EXAMPLE_ONE = "{'bbox': [10,100,200,210], 'points_1': [30,110], 'points_2': [35,180]}"
 _EXAMPLE_MANY = (
-    '[{"bbox_2d": [10,100,200,210], "point_2d": [30,110]}, '
-    '{"bbox_2d": [225,296,706,786], "point_2d": [302,410]}]'
+    '[{"bbox_2d": [10,100,200,210], "point_2d": [30,110]}, {"bbox_2d": [225,296,706,786], "point_2d": [302,410]}]'
 )
 
 
@@ -82,6 +81,8 @@ def normalise(question: str) -> str:
     >>> normalise('  The thing that would\\n hurt, if you sat on it?! ')
     'the thing that would hurt, if you sat on it'
     """
+    if "<|" in question:  # would be read as the model's own marks: a turn's end, a second image
+        raise UserError("the question holds '<|', which opens a model's special tokens; leave it out")
     text = " ".join(question.split()).lower().rstrip(".?! ")
     if not text:
         raise UserError("the question is empty; say what to look for, e.g. 'the largest shape'")

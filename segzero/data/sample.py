@@ -3,22 +3,31 @@
 >>> sample = Sample("s1", "cat.jpg", "the cat", 640, 480, objects=(Object(box=(10, 20, 200, 300)),))
 >>> sample.empty
 False
+>>> list(from_parquet(to_parquet([sample], "cats.parquet"))) == [sample]        # doctest: +SKIP
+True
 """
 
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from segzero.masks import RLE, union
+from segzero.errors import UserError
+from segzero.masks import RLE, check_rle, union
+
+if TYPE_CHECKING:
+    import pyarrow
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
+
+ROW_GROUP = 100  # samples written and read at a time; the images may be in them
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class Sample:
     split: str = ""
     source: str = ""
     turns: tuple[dict[str, Any], ...] = ()  # earlier rounds of a dialogue
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)  # anything JSON can hold
 
     @property
     def empty(self) -> bool:
@@ -62,3 +71,162 @@ class Sample:
         """The union of the objects' masks, or None when some object has no mask."""
         rles = [o.rle for o in self.objects if o.rle is not None]
         return union(rles, (self.width, self.height)) if len(rles) == len(self.objects) else None
+
+    def open(self) -> Image.Image:
+        """The image, upright, as RGB."""
+        from segzero.images import load_image
+
+        return load_image(
+            self.image, name=f"the image of sample {self.id!r}" if isinstance(self.image, bytes) else None
+        )
+
+
+def to_parquet(samples: Iterable[Sample], path: str | Path) -> Path:
+    """Write samples to a .parquet file, or as samples.parquet into a folder; images stay paths or bytes.
+
+    The file appears whole or not at all. It holds the `datasets` features too, so that library, and the
+    hub's viewer, show the images.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    target = path if path.suffix == ".parquet" else path / "samples.parquet"
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    schema = _schema()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with pq.ParquetWriter(unfinished, schema) as writer:
+            for rows in _batches(_to_row(sample) for sample in samples):
+                writer.write_batch(pa.RecordBatch.from_pylist(rows, schema))
+        unfinished.replace(target)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise UserError(f"cannot write {target}: a sample holds a value of the wrong type: {error}") from error
+    finally:
+        with suppress(OSError):
+            unfinished.unlink()
+    return target
+
+
+def from_parquet(path: str | Path) -> Iterator[Sample]:
+    """The samples of a .parquet file, or of all those in a folder by name. Columns of other names are passed over."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"no .parquet file in {path}; check the path")
+    schema = _schema()
+    for file in files:  # before the first sample is used
+        try:
+            _cast(pa.Table.from_batches([], pq.read_schema(file)), schema, file)
+        except FileNotFoundError:
+            raise UserError(f"no such file: {file}; check the path") from None
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"cannot read {file}: it is no whole parquet file") from error
+    return (sample for file in files for sample in _read_file(file, schema))
+
+
+def _read_file(file: Path, schema: "pyarrow.Schema") -> Iterator[Sample]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(file) as reader:
+            for batch in reader.iter_batches(ROW_GROUP, columns=schema.names):
+                for row in _cast(pa.Table.from_batches([batch]), schema, file).to_pylist():
+                    yield _from_row(row, f"{file}, row {number}")
+                    number += 1
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"cannot read {file} after row {number}: the file is damaged") from error
+
+
+def _schema() -> "pyarrow.Schema":
+    """The columns, whatever the samples hold; the types are those of `datasets`, images and all."""
+    from datasets import Features, Image, List, Value
+
+    rle = {"size": List(Value("int32")), "counts": Value("string")}
+    numbers = List(Value("float64"))
+    features = {
+        "id": Value("string"),
+        "image": Image(),
+        "question": Value("string"),
+        "width": Value("int32"),
+        "height": Value("int32"),
+        "objects": List({"box": numbers, "points": List(numbers), "rle": rle}),
+        "ignore": rle,
+        "category": Value("string"),
+        "concept": Value("string"),
+        "split": Value("string"),
+        "source": Value("string"),
+        "turns": Value("string"),  # JSON, as their shape is the business of whoever wrote them
+        "meta": Value("string"),
+    }
+    return Features(features).arrow_schema
+
+
+def _cast(table: "pyarrow.Table", schema: "pyarrow.Schema", file: Path) -> "pyarrow.Table":
+    """The same columns in our types: other writers like other widths of strings and integers."""
+    import pyarrow as pa
+
+    missing = [name for name in schema.names if name not in table.column_names]
+    if missing:
+        raise UserError(f"{file} holds no samples: it lacks the column {missing[0]!r}; see segzero.data.sample")
+    try:
+        return table.select(schema.names).cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, ValueError) as error:
+        raise UserError(f"{file} holds no samples: a column has the wrong type: {error}") from error
+
+
+def _to_row(sample: Sample) -> dict[str, Any]:
+    row = {name: getattr(sample, name) for name in ("id", "question", "width", "height")}
+    row |= {name: getattr(sample, name) for name in ("category", "concept", "split", "source")}
+    is_bytes = isinstance(sample.image, bytes)
+    row["image"] = {"bytes": sample.image if is_bytes else None, "path": None if is_bytes else str(sample.image)}
+    row["objects"] = [
+        {"box": list(o.box), "points": [list(p) for p in o.points], "rle": None if o.rle is None else check_rle(o.rle)}
+        for o in sample.objects
+    ]
+    row["ignore"] = None if sample.ignore is None else check_rle(sample.ignore)
+    try:
+        row["turns"], row["meta"] = json.dumps(sample.turns), json.dumps(sample.meta)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"sample {sample.id!r}: turns and meta must be what JSON can hold: {error}") from error
+    return row
+
+
+def _from_row(row: dict[str, Any], where: str) -> Sample:
+    """The sample of a row as pyarrow gives it; `where` opens the message when the row makes no sense."""
+    try:
+        turns, row["meta"] = json.loads(row["turns"]), json.loads(row["meta"])
+    except (TypeError, ValueError, RecursionError):
+        turns = None
+    if not isinstance(turns, list) or not isinstance(row["meta"], dict):
+        raise UserError(f"{where}: turns must be a JSON list, meta a JSON object")
+    row["turns"] = tuple(turns)
+    row["objects"] = tuple(_to_object(o, where) for o in row["objects"] or ())
+    image = row["image"] or {}
+    row["image"] = image.get("bytes") or image.get("path")
+    empty = [name for name, value in row.items() if value is None and name != "ignore"]
+    if empty:
+        raise UserError(f"{where}: {empty[0]} has no value")
+    return Sample(**row)
+
+
+def _to_object(value: dict[str, Any] | None, where: str) -> Object:
+    value = value or {}
+    box, points = value.get("box"), [tuple(point or ()) for point in value.get("points") or ()]
+    if box is None or len(box) != 4 or any(len(point) != 2 for point in points) or None in [*box, *sum(points, ())]:
+        raise UserError(f"{where}: an object needs a box of four numbers, and points of two")
+    x0, y0, x1, y1 = box
+    return Object((x0, y0, x1, y1), tuple((x, y) for x, y in points), value.get("rle"))
+
+
+def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    rows = iter(rows)
+    while batch := list(islice(rows, ROW_GROUP)):
+        yield batch

@@ -150,7 +150,8 @@ def _draw(
         local_part = inner < 0
 
     local = distance < 0
-    left, top, right, bottom = box_of(local)
+    box = box_of(local)
+    assert box is not None, spec  # a shape has pixels
     [(px, py)] = points_of(local)
     return Shape(
         colour=colour,
@@ -160,7 +161,7 @@ def _draw(
         radius=float(radius),
         mask=_place(local, size, x0, y0),
         part=None if local_part is None else _place(local_part, size, x0, y0),
-        box=(left + x0, top + y0, right + x0, bottom + y0),
+        box=(box[0] + x0, box[1] + y0, box[2] + x0, box[3] + y0),
         point=(px + x0, py + y0),
     )
 

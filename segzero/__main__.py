@@ -1,0 +1,5 @@
+"""`python -m segzero` is the `segzero` command."""
+
+from segzero.cli import main
+
+main()

@@ -1,0 +1,57 @@
+"""Messages as the text and tokens a checkpoint reads: what the backends that hold the weights themselves share."""
+
+from typing import TYPE_CHECKING
+
+from segzero.errors import UserError
+from segzero.frames import smart_size
+from segzero.policy.checkpoint import Checkpoint
+from segzero.policy.protocol import Request
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
+
+
+def load_processor(checkpoint: Checkpoint) -> "ProcessorMixin":
+    """The checkpoint's tokenizer, chat template and image processor."""
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(checkpoint.path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"the processor of {checkpoint.path} does not load: {one_line(error)}") from error
+    if not processor.chat_template:
+        raise UserError(f"{checkpoint.path} has no chat template; take an instruct checkpoint")
+    return processor
+
+
+def render(processor: "ProcessorMixin", messages: list[dict]) -> str:
+    """The messages as the checkpoint's chat template writes them, up to where the answer begins."""
+    return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+
+
+def read_request(request: Request, checkpoint: Checkpoint, processor: "ProcessorMixin", limit: int) -> str:
+    """The rendered prompt; with the image it is sure to leave room for an answer within `limit` tokens."""
+    size = request.image.size
+    if smart_size(size, checkpoint.factor, checkpoint.min_pixels, checkpoint.max_pixels) != size:
+        raise UserError(
+            f"an image of {size[0]}x{size[1]} would be resized again by {checkpoint.path}; "
+            "pass it through policy.frame.fit, and crop it if it is very narrow"
+        )
+    text = render(processor, request.messages)
+    ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    placeholders = ids.count(processor.image_token_id)
+    if placeholders != 1:
+        raise UserError(f"a request has one image; the messages rendered for {checkpoint.path} place {placeholders}")
+    length = len(ids) - 1 + checkpoint.image_tokens(size)
+    if length >= limit:
+        raise UserError(
+            f"a prompt of {length} tokens ({checkpoint.image_tokens(size)} of them the image's) leaves no room for an "
+            f"answer within {limit}; shorten the question or take a frame with fewer pixels"
+        )
+    return text
+
+
+def one_line(said: object) -> str:
+    """What another library or a server said, in one line of readable length."""
+    text = " ".join(str(said).split()) or type(said).__name__
+    return text if len(text) <= 300 else text[:300] + " ..."

@@ -1,0 +1,168 @@
+"""What a checkpoint says about itself: its family, its processor's limits, its coordinates and its prompt.
+
+Three sources, the first that speaks wins: the caller's arguments, a `segzero.json` beside the weights, the table
+of released checkpoints. Otherwise the frame is the family's own and the prompt is `multi`.
+
+>>> read_checkpoint("Ricky06662/VisionReasoner-7B").frame  # doctest: +SKIP
+Frame(kind='stretch', side=840, ...)
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segzero.errors import UserError
+from segzero.frames import FAMILY_FRAMES, Frame, frame_for, parse_frame, stretch
+from segzero.prompts import get_prompt
+
+CARD = "segzero.json"  # {"prompt": "multi", "frame": "stretch(840)"}, written by our own exports
+DEFAULT_PROMPT = "multi"
+
+# Checkpoints that carry no card: the last part of their name -> prompt. All were trained in stretch(840).
+RELEASED = {
+    "Seg-Zero-3B": "seg_zero",
+    "Seg-Zero-7B": "seg_zero",
+    "Seg-Zero-7B-Best-on-ReasonSegTest": "seg_zero",
+    "VisionReasoner-7B": "vision_reasoner",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint, before its weights are loaded."""
+
+    path: str  # a folder or a hub name
+    family: str  # model_type of its config.json
+    factor: int  # one visual token stands for factor x factor pixels
+    min_pixels: int  # what its processor leaves as it is
+    max_pixels: int
+    max_length: int  # tokens of prompt and answer together
+    frame: Frame
+    prompt: str
+
+    def image_tokens(self, size: tuple[int, int]) -> int:
+        """How many visual tokens an image of that width and height becomes."""
+        return size[0] * size[1] // self.factor**2
+
+
+def read_checkpoint(path: str | Path, frame: str | Frame | None = None, prompt: str | None = None) -> Checkpoint:
+    """Read the small files of a checkpoint folder, or of a model on the hub (its cache is enough)."""
+    path = str(Path(path).expanduser())
+    config = _read_json(path, "config.json")
+    if config is None:
+        raise UserError(f"no checkpoint at {path}: no config.json there; give the folder that save_pretrained wrote")
+    family = config.get("model_type")
+    if family not in FAMILY_FRAMES:
+        known = ", ".join(FAMILY_FRAMES)
+        raise UserError(f"{path} holds a {family!r} model; a policy is one of {known}")
+    factor, min_pixels, max_pixels = _processor_limits(path)
+    default = frame_for(family, min_pixels, max_pixels, factor)
+
+    taught_prompt, taught_frame = _read_card(path) or released(path)
+    frame = frame or taught_frame or default
+    checkpoint = Checkpoint(
+        path=path,
+        family=family,
+        factor=factor,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+        max_length=_max_length(config),
+        frame=parse_frame(frame, default) if isinstance(frame, str) else frame,
+        prompt=prompt or taught_prompt or DEFAULT_PROMPT,
+    )
+    get_prompt(checkpoint.prompt)
+    _check_frame(checkpoint)
+    return checkpoint
+
+
+def released(path: str) -> tuple[str | None, str | None]:
+    """Prompt and frame of a released checkpoint, known by its name; None, None for any other.
+
+    >>> released("pretrained_models/VisionReasoner-7B")
+    ('vision_reasoner', 'stretch(840)')
+    """
+    names = "|".join(re.escape(name) for name in RELEASED)
+    # A hub name, a folder called like it, or the hub cache's models--OWNER--NAME/snapshots/REVISION.
+    match = re.search(rf"(?:^|/|--)({names})(?:/snapshots/[^/]+)?/*$", path)
+    return (RELEASED[match[1]], str(stretch(840))) if match else (None, None)
+
+
+def write_card(folder: str | Path, prompt: str, frame: Frame) -> None:
+    """Note beside a checkpoint's weights how it was taught, for `read_checkpoint` to find."""
+    get_prompt(prompt)
+    temporary = Path(folder, CARD + ".tmp")
+    temporary.write_text(json.dumps({"prompt": prompt, "frame": str(frame)}) + "\n")
+    temporary.replace(Path(folder, CARD))
+
+
+def _read_card(path: str) -> tuple[str | None, str | None] | None:
+    card = _read_json(path, CARD)
+    if card is None:
+        return None
+    values = card.get("prompt"), card.get("frame")
+    if not all(value is None or isinstance(value, str) for value in values):
+        raise UserError(f"{CARD} in {path}: prompt and frame must be strings, such as 'multi' and 'stretch(840)'")
+    return values
+
+
+def _processor_limits(path: str) -> tuple[int, int, int]:
+    """Factor, fewest and most pixels, by the same precedence as the transformers library's."""
+    together = _read_json(path, "processor_config.json") or {}
+    config = together.get("image_processor") or _read_json(path, "preprocessor_config.json")
+    if config is None:
+        raise UserError(f"no preprocessor_config.json in {path}; save the checkpoint's processor beside its weights")
+    size = config.get("size") or {}
+    fewest = config.get("min_pixels") or size.get("shortest_edge") or size.get("min_pixels") or 56 * 56
+    most = config.get("max_pixels") or size.get("longest_edge") or size.get("max_pixels") or 28 * 28 * 1280
+    return config.get("patch_size", 14) * config.get("merge_size", 2), fewest, most
+
+
+def _max_length(config: dict[str, Any]) -> int:
+    text = config.get("text_config") or config  # older configs keep the language model's numbers at the top
+    return text.get("max_position_embeddings", 32768)
+
+
+def _check_frame(checkpoint: Checkpoint) -> None:
+    """Refuse a frame whose images the checkpoint's own processor would resize again: coordinates would be off."""
+    frame, factor = checkpoint.frame, checkpoint.factor
+    low, high = checkpoint.min_pixels, checkpoint.max_pixels
+    if frame.kind == "stretch":
+        fits = frame.side % factor == 0 and low <= frame.side**2 <= high
+    else:
+        fits = frame.factor == factor and low <= frame.min_pixels and frame.max_pixels <= high
+    if not fits:
+        limits = f"sides in multiples of {factor}, {low} to {high} pixels"
+        raise UserError(f"the frame {frame} is not for {checkpoint.path}: its processor keeps {limits}")
+
+
+def _read_json(path: str, name: str) -> dict[str, Any] | None:
+    """A small JSON file of a folder or a hub model, or None where there is none."""
+    file = Path(path, name) if Path(path).is_dir() else _hub_file(path, name)
+    if file is None or not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} can't be read: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file} should hold a JSON object")
+    return content
+
+
+def _hub_file(path: str, name: str) -> Path | None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
+
+    try:
+        return Path(hf_hub_download(path, name))
+    except EntryNotFoundError as error:  # the hub's word, or the cache's when the hub is out of reach
+        if isinstance(error, FileNotFoundError) and name == "config.json":
+            raise UserError(
+                f"no checkpoint {path!r}: no such folder, and the hub is out of reach; check the path, or fetch it "
+                f"first: hf download {path}"
+            ) from None
+        return None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise UserError(f"no checkpoint {path!r}: neither a folder nor a model the hub shows you; check it") from None

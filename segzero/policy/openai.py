@@ -1,0 +1,195 @@
+"""The policy on any OpenAI-compatible server, such as `vllm serve`: images travel as PNG data URLs.
+
+A server is written `http://HOST:PORT/v1`, or `MODEL@http://HOST:PORT/v1` where it serves several models. The key, if
+it wants one, is the environment's OPENAI_API_KEY.
+
+>>> policy = load_policy("http://127.0.0.1:8000/v1", frame="stretch(840)", prompt="vision_reasoner")  # doctest: +SKIP
+"""
+
+import base64
+import io
+import json
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+from segzero.errors import UserError, unknown_name
+from segzero.frames import Frame, native, parse_frame
+from segzero.policy.chat import one_line
+from segzero.policy.checkpoint import DEFAULT_PROMPT, read_checkpoint, released
+from segzero.policy.protocol import Reply, Request, Sampling
+from segzero.prompts import get_prompt
+
+BUSY = {408, 429, 500, 502, 503, 504}  # worth another try
+# vLLM fills what a request leaves open from the checkpoint's generation config; this is plain decoding.
+VLLM_PLAIN = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+class OpenAIPolicy:
+    """Asks the server for its model at once, so that a wrong address or key shows before any work is done."""
+
+    def __init__(
+        self,
+        address: str,
+        frame: str | Frame | None = None,
+        prompt: str | None = None,
+        concurrency: int = 16,
+        timeout: float = 300.0,
+        retries: int = 3,
+    ) -> None:
+        model, url = split_address(address)
+        self.url, self.concurrency, self.timeout, self.retries = url, concurrency, timeout, retries
+        card = self._pick_model(model)
+        self.name = card["id"]
+        self.extras = VLLM_PLAIN if card.get("owned_by") == "vllm" else {}
+        self.frame, self.prompt = _how_taught(card, url, frame, prompt)
+
+    def generate(self, requests: list[Request], sampling: Sampling = Sampling()) -> list[Reply]:
+        """One reply for each request, in order; at most `concurrency` are under way at once."""
+        pool = ThreadPoolExecutor(self.concurrency)
+        try:
+            asked = [pool.submit(self._ask, r, sampling, sampling.seed_for(i)) for i, r in enumerate(requests)]
+            return [future.result() for future in asked]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # after an error, what is still queued is not sent
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _ask(self, request: Request, sampling: Sampling, seed: int) -> Reply:
+        body = {
+            "model": self.name,
+            "messages": _with_image(request),
+            "temperature": sampling.temperature,
+            "max_tokens": sampling.max_tokens,
+            "top_p": 1.0,
+            "seed": seed,
+            **self.extras,
+        }
+        answer = self._call("/chat/completions", body)
+        try:
+            choice = answer["choices"][0]
+            text, tokens = choice["message"]["content"] or "", answer["usage"]["completion_tokens"]
+            return Reply(text, tokens, truncated=choice["finish_reason"] == "length")
+        except (KeyError, IndexError, TypeError):
+            raise UserError(f"{self.url} gave an answer without choices or usage: {one_line(answer)}") from None
+
+    def _pick_model(self, wanted: str | None) -> dict[str, Any]:
+        """The server's own description of the model it is to answer with."""
+        answer = self._call("/models")
+        try:
+            cards = {card["id"]: card for card in answer["data"]}
+        except (KeyError, TypeError):
+            raise UserError(f"{self.url} lists no models; an OpenAI-compatible address ends in /v1") from None
+        if wanted is None and len(cards) != 1:
+            names = one_line(", ".join(cards))
+            raise UserError(f"{self.url} serves {len(cards)} models ({names}); name one: MODEL@{self.url}")
+        name = wanted or next(iter(cards))
+        if name not in cards:
+            raise unknown_name(f"model at {self.url}", name, list(cards))
+        return cards[name]
+
+    def _call(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The server's JSON; asks again while it is busy or its answer got lost."""
+        problem = ""
+        for attempt in range(self.retries + 1):
+            if attempt:
+                time.sleep(min(0.25 * 2**attempt, 10.0))
+            try:
+                return self._send(path, body)
+            except _Busy as busy:
+                problem = str(busy)
+        raise UserError(f"{problem} ({self.retries + 1} tries)")
+
+    def _send(self, path: str, body: dict[str, Any] | None) -> Any:
+        headers = {"Content-Type": "application/json"}
+        if key := os.environ.get("OPENAI_API_KEY"):
+            headers["Authorization"] = f"Bearer {key}"
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            question = urllib.request.Request(self.url + path, data, headers)
+            with urllib.request.urlopen(question, timeout=self.timeout) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            problem = _explain(error, self.url, path)
+            raise (_Busy if error.code in BUSY else UserError)(problem) from None
+        except urllib.error.URLError as error:
+            if not isinstance(error.reason, TimeoutError):
+                raise UserError(f"no server at {self.url} ({error.reason}); start one: vllm serve MODEL") from None
+            raise _Busy(f"{self.url} did not answer within {self.timeout:g} s") from None
+        except TimeoutError:
+            raise _Busy(f"{self.url} did not answer within {self.timeout:g} s") from None
+        except (HTTPException, ConnectionError) as error:
+            raise _Busy(f"{self.url} broke off ({type(error).__name__})") from None
+        except ValueError:
+            raise UserError(f"{self.url} does not answer in JSON; an OpenAI-compatible address ends in /v1") from None
+
+
+class _Busy(Exception):
+    """Worth another try."""
+
+
+def split_address(address: str) -> tuple[str | None, str]:
+    """The model's name, if there is one, and the server's URL.
+
+    >>> split_address("Qwen/Qwen2.5-VL-7B-Instruct@http://127.0.0.1:8000/v1/")
+    ('Qwen/Qwen2.5-VL-7B-Instruct', 'http://127.0.0.1:8000/v1')
+    """
+    match = re.fullmatch(r"(?:(.+?)@)?(https?://(?:\[[^]]+\]|[^/\s:@]+)(?::\d+)?(?:/\S*?)?)/*", address)
+    if match is None:
+        raise UserError(f"{address!r} is no server; write http://HOST:PORT/v1 or MODEL@http://HOST:PORT/v1")
+    return match[1], match[2]
+
+
+def _how_taught(card: dict[str, Any], url: str, frame: str | Frame | None, prompt: str | None) -> tuple[Frame, str]:
+    """Frame and prompt: as given, else by the checkpoint's own files or its name.
+
+    A bare `native` means the limits of the released Qwen2.5-VL; `native(min,max,factor)` those of another.
+    """
+    root = str(card.get("root") or card["id"])  # vLLM names the folder or the hub model it was started with
+    if frame is None and Path(root).is_dir():
+        checkpoint = read_checkpoint(root, prompt=prompt)
+        return checkpoint.frame, checkpoint.prompt
+    known_prompt, known_frame = released(root)
+    frame = frame or known_frame
+    if frame is None:
+        raise UserError(
+            f"how {card['id']!r} at {url} writes coordinates can't be seen from here; pass frame='native' for a "
+            "Qwen2.5-VL, 'relative(1000)' for a Qwen2-VL or Qwen3-VL, 'stretch(840)' for a Seg-Zero checkpoint"
+        )
+    prompt = prompt or known_prompt or DEFAULT_PROMPT
+    get_prompt(prompt)
+    return (parse_frame(frame, native()) if isinstance(frame, str) else frame), prompt
+
+
+def _with_image(request: Request) -> list[dict[str, Any]]:
+    """The messages, the image in its placeholder's place."""
+    buffer = io.BytesIO()
+    request.image.save(buffer, format="PNG")
+    url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    image = {"type": "image_url", "image_url": {"url": url}}
+    return [
+        {**message, "content": [image if part["type"] == "image" else part for part in message["content"]]}
+        for message in request.messages
+    ]
+
+
+def _explain(error: urllib.error.HTTPError, url: str, path: str) -> str:
+    """What the server held against a request."""
+    if error.code in (401, 403):
+        return f"{url} refuses the key ({error.code}); set OPENAI_API_KEY to one that it knows"
+    if error.code == 404 and path == "/models":
+        return f"{url} has no /models (404); an OpenAI-compatible address ends in /v1"
+    text = error.read(100_000).decode(errors="replace")
+    try:
+        answer = json.loads(text)
+        message = answer.get("error", answer).get("message", text)
+    except (ValueError, AttributeError):
+        message = text
+    return f"{url} answered {error.code}: {one_line(message)}"

@@ -1,0 +1,66 @@
+"""What every policy offers: fitted images and messages in, text out."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+
+from segzero.errors import UserError
+from segzero.frames import Frame
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image and what is asked about it."""
+
+    image: Image.Image  # as Frame.fit returns it
+    messages: list[dict]  # as prompts.render_messages returns them, with one {"type": "image"} placeholder
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to write an answer. The defaults are greedy.
+
+    A drawn answer depends on the seed and on the request's place in the list: the same request n times gives n
+    different answers, and the same call again gives the same ones. Each backend draws from its own stream.
+    """
+
+    temperature: float = 0.0  # 0 is greedy
+    max_tokens: int = 1024
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise UserError(f"temperature {self.temperature} must be 0 (greedy) or above")
+        if self.max_tokens < 1:
+            raise UserError(f"max_tokens {self.max_tokens} must be at least 1")
+
+    def seed_for(self, place: int) -> int:
+        """The seed of the request at that place in the list."""
+        return (self.seed * 1_000_003 + place) % 2**31
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the policy wrote."""
+
+    text: str
+    tokens: int  # generated ones, the end token too
+    truncated: bool  # max_tokens, or the model's length, came before the end token
+
+
+class Policy(Protocol):
+    """Who answers. Make one with `load_policy`."""
+
+    name: str  # the checkpoint, as it was named
+    frame: Frame  # in which coordinates it was taught to write
+    prompt: str  # the name in segzero.prompts it was taught to read
+
+    def generate(self, requests: list[Request], sampling: Sampling = ...) -> list[Reply]:
+        """One reply for each request, in order."""
+        ...
+
+    def close(self) -> None:
+        """Give back memory and processes; the policy can't be used afterwards."""
+        ...

@@ -1,0 +1,130 @@
+"""The policy through the transformers library: any device, no engine to start.
+
+Batches are padded on the left and written until the last answer ends. Nothing but the stop tokens is taken from the
+checkpoint's generation config, so that every backend decodes alike: greedy is plain argmax, and a temperature draws
+from the whole distribution.
+"""
+
+import torch
+from transformers import AutoModelForImageTextToText, GenerationConfig, LogitsProcessor, PreTrainedTokenizerBase
+
+from segzero.errors import UserError
+from segzero.policy.chat import load_processor, one_line, read_request
+from segzero.policy.checkpoint import Checkpoint
+from segzero.policy.protocol import Reply, Request, Sampling
+
+
+class TransformersPolicy:
+    """Loads the weights into this process; `batch_size` bounds how many answers are written at once."""
+
+    def __init__(self, checkpoint: Checkpoint, device: str = "auto", dtype: str = "auto", batch_size: int = 64) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch_size {batch_size} must be at least 1")
+        self.checkpoint = checkpoint
+        self.name, self.frame, self.prompt = checkpoint.path, checkpoint.frame, checkpoint.prompt
+        self.batch_size = batch_size
+        self.device = _pick_device(device)
+        self.processor = load_processor(checkpoint)
+        try:
+            model = AutoModelForImageTextToText.from_pretrained(
+                checkpoint.path, dtype=_pick_dtype(dtype, self.device), attn_implementation="sdpa"
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(f"the weights of {checkpoint.path} do not load: {one_line(error)}") from error
+        self.model = model.to(self.device).eval()
+        self.stops = _stop_tokens(model.generation_config, self.processor.tokenizer)
+        padding = self.processor.tokenizer.pad_token_id
+        self.model.generation_config = GenerationConfig(
+            eos_token_id=self.stops, pad_token_id=self.stops[0] if padding is None else padding
+        )
+
+    def generate(self, requests: list[Request], sampling: Sampling = Sampling()) -> list[Reply]:
+        """One reply for each request, in order. Too little CUDA memory halves the batches."""
+        texts = [read_request(r, self.checkpoint, self.processor, self.checkpoint.max_length) for r in requests]
+        replies: list[Reply] = []
+        size = self.batch_size
+        while len(replies) < len(requests):
+            places = range(len(replies), min(len(replies) + size, len(requests)))
+            try:
+                replies += self._write([texts[i] for i in places], [requests[i] for i in places], places, sampling)
+                continue
+            except torch.cuda.OutOfMemoryError:
+                if len(places) == 1:
+                    raise UserError(
+                        f"one answer of {self.name} needs more memory than {self.device} has; "
+                        "take a frame with fewer pixels, a smaller checkpoint or a larger device"
+                    ) from None
+            size = len(places) // 2  # outside of the handler, which would keep the failed batch alive
+            torch.cuda.empty_cache()
+        return replies
+
+    def close(self) -> None:
+        """Give the weights' memory back."""
+        del self.model
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def _write(self, texts: list[str], requests: list[Request], places: range, sampling: Sampling) -> list[Reply]:
+        images = [[request.image] for request in requests]
+        inputs = self.processor(text=texts, images=images, return_tensors="pt", padding=True, padding_side="left")
+        inputs = inputs.to(self.device, dtype=self.model.dtype)  # only floating point tensors change their type
+        width = inputs["input_ids"].shape[1]
+        draws = []
+        if sampling.temperature > 0:
+            draws = [_GumbelNoise(sampling.temperature, [sampling.seed_for(i) for i in places], self.device)]
+        written = self.model.generate(
+            **inputs,
+            do_sample=False,
+            max_new_tokens=min(sampling.max_tokens, self.checkpoint.max_length - width),
+            logits_processor=draws,
+        )[:, width:].tolist()  # [B, T], padded behind the end token
+        return [self._reply(row) for row in written]
+
+    def _reply(self, row: list[int]) -> Reply:
+        end = next((i for i, token in enumerate(row) if token in self.stops), None)
+        tokens = row if end is None else row[: end + 1]
+        text = self.processor.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return Reply(text, len(tokens), truncated=end is None)
+
+
+class _GumbelNoise(LogitsProcessor):
+    """The largest of logits / temperature + Gumbel noise is a draw from their softmax.
+
+    A stream of its own for each row makes a draw independent of the batch it happens to be in.
+    """
+
+    def __init__(self, temperature: float, seeds: list[int], device: torch.device) -> None:
+        self.temperature = temperature
+        self.streams = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        noise = torch.empty_like(scores)  # [B, vocabulary]
+        for row, stream in zip(noise, self.streams, strict=True):
+            row.exponential_(generator=stream)
+        return scores / self.temperature - noise.log()
+
+
+def _pick_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device {name!r}; write auto, cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("device 'cuda' was asked for, but PyTorch sees no CUDA here; `segzero doctor` says more")
+    return device
+
+
+def _pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return getattr(torch, name)
+
+
+def _stop_tokens(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends an answer: the generation config's and the tokenizer's, as vLLM takes them too."""
+    named = config.eos_token_id
+    stops = named if isinstance(named, list) else [named]
+    return [token for token in dict.fromkeys([*stops, tokenizer.eos_token_id]) if token is not None]

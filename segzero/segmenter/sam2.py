@@ -1,0 +1,104 @@
+"""SAM2 by Meta's own package, in a process of its own: importing it sets up hydra globally, which would break
+a training that is configured with hydra too.
+
+Parent and child exchange arrays as safetensors through a pipe. The child ends when the parent does; when the
+child dies, the next call here says so.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.numpy import load
+
+import segzero
+from segzero.errors import UserError
+from segzero.segmenter.protocol import Drawn, Embeddings, Prompt
+from segzero.segmenter.rows import Rows, decode_in_rows
+from segzero.segmenter.sam2_worker import pack
+
+
+class MetaSegmenter:
+    """The same protocol as the transformers backend; features are held here, the child keeps nothing."""
+
+    def __init__(self, path: str | Path, device: str = "auto", dtype: str = "auto", config: str | None = None) -> None:
+        self.name = str(path)
+        if self.name.endswith(".pt") and not Path(path).is_file():
+            raise UserError(f"no such checkpoint: {path}")
+        self._child = _Child([str(path), device, dtype, config or ""])
+
+    def embed(self, images: Sequence[Image.Image]) -> Embeddings:
+        """Features of each image, in main memory."""
+        encoded = [self._child.ask("embed", {"image": np.array(image.convert("RGB"))}) for image in images]
+        levels = sorted(encoded[0]) if encoded else []
+        features = tuple(torch.from_numpy(np.concatenate([each[level] for each in encoded])) for level in levels)
+        return Embeddings(features, tuple(image.size for image in images))
+
+    def decode(
+        self, embeddings: Embeddings, prompts: Sequence[Sequence[Prompt]], all_masks: bool = False
+    ) -> list[list[Drawn]]:
+        """Three masks are drawn for each prompt, and the best by its own score is kept."""
+        return decode_in_rows(lambda rows: self._draw(embeddings, rows), embeddings, prompts, all_masks)
+
+    def _draw(self, embeddings: Embeddings, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+        used, rank = np.unique(rows.images, return_inverse=True)  # send each image once
+        sent = {f"level{i}": level[used].cpu().numpy() for i, level in enumerate(embeddings.features)}
+        sent |= {"images": rank, "points": rows.points, "labels": rows.labels}
+        if rows.masks is not None:
+            sent["masks"] = rows.masks
+        drawn = self._child.ask("decode", sent)
+        return drawn["logits"], drawn["scores"]
+
+
+class _Child:
+    """The process that holds the model."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self._pipe, theirs = Pipe()
+        # A plain program rather than multiprocessing's spawn, which would run the user's script a second time.
+        command = [sys.executable, "-P", "-m", "segzero.segmenter.sam2_worker", str(theirs.fileno()), *arguments]
+        home = str(Path(segzero.__file__).parent.parent)
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([home, os.environ.get("PYTHONPATH", "")])}
+        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment)
+        theirs.close()  # else a dead child would not be seen
+        self._lock = threading.Lock()
+        weakref.finalize(self, _stop, self._process, self._pipe, os.getpid())
+        self._receive()
+
+    def ask(self, what: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Send one request and wait for its answer."""
+        with self._lock:
+            try:
+                self._pipe.send_bytes(what.encode())
+                self._pipe.send_bytes(pack(arrays))
+            except OSError:
+                pass  # it has died: receiving says how
+            return self._receive()
+
+    def _receive(self) -> dict[str, np.ndarray]:
+        try:
+            status, body = self._pipe.recv_bytes(), self._pipe.recv_bytes()
+        except (EOFError, OSError):
+            code = self._process.wait()
+            raise RuntimeError(f"the process of the sam2 package ended with code {code}; its output is above") from None
+        if status == b"user error":
+            raise UserError(body.decode())
+        if status == b"error":
+            raise RuntimeError(f"in the process of the sam2 package:\n{body.decode()}")
+        return load(body)
+
+
+def _stop(process: subprocess.Popen, pipe: Connection, owner: int) -> None:
+    if os.getpid() == owner:  # not in a fork of it, which has a copy of this object
+        pipe.close()
+        process.terminate()
+        process.wait()

@@ -1,0 +1,89 @@
+"""SAM2, and SAM3's tracker, as transformers has them: the default backend."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForMaskGeneration
+
+from segzero.errors import UserError
+from segzero.segmenter.device import find_device
+from segzero.segmenter.protocol import Drawn, Embeddings, Prompt
+from segzero.segmenter.rows import Rows, decode_in_rows
+
+# Checkpoints of the video models hold the image model; their names on the hub are the usual ones.
+MODEL_TYPES = ("sam2", "sam2_video", "sam3_tracker", "sam3_video")
+IMAGES_AT_ONCE = 4
+
+
+class TransformersSegmenter:
+    """Loads with the ordinary `from_pretrained`; holds weights in float32, as coordinates need its precision."""
+
+    def __init__(self, path: str | Path, device: str = "auto", dtype: str = "auto") -> None:
+        self.name = str(path)
+        self.device = find_device(device)
+        self.model, self.processor = _load(path)
+        self.model.to(self.device)
+        self.half = dtype == "bfloat16" or (dtype == "auto" and self.device.type == "cuda")
+
+    @torch.inference_mode()
+    def embed(self, images: Sequence[Image.Image]) -> Embeddings:
+        """Features of each image, on the model's device."""
+        batches = [self._encode(images[i : i + IMAGES_AT_ONCE]) for i in range(0, len(images), IMAGES_AT_ONCE)]
+        features = tuple(torch.cat(level) for level in zip(*batches, strict=True))
+        return Embeddings(features, tuple(image.size for image in images))
+
+    def decode(
+        self, embeddings: Embeddings, prompts: Sequence[Sequence[Prompt]], all_masks: bool = False
+    ) -> list[list[Drawn]]:
+        """Three masks are drawn for each prompt, and the best by its own score is kept, as in Seg-Zero."""
+        return decode_in_rows(lambda rows: self._draw(embeddings, rows), embeddings, prompts, all_masks)
+
+    def _encode(self, images: Sequence[Image.Image]) -> list[torch.Tensor]:
+        arrays = [np.array(image.convert("RGB")) for image in images]
+        pixels = self.processor(arrays, return_tensors="pt")["pixel_values"].to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            return [level.float() for level in self.model.get_image_embeddings(pixels)]
+
+    @torch.inference_mode()
+    def _draw(self, embeddings: Embeddings, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+        where = torch.from_numpy(rows.images).to(embeddings.features[0].device)
+        masks = None if rows.masks is None else torch.from_numpy(rows.masks)[:, None].to(self.device)
+        output = self.model(
+            image_embeddings=[level[where].to(self.device) for level in embeddings.features],
+            # The model's own box argument embeds two points in just this way, but can't be left out for some rows.
+            input_points=torch.from_numpy(rows.points)[:, None].to(self.device) * self._side,
+            input_labels=torch.from_numpy(rows.labels)[:, None].to(self.device),
+            input_masks=masks,
+            multimask_output=True,
+        )
+        return output.pred_masks[:, 0].float().cpu().numpy(), output.iou_scores[:, 0].float().cpu().numpy()
+
+    @property
+    def _side(self) -> int:
+        return self.model.prompt_encoder.input_image_size
+
+
+def _load(path: str | Path):
+    """Model and image processor; whatever is wrong with the checkpoint becomes one line."""
+    if not Path(path).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+        raise UserError(
+            f"no such segmenter: {path} is no folder here, and no hub name like facebook/sam2.1-hiera-large"
+        )
+    try:
+        kind = AutoConfig.from_pretrained(path).model_type
+        if kind not in MODEL_TYPES:
+            raise UserError(f"{path} is a {kind!r} model, not a segmenter (one of {', '.join(MODEL_TYPES)})")
+        model, report = AutoModelForMaskGeneration.from_pretrained(path, dtype="float32", output_loading_info=True)
+        processor = AutoImageProcessor.from_pretrained(path)
+    except UserError:
+        raise
+    except Exception as error:  # a folder can be broken in many ways, and each has its own exception
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"can't load the segmenter {path}: {reason}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(f"can't load the segmenter {path}: its weights lack {missing[0]} and {len(missing) - 1} more")
+    return model.eval(), processor

@@ -1,0 +1,95 @@
+"""Make the tiny models anew, or check the shipped ones.
+
+    python -m segzero.tiny policy|segmenter|all [--out DIR] [--seed N] [--share 0.1]
+    python -m segzero.tiny check [--out DIR]
+
+Training takes about an hour for each model on one CPU core; `--share` runs that part of the steps, as a trial.
+All end with the figures on held-out scenes; `check` also compares every file with the manifest's sha256.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from segzero.errors import UserError
+from segzero.tiny import manifest, weights_path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code: 0, 1 when a check fails, 2 for a user's mistake."""
+    options = _options(arguments)
+    try:
+        if options.what == "check":
+            return _check(options.out or weights_path())
+        if not 0 < options.share <= 1:
+            raise UserError(f"--share {options.share}: it must be above 0 and at most 1")
+        out = options.out or Path("tiny")
+        out.mkdir(parents=True, exist_ok=True)
+        for model in MAKERS if options.what == "all" else [options.what]:
+            figures = MAKERS[model](out / manifest.FOLDERS[model], options.seed, options.share)
+            share = f" --share {options.share}" if options.share < 1 else ""
+            command = f"python -m segzero.tiny {model} --seed {options.seed}{share}"
+            manifest.record(out, model, command, options.seed, figures)
+        print(f"saved to {out}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    description, _, rest = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        "python -m segzero.tiny", description=description, epilog=rest, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("what", choices=[*MAKERS, "all", "check"])
+    parser.add_argument("--out", type=Path, help="folder of the models (default: ./tiny; for check, the shipped ones)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--share", type=float, default=1.0, help="of the recipe's steps (default: all)")
+    return parser.parse_args(arguments)
+
+
+def _make_policy(folder: Path, seed: int, share: float) -> dict:
+    from dataclasses import replace
+
+    from segzero.tiny.evaluate import evaluate_policy
+    from segzero.tiny.train_policy import Recipe, train_policy
+
+    recipe = replace(Recipe(), seed=seed)
+    model, processor = train_policy(recipe.shortened(share) if share < 1 else recipe)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    figures = evaluate_policy(model, processor)
+    print(figures.report())
+    return figures.to_json()
+
+
+def _make_segmenter(folder: Path, seed: int, share: float) -> dict:
+    from segzero.tiny.evaluate_segmenter import evaluate, report
+    from segzero.tiny.train_segmenter import STEPS, train
+
+    train(folder, seed, round(STEPS * share))
+    figures = evaluate(folder)
+    print(report(figures))
+    return figures
+
+
+def _check(weights: Path) -> int:
+    """Hashes first: figures of changed files would say nothing about the shipped ones."""
+    troubles = manifest.check(weights)
+    if troubles:
+        print("\n".join(troubles), file=sys.stderr)
+        return 1
+    print(f"{weights}: all files are as the manifest says")
+    from segzero.tiny.evaluate import evaluate_policy, load_checkpoint
+    from segzero.tiny.evaluate_segmenter import evaluate, report
+
+    print(evaluate_policy(*load_checkpoint(weights / manifest.FOLDERS["policy"])).report())
+    print(report(evaluate(weights / manifest.FOLDERS["segmenter"])))
+    return 0
+
+
+MAKERS = {"policy": _make_policy, "segmenter": _make_segmenter}
+
+if __name__ == "__main__":
+    sys.exit(main())

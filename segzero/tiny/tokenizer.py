@@ -1,0 +1,96 @@
+"""The tiny policy's tokenizer: Qwen's special tokens, one token a digit, whole sentences of the prompts as tokens.
+
+The prompts' sentences never change, so each is a single token and a whole prompt is about twenty. Answers are cut
+at their JSON scaffolding. Anything else a user writes is spelt in smaller pieces, down to bytes, without loss.
+
+>>> tokenizer = make_tokenizer()
+>>> tokenizer.decode(tokenizer("the red mug, 42 €").input_ids)
+'the red mug, 42 €'
+"""
+
+import numpy as np
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from segzero.answer import Answer, Instance, render_answer
+from segzero.prompts import PROMPTS, SYSTEM
+from segzero.tiny.questions import questions_of
+from segzero.tiny.scenes import make_scene
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+
+# The constant pieces of a rendered answer, then digits one by one, then words with the space before them.
+_PIECES = (
+    r'<think>|</think><answer>\[\{"bbox_2d": \[|</think><answer>\[\]</answer>|\], "point_2d": \[|\]\}, \{"bbox_2d": \['
+    r"|\]\}\]</answer>|\d| ?[a-z]+|[^\da-z\s]+|\s"
+)
+
+# Qwen2.5-VL's own layout: a default system turn when none is given, images and texts in the order they come.
+CHAT_TEMPLATE = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n" + SYSTEM + "<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}"
+    "<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif content['type'] == 'video' or 'video' in content %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE over the words of questions and answers, then the prompts' sentences as whole tokens."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator(_corpus(), trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
+    tokenizer.add_tokens([AddedToken(s, special=False, normalized=False) for s in template_sentences()])
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def template_sentences() -> list[str]:
+    """Every constant sentence of the prompts, without repetition."""
+    sentences = [SYSTEM]
+    for prompt in PROMPTS.values():
+        sentences += [prompt.before, *prompt.after]
+    return list(dict.fromkeys(sentences))
+
+
+def _corpus() -> list[str]:
+    """Questions and answers as the policy reads and writes them, enough to see every word of theirs."""
+    rng = np.random.default_rng(0)
+    texts = ["system\n", "user\n", "assistant\n"] * 10
+    for _ in range(300):
+        for question in questions_of(make_scene(rng), rng):
+            found = tuple(Instance(shape.box, (shape.point,)) for shape in question.targets)
+            texts += [question.text, render_answer(Answer(question.think, found))]
+    return texts

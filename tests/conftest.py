@@ -1,0 +1,23 @@
+"""What several tests share: the shipped models, loaded once, and held-out scenes."""
+
+import os
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test talks to a hub
+
+
+@pytest.fixture(scope="session")
+def pipeline():
+    """The shipped policy (through transformers) and segmenter."""
+    from segzero.pipeline import SegZeroPipeline
+
+    return SegZeroPipeline.from_pretrained(policy_backend="transformers")
+
+
+@pytest.fixture(scope="session")
+def held_out():
+    """Eighteen held-out samples: every kind of question twice."""
+    from segzero.tiny.questions import HELD_OUT_SEED, make_samples
+
+    return make_samples(18, HELD_OUT_SEED + 3)

@@ -1,0 +1,66 @@
+"""load_policy's choices and the mistakes it names before anything is loaded."""
+
+import math
+import shutil
+
+import pytest
+
+from segzero.errors import UserError
+from segzero.policy import Sampling, load_policy, pick_backend
+
+
+def test_auto_takes_servers_for_servers():
+    assert pick_backend("http://127.0.0.1:8000/v1") == "openai"
+    assert pick_backend("some/model@https://host/v1") == "openai"
+
+
+def test_auto_takes_transformers_without_cuda(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert pick_backend("some/folder") == "transformers"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backend": "vlm"}, "unknown policy backend 'vlm'; did you mean 'vllm'"),
+        ({"dtype": "bf16"}, "unknown dtype 'bf16'; did you mean 'bfloat16'"),
+        ({"prompt": "mutli"}, "did you mean 'multi'"),
+        ({"backend": "openai"}, "is no server; write http://HOST:PORT/v1"),
+        ({"device": "gpu"}, "unknown device 'gpu'"),
+    ],
+)
+def test_mistakes_are_named(checkpoints, arguments, message):
+    with pytest.raises(UserError, match=message):
+        load_policy(checkpoints["qwen2_vl"], **{"backend": "transformers", **arguments})
+
+
+def test_a_server_is_not_a_checkpoint():
+    with pytest.raises(UserError, match="openai takes servers"):
+        load_policy("http://127.0.0.1:8000/v1", backend="transformers")
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("model.safetensors", "the weights of .* do not load"),
+        ("tokenizer.json", "the processor of .* does not load"),
+        ("chat_template.jinja", "has no chat template"),
+    ],
+)
+def test_an_incomplete_checkpoint_is_named(checkpoints, tmp_path, missing, message):
+    folder = shutil.copytree(checkpoints["qwen2_vl"], tmp_path / "part", ignore=shutil.ignore_patterns(missing))
+    with pytest.raises(UserError, match=message) as caught:
+        load_policy(folder, "transformers")
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"temperature": math.nan}, {"max_tokens": 0}])
+def test_sampling_refuses_what_cannot_be(wrong):
+    with pytest.raises(UserError, match="must be"):
+        Sampling(**wrong)
+
+
+def test_every_place_and_seed_has_its_own_stream():
+    seeds = [Sampling(seed=seed).seed_for(place) for seed in range(20) for place in range(500)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**31 for seed in [*seeds, Sampling(seed=-7).seed_for(3), Sampling(seed=10**12).seed_for(0)])

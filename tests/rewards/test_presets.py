@@ -1,0 +1,177 @@
+"""What every preset promises, on any response."""
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from rewards import PRESETS, RANKED, get_rubric, score
+from segzero.answer import Answer, Instance, render_answer
+from segzero.data.sample import Object, Sample
+from segzero.errors import UserError
+from segzero.frames import native, relative, stretch
+
+OURS = ("soft", "mask")
+MULTI = ("vision_reasoner", *OURS)
+FORMAT = {preset: "multi" if preset in MULTI else "seg_zero" for preset in PRESETS}
+HIGHEST = {"seg_zero": 5, "seg_zero_strict": 5, "vision_reasoner": 7, "soft": 7, "mask": 8}
+
+
+def write(preset, instances, think="the mug stands left"):
+    return render_answer(Answer(think, tuple(instances)), FORMAT[preset])
+
+
+def moved(instance, dx, dy=0):
+    x0, y0, x1, y1 = instance.box
+    return Instance((x0 + dx, y0 + dy, x1 + dx, y1 + dy), tuple((x + dx, y + dy) for x, y in instance.points))
+
+
+@st.composite
+def scenes(draw, least=1, most=4):
+    """Objects that don't overlap: each in its own cell of 200x200, with two points inside."""
+    cells = draw(st.lists(st.integers(0, 15), min_size=least, max_size=most, unique=True))
+    found = []
+    for cell in cells:
+        x, y = 210 * (cell % 4), 210 * (cell // 4)
+        x0, y0 = x + draw(st.integers(0, 60)), y + draw(st.integers(0, 60))
+        w, h = draw(st.integers(60, 130)), draw(st.integers(60, 130))
+        points = tuple((x0 + draw(st.integers(0, w)), y0 + draw(st.integers(0, h))) for _ in range(2))
+        found.append(Instance((x0, y0, x0 + w, y0 + h), points))
+    return found
+
+
+def sample_of(instances, size=(840, 840)):
+    return Sample("s", "a.png", "the mugs", *size, objects=tuple(Object(i.box, i.points) for i in instances))
+
+
+def total(preset, said, truth, size=(840, 840), frame=None):
+    response = said if isinstance(said, str) else write(preset, said)
+    return score(preset, response, sample_of(truth, size), frame=frame).total
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@settings(max_examples=60, deadline=None)
+@given(scene=scenes(), dx=st.integers(15, 20), sign=st.sampled_from([-1, 1]))
+def test_perfect_over_jittered_over_wrong_over_malformed(preset, scene, dx, sign):
+    scene = scene if preset in MULTI else scene[:1]
+    perfect = total(preset, scene, scene)
+    jittered = total(preset, [moved(i, sign * dx, dx) for i in scene], scene)
+    wrong = total(
+        preset, [Instance((835 - k, 838, 838 - k, 840), ((836 - k, 839),) * 2) for k in range(len(scene))], scene
+    )
+    right = write(preset, scene)
+    malformed = [
+        right.replace("]}", "}").replace("},", "}").replace('"', "'"),
+        right.split("</answer>")[0].rstrip("]}"),
+        right.replace("[", ""),
+        "I see none.",
+        "",
+    ]
+    assert perfect == get_rubric(preset).highest == HIGHEST[preset]
+    assert perfect > jittered > wrong > max(total(preset, text, scene) for text in malformed)
+
+
+@pytest.mark.parametrize("preset", MULTI)
+@settings(max_examples=60, deadline=None)
+@given(scene=scenes(), shifts=st.lists(st.tuples(*[st.integers(-80, 80)] * 2), max_size=5), data=st.data())
+def test_the_order_of_objects_does_not_matter(preset, scene, shifts, data):
+    said = [moved(scene[k % len(scene)], *shift) for k, shift in enumerate(shifts)]
+    assume(all(x1 > 0 and y1 > 0 and x0 < 840 and y0 < 840 for x0, y0, x1, y1 in (i.box for i in said)))
+    before = total(preset, said, scene)
+    assert total(preset, data.draw(st.permutations(said)), scene) == pytest.approx(before)
+    assert total(preset, said, data.draw(st.permutations(scene))) == pytest.approx(before)
+
+
+@pytest.mark.parametrize("preset", MULTI)
+@settings(max_examples=60, deadline=None)
+@given(scene=scenes(), data=st.data(), shift=st.integers(-3, 3), copies=st.integers(1, 5))
+def test_copies_never_gain(preset, scene, data, shift, copies):
+    said = data.draw(st.lists(st.sampled_from(scene), min_size=1, unique=True))
+    copy = moved(data.draw(st.sampled_from(said)), shift)
+    assert total(preset, [*said, *[copy] * copies], scene) <= total(preset, said, scene) + 1e-9
+    assert total(preset, [*scene, *[copy] * copies], scene) < HIGHEST[preset]
+
+
+@pytest.mark.parametrize("side", [840, 841, 5000, 10**6])
+@pytest.mark.parametrize("preset", PRESETS)
+@settings(max_examples=20, deadline=None)
+@given(scene=scenes(), data=st.data())
+def test_giant_boxes_never_gain(preset, scene, side, data):
+    scene = scene if preset in MULTI else scene[:1]
+    place = data.draw(st.integers(0, len(scene) - 1))
+    giant = Instance((0, 0, side, side), scene[place].points)
+    assert total(preset, [*scene[:place], giant, *scene[place + 1 :]], scene) < HIGHEST[preset]
+    if preset in MULTI:
+        assert total(preset, [*scene, giant], scene) < HIGHEST[preset]
+
+
+PIECES = [
+    *("<think>", "</think>", "<answer>", "</answer>", '[{"bbox_2d": ', '{"bbox": ', '"point_2d": ', '"points_1":'),
+    *("[1,2,300,400]", "[5,6]", "[0,0,1e400,NaN]", "[[]]", "9" * 30, "-1", "null", "}", "]", ",", ".", "a. a."),
+]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@settings(max_examples=200, deadline=None)
+@given(
+    text=st.one_of(st.text(st.characters(exclude_categories=())), st.lists(st.sampled_from(PIECES)).map("".join)),
+    objects=st.integers(0, 2),
+)
+def test_any_text_scores_within_bounds(preset, text, objects):
+    truth = [Instance((1, 2, 300, 400), ((5, 6), (50, 60))), Instance((400, 2, 700, 400), ((500, 6), (550, 60)))]
+    rubric = get_rubric(preset)
+    reward = score(preset, text, sample_of(truth[: objects if preset in MULTI else min(objects, 1)]))
+    assert rubric.lowest <= reward.total <= rubric.highest
+    for term in rubric.terms:
+        assert term.low <= reward.terms[term.name] <= term.high
+
+
+@pytest.mark.parametrize("preset", OURS)
+def test_nothing_there_can_be_learnt(preset):
+    nothing, one = [], [Instance((100, 100, 200, 200), ((150, 150),))]
+    assert total(preset, nothing, nothing) == HIGHEST[preset]
+    false = score(preset, write(preset, one), sample_of(nothing))
+    assert {false.terms[name] for name in false.terms.keys() - {"thinking", "format", "non_repetition"}} == {0}
+    unreadable = "<think>no mug</think><answer>there is none</answer>"
+    assert total(preset, unreadable, nothing) < false.total
+    assert total(preset, nothing, one) < total(preset, [moved(one[0], 300)], one)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_length_alone_earns_nothing(preset):
+    scene = [Instance((100, 100, 200, 200), ((150, 150), (120, 120)))]
+    said = [moved(scene[0], 30)]
+    long = " ".join(f"word{k}" for k in range(2000))
+    assert total(preset, write(preset, said, long), scene) == total(preset, said, scene)
+
+
+@pytest.mark.parametrize("frame", [stretch(840), stretch(420), native(56 * 56, 500_000), relative(1000)], ids=str)
+@pytest.mark.parametrize("preset", PRESETS)
+@settings(max_examples=20, deadline=None)
+@given(scene=scenes(), width=st.integers(200, 2000), height=st.integers(200, 2000))
+def test_the_truth_as_an_answer_scores_the_maximum(preset, frame, scene, width, height):
+    size = (width, height)
+    scene = [in_image(i, size) for i in (scene if preset in MULTI else scene[:1])]
+    said = [in_frame(i, frame, size) for i in scene]
+    got = total(preset, said, scene, size, frame)
+    # Written in whole numbers, so that what is continuous loses a little.
+    assert 0.9 * HIGHEST[preset] < got <= HIGHEST[preset] if preset in OURS else got == HIGHEST[preset]
+
+
+def in_image(instance, size):
+    """From the 840 frame to an image of that size."""
+    sx, sy = size[0] / 840, size[1] / 840
+    x0, y0, x1, y1 = instance.box
+    return Instance((x0 * sx, y0 * sy, x1 * sx, y1 * sy), tuple((x * sx, y * sy) for x, y in instance.points))
+
+
+def in_frame(instance, frame, size):
+    """As a policy writes it."""
+    return Instance(frame.to_frame(instance.box, size), [frame.to_frame(point, size) for point in instance.points])
+
+
+def test_names():
+    assert set(HIGHEST) == set(PRESETS)
+    for preset, names in RANKED.items():
+        assert set(names) <= {term.name for term in get_rubric(preset).terms}
+    with pytest.raises(UserError, match="unknown reward preset 'seg_zro'; did you mean 'seg_zero'"):
+        score("seg_zro", "", [])

@@ -1,0 +1,137 @@
+"""The command line from outside: what it prints, what it leaves behind, and how it says no."""
+
+import json
+import sys
+
+import pytest
+from PIL import Image
+
+from segzero import cli
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run `segzero ARGS` in an empty folder; returns its exit code, output and error output."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["segzero", *map(str, args)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def scene(tmp_path, held_out):
+    """A held-out scene as a file, and its question."""
+    path = tmp_path / "scene.png"
+    path.write_bytes(held_out[0].image)
+    return path, held_out[0].question
+
+
+def test_version_and_help(run):
+    assert run("--version")[0] == 0
+    code, out, _ = run("infer", "--help")
+    assert code == 0 and "--questions" in out
+
+
+def test_infer_writes_what_was_asked_for(run, scene, tmp_path):
+    path, question = scene
+    code, out, _ = run("infer", path, question, "--format", "panel,mask,json,coco", "--policy-backend", "transformers")
+    assert code == 0 and "1 of 1 done" in out and "comes with SegZero" in out
+    assert {p.name for p in (tmp_path / "outputs").iterdir()} == {
+        "scene_panel.png", "scene_mask.png", "scene.json", "coco.json",
+    }  # fmt: skip
+    said = json.loads((tmp_path / "outputs" / "scene.json").read_text())
+    assert said["question"] == question and said["think"]
+    coco = json.loads((tmp_path / "outputs" / "coco.json").read_text())
+    assert len(coco["images"]) == 1 and len(coco["annotations"]) == len(said["instances"])
+
+
+def test_infer_counts_the_images_it_cannot_read(run, scene, tmp_path):
+    path, question = scene
+    (tmp_path / "folder").mkdir()
+    path.rename(tmp_path / "folder" / "a.png")
+    (tmp_path / "folder" / "b.jpg").write_bytes(b"not a picture")
+    code, out, _ = run("infer", "folder", question, "--policy-backend", "transformers")
+    assert code == 2 and "1 of 2 done" in out and "b: not done" in out
+    assert (tmp_path / "outputs" / "a.json").exists() and not (tmp_path / "outputs" / "b.json").exists()
+
+
+def test_infer_reads_a_file_of_questions(run, scene, tmp_path):
+    path, _ = scene
+    lines = [{"image": path.name, "question": "the largest shape"}, {"image": path.name, "prompt": "the red circle"}]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    code, out, _ = run("infer", "--questions", "q.jsonl", "--format", "json", "--policy-backend", "transformers")
+    assert code == 0 and "2 of 2 done" in out
+    assert json.loads((tmp_path / "outputs" / "scene_2.json").read_text())["question"] == "the red circle"
+
+
+def test_segment_draws_every_reading(run, scene, tmp_path, held_out):
+    path, _ = scene
+    x, y = held_out[0].objects[0].points[0]
+    code, out, _ = run("segment", path, "--point", f"{x},{y}", "--point", "-1,1", "--all-masks", "--format", "mask")
+    assert code == 0 and out.count("predicted IoU") == 3
+    area = (sum(Image.open(tmp_path / "outputs" / f"scene_{k}_mask.png").histogram()[255:]) for k in (1, 2, 3))
+    assert all(count > 0 for count in area)
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["infer"], "give IMAGES"),
+        (["infer", "scene.png"], "give IMAGES"),
+        (["infer", "scene.png", "   ?"], "question is empty"),
+        (["infer", "missing.png", "the cat"], "missing.png"),
+        (["infer", "scene.png", "the cat", "--format", "panle"], "did you mean 'panel'"),
+        (["infer", "scene.png", "the cat", "--policy-backend", "vlm"], "vllm"),
+        (["infer", "scene.png", "the cat", "--segmenter-backend", "sam"], "sam2"),
+        (["infer", "scene.png", "the cat", "--policy", "no/such/folder"], "no/such/folder"),
+        (["infer", "scene.png", "the cat", "--segmenter", "no/such/folder"], "no/such/folder"),
+        (["infer", "scene.png", "the cat", "--prompt", "mutli"], "did you mean 'multi'"),
+        (["infer", "scene.png", "the cat", "--frame", "stretch(x)"], "unknown frame"),
+        (["infer", "--questions", "missing.jsonl"], "missing.jsonl"),
+        (["infer", "--questions", "bad.jsonl"], "bad.jsonl, line 2"),
+        (["segment", "scene.png"], "nothing to draw"),
+        (["segment", "scene.png", "--point", "3"], "--point 3"),
+        (["segment", "scene.png", "--point", "nan,3"], "--point nan,3"),
+        (["segment", "scene.png", "--point", "9999,3"], "outside the image"),
+        (["segment", "scene.png", "--point", "-3,3"], "negative"),
+        (["segment", "scene.png", "--box", "9,9,3,3"], "x1 must be above x0"),
+        (["segment", "scene.png", "--max-pixels", "100", "--point", "1,1"], "scene.png"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(run, scene, tmp_path, args, expected):
+    (tmp_path / "bad.jsonl").write_text('{"image": "scene.png", "question": "the cat"}\n["scene.png"]\n')
+    before = sorted(tmp_path.iterdir())
+    code, _, err = run(*args)
+    assert code == 2
+    assert err.startswith("segzero: ") and err.count("\n") == 1 and expected in err
+    assert sorted(tmp_path.iterdir()) == before  # nothing half-written
+
+
+def test_a_full_or_forbidden_folder_is_one_line(run, scene, tmp_path):
+    path, question = scene
+    (tmp_path / "outputs").write_text("a file stands where the folder should be")
+    code, _, err = run("infer", path, question, "--policy-backend", "transformers")
+    assert code == 2 and "outputs" in err and err.count("\n") == 1
+
+
+def test_doctor_reports_versions(run):
+    code, out, _ = run("doctor", "--quick")
+    assert code == 0 and "transformers" in out and "cores" in out
+
+
+@pytest.mark.slow
+def test_doctor_tries_the_backends(run):
+    code, out, _ = run("doctor")
+    assert code == 0
+    for name in ("policy: transformers", "policy: vllm", "segmenter: transformers", "segmenter: sam2"):
+        [line] = [line for line in out.splitlines() if name in line]
+        assert line.split()[-1] == "ok", line

@@ -1,0 +1,35 @@
+"""The base package stays light: no torch, and quick to start."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+HEAVY = {"torch", "transformers", "vllm", "datasets", "verl", "ray", "supervision", "matplotlib"}
+LIGHT_MODULES = [
+    "segzero", "rewards", "segzero.cli", "segzero.answer", "segzero.prompts", "segzero.frames", "segzero.masks",
+    "segzero.images", "segzero.result", "segzero.data.sample", "segzero.evaluation.metrics", "segzero.policy",
+    "segzero.segmenter", "segzero.pipeline", "segzero.tiny", "segzero.doctor", "segzero.inference",
+]  # fmt: skip
+
+
+def test_light_modules_import_nothing_heavy():
+    code = (
+        "import importlib, json, sys\n"
+        f"for name in {LIGHT_MODULES!r}: importlib.import_module(name)\n"
+        "print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert HEAVY & set(json.loads(loaded)) == set()
+
+
+@pytest.mark.parametrize("command", [["-c", "import segzero"], ["-c", "import rewards"], ["-m", "segzero", "--help"]])
+def test_start_takes_under_a_second(command):
+    def seconds() -> float:
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, *command], capture_output=True, check=True)
+        return time.perf_counter() - begin
+
+    assert min(seconds() for _ in range(3)) < 1.0

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from segzero.drawing import draw_overlay
+from segzero.panel import ALARM, CAUTION, GAP, MARGIN, PAPER, SIDE, draw_panel
+from segzero.result import Found, Segmentation
+
+
+def scene(size=(224, 224)) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def half(size=(224, 224)) -> Found:
+    mask = np.zeros(size[::-1], bool)
+    mask[:, : size[0] // 2] = True
+    return Found(mask, (0, 0, size[0] / 2, size[1]), ((size[0] / 4, size[1] / 2),), 0.9)
+
+
+def has_color(picture: Image.Image, color: tuple[int, int, int]) -> bool:
+    return bool((np.array(picture) == color).all(2).any())
+
+
+def test_image_and_overlay_stand_side_by_side():
+    result = Segmentation(scene(), "the left half", (half(),), think="It is on the left.")
+    panel = draw_panel(result)
+    pixels = np.array(panel)
+    assert panel.width == 2 * SIDE + GAP // 2 + 2 * MARGIN
+    assert (pixels[:MARGIN] == PAPER).all() and (pixels[:, -MARGIN:] == PAPER).all()
+    top = next(row for row in range(MARGIN, panel.height) if (pixels[row, MARGIN + 320] != PAPER).any() and row > 80)
+    overlay = np.array(draw_overlay(result.image, result.instances, (SIDE, SIDE)))
+    shown = pixels[top : top + SIDE, MARGIN + SIDE + GAP // 2 :][:, :SIDE]
+    assert (shown[50:590, 50:590] == overlay[50:590, 50:590]).all()
+
+
+def test_wide_images_stand_one_above_the_other():
+    panel = draw_panel(Segmentation(scene((300, 60)), "it", (half((300, 60)),)))
+    pictures = 2 * round(60 * (2 * SIDE + GAP) / 300)
+    assert panel.width == 2 * SIDE + GAP + 2 * MARGIN and panel.height > pictures
+
+
+def test_more_reasoning_makes_a_taller_panel_up_to_a_limit():
+    heights = [
+        draw_panel(Segmentation(scene(), "q", (half(),), think="think " * count)).height
+        for count in (0, 10, 100, 2000, 9000)
+    ]
+    assert heights[0] < heights[1] < heights[2] < heights[3] == heights[4]
+
+
+def test_nothing_there_and_an_error_look_different():
+    found = draw_panel(Segmentation(scene(), "q", (half(),)))
+    nothing = draw_panel(Segmentation(scene(), "q"))
+    failed = draw_panel(Segmentation(scene(), "q", error="not_json", raw_text="<answer>[{</answer>"))
+    silent = draw_panel(Segmentation(scene(), "q", error="no_answer"))
+    assert has_color(failed, ALARM) and has_color(silent, ALARM)
+    assert not has_color(nothing, ALARM) and not has_color(found, ALARM)
+    assert nothing.tobytes() != found.tobytes()
+
+
+def test_warnings_are_shown():
+    result = Segmentation(scene(), "q", (half(),), warnings=("bad_box",))
+    assert has_color(draw_panel(result), CAUTION)
+    assert not has_color(draw_panel(Segmentation(scene(), "q", (half(),))), CAUTION)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20000, 10), (10, 20000), (3, 2)])
+@pytest.mark.parametrize("count", [0, 2])
+def test_odd_sizes_do_not_matter(size, count):
+    panel = draw_panel(Segmentation(Image.new("RGB", size), "q" * 500, (half(size),) * count, think="\ud800 图像"))
+    assert SIDE < panel.width < 3 * SIDE and panel.height < 2000
+
+
+def test_thousands_of_instances_are_named_as_such():
+    mask = np.zeros((224, 224), bool)
+    mask[100:120, 100:120] = True
+    panel = draw_panel(Segmentation(scene(), "q", (Found(mask, (100, 100, 120, 120)),) * 5000))
+    assert panel.width == 2 * SIDE + GAP // 2 + 2 * MARGIN and has_color(panel, CAUTION)
+
+
+def test_a_large_image_makes_no_large_panel():
+    assert max(draw_panel(Segmentation(scene((2000, 1500)), "q", (half((2000, 1500)),))).size) < 1500

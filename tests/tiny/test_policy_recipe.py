@@ -1,0 +1,109 @@
+"""The recipe: training computes what the stock model computes, on what the stock processor makes."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+from segzero.prompts import render_messages
+from segzero.tiny.dense_head import CELL, DenseHead, dense_truth
+from segzero.tiny.packing import Packer, answer_logits, image_features, to_patches
+from segzero.tiny.policy import CELLS, FRAME, MAX_PIXELS, MIN_PIXELS, SIDE, make_model, make_processor
+from segzero.tiny.questions import questions_of
+from segzero.tiny.scenes import make_scene
+from segzero.tiny.train_policy import Recipe, answer_text, normalised, train_policy
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    processor = make_processor()
+    return make_model(processor.tokenizer, seed=0).eval(), processor
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    rng = np.random.default_rng(8)
+    return [make_scene(rng) for _ in range(2)]
+
+
+def test_size(untrained):
+    model, _ = untrained
+    assert 0.7e6 < model.num_parameters() < 0.85e6
+
+
+def test_the_processor_s_resize_leaves_fitted_images_alone(untrained):
+    _, processor = untrained
+    rng = np.random.default_rng(0)
+    for width, height in [
+        (224, 224),
+        (112, 112),
+        (1, 1),
+        (640, 480),
+        (5000, 3000),
+        (97, 401),
+        *rng.integers(8, 999, (500, 2)),
+    ]:
+        if max(width, height) > 40 * min(width, height):
+            continue
+        w, h = FRAME.model_size((int(width), int(height)))
+        assert smart_resize(h, w, 16, MIN_PIXELS, MAX_PIXELS) == (h, w)
+        assert smart_resize(int(height), int(width), 16, MIN_PIXELS, MAX_PIXELS) == (h, w)
+    pixels = processor.image_processor([FRAME.fit(Image.new("RGB", (300, 200)))], return_tensors="pt")
+    w, h = FRAME.model_size((300, 200))
+    assert pixels["image_grid_thw"].tolist() == [[1, h // 8, w // 8]]
+
+
+def test_training_sees_the_processor_s_pixels(untrained, scenes):
+    _, processor = untrained
+    images = [FRAME.fit(Image.fromarray(scene.image)) for scene in scenes]
+    expected = processor.image_processor(images, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(to_patches(normalised(scenes, processor)).flatten(0, 1), expected, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_packed_rows_give_the_stock_forward_s_logits(untrained, scenes):
+    model, processor = untrained
+    rng = np.random.default_rng(0)
+    rows = [
+        [(q.text, answer_text(q, scene.size)) for q in questions_of(scene, rng)[:count]]
+        for scene, count in zip(scenes, (3, 2), strict=True)  # unequal rows: one is padded
+    ]
+    packer = Packer(processor)
+    features = image_features(model, normalised(scenes, processor))
+    logits, targets = answer_logits(model, packer.pack(rows), features, packer.image_start)
+    expected_logits, expected_targets = [], []
+    for scene, row in zip(scenes, rows, strict=True):
+        for question, answer in row:
+            prompt = processor.apply_chat_template(
+                render_messages(question), tokenize=False, add_generation_prompt=True
+            )
+            image = FRAME.fit(Image.fromarray(scene.image))
+            inputs = processor(text=[prompt + answer + "<|im_end|>"], images=[image], return_tensors="pt")
+            count = len(processor.tokenizer(answer + "<|im_end|>").input_ids)
+            expected_logits.append(model(**inputs).logits[0, -count - 1 : -1])
+            expected_targets.append(inputs.input_ids[0, -count:])
+    torch.testing.assert_close(targets, torch.cat(expected_targets))
+    torch.testing.assert_close(logits, torch.cat(expected_logits), atol=1e-4, rtol=1e-4)
+
+
+def test_dense_truth_says_what_each_cell_holds(scenes):
+    for scene in scenes:
+        truth = dense_truth(scene)
+        for shape in scene.shapes:
+            x, y = (int(v) * SIDE // scene.size // CELL for v in shape.point)
+            cell = y * CELLS + x
+            assert truth.kind[cell] > 0 and truth.colour[cell] > 0
+            assert truth.place[cell].tolist() == FRAME.to_frame([*shape.box, *shape.point], (224, 224))
+        share = truth.foreground.mean()
+        assert share == pytest.approx(np.mean([s.mask for s in scene.shapes], axis=(1, 2)).sum(), abs=0.01)
+        features = torch.zeros(1, CELLS**2, 96)
+        assert torch.isfinite(DenseHead(96).loss(features, [truth]))
+
+
+def test_training_is_decided_by_its_seed():
+    recipe = Recipe(vision_steps=2, steps=3, stop_at=2, vision_batch=2, batch=2, questions=2)
+    first, again = (train_policy(recipe)[0].state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    other = train_policy(Recipe(seed=1, vision_steps=2, steps=3, stop_at=2, vision_batch=2, batch=2, questions=2))[0]
+    assert not torch.equal(first["lm_head.weight"], other.state_dict()["lm_head.weight"])
