@@ -1,4 +1,4 @@
-"""What a response is worth: numpy and scipy only, so that a reward imports in milliseconds.
+"""What a response is worth. No torch here: a reward imports in a third of a second.
 
 >>> truth = [{"bbox_2d": [10, 100, 200, 210], "point_2d": [30, 110]}]
 >>> text = '<think>no mug</think><answer>[]</answer>'

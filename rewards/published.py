@@ -52,7 +52,6 @@ def one_box_iou(case: Case, strict: bool = False) -> float:
     true = _only_object(case)
     with suppress(Exception):
         box = _box(_first_object(case.response), case.scale, strict)
-        # The order of max's and min's arguments decides about nan.
         x0, y0 = max(box[0], true.box[0]), max(box[1], true.box[1])
         x1, y1 = min(box[2], true.box[2]), min(box[3], true.box[3])
         shared = (x1 - x0 + 1) * (y1 - y0 + 1) if x0 < x1 and y0 < y1 else 0

@@ -1,5 +1,6 @@
 """The `segzero` command. Each command parses its flags and calls the room that does the work."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -118,7 +119,7 @@ def segment(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the pictures go.")] = Path("demo"),
-    scenes: Annotated[int, typer.Option(help="How many held-out scenes.", min=1)] = 12,
+    scenes: Annotated[int, typer.Option(help="How many held-out scenes.", min=1)] = 9,
     seed: Annotated[int, typer.Option(help="Which held-out scenes.")] = 0,
     policy_backend: PolicyBackendOption = "auto",
 ) -> None:
@@ -138,7 +139,7 @@ def doctor(
     print(report(try_backends=not quick))
 
 
-def _load_pipeline(policy, segmenter, policy_backend, segmenter_backend, device, **options):  # type: ignore[no-untyped-def]
+def _load_pipeline(policy, segmenter, policy_backend, segmenter_backend, device, **options):
     from segzero import tiny
     from segzero.pipeline import SegZeroPipeline
 
@@ -157,7 +158,7 @@ def _shipped(what: str, path: Path) -> Path:
     return path
 
 
-def _show_progress(outcomes, total: int) -> int:  # type: ignore[no-untyped-def]
+def _show_progress(outcomes, total: int) -> int:
     """Print a line for each outcome under a progress bar; returns how many failed."""
     from rich.progress import Progress
 
@@ -178,6 +179,8 @@ def _show_progress(outcomes, total: int) -> int:  # type: ignore[no-untyped-def]
 
 def main() -> None:
     """Run the command; a user's mistake is one line and exit code 2."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers obeys it too
     try:
         app()
     except UserError as error:

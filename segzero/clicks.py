@@ -26,7 +26,7 @@ def parse_prompts(points: list[str], boxes: list[str], size: Size) -> list[Promp
         return [Prompt(box=box) for box in corners]
     if not corners and not any(label for _, label in places):
         raise UserError("every --point is negative; give at least one x,y inside the object")
-    [box] = corners or [None]
+    box = corners[0] if corners else None
     return [Prompt(box=box, points=tuple(xy for xy, _ in places), labels=tuple(label for _, label in places))]
 
 
@@ -38,7 +38,7 @@ def draw(
     orders = [d.scores.argsort()[::-1] for d in drawn]
     for rank in range(len(orders[0])):
         found = tuple(
-            Found(d.masks[order[rank]], p.box or _bounds(p, image.size), p.points, float(d.scores[order[rank]]))
+            Found(d.masks[order[rank]], p.box or _bounds(p, image.size), tuple(p.points), float(d.scores[order[rank]]))
             for d, order, p in zip(drawn, orders, prompts, strict=True)
         )
         yield (f"{name}_{rank + 1}" if all_masks else name), Segmentation(image, "", found)

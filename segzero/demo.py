@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from segzero import tiny
@@ -25,9 +26,7 @@ def run_demo(out: Path, count: int, seed: int, policy_backend: str, console: Con
 
     console.print("loading the shipped policy (Qwen2.5-VL) and segmenter (SAM2) ...")
     begin = time.perf_counter()
-    pipeline = SegZeroPipeline.from_pretrained(
-        tiny.policy_path(), tiny.segmenter_path(), policy_backend=policy_backend
-    )
+    pipeline = SegZeroPipeline.from_pretrained(tiny.policy_path(), tiny.segmenter_path(), policy_backend=policy_backend)
     samples = make_samples(count, HELD_OUT_SEED + 1 + seed)
     loaded = time.perf_counter()
     results = pipeline([sample.image for sample in samples], [sample.question for sample in samples])
@@ -70,6 +69,7 @@ def _score(result: Segmentation, sample: Sample) -> Score:
 def _table(samples: list[Sample], results: list[Segmentation], scores: list[Score]) -> Table:
     table = Table("question", "think-chain", "answer", "IoU", box=None, padding=(0, 2, 0, 0))
     for sample, result, score in zip(samples, results, scores, strict=True):
-        answer = result.error or ", ".join(str(list(np.rint(f.box).astype(int))) for f in result.instances) or "nothing"
-        table.add_row(sample.question, result.think, answer, f"{score.iou:.2f}")
+        boxes = " ".join(str(np.rint(found.box).astype(int).tolist()) for found in result.instances)
+        answer = result.error or boxes or "nothing there"
+        table.add_row(sample.question, escape(result.think), escape(answer), f"{score.iou:.2f}")
     return table

@@ -17,7 +17,6 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pycocotools import mask as coco
-from scipy.ndimage import distance_transform_edt
 
 from segzero.errors import UserError
 
@@ -151,6 +150,8 @@ def points_of(mask: ArrayLike, count: int = 1) -> tuple[Point, ...]:
     if box is None:
         return ()
     x0, y0, x1, y1 = (int(v) for v in box)
+    from scipy.ndimage import distance_transform_edt  # two thirds of the time to import this module
+
     crop = np.pad(array[y0:y1, x0:x1], 1)
     depth = distance_transform_edt(crop)  # [h + 2, w + 2] distance to the nearest pixel outside
     first = np.unravel_index(np.argmax(depth), depth.shape)

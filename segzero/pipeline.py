@@ -11,18 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from segzero.answer import Answer, Instance, parse_answer
 from segzero.errors import UserError
 from segzero.frames import Frame, Size
 from segzero.images import load_image
+from segzero.masks import Box, Point
 from segzero.policy import Policy, Reply, Request, Sampling, load_policy
 from segzero.prompts import get_prompt, render_messages
 from segzero.result import Found, Segmentation
-from segzero.segmenter import Drawn, Prompt, Segmenter, load_segmenter
+from segzero.segmenter import Prompt, Segmenter, load_segmenter
 
+GREEDY = Sampling()
 ImageLike = str | Path | bytes | Image.Image
 
 
@@ -33,7 +34,7 @@ class SegZeroPipeline:
     policy: Policy
     segmenter: Segmenter
     prompt: str = ""  # a name in segzero.prompts; empty: the one the policy was trained with
-    sampling: Sampling = Sampling()
+    sampling: Sampling = GREEDY
     batch: int = 64
 
     @classmethod
@@ -54,7 +55,7 @@ class SegZeroPipeline:
 
         drawer = load_segmenter(segmenter or tiny.segmenter_path(), segmenter_backend, device=device)
         speaker = load_policy(policy or tiny.policy_path(), policy_backend, frame=frame, prompt=prompt, device=device)
-        return cls(speaker, drawer, sampling=sampling or Sampling())
+        return cls(speaker, drawer, sampling=sampling or GREEDY)
 
     def __call__(self, images: Sequence[ImageLike], questions: Sequence[str]) -> list[Segmentation]:
         """One result for each image and question, in order."""
@@ -102,27 +103,30 @@ def draw_answers(
     found: list[tuple[Found, ...]] = [()] * len(answers)
     if not todo:
         return found
-    prompts = [[_to_prompt(x, frame, images[i].size) for x in answers[i].instances] for i in todo]
+    places = [[in_pixels(instance, frame, images[i].size) for instance in answers[i].instances] for i in todo]
+    prompts = [[Prompt(box, points) for box, points in each] for each in places]
     drawn = segmenter.decode(segmenter.embed([images[i] for i in todo]), prompts)
-    for i, asked, masks in zip(todo, prompts, drawn, strict=True):
-        found[i] = tuple(_to_found(prompt, mask) for prompt, mask in zip(asked, masks, strict=True))
+    for i, where, masks in zip(todo, places, drawn, strict=True):
+        found[i] = tuple(
+            Found(mask.masks[0], box, points, float(mask.scores[0]))
+            for (box, points), mask in zip(where, masks, strict=True)
+        )
     return found
 
 
-def _to_prompt(instance: Instance, frame: Frame, size: Size) -> Prompt:
-    box = np.asarray(frame.to_pixels(instance.box, size))
-    points = np.asarray(frame.to_pixels([v for xy in instance.points for v in xy], size)).reshape(-1, 2)
-    limit = np.array(size, dtype=float)
-    clipped = np.clip(points, 0, limit - 1)
-    return Prompt(
-        box=tuple(np.clip(box, 0, np.tile(limit, 2)).tolist()),
-        points=tuple((x, y) for x, y in clipped.tolist()),
-        labels=(1,) * len(points),
+def in_pixels(instance: Instance, frame: Frame, size: Size) -> tuple[Box, tuple[Point, ...]]:
+    """An instance's box and points in the image's own pixels, clipped to it."""
+    x0, y0, x1, y1 = frame.to_pixels(instance.box, size)
+    points = [frame.to_pixels(point, size) for point in instance.points]
+    width, height = size
+    return (
+        (_clip(x0, width), _clip(y0, height), _clip(x1, width), _clip(y1, height)),
+        tuple((_clip(x, width - 1), _clip(y, height - 1)) for x, y in points),
     )
 
 
-def _to_found(prompt: Prompt, drawn: Drawn) -> Found:
-    return Found(mask=drawn.masks[0], box=prompt.box, points=prompt.points, score=float(drawn.scores[0]))
+def _clip(value: float, limit: float) -> float:
+    return min(max(value, 0.0), float(limit))
 
 
 def _result(

@@ -16,7 +16,7 @@ def load_processor(checkpoint: Checkpoint) -> "ProcessorMixin":
     from transformers import AutoProcessor
 
     try:
-        processor = AutoProcessor.from_pretrained(checkpoint.path)
+        processor = AutoProcessor.from_pretrained(checkpoint.path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"the processor of {checkpoint.path} does not load: {one_line(error)}") from error
     if not processor.chat_template:

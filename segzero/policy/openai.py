@@ -1,7 +1,8 @@
 """The policy on any OpenAI-compatible server, such as `vllm serve`: images travel as PNG data URLs.
 
 A server is written `http://HOST:PORT/v1`, or `MODEL@http://HOST:PORT/v1` where it serves several models. The key, if
-it wants one, is the environment's OPENAI_API_KEY.
+it wants one, is the environment's OPENAI_API_KEY. With vLLM's CPU build a server starts by
+`python -m vllm.entrypoints.openai.api_server --model MODEL`: its `vllm` command does not know its own version.
 
 >>> policy = load_policy("http://127.0.0.1:8000/v1", frame="stretch(840)", prompt="vision_reasoner")  # doctest: +SKIP
 """

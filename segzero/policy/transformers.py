@@ -27,7 +27,10 @@ class TransformersPolicy:
         self.processor = load_processor(checkpoint)
         try:
             model = AutoModelForImageTextToText.from_pretrained(
-                checkpoint.path, dtype=_pick_dtype(dtype, self.device), attn_implementation="sdpa"
+                checkpoint.path,
+                dtype=_pick_dtype(dtype, self.device),
+                attn_implementation="sdpa",
+                trust_remote_code=False,
             )
         except (OSError, ValueError) as error:
             raise UserError(f"the weights of {checkpoint.path} do not load: {one_line(error)}") from error
@@ -99,10 +102,10 @@ class _GumbelNoise(LogitsProcessor):
         self.streams = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        noise = torch.empty_like(scores)  # [B, vocabulary]
-        for row, stream in zip(noise, self.streams, strict=True):
+        draws = torch.empty_like(scores)  # [B, vocabulary]
+        for row, stream in zip(draws, self.streams, strict=True):
             row.exponential_(generator=stream)
-        return scores / self.temperature - noise.log()
+        return scores / self.temperature - draws.log()  # -log of an exponential draw is Gumbel noise
 
 
 def _pick_device(name: str) -> torch.device:

@@ -93,7 +93,7 @@ class VLLMPolicy:
 
 
 def _set_environment(in_process: bool) -> None:
-    """What vLLM reads from the environment when it is imported and started; what the user has set stays."""
+    """What vLLM reads from the environment when it is imported and started."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if in_process else "1"
@@ -136,6 +136,6 @@ def _check_device(wanted: str, built_for: str) -> None:
 def _cache_bytes_per_token(checkpoint: Checkpoint) -> int:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(checkpoint.path).get_text_config()
+    config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False).get_text_config()
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return 2 * config.num_hidden_layers * config.num_key_value_heads * head * 4  # keys and values, float32

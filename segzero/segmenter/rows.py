@@ -40,7 +40,7 @@ def decode_in_rows(
         raise UserError(f"prompts for {len(prompts)} images, but {len(embeddings)} embeddings; give one list each")
     for listed, size in zip(prompts, embeddings.sizes, strict=True):
         for prompt in listed:
-            check(prompt, size)
+            check(prompt, size, tuple(embeddings.features[0].shape[-2:]))  # masks have the finest features' grid
     drawn: dict[tuple[int, int], Drawn] = {}
     for places in _batches(embeddings, prompts):
         logits, scores = decoder(_rows(embeddings, prompts, places))
@@ -51,7 +51,7 @@ def decode_in_rows(
     return [[drawn[i, j] for j in range(len(listed))] for i, listed in enumerate(prompts)]
 
 
-def check(prompt: Prompt, size: tuple[int, int]) -> None:
+def check(prompt: Prompt, size: tuple[int, int], grid: tuple[int, ...]) -> None:
     """Refuse what SAM2 would quietly draw nonsense for."""
     width, height = size
     if prompt.box is None and len(prompt.points) == 0:
@@ -69,8 +69,10 @@ def check(prompt: Prompt, size: tuple[int, int]) -> None:
             raise UserError(f"the box {x0:g},{y0:g},{x1:g},{y1:g} is not x0,y0,x1,y1 with x0 <= x1 and y0 <= y1")
         if not (-np.inf < x0 <= width and -np.inf < y0 <= height and 0 <= x1 < np.inf and 0 <= y1 < np.inf):
             raise UserError(f"the box {x0:g},{y0:g},{x1:g},{y1:g} lies outside the image of {width}x{height} pixels")
-    if prompt.mask is not None and (np.ndim(prompt.mask) != 2 or not np.isfinite(prompt.mask).all()):
-        raise UserError(f"an earlier mask is finite logits [h, w] of one mask, not {np.shape(prompt.mask)}")
+    if prompt.mask is not None and (np.shape(prompt.mask) != grid or not np.isfinite(prompt.mask).all()):
+        raise UserError(
+            f"an earlier mask is finite logits {list(grid)}, as in Drawn.logits[0]; not {np.shape(prompt.mask)}"
+        )
 
 
 def _batches(embeddings: Embeddings, prompts: Sequence[Sequence[Prompt]]) -> Iterator[list[tuple[int, int]]]:
@@ -78,7 +80,7 @@ def _batches(embeddings: Embeddings, prompts: Sequence[Sequence[Prompt]]) -> Ite
     alike: dict[tuple, list[tuple[int, int]]] = {}
     for i, listed in enumerate(prompts):
         for j, prompt in enumerate(listed):
-            key = (prompt.box is not None, len(prompt.points), np.shape(prompt.mask))
+            key = (prompt.box is not None, len(prompt.points), prompt.mask is not None)
             alike.setdefault(key, []).append((i, j))
     if not alike:
         return
@@ -94,14 +96,12 @@ def _rows(embeddings: Embeddings, prompts: Sequence[Sequence[Prompt]], places: l
     for prompt in chosen:
         corners = [] if prompt.box is None else [prompt.box[:2], prompt.box[2:]]
         points.append([*corners, *prompt.points])
-        labels.append([*BOX_LABELS[: len(corners)], *(prompt.labels or [1] * len(prompt.points))])
+        labels.append([*BOX_LABELS[: len(corners)], *(list(prompt.labels) or [1] * len(prompt.points))])
     sizes = np.array([embeddings.sizes[i] for i, _ in places], dtype=np.float64)  # [n, 2]
-    masks = None
-    if chosen[0].mask is not None:
-        masks = np.stack([prompt.mask for prompt in chosen]).astype(np.float32).clip(-MASK_LIMIT, MASK_LIMIT)
+    masks = [prompt.mask for prompt in chosen if prompt.mask is not None]  # all or none of them
     return Rows(
         images=np.array([i for i, _ in places]),
         points=(np.array(points, dtype=np.float64) / sizes[:, None]).astype(np.float32),
         labels=np.array(labels),
-        masks=masks,
+        masks=np.stack(masks).astype(np.float32).clip(-MASK_LIMIT, MASK_LIMIT) if masks else None,
     )

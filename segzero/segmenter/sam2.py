@@ -11,6 +11,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -67,7 +68,8 @@ class _Child:
         # A plain program rather than multiprocessing's spawn, which would run the user's script a second time.
         command = [sys.executable, "-P", "-m", "segzero.segmenter.sam2_worker", str(theirs.fileno()), *arguments]
         home = str(Path(segzero.__file__).parent.parent)
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([home, os.environ.get("PYTHONPATH", "")])}
+        places = [home, *filter(None, [os.environ.get("PYTHONPATH")])]  # an empty one would be the current folder
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
         self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment)
         theirs.close()  # else a dead child would not be seen
         self._lock = threading.Lock()
@@ -78,11 +80,13 @@ class _Child:
         """Send one request and wait for its answer."""
         with self._lock:
             try:
-                self._pipe.send_bytes(what.encode())
-                self._pipe.send_bytes(pack(arrays))
-            except OSError:
-                pass  # it has died: receiving says how
-            return self._receive()
+                with suppress(OSError):  # it has died: receiving says how
+                    self._pipe.send_bytes(what.encode())
+                    self._pipe.send_bytes(pack(arrays))
+                return self._receive()
+            except KeyboardInterrupt:
+                self._process.kill()  # or its late answer would be taken for that to the next request
+                raise
 
     def _receive(self) -> dict[str, np.ndarray]:
         try:

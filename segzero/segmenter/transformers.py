@@ -54,7 +54,7 @@ class TransformersSegmenter:
         masks = None if rows.masks is None else torch.from_numpy(rows.masks)[:, None].to(self.device)
         output = self.model(
             image_embeddings=[level[where].to(self.device) for level in embeddings.features],
-            # The model's own box argument embeds two points in just this way, but can't be left out for some rows.
+            # Boxes are among the points, as two corners: the model's own box argument means the same.
             input_points=torch.from_numpy(rows.points)[:, None].to(self.device) * self._side,
             input_labels=torch.from_numpy(rows.labels)[:, None].to(self.device),
             input_masks=masks,

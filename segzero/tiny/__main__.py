@@ -3,7 +3,7 @@
     python -m segzero.tiny policy|segmenter|all [--out DIR] [--seed N] [--share 0.1]
     python -m segzero.tiny check [--out DIR]
 
-Training takes about an hour for each model on one CPU core; `--share` runs that part of the steps, as a trial.
+Training takes about half an hour for each model on one quiet CPU core; `--share` runs that part of the steps, as a trial.
 All end with the figures on held-out scenes; `check` also compares every file with the manifest's sha256.
 """
 
@@ -65,12 +65,12 @@ def _make_policy(folder: Path, seed: int, share: float) -> dict:
 
 
 def _make_segmenter(folder: Path, seed: int, share: float) -> dict:
-    from segzero.tiny.evaluate_segmenter import evaluate, report
+    from segzero.tiny.evaluate_segmenter import evaluate
     from segzero.tiny.train_segmenter import STEPS, train
 
-    train(folder, seed, round(STEPS * share))
+    train(folder, seed, max(1, round(STEPS * share)))
     figures = evaluate(folder)
-    print(report(figures))
+    print(_lines(figures))
     return figures
 
 
@@ -82,11 +82,15 @@ def _check(weights: Path) -> int:
         return 1
     print(f"{weights}: all files are as the manifest says")
     from segzero.tiny.evaluate import evaluate_policy, load_checkpoint
-    from segzero.tiny.evaluate_segmenter import evaluate, report
+    from segzero.tiny.evaluate_segmenter import evaluate
 
     print(evaluate_policy(*load_checkpoint(weights / manifest.FOLDERS["policy"])).report())
-    print(report(evaluate(weights / manifest.FOLDERS["segmenter"])))
+    print(_lines(evaluate(weights / manifest.FOLDERS["segmenter"])))
     return 0
+
+
+def _lines(figures: dict[str, float]) -> str:
+    return "\n".join(["held-out figures of the segmenter", *(f"  {v:.3f}  {name}" for name, v in figures.items())])
 
 
 MAKERS = {"policy": _make_policy, "segmenter": _make_segmenter}

@@ -17,8 +17,6 @@ from segzero.tiny.questions import HELD_OUT_SEED
 from segzero.tiny.scenes import Scene, Shape, make_scene
 from segzero.tiny.segmenter_prompts import inner_point, masks_of, shaken
 
-WHOLE, PIECE = 0, 1  # of the three masks of a point
-
 
 def evaluate(path: Path, count: int = 500) -> dict[str, float]:
     """Means over all shapes of `count` scenes, by name of the figure."""
@@ -73,17 +71,14 @@ def _ambiguous(ask, shapes: tuple[Shape, ...], rng: np.random.Generator):
             yield "best of three, with an emblem", max(reached)
 
     emblems = [s for s in shapes if s.part is not None]
-    on_emblem = [Prompt(points=[inner_point(rng, s.part)]) for s in emblems]
-    on_body = [Prompt(points=[inner_point(rng, masks_of(s)["body"])]) for s in emblems]
-    for shape, drawn in zip(emblems, ask(on_emblem, all_masks=True), strict=True):
-        masks = drawn.masks
-        yield "point on an emblem: first mask and the whole", mask_iou(masks[WHOLE], shape.mask)
-        yield "point on an emblem: second mask and the emblem", mask_iou(masks[PIECE], shape.part)
-        yield "point on an emblem: first and second mask", mask_iou(masks[WHOLE], masks[PIECE])
-    for shape, drawn in zip(emblems, ask(on_body, all_masks=True), strict=True):
-        masks = drawn.masks
-        yield "point beside an emblem: first mask and the whole", mask_iou(masks[WHOLE], shape.mask)
-        yield "point beside an emblem: second mask and the rest", mask_iou(masks[PIECE], masks_of(shape)["body"])
+    prompts = [Prompt(points=[inner_point(rng, s.mask)]) for s in emblems]
+    for shape, drawn in zip(emblems, ask(prompts, all_masks=True), strict=True):
+        first, second, third = drawn.masks
+        truths = masks_of(shape)
+        yield "point: first mask and the whole", mask_iou(first, truths["whole"])
+        yield "point: second mask and the emblem", mask_iou(second, truths["part"])
+        yield "point: third mask and the rest", mask_iou(third, truths["body"])
+        yield "point: first and second mask", mask_iou(first, second)
 
 
 def _corrected(ask, shapes: tuple[Shape, ...], rng: np.random.Generator):

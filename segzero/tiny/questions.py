@@ -26,6 +26,7 @@ HELD_OUT_SEED = 1_000_000  # seeds from here on are for tests only; training use
 LEAD = 0.04  # of the side: how far the leftmost is ahead of the next
 CLEAR = 0.06  # of the side: how far a shape is from a line it is said to be on one side of
 MOST_AT_ONCE = 3  # shapes in one answer
+SIZE_WORDS = {"large": "largest", "small": "smallest"}
 PLURAL = {"circle": "circles", "square": "squares", "triangle": "triangles", "ring": "rings"}
 
 # name -> which coordinate it compares, and whether it asks for the smaller (-1) or the larger (+1) one
@@ -134,11 +135,10 @@ def _by_attributes(scene: Scene) -> list[Question]:
 
 
 def _by_size(scene: Scene) -> list[Question]:
-    words = {"large": "largest", "small": "smallest"}
     if len(scene.shapes) < 2:
         return []
     return [
-        _question("size", f"the {words[name]} shape", [shape], scene.size)
+        _question("size", f"the {SIZE_WORDS[name]} shape", [shape], scene.size)
         for name, shape in _unique(scene.shapes, lambda s: s.size_name).items()
     ]
 

@@ -65,11 +65,12 @@ class Scene:
         return self.image.shape[0]
 
 
-def make_scene(rng: np.random.Generator, size: int = 224, max_shapes: int = 5) -> Scene:
-    """Draw a scene; the same state of `rng` gives the same scene."""
+def make_scene(rng: np.random.Generator, size: int = 224, max_shapes: int = 5, odd: bool = False) -> Scene:
+    """Draw a scene; the same state of `rng` gives the same scene. With `odd`, all shapes but one are alike."""
     picture = _ground(rng, size)
     shapes: list[Shape] = []
-    for spec in _specs(rng, int(rng.integers(min(2, max_shapes), max_shapes + 1))):
+    least = 3 if odd else min(2, max_shapes)
+    for spec in _specs(rng, int(rng.integers(least, max_shapes + 1)), odd):
         radius = rng.uniform(*RADII[spec[0]]) * size
         centre = _free_place(rng, size, radius, shapes)
         if centre is not None:
@@ -79,19 +80,19 @@ def make_scene(rng: np.random.Generator, size: int = 224, max_shapes: int = 5) -
     return Scene(np.clip(picture, 0, 255).astype(np.uint8), tuple(shapes))
 
 
-def _specs(rng: np.random.Generator, count: int) -> list[Spec]:
+def _specs(rng: np.random.Generator, count: int, odd: bool) -> list[Spec]:
     """What the shapes are. Some scenes are arranged, so that every kind of question can be asked often."""
 
     def anything() -> Spec:
         return _pick(rng, list(RADII)), _pick(rng, list(COLOURS)), _pick(rng, KINDS)
 
-    arrangement = rng.random()
-    if arrangement < 0.2 and count >= 3:  # all alike but one
-        size, colour, kind = anything()
-        _, other_colour, other_kind = anything()
-        odd = rng.integers(3)  # differs in colour, in kind or (where the draws differ) in both
-        stranger = (size, colour if odd == 1 else other_colour, kind if odd == 0 else other_kind)
-        return [stranger] + [(size, colour, kind)] * (count - 1)
+    arrangement = 0.0 if odd else rng.random()
+    if arrangement < 0.2 and count >= 3:  # all alike but one, which has at most one attribute of theirs
+        common = anything()
+        other = [_pick(rng, [o for o in of if o != c]) for of, c in zip((RADII, COLOURS, KINDS), common, strict=True)]
+        shared = rng.integers(4)  # which attribute, 3: none
+        size, colour, kind = (c if i == shared else o for i, (c, o) in enumerate(zip(common, other, strict=True)))
+        return [(size, colour, kind)] + [common] * (count - 1)
     specs = [anything() for _ in range(count)]
     if arrangement < 0.4:  # one stands out in size
         big, rest = ("large", "small") if rng.random() < 0.5 else ("small", "large")

@@ -2,8 +2,8 @@
 
 A shape with an emblem has three masks: the whole, the emblem (its part), and the body (the whole without it).
 A box around the shape means the whole and a box around the emblem the emblem; a point alone may mean any of the
-masks it lies in. So for points alone the model's three masks have fixed roles: the whole, the piece that was
-hit, the body. For every other prompt all three are taught the same mask, the one that is meant.
+masks it lies in. So for points alone the model's three masks have fixed roles: the whole, the emblem, the body.
+For every other prompt, and for a shape without an emblem, all three are taught the one mask that is meant.
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ TOP_LEFT, BOTTOM_RIGHT, INSIDE, OUTSIDE = 2, 3, 1, 0  # point labels as SAM2 kno
 
 # kind of prompt -> (how often, box?, points inside, points outside)
 KINDS = {
-    "box and point": (0.30, True, 1, 0),
-    "box": (0.15, True, 0, 0),
+    "box and point": (0.20, True, 1, 0),
+    "box": (0.12, True, 0, 0),
     "point": (0.30, False, 1, 0),
-    "box and points": (0.10, True, 1, 1),
-    "two points": (0.05, False, 2, 0),
-    "point against point": (0.10, False, 1, 1),
+    "box and points": (0.12, True, 1, 1),
+    "two points": (0.06, False, 2, 0),
+    "point against point": (0.20, False, 1, 1),
 }
 
 
@@ -69,19 +69,21 @@ def _draw_prompt(
     rng: np.random.Generator, shapes: tuple[Shape, ...], kind: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     _, boxed, inside, outside = KINDS[kind]
-    chances = np.array([1.0 if shape.part is None else 3.0 for shape in shapes])  # emblems are rare
+    chances = np.array([1.0 if shape.part is None else 4.0 for shape in shapes])  # emblems are rare
     shape = shapes[rng.choice(len(shapes), p=chances / chances.sum())]
     masks = masks_of(shape)
     meant = "whole"
     if shape.part is not None:
         # A box can't tell the body from the whole, unless a point outside says: not the emblem.
-        chances = (0.75, 0.25, 0.0) if boxed and not outside else (0.60, 0.25, 0.15)
-        meant = str(rng.choice(["whole", "part", "body"], p=chances))
+        shares = (0.75, 0.25, 0.0) if boxed and not outside else (0.60, 0.25, 0.15)
+        meant = str(rng.choice(["whole", "part", "body"], p=shares))
     mask = masks[meant]
 
     points: list[tuple[float, float]] = []
     if boxed:
-        x0, y0, x1, y1 = shaken(rng, box_of(mask), mask.shape[0])
+        box = box_of(mask)
+        assert box is not None
+        x0, y0, x1, y1 = shaken(rng, box, mask.shape[0])
         points += [(x0, y0), (x1, y1)]
     for i in range(inside):
         deepest = i == 0 and meant != "body" and rng.random() < 0.5  # the emblem sits at the shape's deepest point
@@ -91,8 +93,7 @@ def _draw_prompt(
 
     roles = [mask] * 3
     if not boxed and not outside and shape.part is not None:
-        hit = "part" if shape.part[_at(points[0])] else "body"
-        roles = [masks["whole"], masks[hit], masks["body"]]
+        roles = [masks["whole"], masks["part"], masks["body"]]
     return np.array(points), np.array(labels), _halved(mask), np.stack([_halved(role) for role in roles])
 
 

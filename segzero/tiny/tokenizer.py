@@ -8,14 +8,13 @@ at their JSON scaffolding. Anything else a user writes is spelt in smaller piece
 'the red mug, 42 €'
 """
 
-import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from segzero.answer import Answer, Instance, render_answer
 from segzero.prompts import PROMPTS, SYSTEM
-from segzero.tiny.questions import questions_of
-from segzero.tiny.scenes import make_scene
+from segzero.tiny.questions import COLUMNS, EXTREMES, PLURAL, RELATIONS, ROWS, SIZE_WORDS
+from segzero.tiny.scenes import COLOURS, KINDS, RADII
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -86,11 +85,11 @@ def template_sentences() -> list[str]:
 
 
 def _corpus() -> list[str]:
-    """Questions and answers as the policy reads and writes them, enough to see every word of theirs."""
-    rng = np.random.default_rng(0)
-    texts = ["system\n", "user\n", "assistant\n"] * 10
-    for _ in range(300):
-        for question in questions_of(make_scene(rng), rng):
-            found = tuple(Instance(shape.box, (shape.point,)) for shape in question.targets)
-            texts += [question.text, render_answer(Answer(question.think, found))]
-    return texts
+    """Every word of questions and answers, at the start of a text and behind a space, and answers' scaffolding."""
+    phrases = [*RADII, *COLOURS, *KINDS, *PLURAL.values(), *EXTREMES, *RELATIONS, *SIZE_WORDS.values(), *ROWS, *COLUMNS]
+    phrases += ["center", "all shapes", "the shape in that is different from the others", "are it no"]
+    phrases += ["system", "user", "assistant"]
+    words = sorted({word for phrase in phrases for word in phrase.split()})
+    thing = Instance((1, 2, 3, 4), ((2, 3),))
+    answers = [render_answer(Answer("no; it, is", (thing,) * count)) for count in range(3)]
+    return (words + [f" {word}" for word in words] + answers) * 10

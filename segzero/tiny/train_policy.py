@@ -1,7 +1,11 @@
-"""Training the tiny policy: the vision tower with a dense head first, then everything on questions and answers.
+"""Training the tiny policy, in three stages: see, answer, even out.
 
-The schedule counts steps, not time, and all randomness comes from one seed: the same command gives the same policy
-on a fast and on a slow machine. Scenes are drawn as training goes; none is seen twice.
+First the vision tower alone with a dense head, then everything on questions and answers, then a short stage that
+asks more of the questions that lag behind. It ends on purpose while the policy is still improving: reinforcement
+learning is to have something left to teach.
+
+Schedules count steps, not time, and all randomness comes from one seed: the same command gives the same policy on a
+fast and on a slow machine. Scenes are drawn as training goes; none is seen twice.
 """
 
 import math
@@ -23,7 +27,34 @@ from segzero.tiny.policy import FRAME, make_model, make_processor
 from segzero.tiny.questions import HELD_OUT_SEED, Question, questions_of
 from segzero.tiny.scenes import Scene, make_scene
 
+BETAS = (0.9, 0.98)
+WARM_UP = 60  # steps until a learning rate is reached
+Log = Callable[[str], None]
 Report = Callable[[int, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor], None]
+
+
+@dataclass(frozen=True)
+class Vision:
+    """The first stage."""
+
+    steps: int = 1000
+    batch: int = 16  # scenes a step
+    rate: float = 2e-3
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A stage of questions and answers."""
+
+    steps: int  # the length of the learning rate's cosine
+    stop_at: int  # the step after which the stage ends
+    rate: float
+    batch: int  # scenes a step
+    questions: int  # of each scene, of different kinds
+    favoured: tuple[str, ...] = ()  # kinds that are asked wherever they can be
+    odd: int = 0  # scenes of a batch in which all shapes but one are alike
+    dense_weight: float = 0.0  # of the dense head's loss at the start, falling to 0 at `steps`
+    vision_share: float = 0.5  # of the rate, for the vision tower
 
 
 @dataclass(frozen=True)
@@ -31,90 +62,97 @@ class Recipe:
     """What decides the result."""
 
     seed: int = 0
-    vision_steps: int = 1500  # the vision tower alone
-    vision_batch: int = 16
-    vision_rate: float = 2e-3
-    steps: int = 6000  # the length of the whole schedule
-    stop_at: int = 6000  # where training ends: before the schedule does, to leave reinforcement something to teach
-    batch: int = 8  # scenes a step
-    questions: int = 4  # of each scene, of different kinds
-    rate: float = 2.5e-3
-    vision_share: float = 0.5  # of the rate, for the vision tower
-    dense_weight: float = 0.7  # of the dense head's loss, falling to 0
-    warm_up: int = 60
+    see: Vision = Vision()
+    answer: Answers = Answers(steps=6000, stop_at=3000, rate=2.5e-3, batch=8, questions=4, dense_weight=0.7)
+    even_out: Answers = Answers(
+        steps=600, stop_at=300, rate=2e-3, batch=10, questions=3, favoured=("odd", "colour"), odd=6
+    )
 
     def shortened(self, share: float) -> "Recipe":
         """The same with that share of the steps: a trial."""
-        steps = {name: max(1, round(share * getattr(self, name))) for name in ("vision_steps", "steps", "stop_at")}
-        return replace(self, **steps)
+
+        def fewer(steps: int) -> int:
+            return max(1, round(share * steps))
+
+        see = replace(self.see, steps=fewer(self.see.steps))
+        answer, even_out = (
+            replace(stage, steps=fewer(stage.steps), stop_at=fewer(stage.stop_at))
+            for stage in (self.answer, self.even_out)
+        )
+        return replace(self, see=see, answer=answer, even_out=even_out)
 
 
-def train_policy(
-    recipe: Recipe,
-    report: Report | None = None,
-    report_every: int = 500,
-    log: Callable[[str], None] = print,
-) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
-    """The trained model and its processor; `report` is called with them as training goes."""
+def train_policy(recipe: Recipe, log: Log = print) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
+    """The trained model and its processor."""
     assert recipe.seed < HELD_OUT_SEED
-    started = time.monotonic()
     processor = make_processor()
     model = make_model(processor.tokenizer, recipe.seed)
-    model.train()
-    rng = np.random.default_rng(recipe.seed)
     head = DenseHead(model.config.text_config.hidden_size)
-    _train_vision(model, head, processor, recipe, rng, log)
+    rng = np.random.default_rng(recipe.seed)
+    train_vision(model, head, processor, recipe.see, rng, log)
+    train_answers(model, head, processor, recipe.answer, rng, log)
+    train_answers(model, head, processor, recipe.even_out, np.random.default_rng((recipe.seed, 1)), log)
+    return model.eval(), processor
 
+
+def train_answers(
+    model: Qwen2_5_VLForConditionalGeneration,
+    head: DenseHead,
+    processor: Qwen2_5_VLProcessor,
+    stage: Answers,
+    rng: np.random.Generator,
+    log: Log = print,
+    report: Report | None = None,
+    report_every: int = 500,
+) -> None:
+    """Questions and answers, in place; `report` is called as training goes."""
+    started = time.monotonic()
     packer = Packer(processor)
-    groups = _parameter_groups(model, head, recipe)
-    optimizer = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(_parameter_groups(model, head, stage), lr=stage.rate, betas=BETAS)
     losses: list[float] = []
-    for step in range(recipe.stop_at):
-        scenes = [make_scene(rng) for _ in range(recipe.batch)]
-        rows = [_pairs(_choose(questions_of(s, rng), recipe.questions, rng), s) for s in scenes]
-        done = step / recipe.steps
-        rate = min(1, (step + 1) / recipe.warm_up) * (0.02 + 0.49 * (1 + math.cos(math.pi * done)))
+    for step in range(stage.stop_at):
+        scenes = [make_scene(rng, odd=i < stage.odd) for i in range(stage.batch)]
+        rows = [_pairs(_choose(questions_of(s, rng), stage, rng), s) for s in scenes]
+        done = step / stage.steps
+        rate = min(1, (step + 1) / WARM_UP) * (0.02 + 0.49 * (1 + math.cos(math.pi * done)))
         for group in optimizer.param_groups:
-            group["lr"] = recipe.rate * group["share"] * rate
+            group["lr"] = stage.rate * group["share"] * rate
         features = image_features(model, normalised(scenes, processor))
         logits, targets = answer_logits(model, packer.pack(rows), features, packer.image_start)
         loss = F.cross_entropy(logits, targets)
         losses.append(loss.item())
-        dense = head.loss(features, [dense_truth(s) for s in scenes])
-        _step(optimizer, loss + recipe.dense_weight * (1 - done) * dense)
+        if stage.dense_weight:
+            loss = loss + stage.dense_weight * (1 - done) * head.loss(features, [dense_truth(s) for s in scenes])
+        _step(optimizer, loss)
         if (step + 1) % 100 == 0:
-            mean = sum(losses[-100:]) / 100
-            log(f"step {step + 1}/{recipe.stop_at}  loss {mean:.4f}  dense {dense.item():.3f}  {_minutes(started)}")
-        if report and ((step + 1) % report_every == 0 or step + 1 == recipe.stop_at):
-            model.eval()
+            log(f"answers {step + 1}/{stage.stop_at}  loss {sum(losses[-100:]) / 100:.4f}  {_minutes(started)}")
+        if report and (step + 1) % report_every == 0:
             report(step + 1, model, processor)
-            model.train()
-    return model.eval(), processor
 
 
-def _train_vision(
+def train_vision(
     model: Qwen2_5_VLForConditionalGeneration,
     head: DenseHead,
     processor: Qwen2_5_VLProcessor,
-    recipe: Recipe,
+    stage: Vision,
     rng: np.random.Generator,
-    log: Callable[[str], None],
+    log: Log = print,
 ) -> None:
-    """The vision tower and the dense head, without language."""
+    """The vision tower and the dense head, in place and without language."""
     started = time.monotonic()
     optimizer = torch.optim.AdamW(
-        [*model.model.visual.parameters(), *head.parameters()], betas=(0.9, 0.98), weight_decay=0.02
+        [*model.model.visual.parameters(), *head.parameters()], betas=BETAS, weight_decay=0.02
     )
-    for step in range(recipe.vision_steps):
-        scenes = [make_scene(rng) for _ in range(recipe.vision_batch)]
-        rate = min(1, (step + 1) / recipe.warm_up) * (1 - 0.8 * step / recipe.vision_steps)
+    for step in range(stage.steps):
+        scenes = [make_scene(rng) for _ in range(stage.batch)]
+        rate = min(1, (step + 1) / WARM_UP) * (1 - 0.8 * step / stage.steps)
         for group in optimizer.param_groups:
-            group["lr"] = recipe.vision_rate * rate
+            group["lr"] = stage.rate * rate
         features = image_features(model, normalised(scenes, processor))
         loss = head.loss(features, [dense_truth(s) for s in scenes])
         _step(optimizer, loss)
         if (step + 1) % 100 == 0:
-            log(f"vision step {step + 1}/{recipe.vision_steps}  dense {loss.item():.3f}  {_minutes(started)}")
+            log(f"vision {step + 1}/{stage.steps}  loss {loss.item():.3f}  {_minutes(started)}")
 
 
 def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
@@ -124,7 +162,7 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-def _parameter_groups(model: Qwen2_5_VLForConditionalGeneration, head: DenseHead, recipe: Recipe) -> list[dict]:
+def _parameter_groups(model: Qwen2_5_VLForConditionalGeneration, head: DenseHead, stage: Answers) -> list[dict]:
     """The vision tower learns more slowly, and norms do not decay."""
     vision = [*model.model.visual.parameters(), *head.parameters()]
     in_vision = {id(p) for p in vision}
@@ -132,7 +170,7 @@ def _parameter_groups(model: Qwen2_5_VLForConditionalGeneration, head: DenseHead
     return [
         {"params": [p for p in language if p.dim() > 1], "weight_decay": 0.05, "share": 1.0},
         {"params": [p for p in language if p.dim() <= 1], "weight_decay": 0.0, "share": 1.0},
-        {"params": vision, "weight_decay": 0.02, "share": recipe.vision_share},
+        {"params": vision, "weight_decay": 0.02, "share": stage.vision_share},
     ]
 
 
@@ -143,13 +181,13 @@ def normalised(scenes: list[Scene], processor: Qwen2_5_VLProcessor) -> Tensor:
     return torch.from_numpy((images.astype(np.float32) / 255 - mean) / std).permute(0, 3, 1, 2)
 
 
-def _choose(questions: list[Question], count: int, rng: np.random.Generator) -> list[Question]:
-    """Up to `count` questions of different kinds, so that a kind with many variants does not crowd out the others."""
+def _choose(questions: list[Question], stage: Answers, rng: np.random.Generator) -> list[Question]:
+    """Some of different kinds, the favoured first: kinds with many variants must not crowd out the others."""
     kinds: dict[str, list[Question]] = {}
     for question in questions:
         kinds.setdefault(question.kind, []).append(question)
-    chosen = rng.permutation(list(kinds))[:count]
-    return [kinds[kind][rng.integers(len(kinds[kind]))] for kind in chosen]
+    order = sorted(rng.permutation(list(kinds)), key=lambda kind: kind not in stage.favoured)
+    return [kinds[kind][rng.integers(len(kinds[kind]))] for kind in order[: stage.questions]]
 
 
 def _pairs(questions: list[Question], scene: Scene) -> list[tuple[str, str]]:

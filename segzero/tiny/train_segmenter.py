@@ -20,7 +20,7 @@ from segzero.tiny.scenes import Scene, make_scene
 from segzero.tiny.segmenter import build
 from segzero.tiny.segmenter_prompts import INSIDE, OUTSIDE, Batch, draw_batch, draw_kind
 
-STEPS = 4400
+STEPS = 3600
 SCENES = 8  # a step
 PROMPTS = 4  # a scene and round
 LEARNING_RATE = 6e-4

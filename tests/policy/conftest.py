@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from segzero.images import load_image
 from segzero.policy import Request
 from segzero.prompts import render_messages
 
@@ -38,6 +39,15 @@ def ask():
         return Request(policy.frame.fit(picture), render_messages(question, policy.prompt))
 
     return make
+
+
+@pytest.fixture
+def held_out_requests(pipeline, held_out):
+    """What the shipped policy is asked about the held-out scenes."""
+    policy = pipeline.policy
+    pictures = [policy.frame.fit(load_image(sample.image)) for sample in held_out]
+    messages = [render_messages(sample.question, policy.prompt) for sample in held_out]
+    return [Request(picture, message) for picture, message in zip(pictures, messages, strict=True)]
 
 
 def build_checkpoint(family: str, folder: Path) -> None:
@@ -76,6 +86,7 @@ def build_checkpoint(family: str, folder: Path) -> None:
         vision |= {"hidden_size": 64, "intermediate_size": 96, "out_hidden_size": 64, "patch_size": patch}
         vision |= {"num_position_embeddings": 256, "deepstack_visual_indexes": [0]}
         text["head_dim"] = 32
+        text["rope_parameters"]["mrope_interleaved"] = True  # transformers takes it for granted, vLLM reads it
         name = "Qwen3VL"
 
     config = getattr(transformers, name + "Config")(

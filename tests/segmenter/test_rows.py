@@ -101,19 +101,20 @@ def test_prompts_as_sam2_expects_them(embeddings):
         (Prompt(box=(1, float("nan"), 20, 9)), "not x0,y0,x1,y1"),
         (Prompt(box=(1, 1, float("inf"), 9)), "outside the image"),
         (Prompt(box=(201, 1, 210, 9)), "outside the image"),
-        (Prompt(box=(1, 1, 5, 5), mask=np.zeros((3, 8, 8))), "of one mask"),
+        (Prompt(box=(1, 1, 5, 5), mask=np.zeros((3, 8, 8))), "finite logits .8, 8."),
+        (Prompt(box=(1, 1, 5, 5), mask=np.zeros((16, 16))), "not .16, 16."),
         (Prompt(box=(1, 1, 5, 5), mask=np.full((8, 8), np.nan)), "finite logits"),
     ],
 )
 def test_wrong_prompts_get_one_clear_line(prompt, message):
     with pytest.raises(UserError, match=message) as caught:
-        check(prompt, (200, 100))
+        check(prompt, (200, 100), (8, 8))
     assert "\n" not in str(caught.value)
 
 
 def test_boxes_may_reach_beyond_the_image_or_be_flat():
-    check(Prompt(box=(-5, -5, 300, 300)), (200, 100))
-    check(Prompt(box=(200, 10, 200, 10)), (200, 100))
+    check(Prompt(box=(-5, -5, 300, 300)), (200, 100), (8, 8))
+    check(Prompt(box=(200, 10, 200, 10)), (200, 100), (8, 8))
 
 
 def test_as_many_lists_of_prompts_as_embeddings(embeddings):

@@ -92,32 +92,30 @@ def test_boxes_are_what_the_models_own_box_argument_means(segmenter, scenes, emb
     np.testing.assert_allclose(ours, output.pred_masks[0].numpy(), atol=1e-4)
 
 
-def test_an_earlier_mask_and_a_point_correct_it(segmenter):
-    """A point on an emblem is taken for one thing; a second point says that the other was meant."""
+def test_an_earlier_mask_with_points_becomes_the_whole(segmenter):
+    """From the mask of the emblem, points on both pieces lead to the whole; and the earlier mask is heeded."""
     rng = np.random.default_rng(HELD_OUT_SEED + 9)
-    before, after = [], []
-    while len(after) < 12:
+    reached, changed = [], []
+    while len(reached) < 8:
         scene = make_scene(rng)
         for shape in (s for s in scene.shapes if s.part is not None):
             embeddings = segmenter.embed([Image.fromarray(scene.image)])
-            [[first]] = segmenter.decode(embeddings, [[Prompt(points=[shape.point])]])
-            truth = min((shape.mask, shape.part), key=lambda mask: mask_iou(first.masks[0], mask))
+            [[three]] = segmenter.decode(embeddings, [[Prompt(points=[shape.point])]], all_masks=True)
             rows, columns = np.nonzero(shape.mask & ~shape.part)
-            beside = (float(columns[len(columns) // 2]), float(rows[len(rows) // 2]))
-            labels = [1, int(truth is shape.mask)]
-            prompt = Prompt(points=[shape.point, beside], labels=labels, mask=first.logits[0])
-            [[second]] = segmenter.decode(embeddings, [[prompt]])
-            before.append(mask_iou(first.masks[0], truth))
-            after.append(mask_iou(second.masks[0], truth))
-    assert np.mean(before) < 0.5 < 0.75 < np.mean(after)
+            points = [shape.point, (float(columns[0]), float(rows[0]))]
+            earlier = Prompt(points=points, mask=three.logits[1])
+            [[with_mask, without]] = segmenter.decode(embeddings, [[earlier, Prompt(points=points)]])
+            reached.append(mask_iou(with_mask.masks[0], shape.mask))
+            changed.append(np.abs(with_mask.logits - without.logits).max())
+    assert np.mean(reached) > 0.85 and min(changed) > 0
 
 
-def test_five_thousand_prompts_for_one_image(segmenter, scenes, embeddings):
-    count = 5000
+def test_thousands_of_prompts_for_one_image(segmenter, scenes, embeddings):
+    count = 1500
     box = scenes[0].shapes[0].box
     [drawn] = segmenter.decode(embeddings[0], [[Prompt(box=box)] * count])
     assert len(drawn) == count
-    assert sum(d.logits.nbytes for d in drawn) < 100e6 and all(d.logits.base is None for d in drawn[:10])
+    assert sum(d.logits.nbytes for d in drawn) < 30e6 and all(d.logits.base is None for d in drawn[:10])
     assert (drawn[0].masks == drawn[-1].masks).all()
 
 
