@@ -65,5 +65,8 @@ setup(
     package_data={"segzero": ["py.typed", "tiny/weights/**/*"], "rewards": ["py.typed"]},
     install_requires=BASE,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["segzero=segzero.cli:main"]},
+    entry_points={
+        "console_scripts": ["segzero=segzero.cli:main"],
+        "verl.plugins": ["segzero=segzero.training.plugin"],
+    },
 )

@@ -130,6 +130,31 @@ def demo(
 
 
 @app.command()
+def train(
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value ...; dry_run=true only explains.")] = None,
+    config_name: Annotated[str, typer.Option("--config-name", help="A YAML file of configs/.")] = "train",
+) -> None:
+    """Teach a policy by reinforcement learning (GRPO)."""
+    from segzero.training.launch import train as launch
+
+    run = launch(config_name, overrides or [])
+    if run is not None:
+        console.print(f"the run is in {run}")
+
+
+@app.command()
+def merge(
+    checkpoint: Annotated[Path, typer.Argument(help="A training checkpoint: global_step_N, or its actor folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the Hugging Face checkpoint goes.")],
+    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
+) -> None:
+    """Turn a training checkpoint into one that Hugging Face's from_pretrained loads."""
+    from segzero.training.merge import merge as merge_shards
+
+    console.print(f"merged into {merge_shards(checkpoint, out, dtype)}")
+
+
+@app.command()
 def doctor(
     quick: Annotated[bool, typer.Option("--quick", help="Versions only; do not try the backends.")] = False,
 ) -> None:

@@ -74,10 +74,10 @@ def _ambiguous(ask, shapes: tuple[Shape, ...], rng: np.random.Generator):
     prompts = [Prompt(points=[inner_point(rng, s.mask)]) for s in emblems]
     for shape, drawn in zip(emblems, ask(prompts, all_masks=True), strict=True):
         first, second, third = drawn.masks
-        truths = masks_of(shape)
-        yield "point: first mask and the whole", mask_iou(first, truths["whole"])
-        yield "point: second mask and the emblem", mask_iou(second, truths["part"])
-        yield "point: third mask and the rest", mask_iou(third, truths["body"])
+        named = masks_of(shape)
+        yield "point: first mask and the whole", mask_iou(first, named["whole"])
+        yield "point: second mask and the emblem", mask_iou(second, named["part"])
+        yield "point: third mask and the rest", mask_iou(third, named["body"])
         yield "point: first and second mask", mask_iou(first, second)
 
 

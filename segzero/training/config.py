@@ -1,0 +1,149 @@
+"""A run's configuration: verl's defaults, our few YAML files on top, the user's overrides on top of those.
+
+A key that nothing reads is refused, with the one that does: verl 0.9.1 itself passes over it in silence.
+"""
+
+import importlib.util
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from segzero.errors import UserError
+
+# Keys of verl that nothing reads here -> what to use instead.
+WITHOUT_EFFECT = {
+    "actor_rollout_ref.actor.use_prefix_grouper": "nothing; the prefix is shared in vLLM's cache already",
+    "actor_rollout_ref.model.tiled_mlp.enabled": "actor_rollout_ref.model.enable_gradient_checkpointing",
+    "actor_rollout_ref.rollout.over_sample_rate": "nothing; verl's sync trainer waits for every answer",
+    "actor_rollout_ref.rollout.agent.custom_async_server.path": "actor_rollout_ref.rollout.engine_kwargs.vllm",
+    "actor_rollout_ref.rollout.agent.agent_loop_config_path": "nothing; segzero.training.rollouts asks the policy",
+    "actor_rollout_ref.rollout.agent.agent_loop_manager_class": "nothing; segzero.training.rollouts asks the policy",
+    "actor_rollout_ref.rollout.agent.num_workers": "nothing; one event loop asks all replicas",
+    "actor_rollout_ref.rollout.router_config_path": "nothing; replicas take whole groups in turns",
+    "actor_rollout_ref.rollout.val_kwargs.temperature": "nothing; validation is greedy",
+    "actor_rollout_ref.rollout.val_kwargs.n": "nothing; validation asks once",
+    "data.filter_overlong_prompts": "data.max_prompt_length; longer prompts are always left out and counted",
+    "data.prompt_key": "data.prompt",
+    "data.image_key": "nothing; the columns are those of segzero.data.sample",
+    "reward.custom_reward_function.path": "reward.name=your_module.your_function",
+    "reward.reward_manager.name": "reward.name",
+    "trainer.resume_mode": "segzero.resume",
+    "trainer.resume_from_path": "segzero.resume",
+    "trainer.max_actor_ckpt_to_keep": "segzero.keep_last",
+    "trainer.rollout_data_dir": "segzero.record",
+    "trainer.validation_data_dir": "segzero.record",
+    "trainer.log_val_generations": "segzero.record",
+    "trainer.v1.sampler.custom_sampler.path": "nothing; the trainer brings its own",
+}
+
+# Where verl takes any key: what stands below is passed on to somebody else.
+OPEN = re.compile(r"(ray_kwargs\.ray_init|.*\.engine_kwargs|.*\.override_config|.*\.override_optimizer_config)\.")
+
+
+def config_dir() -> Path:
+    """The folder of the shipped YAML files: beside the package in a clone, inside it when installed."""
+    package = Path(__file__).parents[1]
+    for place in (package / "configs", package.parent / "configs"):
+        if (place / "train.yaml").is_file():
+            return place
+    raise UserError(f"the configs are not where they belong, {package / 'configs'}; install segzero again")
+
+
+def compose(name: str = "train", overrides: Sequence[str] = ()) -> DictConfig:
+    """The whole configuration, resolved as far as verl resolves it; a wrong key or value is one clear line."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+
+    if not OmegaConf.has_resolver("shipped"):
+        OmegaConf.register_new_resolver("shipped", _shipped)
+    try:
+        with initialize_config_dir(str(config_dir()), version_base=None):
+            search = f"hydra.searchpath=[file://{_engine_configs()}]"
+            config = hydra_compose(name, overrides=[search, *overrides], return_hydra_config=False)
+        _refuse_added(overrides)
+        _refuse_without_effect(config, overrides)
+        OmegaConf.resolve(config)
+    except HydraException as error:
+        raise UserError(_explain(error, name, overrides)) from None
+    except OmegaConfBaseException as error:
+        raise UserError(f"configuration: {' '.join(str(error).split())}") from None
+    return config
+
+
+def leaves(config: Any, prefix: str = "") -> list[str]:
+    """Every key that has a value, dotted."""
+    if not isinstance(config, DictConfig):
+        return [prefix]
+    found = [
+        leaf for key in config for leaf in leaves(config._get_node(key), f"{prefix}.{key!s}" if prefix else str(key))
+    ]
+    return found or [prefix]
+
+
+def _engine_configs() -> Path:
+    """verl's YAML files, found without importing verl, which takes seconds."""
+    spec = importlib.util.find_spec("verl")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("verl is not installed; install segzero[train], or segzero[train-cpu] without a GPU")
+    return Path(spec.submodule_search_locations[0]) / "trainer" / "config"
+
+
+def _shipped(what: str) -> str:
+    """Where a model that comes with the package is."""
+    from segzero import tiny
+
+    return str({"policy": tiny.policy_path, "segmenter": tiny.segmenter_path}[what]())
+
+
+def _key(override: str) -> str:
+    return override.split("=", 1)[0].lstrip("+~")
+
+
+def _refuse_added(overrides: Sequence[str]) -> None:
+    """`+key=value` gets past hydra's check of names, so it is checked here."""
+    for override in overrides:
+        if override.startswith("+") and not OPEN.match(_key(override)):
+            raise UserError(f"{override}: nothing reads the key {_key(override)!r}; leave it out")
+
+
+def _refuse_without_effect(config: DictConfig, overrides: Sequence[str]) -> None:
+    for override in overrides:
+        instead = WITHOUT_EFFECT.get(_key(override))
+        if instead:
+            raise UserError(f"{override}: this key has no effect; use {instead}")
+    if config.trainer.v1.trainer_mode != "sync":
+        raise UserError(f"trainer.v1.trainer_mode={config.trainer.v1.trainer_mode}: only sync is supported")
+
+
+def _explain(error: Exception, name: str, overrides: Sequence[str]) -> str:
+    """hydra's complaint in one line, with the nearest key that exists."""
+    said = " ".join(str(error).split())
+    missing = re.search(r"Could not override '([^']+)'", said)
+    if missing:
+        known = leaves(compose(name, [o for o in overrides if _key(o) != missing[1]]))
+        near = _nearest(missing[1], known)
+        return f"unknown key {missing[1]!r}; did you mean {near!r}?" if near else f"unknown key {missing[1]!r}"
+    group = re.search(r"Could not find '(\w+)/(\w+)'", said)
+    if group:
+        known = sorted(path.stem for path in (config_dir() / group[1]).glob("*.yaml"))
+        return f"there is no {group[1]} {group[2]!r}; there are: {', '.join(known)}"
+    if "Cannot find primary config" in said:
+        known = sorted(path.stem for path in config_dir().glob("*.yaml"))
+        return f"there is no configuration {name!r}; there are: {', '.join(known)}"
+    return f"configuration: {said}"
+
+
+def _nearest(key: str, known: Sequence[str]) -> str | None:
+    """The key of the same last name that shares most of its path: a wrong section is commoner than a wrong name."""
+    parts = key.split(".")
+    same = [k for k in known if k.split(".")[-1] == parts[-1]]
+    if same:
+        return max(same, key=lambda k: (len(set(parts) & set(k.split("."))), -len(k)))
+    found = get_close_matches(key, known, n=1, cutoff=0.6)
+    return found[0] if found else None

@@ -1,0 +1,161 @@
+"""The trainer's side of a step on one GPU: verl's FSDP engine, with images read where their pixels are needed.
+
+A trajectory carries the path of its image, not its pixels, which at 840x840 are 17 MB. The engine opens the
+image when a micro-batch comes, and keeps the pixels of a bounded number of bytes: the n rollouts of a prompt,
+and the passes of a step (log-probs, reference, update), then share them. Within a micro-batch they share the
+vision tower's work too: it sees each image once, and its features are handed to every trajectory about it.
+"""
+
+import os
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from tensordict import NonTensorStack, TensorDict
+from verl.utils.device import get_device_name
+from verl.workers.engine.base import EngineRegistry
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+from verl.workers.engine_workers import ActorRolloutRefWorker
+
+from segzero.errors import UserError
+from segzero.policy.checkpoint import read_checkpoint
+from segzero.training.encoding import open_fitted
+
+VENDOR = "segzero"  # VERL_ENGINE_VENDOR chooses the engines registered here
+CACHE_BYTES = 1 << 30
+
+Pixels = dict[str, torch.Tensor]  # what the model's forward takes beside the ids
+
+
+class PixelCache:
+    """Pixels by image path, the least used thrown out first."""
+
+    def __init__(self, limit: int = CACHE_BYTES) -> None:
+        self.limit, self.held = limit, 0
+        self._pixels: OrderedDict[str, Pixels] = OrderedDict()
+
+    def get(self, path: str) -> Pixels | None:
+        if path in self._pixels:
+            self._pixels.move_to_end(path)
+        return self._pixels.get(path)
+
+    def put(self, path: str, pixels: Pixels) -> None:
+        self._pixels[path] = pixels
+        self.held += _bytes(pixels)
+        while self.held > self.limit and len(self._pixels) > 1:
+            self.held -= _bytes(self._pixels.popitem(last=False)[1])
+
+
+@EngineRegistry.register("language_model", ["fsdp", "fsdp2"], ["cuda", "cpu"], vendor=VENDOR)
+class ImageEngine(FSDPEngineWithLMHead):
+    """verl's engine; `freeze_vision_tower` has its effect here, as nothing in verl 0.9.1 reads that key."""
+
+    freeze_vision_tower = False  # set by the worker from its config before the engine is made
+    image_options: dict[str, Any] = {}  # noqa: RUF012  # frame and prompt, likewise
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.cache = PixelCache()
+        self.checkpoint = read_checkpoint(self.model_config.local_path, **self.image_options)
+
+    def _build_module(self) -> torch.nn.Module:
+        module = super()._build_module()
+        if self.freeze_vision_tower:
+            freeze_vision(module)
+        self.shared = SharedFeatures(module)
+        return module
+
+    def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict, dict]:
+        references = micro_batch.get("multi_modal_inputs", None)
+        if references is not None:
+            rows = [_plain(reference) for reference in references]
+            paths = [row.get("image") for row in rows]
+            first = self.shared.first_of_each(paths)  # the others' features are those of the first
+            read = [self._read(row) if i in first else {} for i, row in enumerate(rows)]
+            micro_batch["multi_modal_inputs"] = NonTensorStack(*read)
+        return super().prepare_model_inputs(micro_batch)
+
+    def _read(self, reference: dict[str, Any]) -> dict[str, Any]:
+        """{"image": path} -> pixels; what holds pixels already is left alone."""
+        if "image" not in reference:
+            return reference
+        path = reference["image"]
+        pixels = self.cache.get(path)
+        if pixels is None:
+            image = open_fitted(path, self.checkpoint)
+            processed = self.model_config.processor.image_processor(images=[image], return_tensors="pt")
+            pixels = {name: processed[name] for name in ("pixel_values", "image_grid_thw")}
+            self.cache.put(path, pixels)
+        return pixels
+
+
+class PolicyWorker(ActorRolloutRefWorker):
+    """verl's worker, which hands the engine the settings that verl does not pass on."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        os.environ["VERL_ENGINE_VENDOR"] = VENDOR
+        if get_device_name() == "cpu":  # vLLM rests while the trainer works, so the cores are free
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // self.world_size))
+        ImageEngine.freeze_vision_tower = self.config.actor.freeze_vision_tower
+        image = self.config.get("image") or {}
+        ImageEngine.image_options = {"frame": image.get("frame"), "prompt": image.get("prompt")}
+
+
+class SharedFeatures:
+    """A hook on the vision tower: what it returns for each different image is repeated for all that asked."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._places: list[int] | None = None  # for each row of the micro-batch, which different image it shows
+        for tower in vision_towers(module):
+            tower.register_forward_hook(self._repeat, with_kwargs=True)
+
+    def first_of_each(self, paths: list[str | None]) -> set[int]:
+        """The rows whose pixels are needed; rows with pixels of their own, or without any, are not shared."""
+        different = list(dict.fromkeys(paths))
+        shareable = None not in paths and len(different) < len(paths)
+        self._places = [different.index(path) for path in paths] if shareable else None
+        return {paths.index(path) for path in different} if shareable else set(range(len(paths)))
+
+    def _repeat(self, tower: torch.nn.Module, args: tuple, options: dict[str, Any], output: Any) -> Any:
+        if self._places is None:
+            return output
+        grid = options["grid_thw"] if "grid_thw" in options else args[1]
+        sizes = (grid.prod(-1) // tower.spatial_merge_size**2).tolist()
+        output.pooler_output = self._in_places(output.pooler_output, sizes)
+        if getattr(output, "deepstack_features", None) is not None:
+            output.deepstack_features = [self._in_places(level, sizes) for level in output.deepstack_features]
+        return output
+
+    def _in_places(self, features: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+        """Features [different images, dim] -> [all rows, dim]."""
+        assert self._places is not None
+        parts = features.split(sizes)
+        return torch.cat([parts[place] for place in self._places])
+
+
+def vision_towers(module: torch.nn.Module) -> list[torch.nn.Module]:
+    """The parts of a Qwen-VL that see, mergers included."""
+    return [tower for name, tower in module.named_modules() if name.split(".")[-1] == "visual"]
+
+
+def freeze_vision(module: torch.nn.Module) -> int:
+    """Take the vision tower, its merger included, out of training; returns how many parameters that are."""
+    towers = vision_towers(module)
+    if not towers:
+        raise UserError("freeze_vision_tower=true, but the model has no part called 'visual'; set it to false")
+    frozen = 0
+    for tower in towers:
+        for parameter in tower.parameters():
+            parameter.requires_grad_(False)
+            frozen += parameter.numel()
+    return frozen
+
+
+def _plain(reference: Any) -> dict[str, Any]:
+    """A row's value out of tensordict's wrapping."""
+    return getattr(reference, "data", reference)
+
+
+def _bytes(pixels: Pixels) -> int:
+    return sum(tensor.nbytes for tensor in pixels.values())

@@ -1,0 +1,159 @@
+"""`segzero train`: from a configuration to a finished run.
+
+This process is the run's controller: it holds verl's trainer and asks for the rollouts, so that no further
+process has to import it all. Everything else is a Ray actor: one trainer a GPU, one vLLM server a replica, the
+TransferQueue, and the segmenter.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from segzero.errors import UserError
+from segzero.policy.checkpoint import read_checkpoint
+from segzero.training import plan
+from segzero.training.config import compose
+from segzero.training.progress import stage
+
+PLUGIN = "segzero.training.plugin"
+
+
+def train(config_name: str = "train", overrides: Sequence[str] = ()) -> Path | None:
+    """Run, and return the folder of the run; with dry_run=true explain the run and return None."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported; our own line says more
+    config = settle(compose(config_name, overrides))
+    estimate = plan.check(config)
+    print(estimate, flush=True)
+    if config.dry_run:
+        print(plan.show_samples(config), flush=True)
+        return None
+    prepare_environment(config)
+    try:
+        return _run(config)
+    finally:
+        _stop_ray()
+
+
+def settle(config: DictConfig) -> DictConfig:
+    """Fill in what the checkpoint says about itself, so that every process reads the same."""
+    checkpoint = read_checkpoint(config.data.checkpoint, config.data.frame, config.data.prompt)
+    with open_dict(config):
+        for section in (config.data, config.actor_rollout_ref.image):
+            section.frame, section.prompt = str(checkpoint.frame), checkpoint.prompt
+        run = Path(config.trainer.default_local_dir).expanduser().absolute()
+        config.trainer.default_local_dir = str(run)
+        config.data.image_dir = str(Path(config.data.image_dir).expanduser().absolute())
+    return config
+
+
+def prepare_environment(config: DictConfig) -> None:
+    """What Ray's workers inherit. Set before Ray starts, as they read it while they import."""
+    run = Path(config.trainer.default_local_dir)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "config.yaml").write_text(OmegaConf.to_yaml(config))
+    except OSError as error:
+        raise UserError(f"cannot write to {run}: {error.strerror}; set trainer.default_local_dir") from error
+    settings = {
+        "VERL_USE_EXTERNAL_MODULES": PLUGIN,  # fails loudly, where the entry point would be silent
+        "VERL_ENGINE_VENDOR": "segzero",
+        "TRANSFER_QUEUE_ENABLE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONWARNINGS": "ignore",  # verl lists the engines that are not installed, in every process
+        "TQ_LOGGING_LEVEL": "ERROR",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_DISABLE_COMPILE_CACHE": "1",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "true",
+        "VERL_LOGGING_LEVEL": "WARN",
+        "RAY_DEDUP_LOGS": "1",
+        "RAY_DISABLE_IMPORT_WARNING": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "NCCL_DEBUG": "WARN",
+    }
+    if config.trainer.device == "cpu":
+        settings |= {"VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+        settings |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # one process less
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+
+
+def _run(config: DictConfig) -> Path:
+    import ray
+
+    stage("starting Ray")
+    _start_ray(config)
+    stage("loading verl")
+    warnings.filterwarnings("ignore", module="verl")  # it lists the engines that are not installed
+    import transfer_queue as tq
+    from verl.utils.config import validate_config
+
+    _assert_plugin()
+    from segzero.training.trainer import Trainer
+
+    try:
+        validate_config(config, use_reference_policy=plan.needs_reference(config), use_critic=False)
+    except (AssertionError, ValueError) as error:
+        raise UserError(f"configuration: {' '.join(str(error).split())}") from error
+    with open_dict(config):
+        config.transfer_queue.enable = True
+    tq.init(config.transfer_queue)
+    trainer = None
+    try:
+        trainer = Trainer(config)
+        trainer.init()
+        trainer.fit(trainer.start_rollouts())
+        return Path(config.trainer.default_local_dir)
+    except ray.exceptions.RayError as error:
+        raise _explain(error) from error
+    finally:
+        logger = getattr(trainer, "logger", None)
+        if logger is not None:
+            logger.finish(exit_code=1 if sys.exc_info()[0] else 0)
+        tq.close()
+
+
+def _start_ray(config: DictConfig) -> None:
+    import ray
+
+    options = OmegaConf.to_container(config.ray_kwargs.ray_init)
+    assert isinstance(options, dict)
+    passed = [
+        name for name in os.environ if name.startswith(("VERL_", "VLLM_", "TQ_", "TQDM_", "TRANSFER_QUEUE_", "OMP_"))
+    ]
+    given = {name: value for name, value in (options.pop("runtime_env", None) or {}).items() if value is not None}
+    given["env_vars"] = {name: os.environ[name] for name in passed} | given.get("env_vars", {})
+    options["runtime_env"] = given
+    ray.init(log_to_driver=True, logging_level="warning", **{str(k): v for k, v in options.items() if v is not None})
+
+
+def _stop_ray() -> None:
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()
+
+
+def _assert_plugin() -> None:
+    """verl has been imported; so must the plugin have been."""
+    import verl  # noqa: F401
+
+    from segzero.training import plugin
+
+    assert plugin.installed, "the plugin was imported but not applied"
+
+
+def _explain(error: Exception) -> Exception:
+    """What went wrong in another process, in a line where that says enough."""
+    from ray.exceptions import RayActorError
+
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, UserError):  # still the user's mistake
+        return UserError(str(cause))
+    if isinstance(error, RayActorError) or type(cause).__name__ == "EngineDeadError":
+        said = " ".join(str(cause or error).split())
+        return UserError(f"a process of the run died; its checkpoints are whole. Cause: {said}")
+    return error

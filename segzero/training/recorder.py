@@ -1,0 +1,122 @@
+"""The best and the worst answers of a few groups each step, to be read and looked at by people."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from segzero.data.sample import Sample
+from segzero.frames import Frame
+from segzero.images import load_image
+from segzero.masks import decode
+from segzero.pipeline import in_pixels
+from segzero.result import Found, Segmentation
+from segzero.training.rollouts import Answer, Group
+
+
+class Recorder:
+    """Appends to one JSON-lines file, and now and then draws a panel: the truth, the best and the worst answer.
+
+    `groups` a step are recorded, those whose answers differ most; every `panels_every` steps they are drawn too.
+    """
+
+    def __init__(self, folder: Path, frame: Frame, groups: int, panels_every: int = 0) -> None:
+        self.folder, self.frame = folder, frame
+        self.groups, self.panels_every = groups, panels_every
+
+    def record(self, step: int, groups: Sequence[Group], loggers: Any = None) -> None:
+        """`loggers` is verl's Tracking; those of them that show pictures get the panels."""
+        if self.groups <= 0 or not groups:
+            return
+        spread = sorted(groups, key=lambda group: max(group.totals) - min(group.totals), reverse=True)
+        chosen = [(group, _ranked(group)) for group in spread[: self.groups]]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "rollouts.jsonl").open("a") as out:
+            for group, ranked in chosen:
+                row = {
+                    "step": step,
+                    "sample": group.sample.id,
+                    "image": str(group.sample.image),
+                    "question": group.sample.question,
+                    "best": _describe(ranked[-1]),
+                    "worst": _describe(ranked[0]),
+                }
+                out.write(json.dumps(row) + "\n")
+        if self.panels_every and step % self.panels_every == 0:
+            files = []
+            for place, (group, ranked) in enumerate(chosen):
+                files.append(self.folder / f"step_{step:06}_{place}.png")
+                self.panel(group.sample, ranked[-1], ranked[0]).save(files[-1])
+            _show(step, files, loggers)
+
+    def panel(self, sample: Sample, best: Answer, worst: Answer) -> Image.Image:
+        """Three sheets side by side: what is true, the best answer, the worst answer."""
+        image = load_image(sample.image)
+        true = tuple(Found(decode(o.rle), o.box, o.points, 1.0) for o in sample.objects if o.rle is not None)
+        sheets = [Segmentation(image, f"True: {sample.question}", true).panel()]
+        for name, answer in (("Best", best), ("Worst", worst)):
+            terms = ", ".join(f"{term} {value:.2f}" for term, value in answer.scored.terms.items())
+            parsed = answer.scored.answer
+            result = Segmentation(
+                image,
+                f"{name}, {answer.scored.total:.2f}: {terms}",
+                self._found(sample, answer),
+                think=parsed.think,
+                raw_text=answer.text,
+                error=parsed.error,
+                warnings=parsed.warnings,
+            )
+            sheets.append(result.panel())
+        return _beside(sheets)
+
+    def _found(self, sample: Sample, answer: Answer) -> tuple[Found, ...]:
+        """What an answer drew; without a segmenter, its boxes filled."""
+        places = [in_pixels(instance, self.frame, sample.size) for instance in answer.scored.answer.instances]
+        drawn = answer.scored.masks
+        masks = [decode(m) for m in drawn] if drawn is not None else [_filled(box, sample.size) for box, _ in places]
+        return tuple(Found(m, box, points, 1.0) for m, (box, points) in zip(masks, places, strict=True))
+
+
+def _ranked(group: Group) -> list[Answer]:
+    return sorted(group.answers, key=lambda answer: answer.scored.total)
+
+
+def _describe(answer: Answer) -> dict[str, Any]:
+    return {
+        "text": answer.text,
+        "total": answer.scored.total,
+        "terms": answer.scored.terms,
+        "error": answer.scored.answer.error,
+        "truncated": answer.truncated,
+    }
+
+
+def _filled(box: Any, size: tuple[int, int]) -> np.ndarray:
+    mask = np.zeros(size[::-1], bool)  # [H, W]
+    x0, y0, x1, y1 = (round(v) for v in box)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def _beside(sheets: Sequence[Image.Image]) -> Image.Image:
+    joined = Image.new("RGB", (sum(s.width for s in sheets), max(s.height for s in sheets)), "white")
+    left = 0
+    for sheet in sheets:
+        joined.paste(sheet, (left, 0))
+        left += sheet.width
+    return joined
+
+
+def _show(step: int, files: Sequence[Path], loggers: Any) -> None:
+    """Pictures for the loggers that take them."""
+    for name, backend in loggers.logger.items() if loggers else ():
+        if name in ("wandb", "trackio"):
+            module = backend if name == "wandb" else __import__("trackio")
+            module.log({"rollouts": [module.Image(str(file)) for file in files]}, step=step)
+        elif name == "tensorboard":
+            for place, file in enumerate(files):
+                pixels = np.asarray(Image.open(file))
+                backend.writer.add_image(f"rollouts/{place}", pixels, step, dataformats="HWC")

@@ -1,0 +1,202 @@
+"""Rollouts of a prompt, from the sample to the trajectories that verl's trainer takes up.
+
+This stands where verl has its agent loop manager: `generate_sequences` starts a batch and returns, and each
+group of n answers appears in the TransferQueue as soon as it is written and scored. All n answers of a prompt
+go to one replica (whose caches then hold its prefix and its image) in one request; the image is never opened
+here, and the prompt is encoded once instead of three times for each answer.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transfer_queue as tq
+from tensordict import TensorDict
+
+from segzero.data.sample import Sample
+from segzero.training.encoding import Encoded, Encoder
+from segzero.training.rewarding import Scored, Scorer
+
+TRAIN = "train"  # verl's name for the partition
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """One answer of the policy and what it was worth."""
+
+    text: str
+    tokens: int
+    truncated: bool
+    scored: Scored
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """All answers to one prompt."""
+
+    sample: Sample
+    answers: tuple[Answer, ...]
+    seconds: dict[str, float] = field(default_factory=dict)  # generate, reward
+
+    @property
+    def totals(self) -> list[float]:
+        return [answer.scored.total for answer in self.answers]
+
+
+class Rollouts:
+    """Asks the replicas and the scorer from an event loop in a thread of its own."""
+
+    def __init__(
+        self,
+        servers: Sequence[Any],
+        samples: Sequence[Sample],
+        encoder: Encoder,
+        scorer: Scorer,
+        rollout_config: Any,
+    ) -> None:
+        self.servers, self.samples, self.encoder, self.scorer = list(servers), samples, encoder, scorer
+        self.config = rollout_config
+        self.changed = threading.Event()  # a group was finished, or something broke
+        self.failure: BaseException | None = None
+        self._finished: list[Group] = []
+        self._turn = 0
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="rollouts", daemon=True).start()
+
+    # What verl's trainer calls
+
+    def generate_sequences(self, batch: TensorDict) -> None:
+        """Start n answers to each prompt of a batch from the training set."""
+        step = int(batch["global_steps"])
+        for uid, index in zip(batch["uid"], batch["index"], strict=True):
+            self._start(self._train_group(str(uid), int(index), step))
+
+    # What our own trainer calls
+
+    def drain(self) -> list[Group]:
+        """The groups finished since the last call."""
+        self._finished, groups = [], self._finished
+        return groups
+
+    def check(self) -> None:
+        """Raise what broke, if anything did."""
+        if self.failure is not None:
+            raise self.failure
+
+    def answer(self, samples: Sequence[Sample]) -> list[Group]:
+        """One greedy answer to each sample, for validation."""
+
+        async def run() -> list[Group]:
+            wanted = [self._group(sample, validating=True) for sample in samples]
+            return [group for group, _, _ in await asyncio.gather(*wanted)]
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
+
+    # The work
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        async def watched() -> None:
+            try:
+                await work
+            except BaseException as error:  # the trainer's thread raises it
+                self.failure = self.failure or error
+            self.changed.set()
+
+        asyncio.run_coroutine_threadsafe(watched(), self._loop)
+
+    async def _train_group(self, uid: str, index: int, step: int) -> None:
+        group, encoded, written = await self._group(self.samples[index])
+        await self._hand_over(uid, index, step, group, encoded, written)
+        self._finished.append(group)
+
+    async def _group(self, sample: Sample, validating: bool = False) -> tuple[Group, Encoded, list[Any]]:
+        count = 1 if validating else self.config.n
+        encoded = self.encoder.encode(sample)
+        begin = time.perf_counter()
+        written = await self._next_server().write_group.remote(
+            encoded.short, sample.image, self.encoder.checkpoint, count, self._sampling(greedy=validating)
+        )
+        generated = time.perf_counter()
+        texts = [self.encoder.read(answer.ids) for answer in written]
+        scored = await self.scorer.score(sample, texts, validating)
+        seconds = {"generate": generated - begin, "reward": time.perf_counter() - generated}
+        answers = tuple(
+            Answer(text, len(answer.ids), answer.truncated, each)
+            for text, answer, each in zip(texts, written, scored, strict=True)
+        )
+        return Group(sample, answers, seconds), encoded, written
+
+    def _next_server(self) -> Any:
+        """Replicas take turns, a group each: all groups of a batch ask for the same amount of work."""
+        self._turn += 1
+        return self.servers[self._turn % len(self.servers)]
+
+    def _sampling(self, greedy: bool) -> dict[str, Any]:
+        config = self.config
+        chosen = config.val_kwargs if greedy else config
+        return {
+            "temperature": 0.0 if greedy else chosen.temperature,
+            "top_p": chosen.top_p,
+            "top_k": chosen.top_k,
+            "max_tokens": config.response_length,
+        }
+
+    async def _hand_over(
+        self, uid: str, index: int, step: int, group: Group, encoded: Encoded, written: Sequence[Any]
+    ) -> None:
+        """Put a group's trajectories where verl's trainer looks for them, then say that they are there."""
+        rows = [
+            trajectory(encoded, answer.ids, answer.log_probs, total, self.encoder, str(group.sample.image))
+            for answer, total in zip(written, group.totals, strict=True)
+        ]
+        fields = as_batch([{**row, "uid": uid, "index": index} for row in rows])
+        keys = [f"{uid}_{number}_0" for number in range(len(rows))]
+        tags = [
+            {
+                "status": "success",
+                "prompt_len": len(encoded),
+                "response_len": len(answer.ids),
+                "seq_len": len(encoded) + len(answer.ids),
+                "global_steps": step,
+                "min_global_steps": answer.weights,
+                "max_global_steps": answer.weights,
+            }
+            for answer in written
+        ]
+        await tq.async_kv_batch_put(keys=keys, fields=fields, tags=tags, partition_id=TRAIN)
+        await tq.async_kv_put(key=uid, partition_id=TRAIN, tag={"status": "finished"})
+
+
+def trajectory(
+    encoded: Encoded, ids: list[int], log_probs: list[float], total: float, encoder: Encoder, image: str
+) -> dict[str, Any]:
+    """One answer as verl's trainer reads it; the image stays a path, which `engine` opens."""
+    responses = torch.tensor(ids)  # [R]
+    prompts = torch.tensor(encoded.ids)  # [P]
+    mask = torch.ones_like(responses)
+    rewards = torch.zeros(len(ids))
+    rewards[-1] = total  # the whole reward on the last token
+    return {
+        "prompts": prompts,
+        "responses": responses,
+        "input_ids": torch.cat([prompts, responses]),
+        "position_ids": encoder.positions(encoded, len(ids)),  # [4, P + R]
+        "response_mask": mask,
+        "loss_mask": mask,
+        "rollout_log_probs": torch.tensor(log_probs),
+        "rm_scores": rewards,
+        "multi_modal_inputs": {"image": image},
+        "num_turns": 2,
+        "data_source": "samples",
+    }
+
+
+def as_batch(rows: Sequence[dict[str, Any]]) -> TensorDict:
+    """Rows as one TensorDict: tensors nested along their last dimension, everything else as it is."""
+    from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
+    return list_of_dict_to_tensordict(list(rows))

@@ -1,0 +1,270 @@
+"""verl's synchronous GRPO trainer with our rollouts, validation, checkpoints and log.
+
+What stays verl's: resource pools, the FSDP workers, the vLLM replicas, weight synchronisation, log-probs,
+advantages, the update, the loop itself. What is replaced is named below, one method each.
+"""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from omegaconf import DictConfig, open_dict
+from verl.trainer.ppo.v1 import trainer_base
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils.tracking import Tracking
+from verl.workers.rollout.llm_server import LLMServerManager
+
+from segzero.errors import UserError
+from segzero.training import checkpoints
+from segzero.training.engine import PolicyWorker
+from segzero.training.metrics import group_metrics, validation_metrics
+from segzero.training.progress import Progress, stage
+from segzero.training.recorder import Recorder
+from segzero.training.rewarding import ActorDrawer, Scorer
+from segzero.training.rollouts import Rollouts
+from segzero.training.segmenting import SegmenterActor
+from segzero.training.vllm_server import GroupReplica
+from segzero.training.watch import Watch
+
+WAIT = 0.5  # s, at most, between two looks at whether anything died
+
+
+class WakingBuffer(ReplayBuffer):
+    """verl's replay buffer, which looks when a group is finished instead of every 2 s."""
+
+    rollouts: Rollouts
+    watch: Watch
+
+    def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
+        self.rollouts.changed.wait(WAIT)
+        self.rollouts.changed.clear()
+        self.rollouts.check()
+        self.watch.check()
+        return last_debug_time
+
+
+class ServerManager(LLMServerManager):
+    """verl's manager of replicas, with ours, and without its router's actor: a whole group goes to one replica."""
+
+    rollout_replica_class = GroupReplica
+
+    async def _initialize_llm_servers(self, start_rank: int | None = None) -> None:
+        stage("trainers ready; starting the rollout engine")
+        await super()._initialize_llm_servers(start_rank)
+        stage("rollout engine ready")
+
+    async def _init_global_load_balancer(self) -> None:
+        self.global_load_balancer = None
+
+
+class Log(Tracking):
+    """verl's loggers, and a file of all numbers that a resumed run goes on with."""
+
+    file: Path
+
+    def log(self, data: dict[str, Any], step: int, backend: Any = None) -> None:
+        super().log(data, step, backend)
+        with self.file.open("a") as out:
+            out.write(json.dumps({"step": step, "data": {k: float(v) for k, v in data.items()}}) + "\n")
+
+
+class Trainer(PPOTrainerSync):
+    """One run. `config.segzero` holds what verl has no key for."""
+
+    role_worker_mapping: dict[Any, Any]  # verl's Role -> Ray actor class
+
+    def __init__(self, config: DictConfig) -> None:
+        trainer_base.LLMServerManager, trainer_base.Tracking = ServerManager, Log
+        self.run = Path(config.trainer.default_local_dir)
+        Log.file = self.run / "metrics.jsonl"
+        super().__init__(config)
+        self.settings = config.segzero
+        self.progress = Progress()
+
+    # Parts
+
+    def _build_replay_buffer(self) -> WakingBuffer:
+        sampler = self.config.trainer.v1.sampler
+        return WakingBuffer(
+            trainer_mode=self.trainer_mode,
+            trainer_config={},
+            max_off_policy_threshold=sampler.max_off_policy_threshold,
+            max_off_policy_strategy=sampler.max_off_policy_strategy,
+            sampler_kwargs={},
+        )
+
+    def _init_dataloader(self) -> None:
+        super()._init_dataloader()
+        if not self.steps_per_epoch:
+            raise UserError(
+                f"{len(self.train_dataset)} training samples are less than one step's "
+                f"data.train_batch_size={self.config.data.train_batch_size}; make it smaller"
+            )
+        needed = math.ceil(self.total_training_steps / self.steps_per_epoch)
+        with open_dict(self.config):  # verl stops at whichever comes first
+            self.config.trainer.total_epochs = max(self.config.trainer.total_epochs, needed)
+
+    def _init_resource_pool_mgr(self) -> None:
+        stage("data read; starting the trainers")
+        super()._init_resource_pool_mgr()
+        self.role_worker_mapping = dict.fromkeys(self.role_worker_mapping, ray.remote(PolicyWorker))
+
+    def _setup(self) -> None:
+        self.segmenter = start_segmenter(self.settings.segmenter)
+        super()._setup()
+
+    def start_rollouts(self) -> Rollouts:
+        """What stands where verl has its agent loops; after `init`."""
+        drawer = ActorDrawer(self.segmenter) if self.segmenter else None
+        encoder = self.train_dataset.encoder
+        self.scorer = Scorer(self.config.reward.name, encoder.format, encoder.checkpoint.frame, drawer)
+        self.scorer.restore(self._restored.get("ranks", {}))
+        self.recorder = Recorder(
+            self.run / "rollouts", encoder.checkpoint.frame, self.settings.record, self.settings.panels_every
+        )
+        rollout = self.config.actor_rollout_ref.rollout
+        servers = self.llm_server_manager.server_handles
+        rollouts = Rollouts(servers, self.train_dataset.samples, encoder, self.scorer, rollout)
+        watched = {f"rollout replica {i}": server for i, server in enumerate(servers)}
+        watched |= {f"trainer {i}": worker for i, worker in enumerate(self.actor_rollout_wg.workers)}
+        if self.segmenter:
+            watched["segmenter"] = self.segmenter
+        self.replay_buffer.rollouts = rollouts
+        self.replay_buffer.watch = Watch(watched)
+        return rollouts
+
+    def fit(self, agent_loop_manager: Rollouts) -> None:
+        self.rollouts = agent_loop_manager
+        self.progress.start(self.global_steps, self.total_training_steps)
+        super().fit(agent_loop_manager)
+
+    def _balance_batch(self, batch: Any, metrics: dict, **options: Any) -> Any:
+        """verl spreads a prompt's answers over the GPUs; kept together, they share a pass of the vision tower."""
+        batch = super()._balance_batch(batch, metrics, **options)
+        ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
+        batch.reorder(whole_groups([key.rsplit("_", 2)[0] for key in batch.keys], _lengths(batch), ranks))
+        return batch
+
+    # Validation: the walk of evaluation on the held-out samples
+
+    def _validate(self) -> dict[str, float]:
+        begin = time.perf_counter()
+        groups = self.rollouts.answer(self.val_dataset.samples)
+        metrics = validation_metrics(groups) | {"val/seconds": time.perf_counter() - begin}
+        self._keep_best(metrics)
+        self.progress.validated(metrics)
+        return metrics
+
+    def _keep_best(self, metrics: dict[str, float]) -> None:
+        """Save the step that validates best, unless it is the policy we started from."""
+        if self.global_steps == 0 or self.config.trainer.save_freq <= 0:
+            return
+        before = checkpoints.best(self.run)
+        if before is not None and metrics["val/giou"] <= before["giou"]:
+            return
+        if self.global_steps not in checkpoints.steps(self.run):
+            self._save_checkpoint()
+        checkpoints.write_json(
+            self.run / checkpoints.BEST, {"step": self.global_steps, "giou": metrics["val/giou"], "metrics": metrics}
+        )
+
+    # Checkpoints: atomic, and resumed only when whole
+
+    def _save_checkpoint(self) -> None:
+        place = checkpoints.unfinished(self.run, self.global_steps)
+        self.actor_rollout_wg.save_checkpoint(str(place / "actor"), None, self.global_steps, max_ckpt_to_keep=None)
+        torch.save(self.train_dataloader.state_dict(), place / "data.pt")
+        done = checkpoints.finish(self.run, self.global_steps, {"ranks": self.scorer.state()})
+        kept = checkpoints.best(self.run)
+        checkpoints.prune(self.run, self.settings.keep_last, [kept["step"]] if kept else [])
+        self.checkpoint_callback.on_save(trainer=self, global_step=self.global_steps, checkpoint_dir=str(done))
+
+    def _load_checkpoint(self) -> None:
+        self._restored: dict[str, Any] = {}
+        found, passed = find_checkpoint(self.run, self.settings.resume)
+        for line in passed:
+            print(line, flush=True)
+        mode, path = ("resume_path", str(found.absolute())) if found else ("disable", None)
+        with open_dict(self.config):
+            self.config.trainer.resume_mode, self.config.trainer.resume_from_path = mode, path
+        if found:
+            check_world_size(found, self.resource_pool_manager.get_n_gpus())
+            self._restored = checkpoints.read_state(found)
+            print(f"resuming from {found}", flush=True)
+        super()._load_checkpoint()
+
+    # The log
+
+    def _compute_metrics(
+        self, batch: Any, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
+    ) -> None:
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
+        groups = self.rollouts.drain()
+        self.scorer.end_step()
+        metrics.update(group_metrics(groups))
+        self.recorder.record(global_steps, groups, self.logger)
+        self.progress.stepped(global_steps, metrics)
+
+
+def whole_groups(groups: list[str], lengths: list[int], ranks: int) -> list[int]:
+    """An order of rows in which each rank's share is whole groups of like total length, if they divide evenly.
+
+    >>> whole_groups(["a", "b", "a", "b"], [5, 1, 5, 1], 2)
+    [0, 2, 1, 3]
+    """
+    from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
+
+    rows: dict[str, list[int]] = {}
+    for row, group in enumerate(groups):
+        rows.setdefault(group, []).append(row)
+    members = list(rows.values())
+    if len(members) % ranks or len({len(group) for group in members}) > 1:
+        return list(range(len(groups)))
+    work = calculate_workload(torch.tensor(lengths)).tolist()
+    loads = [sum(work[row] for row in group) for group in members]
+    shares = get_seqlen_balanced_partitions(loads, k_partitions=ranks, equal_size=True)
+    return [row for share in shares for place in sorted(share) for row in members[place]]
+
+
+def _lengths(batch: Any) -> list[int]:
+    return [tag["seq_len"] for tag in batch.tags]
+
+
+def find_checkpoint(run: Path, resume: str) -> tuple[Path | None, list[str]]:
+    """What to resume from: `auto` takes the newest whole one of the run, `none` nothing, else a path is given."""
+    if resume == "none":
+        return None, []
+    if resume == "auto":
+        return checkpoints.latest_whole(run)
+    chosen = Path(resume)
+    if not chosen.name.startswith(checkpoints.PREFIX):
+        raise UserError(f"segzero.resume={resume}: give auto, none or a folder {checkpoints.PREFIX}N")
+    problem = checkpoints.damage(chosen)
+    if problem:
+        raise UserError(f"segzero.resume={resume}: the checkpoint is damaged ({problem}); choose another or auto")
+    return chosen, []
+
+
+def check_world_size(checkpoint: Path, wanted: int) -> None:
+    """verl's shards fit only as many processes as saved them."""
+    saved = checkpoints.world_size(checkpoint)
+    if saved is not None and saved != wanted:
+        raise UserError(
+            f"{checkpoint} was saved by {saved} processes, this run has {wanted}; use {saved} GPUs, or merge it "
+            f"(segzero merge) and start from the merged model"
+        )
+
+
+def start_segmenter(settings: DictConfig) -> Any | None:
+    """The segmenter's actor, or None where no checkpoint is named."""
+    if not settings.path:
+        return None
+    options = {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus}
+    cache = int(settings.cache_gb * 2**30)
+    actor = ray.remote(SegmenterActor).options(name="segmenter", **options)
+    return actor.remote(settings.path, settings.backend, settings.device, cache)

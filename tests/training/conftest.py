@@ -1,0 +1,48 @@
+"""The shipped policy's encoder, and a few scenes with their images as files."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+# Before verl is imported: it then loads our plugin, whether or not the entry point is installed.
+os.environ.setdefault("VERL_PLATFORM", "cpu")
+os.environ.setdefault("VERL_USE_EXTERNAL_MODULES", "segzero.training.plugin")
+
+
+@pytest.fixture(scope="session")
+def policy() -> str:
+    from segzero import tiny
+
+    return os.environ.get("MODEL_PATH", str(tiny.policy_path()))
+
+
+@pytest.fixture(scope="session")
+def encoder(policy):
+    from segzero.policy.checkpoint import read_checkpoint
+    from segzero.training.encoding import Encoder, processor_of
+
+    return Encoder(read_checkpoint(policy), processor_of(policy))
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory):
+    """Nine samples, one of each kind, images in files."""
+    from segzero.tiny.questions import HELD_OUT_SEED, make_samples
+
+    folder: Path = tmp_path_factory.mktemp("images")
+    made = []
+    for sample in make_samples(9, HELD_OUT_SEED + 31):
+        path = folder / f"{sample.id}.png"
+        path.write_bytes(sample.image)
+        made.append(replace(sample, image=str(path)))
+    return made
+
+
+@pytest.fixture(scope="session")
+def segmenter():
+    from segzero import tiny
+    from segzero.segmenter import load_segmenter
+
+    return load_segmenter(os.environ.get("SEGMENTER_PATH", str(tiny.segmenter_path())))

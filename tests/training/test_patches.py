@@ -1,0 +1,60 @@
+"""The failure that each patch mends is there without it."""
+
+import pytest
+import torch
+from transfer_queue.storage.managers.simple_storage_manager import AsyncSimpleStorageManager
+
+from segzero.training import plugin
+from segzero.training.patches import ragged_last
+
+
+def positions(*lengths: int) -> list[torch.Tensor]:
+    """mRoPE position ids, one row of 4 for each sequence."""
+    return [torch.arange(4 * length).reshape(4, length) for length in lengths]
+
+
+def pad(packed: torch.Tensor, length: int) -> torch.Tensor:
+    """What verl's engine does with them."""
+    return torch.nested.to_padded_tensor(packed, padding=0, output_size=(packed.shape[0], 4, length))
+
+
+def test_equal_lengths_are_packed_wrongly_by_torch():
+    packed = torch.nested.as_nested_tensor(positions(5, 5, 5), layout=torch.jagged)
+    packed._ragged_idx = 2  # verl's own mend, which cures unequal lengths only
+    with pytest.raises(RuntimeError):
+        pad(packed, 5)
+
+
+@pytest.mark.parametrize("lengths", [(5, 5, 5), (5,), (3, 7, 2), (4, 4)])
+def test_packing_is_ragged_along_the_sequence(lengths):
+    assert "pack_equal_lengths" in plugin.installed
+    values = positions(*lengths)
+    packed = AsyncSimpleStorageManager._pack_field_values(values)
+    assert packed._ragged_idx == 2
+    padded = pad(packed, max(lengths))
+    for row, value in zip(padded, values, strict=True):
+        assert torch.equal(row[:, : value.shape[1]], value)
+    for row, value in zip(packed.unbind(), values, strict=True):
+        assert torch.equal(row, value)
+
+
+def test_one_dimension_and_mixtures_are_left_alone():
+    packed = AsyncSimpleStorageManager._pack_field_values([torch.arange(3), torch.arange(3)])
+    assert packed._ragged_idx == 1
+    assert AsyncSimpleStorageManager._pack_field_values(["a", "b"]).tolist() == ["a", "b"]
+
+
+def test_equal_tensors_keep_their_values():
+    values = positions(6, 6)
+    assert all(torch.equal(a, b) for a, b in zip(ragged_last(values).unbind(), values, strict=True))
+
+
+def test_micro_batches_of_equal_lengths_can_be_cut():
+    from tensordict import TensorDict
+    from verl.utils.tensordict_utils import chunk_tensordict, index_select_tensor_dict
+
+    packed = AsyncSimpleStorageManager._pack_field_values(positions(5, 5, 5, 5))
+    batch = TensorDict({"position_ids": packed}, batch_size=4)
+    assert [len(chunk) for chunk in chunk_tensordict(batch, 2)] == [2, 2]
+    chosen = index_select_tensor_dict(batch, [0, 3])["position_ids"]
+    assert torch.equal(pad(chosen, 5)[1], positions(5)[0])

@@ -1,0 +1,107 @@
+"""From text to reward, in the policy's own coordinates; a user's reward cannot fail in silence."""
+
+import asyncio
+import sys
+import types
+
+import pytest
+
+from segzero.answer import Answer, Instance, render_answer
+from segzero.errors import UserError
+from segzero.frames import relative
+from segzero.training.rewarding import Scorer
+from segzero.training.segmenting import SegmenterService
+
+
+def truth_as_text(sample, frame) -> str:
+    instances = [
+        Instance(
+            tuple(frame.to_frame(o.box, sample.size)),
+            tuple(tuple(frame.to_frame(p, sample.size)) for p in o.points[:1]),
+        )
+        for o in sample.objects
+    ]
+    return render_answer(Answer(think="it is there", instances=tuple(instances)))
+
+
+def score(scorer, sample, texts, **options):
+    return asyncio.run(scorer.score(sample, texts, **options))
+
+
+@pytest.mark.parametrize("preset", ["vision_reasoner", "soft", "mask"])
+def test_the_truth_scores_near_the_maximum_in_any_frame(preset, samples, encoder):
+    for frame in (encoder.checkpoint.frame, relative(1000)):
+        scorer = Scorer(preset, "multi", frame)
+        for sample in samples:
+            if sample.empty and preset == "vision_reasoner":
+                continue  # as published, it can't be earned
+            [scored] = score(scorer, sample, [truth_as_text(sample, frame)])
+            # whole numbers in a small frame cost the last pixels
+            assert scored.total >= 0.9 * scorer.rubric.highest, (preset, sample.id, scored.terms)
+
+
+def test_masks_are_drawn_for_the_mask_reward(samples, segmenter, encoder):
+    frame = encoder.checkpoint.frame
+    scorer = Scorer("mask", "multi", frame, SegmenterService(segmenter))
+    sample = next(sample for sample in samples if len(sample.objects) == 1)
+    right, wrong = score(scorer, sample, [truth_as_text(sample, frame), "<think>?</think><answer>[]</answer>"])
+    assert right.terms["mask_iou"] > 0.6 > wrong.terms["mask_iou"]
+    assert len(right.masks) == 1
+    assert wrong.masks == ()
+
+
+def test_ranks_count_from_the_next_step_on(samples, encoder):
+    scorer = Scorer("soft", "multi", encoder.checkpoint.frame)
+    sample = next(sample for sample in samples if len(sample.objects) == 1)
+    texts = [truth_as_text(sample, encoder.checkpoint.frame), "<think>?</think><answer>[]</answer>"]
+    first = score(scorer, sample, texts)
+    assert [s.total for s in score(scorer, sample, texts)] == [s.total for s in first]
+    scorer.end_step()
+    again = Scorer("soft", "multi", encoder.checkpoint.frame)
+    again.restore(scorer.state())
+    assert [s.total for s in score(again, sample, texts)] == [s.total for s in score(scorer, sample, texts)]
+
+
+@pytest.fixture
+def user_reward(monkeypatch):
+    """A module with a user's reward; returns a function that sets it."""
+    module = types.ModuleType("users_rewards")
+    monkeypatch.setitem(sys.modules, "users_rewards", module)
+
+    def set_reward(function):
+        module.reward = function
+        return "users_rewards.reward"
+
+    return set_reward
+
+
+def test_a_users_reward_sees_answer_and_truth(user_reward, samples, encoder):
+    path = user_reward(lambda answer, truth: {"count": float(len(answer.instances) == len(truth)), "one": 1})
+    scorer = Scorer(path, "multi", encoder.checkpoint.frame)
+    [scored] = score(scorer, samples[0], [truth_as_text(samples[0], encoder.checkpoint.frame)])
+    assert scored.total == 2.0
+    assert scored.terms == {"count": 1.0, "one": 1.0}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), "high", ZeroDivisionError])
+def test_a_users_reward_that_fails_ends_the_run_at_the_third(bad, user_reward, samples, encoder):
+    def reward(answer, truth):
+        if isinstance(bad, type):
+            raise bad
+        return bad
+
+    scorer = Scorer(user_reward(reward), "multi", encoder.checkpoint.frame)
+    with pytest.raises(UserError, match=samples[0].id):
+        score(scorer, samples[0], ["a", "b", "c", "d"])
+
+
+def test_a_response_without_a_reward_pulls_in_no_direction(user_reward, samples, encoder):
+    def reward(answer, truth):
+        if answer.error is None:
+            raise ValueError("once")
+        return len(answer.error)
+
+    scorer = Scorer(user_reward(reward), "multi", encoder.checkpoint.frame)
+    scored = score(scorer, samples[0], ["nothing", "<think></think><answer>[]</answer>", "<answer>{</answer>"])
+    assert scored[1].total == pytest.approx((scored[0].total + scored[2].total) / 2)
+    assert scored[1].terms == {}

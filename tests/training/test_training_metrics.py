@@ -1,0 +1,82 @@
+"""What the log says of a step and of a validation."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from segzero.answer import parse_answer
+from segzero.evaluation.metrics import giou
+from segzero.frames import native
+from segzero.training.metrics import group_metrics, score_group, validation_metrics
+from segzero.training.recorder import Recorder
+from segzero.training.rewarding import Scored
+from segzero.training.rollouts import Answer, Group
+from segzero.training.watch import Watch
+
+
+def answer(total, text="<think></think><answer>[]</answer>", masks=None, truncated=False, **terms):
+    return Answer(text, 5, truncated, Scored(total, terms, parse_answer(text), masks))
+
+
+@pytest.fixture
+def group(samples):
+    def group(*answers, sample=samples[0]):
+        return Group(sample, answers, {"generate": 1.0, "reward": 0.5})
+
+    return group
+
+
+def test_terms_errors_and_flat_groups(group):
+    flat = group(answer(0.7, format=1.0), answer(0.7, format=0.0))
+    uneven = group(answer(1.0, format=1.0), answer(0.0, "no", truncated=True, format=0.0))
+    metrics = group_metrics([flat, uneven])
+    assert metrics["reward/mean"] == pytest.approx(0.6)
+    assert metrics["reward/format/mean"] == 0.5
+    assert metrics["reward/flat_groups"] == 0.5
+    assert metrics["answer/readable"] == 0.75
+    assert metrics["answer/error/no_answer"] == 0.25
+    assert metrics["answer/truncated"] == 0.25
+    assert group_metrics([]) == {}
+
+
+def test_rewards_that_are_equal_up_to_rounding_are_flat(group):
+    assert group_metrics([group(answer(0.7), answer(0.1 + 0.6))])["reward/flat_groups"] == 1.0
+
+
+def test_validation_counts_failures_and_nothing_there(group, samples):
+    there = next(sample for sample in samples if len(sample.objects) == 1)
+    nothing = next(sample for sample in samples if sample.empty)
+    text = '<think></think><answer>[{"bbox_2d": [1,2,3,4], "point_2d": [2,3]}]</answer>'
+    groups = [
+        group(answer(7.0, text, (there.objects[0].rle,)), sample=there),
+        group(answer(0.0, "no answer", ()), sample=there),
+        group(answer(7.0, masks=()), sample=nothing),
+    ]
+    metrics = validation_metrics(groups)
+    assert metrics["val/giou"] == pytest.approx(2 / 3)
+    assert metrics["val/giou"] == giou([score_group(g) for g in groups])
+    assert metrics["val/n_acc"] == 1.0
+    assert metrics["val/t_acc"] == 0.5
+    assert "val/giou" not in validation_metrics([group(answer(1.0))])
+
+
+def test_best_and_worst_of_the_groups_that_differ_most(group, samples, tmp_path):
+    groups = [group(answer(1.0), answer(1.0)), group(answer(0.0), answer(5.0), answer(3.0), sample=samples[1])]
+    Recorder(tmp_path, native(), 1, panels_every=3).record(3, groups)
+    assert Image.open(tmp_path / "step_000003_0.png").width > 1000
+    [row] = [json.loads(line) for line in (tmp_path / "rollouts.jsonl").read_text().splitlines()]
+    assert (row["step"], row["sample"]) == (3, samples[1].id)
+    assert (row["best"]["total"], row["worst"]["total"]) == (5.0, 0.0)
+
+
+def test_an_actor_that_answers_is_asked_again_later(monkeypatch):
+    asked = []
+    monkeypatch.setattr("ray.wait", lambda questions, timeout: (questions, []))
+    monkeypatch.setattr("ray.get", lambda question: None)
+    actor = SimpleNamespace(__ray_ready__=SimpleNamespace(remote=lambda: asked.append(1) or "question"))
+    watch = Watch({"rollout replica 0": actor})
+    watch.check()
+    watch.check()
+    assert len(asked) == 1
