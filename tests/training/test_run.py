@@ -13,7 +13,7 @@ import pytest
 from segzero.data.sample import to_parquet
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.training
 
 CODE = """
 import sys
