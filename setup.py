@@ -21,7 +21,6 @@ INFER = [
     "qwen-vl-utils>=0.0.14",
     "datasets>=4.0",
     "supervision>=0.26",
-    "openai>=1.60",
 ]
 # One set that was tried together; verl's own extra names the same vllm, torch and transformers.
 ENGINE = [

@@ -16,7 +16,6 @@ PACKAGES = (
 BACKENDS = {
     "policy: transformers": "import torch, transformers; transformers.Qwen2_5_VLForConditionalGeneration",
     "policy: vllm": "import vllm; vllm.LLM",
-    "policy: openai": "import openai",
     "segmenter: transformers": "import torch, transformers; transformers.Sam2Model",
     "segmenter: sam2": "import sam2.sam2_image_predictor",
     "training: verl": "import ray, verl",

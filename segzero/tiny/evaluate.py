@@ -13,19 +13,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from scipy.optimize import linear_sum_assignment
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
+from rewards.matching import matched_iou
 from segzero.answer import Answer, parse_answer
 from segzero.data.sample import Sample
-from segzero.masks import box_iou
 from segzero.prompts import render_messages
 from segzero.tiny.policy import FRAME
 from segzero.tiny.questions import HELD_OUT_SEED, KINDS, make_samples
 
 HELD_OUT_COUNT = 500
 MOST_TOKENS = 192
-Box = Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -134,24 +132,12 @@ def score_answer(answer: Answer, sample: Sample) -> float:
     if answer.error is not None:
         return 0.0
     found = [FRAME.to_pixels(instance.box, sample.size) for instance in answer.instances]
-    return score_boxes(found, [o.box for o in sample.objects])
-
-
-def score_boxes(found: Sequence[Box], true: Sequence[Box]) -> float:
-    """Matched IoU over the larger count.
-
-    >>> score_boxes([], []), score_boxes([(0, 0, 2, 2)], []), score_boxes([(0, 0, 2, 2)], [(0, 0, 2, 2), (4, 4, 5, 5)])
-    (1.0, 0.0, 0.5)
-    """
-    if not found or not true:
-        return float(len(found) == len(true))
-    overlap = box_iou(found, true)  # [found, true]
-    return float(overlap[linear_sum_assignment(overlap, maximize=True)].sum() / max(overlap.shape))
+    return matched_iou(found, [o.box for o in sample.objects])
 
 
 def chance_score(sample: Sample) -> float:
     """The mean score of answering with one shape of the scene, whichever."""
-    return _mean(score_boxes([box], [o.box for o in sample.objects]) for box in sample.meta["boxes"])
+    return _mean(matched_iou([box], [o.box for o in sample.objects]) for box in sample.meta["boxes"])
 
 
 def _mean(values: Iterable[float]) -> float:
