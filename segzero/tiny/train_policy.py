@@ -64,9 +64,7 @@ class Recipe:
     seed: int = 0
     see: Vision = Vision()
     answer: Answers = Answers(steps=6000, stop_at=3000, rate=2.5e-3, batch=8, questions=4, dense_weight=0.7)
-    even_out: Answers = Answers(
-        steps=600, stop_at=300, rate=2e-3, batch=10, questions=3, favoured=("odd", "colour"), odd=6
-    )
+    even_out: Answers = Answers(steps=600, stop_at=400, rate=2e-3, batch=10, questions=4, favoured=("odd",), odd=6)
 
     def shortened(self, share: float) -> "Recipe":
         """The same with that share of the steps: a trial."""
