@@ -27,9 +27,10 @@ install:
 	@$(UV) pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps -e .
 
 demo: setup
+	@rm -rf demo
 	@$(BIN)/segzero demo --out demo
 
-test: test-quick test-slow
+test: test-quick test-slow test-training
 
 test-quick: setup
 	@$(BIN)/python -m pytest -m "not slow and not training and not gpu"

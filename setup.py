@@ -1,8 +1,10 @@
 """How SegZero installs: a light base, and extras for what each user does. Exact pins live in requirements/."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 BASE = [
     "numpy>=2.0",
@@ -53,6 +55,18 @@ EXTRAS = {
     ],
 }
 
+
+class WithConfigs(build_py):
+    """The configs stand beside the package in a clone, inside it when installed."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            configs = Path(self.build_lib, "segzero", "configs")
+            shutil.rmtree(configs, ignore_errors=True)
+            shutil.copytree(Path(__file__).with_name("configs"), configs)
+
+
 setup(
     name="segzero",
     version="0.1.0",
@@ -62,6 +76,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["segzero", "segzero.*", "rewards", "rewards.*"]),
     package_data={"segzero": ["py.typed", "tiny/weights/**/*"], "rewards": ["py.typed"]},
+    cmdclass={"build_py": WithConfigs},
     install_requires=BASE,
     extras_require=EXTRAS,
     entry_points={

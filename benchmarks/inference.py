@@ -13,16 +13,17 @@ import time
 from collections import Counter
 
 import numpy as np
+import torch
 from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor, Sam2Model, Sam2Processor
 
 from segzero import tiny
 from segzero.answer import parse_answer
 from segzero.images import load_image
 from segzero.masks import mask_iou
-from segzero.pipeline import SegZeroPipeline
-from segzero.policy import Policy, Request, Sampling, load_policy
+from segzero.pipeline import SegZeroPipeline, in_pixels
+from segzero.policy.checkpoint import read_checkpoint
 from segzero.prompts import get_prompt, render_messages
-from segzero.segmenter import Prompt, Segmenter
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples
 
 
@@ -34,7 +35,7 @@ def main() -> None:
     args = parser.parse_args()
 
     begin = time.perf_counter()
-    one_by_one = load_policy(tiny.policy_path(), "transformers")
+    published = Published()
     theirs_start = time.perf_counter() - begin
     begin = time.perf_counter()
     pipeline = SegZeroPipeline.from_pretrained(policy_backend=args.backend)
@@ -43,9 +44,9 @@ def main() -> None:
     images = [load_image(sample.image) for sample in samples]
     questions = [sample.question for sample in samples]
     pipeline(images[:2], questions[:2])  # warm up both
-    published(one_by_one, pipeline.segmenter, images[:2], questions[:2], Counter())
+    published(images[:2], questions[:2])
 
-    ours, theirs, shares, their_shares = [], [], Counter[str](), Counter[str]()
+    ours, theirs, shares = [], [], Counter[str]()
     for _ in range(args.repeats):
         begin = time.perf_counter()
         results = pipeline(images, questions)
@@ -53,38 +54,55 @@ def main() -> None:
         for result in results:
             shares.update(result.timings)
         begin = time.perf_counter()
-        unions = published(one_by_one, pipeline.segmenter, images, questions, their_shares)
+        unions = published(images, questions)
         theirs.append(time.perf_counter() - begin)
 
     same = np.mean([mask_iou(r.union, union) for r, union in zip(results, unions, strict=True)])
     print(f"{args.scenes} scenes, {args.repeats} repeats; loading, left out of both:", end=" ")
-    print(f"policy alone {theirs_start:.1f} s, pipeline {ours_start:.1f} s")
-    report("published way", theirs, args.scenes, their_shares)
+    print(f"published way {theirs_start:.1f} s, pipeline {ours_start:.1f} s")
+    report("published way", theirs, args.scenes, published.shares)
     report(f"pipeline ({pipeline.policy.name})", ours, args.scenes, shares)
     ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
     print(f"ratio {statistics.median(ratios):.1f}x (from {min(ratios):.1f} to {max(ratios):.1f})")
     print(f"mean IoU between the two ways' masks: {same:.4f}")
 
 
-def published(
-    policy: Policy, segmenter: Segmenter, images: list[Image.Image], questions: list[str], shares: Counter[str]
-) -> list[np.ndarray]:
-    """Union masks, one image and one object at a time."""
-    unions = []
-    for image, question in zip(images, questions, strict=True):
+class Published:
+    """The libraries as their documentation shows them, with nothing of this project but the prompt and the parser."""
+
+    def __init__(self) -> None:
+        self.checkpoint = read_checkpoint(tiny.policy_path())
+        self.processor = AutoProcessor.from_pretrained(self.checkpoint.path)
+        self.policy = AutoModelForImageTextToText.from_pretrained(self.checkpoint.path).eval()
+        self.sam_processor = Sam2Processor.from_pretrained(tiny.segmenter_path())
+        self.sam = Sam2Model.from_pretrained(tiny.segmenter_path()).eval()
+        self.shares = Counter[str]()
+
+    def __call__(self, images: list[Image.Image], questions: list[str]) -> list[np.ndarray]:
+        """Union masks, one image and one object at a time."""
+        return [self.segment(image, question) for image, question in zip(images, questions, strict=True)]
+
+    @torch.inference_mode()
+    def segment(self, image: Image.Image, question: str) -> np.ndarray:
         begin = time.perf_counter()
-        [reply] = policy.generate([Request(policy.frame.fit(image), render_messages(question))], Sampling())
+        frame, prompt = self.checkpoint.frame, get_prompt(self.checkpoint.prompt)
+        messages = render_messages(question, self.checkpoint.prompt)
+        text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        inputs = self.processor(text=[text], images=[frame.fit(image)], return_tensors="pt")
+        written = self.policy.generate(**inputs, do_sample=False, max_new_tokens=1024)
+        reply = self.processor.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
         answered = time.perf_counter()
-        answer = parse_answer(reply.text, get_prompt(policy.prompt).format)
         union = np.zeros((image.height, image.width), bool)
-        for instance in answer.instances:
-            box = tuple(policy.frame.to_pixels(instance.box, image.size))
-            point = tuple(policy.frame.to_pixels(instance.points[0], image.size))
-            [[drawn]] = segmenter.decode(segmenter.embed([image]), [[Prompt(box=box, points=(point,), labels=(1,))]])
-            union |= drawn.masks[0]
-        unions.append(union)
-        shares.update({"policy": answered - begin, "segmenter": time.perf_counter() - answered})
-    return unions
+        for instance in parse_answer(reply, prompt.format, extent=frame.extent(image.size)).instances:
+            box, points = in_pixels(instance, frame, image.size)
+            points = [list(point) for point in points]
+            prompts = {"input_boxes": [[list(box)]], "input_points": [[points]], "input_labels": [[[1] * len(points)]]}
+            asked = self.sam_processor(images=image, **prompts, return_tensors="pt")
+            drawn = self.sam(**asked, multimask_output=True)
+            masks = self.sam_processor.post_process_masks(drawn.pred_masks, asked["original_sizes"])[0][0]  # [3, H, W]
+            union |= masks[drawn.iou_scores[0, 0].argmax()].numpy()
+        self.shares.update({"policy": answered - begin, "segmenter": time.perf_counter() - answered})
+        return union
 
 
 def report(name: str, seconds: list[float], count: int, shares: Counter[str]) -> None:

@@ -118,15 +118,16 @@ def segment(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where the pictures go.")] = Path("demo"),
-    scenes: Annotated[int, typer.Option(help="How many held-out scenes.", min=1)] = 9,
-    seed: Annotated[int, typer.Option(help="Which held-out scenes.")] = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path("demo"),
+    scenes: Annotated[int, typer.Option(help="How many held-out scenes to show.", min=1)] = 9,
+    steps: Annotated[int, typer.Option(help="Training steps between the two evaluations; 0 only asks.", min=0)] = 100,
+    seed: Annotated[int, typer.Option(help="Which scenes.", min=0, max=999)] = 0,
     policy_backend: PolicyBackendOption = "auto",
 ) -> None:
-    """Ask the shipped models about scenes they have not seen, and look at what they find."""
+    """Watch the shipped policy answer, learn by reinforcement, and answer again."""
     from segzero.demo import run_demo
 
-    run_demo(out, scenes, seed, policy_backend, console)
+    run_demo(out, scenes, steps, seed, policy_backend, console)
 
 
 @app.command()
@@ -147,11 +148,13 @@ def merge(
     checkpoint: Annotated[Path, typer.Argument(help="A training checkpoint: global_step_N, or its actor folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the Hugging Face checkpoint goes.")],
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
+    adapter: Annotated[bool, typer.Option("--adapter", help="Only the LoRA adapter, as PEFT loads it.")] = False,
 ) -> None:
     """Turn a training checkpoint into one that Hugging Face's from_pretrained loads."""
-    from segzero.training.merge import merge as merge_shards
+    from segzero.training import merge as merging
 
-    console.print(f"merged into {merge_shards(checkpoint, out, dtype)}")
+    write = merging.export_adapter if adapter else merging.merge
+    console.print(f"written to {write(checkpoint, out, dtype)}")
 
 
 @app.command()

@@ -43,6 +43,11 @@ def draw_panel(result: "Segmentation") -> Image.Image:
     return panel
 
 
+def beside(sheets: Sequence[Image.Image]) -> Image.Image:
+    """Sheets in a row, tops aligned."""
+    return _join(sheets, 0, down=False)
+
+
 def _findings(result: "Segmentation", width: int) -> Image.Image:
     """What was found, in words: each instance with its colour and score, or why there is none."""
     rows = []

@@ -7,6 +7,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from segzero.masks import Box, Point
 from segzero.policy import Policy, Reply, Request, Sampling, load_policy
 from segzero.prompts import get_prompt, render_messages
 from segzero.result import Found, Segmentation
-from segzero.segmenter import Prompt, Segmenter, load_segmenter
+from segzero.segmenter import Embeddings, Prompt, Segmenter, load_segmenter
 
 GREEDY = Sampling()
 ImageLike = str | Path | bytes | Image.Image
@@ -29,7 +30,10 @@ ImageLike = str | Path | bytes | Image.Image
 
 @dataclass
 class SegZeroPipeline:
-    """A policy that answers and a segmenter that draws. `batch` bounds how many images are held at once."""
+    """A policy that answers and a segmenter that draws. `batch` bounds how many images are held at once.
+
+    Images are encoded for the segmenter while the policy writes: also those in which it then finds nothing.
+    """
 
     policy: Policy
     segmenter: Segmenter
@@ -70,6 +74,8 @@ class SegZeroPipeline:
             yield from self._run(loaded, list(questions[start : start + self.batch]))
 
     def _run(self, images: list[Image.Image], questions: list[str]) -> list[Segmentation]:
+        from torch import OutOfMemoryError
+
         prompt = self.prompt or self.policy.prompt
         frame = self.policy.frame
         begin = time.perf_counter()
@@ -77,13 +83,20 @@ class SegZeroPipeline:
             Request(frame.fit(image), render_messages(question, prompt))
             for image, question in zip(images, questions, strict=True)
         ]
-        replies = self.policy.generate(requests, self.sampling)
+        with ThreadPoolExecutor(1) as beside:  # the policy leaves cores idle, or computes elsewhere
+            encoding = beside.submit(self.segmenter.embed, images)
+            replies = self.policy.generate(requests, self.sampling)
+        if isinstance(encoding.exception(), OutOfMemoryError):  # a GPU without room for both at once
+            del encoding  # with its traceback, which would keep the failed batch alive
+            embeddings = self.segmenter.embed(images)
+        else:
+            embeddings = encoding.result()
         answered = time.perf_counter()
         answers = [
             parse_answer(reply.text, get_prompt(prompt).format, extent=frame.extent(image.size))
             for reply, image in zip(replies, images, strict=True)
         ]
-        found = draw_answers(self.segmenter, images, answers, frame)
+        found = draw_answers(self.segmenter, embeddings, answers, frame)
         timings = {
             "policy": (answered - begin) / len(images),
             "segmenter": (time.perf_counter() - answered) / len(images),
@@ -93,25 +106,24 @@ class SegZeroPipeline:
 
 
 def draw_answers(
-    segmenter: Segmenter, images: Sequence[Image.Image], answers: Sequence[Answer], frame: Frame
+    segmenter: Segmenter, embeddings: Embeddings, answers: Sequence[Answer], frame: Frame
 ) -> list[tuple[Found, ...]]:
-    """Masks for every instance of every answer: each image is encoded once, an image with no instance never.
+    """Masks for every instance of every answer, one answer for each encoded image.
 
     Coordinates leave the frame here; what reaches beyond the image is clipped to it.
     """
-    todo = [i for i, answer in enumerate(answers) if answer.instances]
-    found: list[tuple[Found, ...]] = [()] * len(answers)
-    if not todo:
-        return found
-    places = [[in_pixels(instance, frame, images[i].size) for instance in answers[i].instances] for i in todo]
-    prompts = [[Prompt(box, points) for box, points in each] for each in places]
-    drawn = segmenter.decode(segmenter.embed([images[i] for i in todo]), prompts)
-    for i, where, masks in zip(todo, places, drawn, strict=True):
-        found[i] = tuple(
+    places = [
+        [in_pixels(instance, frame, size) for instance in answer.instances]
+        for answer, size in zip(answers, embeddings.sizes, strict=True)
+    ]
+    drawn = segmenter.decode(embeddings, [[Prompt(box, points) for box, points in each] for each in places])
+    return [
+        tuple(
             Found(mask.masks[0], box, points, float(mask.scores[0]))
             for (box, points), mask in zip(where, masks, strict=True)
         )
-    return found
+        for where, masks in zip(places, drawn, strict=True)
+    ]
 
 
 def in_pixels(instance: Instance, frame: Frame, size: Size) -> tuple[Box, tuple[Point, ...]]:

@@ -21,12 +21,13 @@ def test_the_demo_runs_from_a_wheel(tmp_path):
     zipfile.ZipFile(wheel).extractall(site)
     assert (site / "segzero" / "py.typed").exists() and (site / "rewards" / "py.typed").exists()
 
-    where = "import segzero, segzero.tiny; print(segzero.__file__, segzero.tiny.policy_path())"
+    where = "import segzero, segzero.tiny; print(segzero.__file__, segzero.tiny.policy_path());"
+    where += "from segzero.training.config import config_dir; print(config_dir())"
     environment = {**os.environ, "PYTHONPATH": str(site)}
     options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "check": True}
     found = subprocess.run([sys.executable, "-c", where], **options).stdout.split()
     assert all(path.startswith(str(site)) for path in found)
 
-    command = [sys.executable, "-m", "segzero", "demo", "--scenes", "2", "--out", "pictures"]
+    command = [sys.executable, "-m", "segzero", "demo", "--scenes", "2", "--steps", "0", "--out", "pictures"]
     assert "gIoU" in subprocess.run(command, **options).stdout
     assert (tmp_path / "pictures" / "demo.png").stat().st_size > 10_000

@@ -1,7 +1,10 @@
 """The walk from question to masks, with the shipped models, and its corners with hand-made answers."""
 
+import threading
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from segzero.answer import Answer, Instance
@@ -34,6 +37,32 @@ def test_batches_change_nothing(pipeline, held_out):
     assert all((a.union == b.union).all() for a, b in zip(at_once, in_parts, strict=True))
 
 
+def test_without_memory_for_both_the_segmenter_comes_after_the_policy(pipeline, held_out, monkeypatch):
+    images, questions = [s.image for s in held_out[:3]], [s.question for s in held_out[:3]]
+    expected = pipeline(images, questions)
+    embed, places = pipeline.segmenter.embed, []
+
+    def crowded(pictures):
+        places.append(threading.current_thread() is threading.main_thread())
+        if not places[-1]:
+            raise torch.OutOfMemoryError
+        return embed(pictures)
+
+    monkeypatch.setattr(pipeline.segmenter, "embed", crowded)
+    results = pipeline(images, questions)
+    assert places == [False, True]
+    assert all((a.union == b.union).all() for a, b in zip(results, expected, strict=True))
+
+
+def test_a_segmenter_that_fails_says_why(pipeline, held_out, monkeypatch):
+    def broken(pictures):
+        raise UserError("no segmenter here")
+
+    monkeypatch.setattr(pipeline.segmenter, "embed", broken)
+    with pytest.raises(UserError, match="no segmenter here"):
+        pipeline([held_out[0].image], ["the red shape"])
+
+
 def test_no_images_no_results(pipeline):
     assert pipeline([], []) == []
 
@@ -56,7 +85,7 @@ def test_true_boxes_give_true_masks(pipeline, held_out):
         )
         for s in held_out
     ]
-    found = draw_answers(pipeline.segmenter, images, answers, frame)
+    found = draw_answers(pipeline.segmenter, pipeline.segmenter.embed(images), answers, frame)
     unions = [np.any([f.mask for f in each], axis=0) if each else np.zeros((224, 224), bool) for each in found]
     assert giou([score_masks(u, s.mask()) for u, s in zip(unions, held_out, strict=True)]) > 0.8
 
@@ -70,7 +99,7 @@ def test_wild_boxes_are_clipped(pipeline, size):
             Instance((839, 839, 840, 840), ((840, 840),)),
         )
     )
-    [found] = draw_answers(pipeline.segmenter, [image], [wild], stretch(840))
+    [found] = draw_answers(pipeline.segmenter, pipeline.segmenter.embed([image]), [wild], stretch(840))
     for each in found:
         assert each.mask.shape == (size[1], size[0])
         x0, y0, x1, y1 = each.box
@@ -81,5 +110,5 @@ def test_wild_boxes_are_clipped(pipeline, size):
 def test_five_thousand_boxes(pipeline):
     image = Image.new("RGB", (64, 64), "gray")
     many = Answer(instances=(Instance((10, 10, 500, 500), ((50, 50),)),) * 5000)
-    [found] = draw_answers(pipeline.segmenter, [image], [many], stretch(840))
+    [found] = draw_answers(pipeline.segmenter, pipeline.segmenter.embed([image]), [many], stretch(840))
     assert len(found) == 5000

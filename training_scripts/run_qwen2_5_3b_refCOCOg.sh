@@ -6,4 +6,4 @@ cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 segzero train model=qwen2_5_vl_3b data=refcocog_2k reward=seg_zero_strict hardware=gpu4 \
   data.frame='stretch(840)' data.prompt=seg_zero data.max_response_length=1300 \
-  trainer.experiment_name=qwen2_5_3b_refcocog "$@"
+  actor_rollout_ref.rollout.gpu_memory_utilization=0.5 trainer.experiment_name=qwen2_5_3b_refcocog "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole training on a laptop: synthetic scenes, the shipped policy, a merged model at the end.
+# The whole training on a laptop: synthetic scenes, the shipped policy and segmenter.
 #   bash training_scripts/run_tiny_cpu.sh trainer.total_training_steps=10
 set -euo pipefail
 cd "$(dirname "$0")/.."

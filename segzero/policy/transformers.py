@@ -6,12 +6,13 @@ from the whole distribution.
 """
 
 import torch
-from transformers import AutoModelForImageTextToText, GenerationConfig, LogitsProcessor, PreTrainedTokenizerBase
+from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedTokenizerBase
 
 from segzero.errors import UserError
 from segzero.policy.chat import load_processor, one_line, read_request
 from segzero.policy.checkpoint import Checkpoint
 from segzero.policy.protocol import Reply, Request, Sampling
+from segzero.policy.writing import write_answers
 
 
 class TransformersPolicy:
@@ -36,10 +37,6 @@ class TransformersPolicy:
             raise UserError(f"the weights of {checkpoint.path} do not load: {one_line(error)}") from error
         self.model = model.to(self.device).eval()
         self.stops = _stop_tokens(model.generation_config, self.processor.tokenizer)
-        padding = self.processor.tokenizer.pad_token_id
-        self.model.generation_config = GenerationConfig(
-            eos_token_id=self.stops, pad_token_id=self.stops[0] if padding is None else padding
-        )
 
     def generate(self, requests: list[Request], sampling: Sampling = Sampling()) -> list[Reply]:
         """One reply for each request, in order. Too little CUDA memory halves the batches."""
@@ -72,40 +69,37 @@ class TransformersPolicy:
         images = [[request.image] for request in requests]
         inputs = self.processor(text=texts, images=images, return_tensors="pt", padding=True, padding_side="left")
         inputs = inputs.to(self.device, dtype=self.model.dtype)  # only floating point tensors change their type
-        width = inputs["input_ids"].shape[1]
-        draws = []
-        if sampling.temperature > 0:
-            draws = [_GumbelNoise(sampling.temperature, [sampling.seed_for(i) for i in places], self.device)]
-        written = self.model.generate(
-            **inputs,
-            do_sample=False,
-            max_new_tokens=min(sampling.max_tokens, self.checkpoint.max_length - width),
-            logits_processor=draws,
-        )[:, width:].tolist()  # [B, T], padded behind the end token
-        return [self._reply(row) for row in written]
+        seeds = [sampling.seed_for(i) for i in places]
+        choose = _Draw(sampling.temperature, seeds, self.device) if sampling.temperature > 0 else _largest
+        limit = min(sampling.max_tokens, self.checkpoint.max_length - inputs["input_ids"].shape[1])
+        return [self._reply(answer) for answer in write_answers(self.model, inputs, self.stops, limit, choose)]
 
-    def _reply(self, row: list[int]) -> Reply:
-        end = next((i for i, token in enumerate(row) if token in self.stops), None)
-        tokens = row if end is None else row[: end + 1]
+    def _reply(self, tokens: list[int]) -> Reply:
         text = self.processor.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Reply(text, len(tokens), truncated=end is None)
+        return Reply(text, len(tokens), truncated=tokens[-1] not in self.stops)
 
 
-class _GumbelNoise(LogitsProcessor):
+def _largest(logits: torch.Tensor, places: list[int]) -> torch.Tensor:
+    return logits.argmax(-1)
+
+
+class _Draw:
     """The largest of logits / temperature + Gumbel noise is a draw from their softmax.
 
-    A stream of its own for each row makes a draw independent of the batch it happens to be in.
+    A stream of its own for each answer makes a draw independent of the batch it happens to be in.
     """
 
     def __init__(self, temperature: float, seeds: list[int], device: torch.device) -> None:
         self.temperature = temperature
         self.streams = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        draws = torch.empty_like(scores)  # [B, vocabulary]
-        for row, stream in zip(draws, self.streams, strict=True):
-            row.exponential_(generator=stream)
-        return scores / self.temperature - draws.log()  # -log of an exponential draw is Gumbel noise
+    def __call__(self, logits: torch.Tensor, places: list[int]) -> torch.Tensor:
+        logits = logits.float()
+        draws = torch.empty_like(logits)  # [B, vocabulary]
+        for row, place in zip(draws, places, strict=True):
+            row.exponential_(generator=self.streams[place])
+        # -log of an exponential draw is Gumbel noise
+        return (logits / self.temperature - draws.log()).argmax(-1)
 
 
 def _pick_device(name: str) -> torch.device:

@@ -13,6 +13,7 @@ from segzero.errors import UserError
 from segzero.segmenter.device import find_device
 from segzero.segmenter.protocol import Drawn, Embeddings, Prompt
 from segzero.segmenter.rows import Rows, decode_in_rows
+from segzero.segmenter.unused import leave_out_unused
 
 # Checkpoints of the video models hold the image model; their names on the hub are the usual ones.
 MODEL_TYPES = ("sam2", "sam2_video", "sam3_tracker", "sam3_video")
@@ -26,6 +27,7 @@ class TransformersSegmenter:
         self.name = str(path)
         self.device = find_device(device)
         self.model, self.processor = _load(path)
+        leave_out_unused(self.model)
         self.model.to(self.device)
         self.half = dtype == "bfloat16" or (dtype == "auto" and self.device.type == "cuda")
 

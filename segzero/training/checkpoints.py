@@ -8,21 +8,27 @@ A kill at any moment leaves the earlier checkpoints as they were, and at most a 
 []
 """
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from segzero.errors import UserError
 from segzero.files import write_atomically
 
 PREFIX = "global_step_"  # verl's name for the folder
 MANIFEST = "manifest.json"
 TRACKER = "latest_checkpointed_iteration.txt"  # what verl's own tools read
-BEST = "best.json"  # {"step": 200, "giou": 0.61}
+BEST = "best.json"  # {"step": 200, "by": "val/giou", "metrics": {...}}
 _CHUNK = 1 << 22
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What torch and safetensors say instead of the system's own words.
+_NO_ROOM_TEXT = re.compile(r"No space left|Disk quota|File too large|inline_container|PytorchStreamWriter")
 
 
 def folder(run: str | Path, step: int) -> Path:
@@ -50,6 +56,21 @@ def finish(run: str | Path, step: int, state: dict[str, Any]) -> Path:
     _sync(target.parent)
     write_atomically(Path(run) / TRACKER, str(step).encode())
     return target
+
+
+def discard_unfinished(run: str | Path) -> None:
+    """Remove what a kill or a full disk left of a checkpoint."""
+    for place in Path(run).glob(f".{PREFIX}*.unfinished"):
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether a file could not be written because the disk, or one's share of it, is full.
+
+    >>> no_room(OSError(errno.ENOSPC, "No space left on device"))
+    True
+    """
+    return (isinstance(error, OSError) and error.errno in _NO_ROOM) or bool(_NO_ROOM_TEXT.search(str(error)))
 
 
 def steps(run: str | Path) -> list[int]:
@@ -84,6 +105,34 @@ def latest_whole(run: str | Path) -> tuple[Path | None, list[str]]:
             return folder(run, step), passed
         passed.append(f"checkpoint {folder(run, step)} is damaged ({problem}); passed over")
     return None, passed
+
+
+def find(run: str | Path, resume: str) -> tuple[Path | None, list[str]]:
+    """What to resume from: `auto` takes the newest whole one of the run, `none` nothing, else a path is given.
+
+    The lines say what was passed over.
+    """
+    if resume == "none":
+        return None, []
+    if resume == "auto":
+        return latest_whole(run)
+    chosen = Path(resume)
+    if not chosen.name.startswith(PREFIX):
+        raise UserError(f"segzero.resume={resume}: give auto, none or a folder {PREFIX}N")
+    problem = damage(chosen)
+    if problem:
+        raise UserError(f"segzero.resume={resume}: the checkpoint is damaged ({problem}); choose another or auto")
+    return chosen, []
+
+
+def check_world_size(checkpoint: Path, wanted: int) -> None:
+    """verl's shards fit only as many processes as saved them."""
+    saved = world_size(checkpoint)
+    if saved is not None and saved != wanted:
+        raise UserError(
+            f"{checkpoint} was saved by {saved} processes, this run has {wanted}; use {saved} GPUs, or merge it "
+            f"(segzero merge) and start from the merged model"
+        )
 
 
 def world_size(checkpoint: Path) -> int | None:

@@ -6,7 +6,9 @@ A key that nothing reads is refused, with the one that does: verl 0.9.1 itself p
 import importlib.util
 import re
 from collections.abc import Sequence
+from copy import deepcopy
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,11 @@ WITHOUT_EFFECT = {
     "trainer.v1.sampler.custom_sampler.path": "nothing; the trainer brings its own",
 }
 
+# hydra would call a function of that name; to us it is a value: data.frame=stretch(840).
+_FRAME = re.compile(r"^(data\.frame=)(\w+\(.*\))$")
+
+GROUPS = ("model", "data", "reward", "hardware")
+
 # Where verl takes any key: what stands below is passed on to somebody else.
 OPEN = re.compile(r"(ray_kwargs\.ray_init|.*\.engine_kwargs|.*\.override_config|.*\.override_optimizer_config)\.")
 
@@ -55,25 +62,81 @@ def config_dir() -> Path:
 
 
 def compose(name: str = "train", overrides: Sequence[str] = ()) -> DictConfig:
-    """The whole configuration, resolved as far as verl resolves it; a wrong key or value is one clear line."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
+    """The whole configuration, resolved as far as verl resolves it; a wrong key or value is one clear line.
+
+    hydra puts the files together. The user's values are set here, where the default that each replaces can be seen.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    if not OmegaConf.has_resolver("shipped"):
-        OmegaConf.register_new_resolver("shipped", _shipped)
+    overrides = [_FRAME.sub(r"\1'\2'", override) for override in overrides]
     try:
-        with initialize_config_dir(str(config_dir()), version_base=None):
-            search = f"hydra.searchpath=[file://{_engine_configs()}]"
-            config = hydra_compose(name, overrides=[search, *overrides], return_hydra_config=False)
-        _refuse_added(overrides)
-        _refuse_without_effect(config, overrides)
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        groups = tuple(o.input_line for o in parsed if o.key_or_group in GROUPS and not o.is_delete())
+        config = deepcopy(_files(name, groups))
+        for override in parsed:
+            if override.input_line not in groups:
+                _set(config, override)
+        if config.trainer.v1.trainer_mode != "sync":
+            raise UserError(f"trainer.v1.trainer_mode={config.trainer.v1.trainer_mode}: only sync is supported")
         OmegaConf.resolve(config)
     except HydraException as error:
         raise UserError(_explain(error, name, overrides)) from None
     except OmegaConfBaseException as error:
         raise UserError(f"configuration: {' '.join(str(error).split())}") from None
     return config
+
+
+@lru_cache(maxsize=16)
+def _files(name: str, groups: tuple[str, ...]) -> DictConfig:
+    """The YAML files of a choice of groups, put together; not resolved."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    if not OmegaConf.has_resolver("shipped"):
+        OmegaConf.register_new_resolver("shipped", _shipped)
+    search = f"hydra.searchpath=[file://{_engine_configs()}]"
+    with initialize_config_dir(str(config_dir()), version_base=None):
+        return hydra_compose(name, overrides=[search, *groups], return_hydra_config=False)
+
+
+def _set(config: DictConfig, override: Any) -> None:
+    """One `key=value` of the user's, unless nothing reads that key or another kind of value belongs there."""
+    key, line = override.key_or_group, override.input_line
+    if override.is_delete():
+        raise UserError(f"{line}: a key can't be taken away; set it to null")
+    if override.is_sweep_override():
+        raise UserError(f"{line}: one run has one value for a key; start one run for each")
+    if override.is_add() or override.is_force_add():
+        if not OPEN.match(key):
+            raise UserError(f"{line}: nothing reads the key {key!r}; leave it out")
+        OmegaConf.update(config, key, override.value(), force_add=True)
+        return
+    if not _exists(config, key):
+        near = _nearest(key, leaves(config))
+        raise UserError(f"unknown key {key!r}; did you mean {near!r}?" if near else f"unknown key {key!r}")
+    if key in WITHOUT_EFFECT:
+        raise UserError(f"{line}: this key has no effect; use {WITHOUT_EFFECT[key]}")
+    value, default = override.value(), OmegaConf.select(config, key, throw_on_missing=False)
+    wanted, nothing = _kind(default), value is None and not isinstance(default, DictConfig)
+    if wanted and not nothing and _kind(value) != wanted and "${" not in str(value):
+        raise UserError(f"{line}: it must be {wanted}")
+    OmegaConf.update(config, key, value)
+
+
+def _exists(config: DictConfig, key: str) -> bool:
+    *sections, last = key.split(".")
+    parent = OmegaConf.select(config, ".".join(sections), throw_on_missing=False) if sections else config
+    return isinstance(parent, DictConfig) and last in parent.keys()  # noqa: SIM118  # `in` is False where no value is set
+
+
+def _kind(value: Any) -> str | None:
+    """What may stand there; None: text or anything else."""
+    if isinstance(value, DictConfig | dict):
+        return "a section; name a key below it"
+    if isinstance(value, bool):
+        return "true or false"
+    return "a number" if isinstance(value, int | float) else None
 
 
 def leaves(config: Any, prefix: str = "") -> list[str]:
@@ -101,41 +164,19 @@ def _shipped(what: str) -> str:
     return str({"policy": tiny.policy_path, "segmenter": tiny.segmenter_path}[what]())
 
 
-def _key(override: str) -> str:
-    return override.split("=", 1)[0].lstrip("+~")
-
-
-def _refuse_added(overrides: Sequence[str]) -> None:
-    """`+key=value` gets past hydra's check of names, so it is checked here."""
-    for override in overrides:
-        if override.startswith("+") and not OPEN.match(_key(override)):
-            raise UserError(f"{override}: nothing reads the key {_key(override)!r}; leave it out")
-
-
-def _refuse_without_effect(config: DictConfig, overrides: Sequence[str]) -> None:
-    for override in overrides:
-        instead = WITHOUT_EFFECT.get(_key(override))
-        if instead:
-            raise UserError(f"{override}: this key has no effect; use {instead}")
-    if config.trainer.v1.trainer_mode != "sync":
-        raise UserError(f"trainer.v1.trainer_mode={config.trainer.v1.trainer_mode}: only sync is supported")
-
-
 def _explain(error: Exception, name: str, overrides: Sequence[str]) -> str:
     """hydra's complaint in one line, with the nearest key that exists."""
-    said = " ".join(str(error).split())
-    missing = re.search(r"Could not override '([^']+)'", said)
-    if missing:
-        known = leaves(compose(name, [o for o in overrides if _key(o) != missing[1]]))
-        near = _nearest(missing[1], known)
-        return f"unknown key {missing[1]!r}; did you mean {near!r}?" if near else f"unknown key {missing[1]!r}"
-    group = re.search(r"Could not find '(\w+)/(\w+)'", said)
+    said = " ".join(str(error).split()).split(" See https://")[0]
+    group = re.search(r"Could not find '(\w+)/([^']+)'", said)
     if group:
         known = sorted(path.stem for path in (config_dir() / group[1]).glob("*.yaml"))
         return f"there is no {group[1]} {group[2]!r}; there are: {', '.join(known)}"
     if "Cannot find primary config" in said:
         known = sorted(path.stem for path in config_dir().glob("*.yaml"))
         return f"there is no configuration {name!r}; there are: {', '.join(known)}"
+    if "missing EQUAL" in said:
+        wrong = next(override for override in overrides if "=" not in override)
+        return f"{wrong}: write key=value, as in data.train_batch_size=8"
     return f"configuration: {said}"
 
 

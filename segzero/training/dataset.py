@@ -1,16 +1,17 @@
 """Our Sample parquet as verl's dataset. Images travel as paths: embedded ones are written out once, by content.
 
-Every sample is tried at the start: those whose image can't be read, whose size is not what the file says, or
-whose prompt is too long are left out, counted and named once.
+Every sample is tried at the start: those whose image can't be read, whose image or masks are not of the size that
+the file says, or whose prompt is too long are left out, counted and named once.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ from torch.utils.data import Dataset
 
 from segzero.data.sample import Object, Sample, from_parquet
 from segzero.errors import UserError
-from segzero.images import load_image
+from segzero.files import write_atomically
+from segzero.masks import check_rle
 from segzero.policy.checkpoint import Checkpoint, read_checkpoint
 from segzero.prompts import render_messages
 from segzero.training.encoding import Encoder, open_fitted
+
+AT_ONCE = 256  # samples in memory with their images, while they are tried
 
 
 @dataclass
@@ -60,15 +64,17 @@ class SampleDataset(Dataset):
         files: list[str] = [data_files] if isinstance(data_files, str) else list(data_files)
         self.checkpoint = checkpoint_of(config)
         self.encoder = Encoder(self.checkpoint, processor)
-        samples = [sample for file in files for sample in from_parquet(file)]
-        if not samples:
-            raise UserError(f"no samples in {', '.join(files)}; prepare them with: segzero data")
-        if max_samples > 0:
-            samples = samples[:max_samples]
-        self.samples, self.report = usable(samples, self.encoder, config.max_prompt_length, Path(config.image_dir))
+        self.report = Report()
+        found = chain.from_iterable(from_parquet(file) for file in files)
+        wanted = islice(found, max_samples if max_samples > 0 else None)
+        image_dir = Path(config.image_dir)
+        self.samples = [
+            _stored(sample, image_dir)
+            for sample, _ in usable(wanted, self.encoder, config.max_prompt_length, self.report)
+        ]
         print(f"{', '.join(files)}: {self.report}", flush=True)
         if not self.samples:
-            raise UserError(f"no usable sample in {', '.join(files)}: {self.report}")
+            raise UserError(f"no usable sample in {', '.join(files)}: {self.report}; see docs/training.md")
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -110,38 +116,44 @@ def messages_with_path(sample: Sample, prompt: str) -> list[dict]:
 
 
 def usable(
-    samples: Sequence[Sample], encoder: Encoder, max_prompt_length: int, image_dir: Path
-) -> tuple[list[Sample], Report]:
-    """Samples that can be trained on, in order, and what was wrong with the others."""
-    report = Report()
-    tried: dict[str, tuple[int, int] | str] = {}  # image path -> size, or what is wrong with it
-
-    def try_image(path: str) -> None:
-        tried[path] = _attempt(lambda: load_image(path).size)
-
-    def count_tokens(sample: Sample) -> int:
-        return len(encoder.encode(sample))
-
-    stored = [_stored(sample, image_dir) for sample in samples]
+    samples: Iterable[Sample], encoder: Encoder, max_prompt_length: int, report: Report
+) -> Iterator[tuple[Sample, int]]:
+    """Samples that can be trained on, in order, each with its prompt's tokens; what is wrong goes into `report`."""
+    tried: dict[bytes, tuple[int, int] | str] = {}  # image -> its size, or what is wrong with it
+    samples = iter(samples)
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:  # Pillow decodes outside Python's lock
-        list(threads.map(try_image, dict.fromkeys(str(sample.image) for sample in stored)))
-    kept = []
-    for sample in stored:
-        size = tried[str(sample.image)]
-        if isinstance(size, str):
-            report.unreadable[sample.id] = size
-        elif size != sample.size:
-            report.unreadable[sample.id] = f"its image is {size[0]}x{size[1]}, not {sample.width}x{sample.height}"
-        else:
-            tokens = _attempt(partial(count_tokens, sample))
-            if isinstance(tokens, str):
-                report.unreadable[sample.id] = tokens
-            elif tokens > max_prompt_length:
-                report.overlong[sample.id] = tokens
-            else:
-                kept.append(sample)
-    report.kept = len(kept)
-    return kept, report
+        while some := list(islice(samples, AT_ONCE)):
+            new = {_key(sample): sample for sample in some if _key(sample) not in tried}
+            sizes = threads.map(lambda sample: _attempt(lambda: sample.open().size), new.values())
+            tried.update(zip(new, sizes, strict=True))
+            for sample in some:
+                tokens = _size_problem(sample, tried[_key(sample)]) or _attempt(partial(_count, encoder, sample))
+                if isinstance(tokens, str):
+                    report.unreadable[sample.id] = tokens
+                elif tokens > max_prompt_length:
+                    report.overlong[sample.id] = tokens
+                else:
+                    report.kept += 1
+                    yield sample, tokens
+
+
+def _size_problem(sample: Sample, size: tuple[int, int] | str) -> str | None:
+    """What is wrong with a sample's image, of that size, or with its masks."""
+    if isinstance(size, str):
+        return size
+    if size != sample.size:
+        return f"its image is {size[0]}x{size[1]}, not {sample.width}x{sample.height}"
+    for rle in [*(found.rle for found in sample.objects), sample.ignore]:
+        problem = rle and _attempt(partial(check_rle, rle))
+        if isinstance(problem, str):
+            return problem
+        if rle and tuple(rle["size"]) != (sample.height, sample.width):
+            return f"a mask of it is {rle['size'][1]}x{rle['size'][0]}, its image {sample.width}x{sample.height}"
+    return None
+
+
+def _count(encoder: Encoder, sample: Sample) -> int:
+    return len(encoder.encode(sample))
 
 
 def to_json(sample: Sample) -> str:
@@ -172,17 +184,17 @@ def _attempt(action: Callable[[], Any]) -> Any:
         return str(error)
 
 
+def _key(sample: Sample) -> bytes:
+    """The same for the same image, without holding on to it."""
+    image = sample.image
+    return image.encode() if isinstance(image, str) else hashlib.sha256(image).digest()
+
+
 def _stored(sample: Sample, image_dir: Path) -> Sample:
     """The sample with a path: bytes are written to a file named by their content, so that none is written twice."""
     if isinstance(sample.image, str):
-        return replace(sample, image=str(Path(sample.image).expanduser().absolute()))
+        return replace(sample, image=str(Path(sample.image).absolute()))
     path = image_dir.expanduser().absolute() / hashlib.sha256(sample.image).hexdigest()
     if not path.exists():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-            unfinished.write_bytes(sample.image)
-            unfinished.replace(path)
-        except OSError as error:
-            raise UserError(f"cannot write images to {image_dir}: {error.strerror}; set data.image_dir") from error
+        write_atomically(path, sample.image)
     return replace(sample, image=str(path))

@@ -14,8 +14,9 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from segzero.errors import UserError
+from segzero.files import write_atomically
 from segzero.policy.checkpoint import read_checkpoint
-from segzero.training import plan
+from segzero.training import checkpoints, plan
 from segzero.training.config import compose
 from segzero.training.progress import stage
 
@@ -26,11 +27,13 @@ def train(config_name: str = "train", overrides: Sequence[str] = ()) -> Path | N
     """Run, and return the folder of the run; with dry_run=true explain the run and return None."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported; our own line says more
     config = settle(compose(config_name, overrides))
-    estimate = plan.check(config)
-    print(estimate, flush=True)
+    batch = plan.check(config)
     if config.dry_run:
-        print(plan.show_samples(config), flush=True)
+        from segzero.training.rehearsal import rehearse
+
+        print(rehearse(config, batch), flush=True)
         return None
+    print("\n".join(plan.describe(config, batch)), flush=True)
     prepare_environment(config)
     try:
         return _run(config)
@@ -52,12 +55,7 @@ def settle(config: DictConfig) -> DictConfig:
 
 def prepare_environment(config: DictConfig) -> None:
     """What Ray's workers inherit. Set before Ray starts, as they read it while they import."""
-    run = Path(config.trainer.default_local_dir)
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        (run / "config.yaml").write_text(OmegaConf.to_yaml(config))
-    except OSError as error:
-        raise UserError(f"cannot write to {run}: {error.strerror}; set trainer.default_local_dir") from error
+    write_atomically(Path(config.trainer.default_local_dir) / "config.yaml", OmegaConf.to_yaml(config).encode())
     settings = {
         "VERL_USE_EXTERNAL_MODULES": PLUGIN,  # fails loudly, where the entry point would be silent
         "VERL_ENGINE_VENDOR": "segzero",
@@ -82,8 +80,8 @@ def prepare_environment(config: DictConfig) -> None:
 
 
 def _run(config: DictConfig) -> Path:
-    import ray
-
+    run = Path(config.trainer.default_local_dir)
+    checkpoints.discard_unfinished(run)
     stage("starting Ray")
     _start_ray(config)
     stage("loading verl")
@@ -106,9 +104,12 @@ def _run(config: DictConfig) -> Path:
         trainer = Trainer(config)
         trainer.init()
         trainer.fit(trainer.start_rollouts())
-        return Path(config.trainer.default_local_dir)
-    except ray.exceptions.RayError as error:
-        raise _explain(error) from error
+        return run
+    except Exception as error:
+        explained = explain(error, run)
+        if explained is None:
+            raise
+        raise explained from error
     finally:
         logger = getattr(trainer, "logger", None)
         if logger is not None:
@@ -127,7 +128,7 @@ def _start_ray(config: DictConfig) -> None:
     given = {name: value for name, value in (options.pop("runtime_env", None) or {}).items() if value is not None}
     given["env_vars"] = {name: os.environ[name] for name in passed} | given.get("env_vars", {})
     options["runtime_env"] = given
-    ray.init(log_to_driver=True, logging_level="warning", **{str(k): v for k, v in options.items() if v is not None})
+    ray.init(logging_level="warning", **{str(k): v for k, v in options.items() if v is not None})
 
 
 def _stop_ray() -> None:
@@ -146,14 +147,23 @@ def _assert_plugin() -> None:
     assert plugin.installed, "the plugin was imported but not applied"
 
 
-def _explain(error: Exception) -> Exception:
-    """What went wrong in another process, in a line where that says enough."""
+def explain(error: Exception, run: Path) -> UserError | None:
+    """What went wrong, here or in another process, where a line says enough; None: the traceback is needed."""
     from ray.exceptions import RayActorError
 
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, UserError):  # still the user's mistake
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, UserError):  # the user's mistake, wherever it was noticed
         return UserError(str(cause))
+    if checkpoints.no_room(cause):
+        checkpoints.discard_unfinished(run)
+        return UserError(
+            f"no room left to write to {run}: {one_line(cause)}. Its earlier checkpoints are whole; make room, or "
+            f"lower segzero.keep_last, and start again"
+        )
     if isinstance(error, RayActorError) or type(cause).__name__ == "EngineDeadError":
-        said = " ".join(str(cause or error).split())
-        return UserError(f"a process of the run died; its checkpoints are whole. Cause: {said}")
-    return error
+        return UserError(f"a process of the run died; its checkpoints are whole. Cause: {one_line(cause)}")
+    return None
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,8 +1,8 @@
 """`segzero merge`: the shards of a training checkpoint become an ordinary Hugging Face folder.
 
-Shards are mapped into memory and read tensor by tensor, so the peak is a few times the largest tensor and not
-the model. Every key, shape and dtype is checked against the model's own class before a byte is written; the
-folder appears under its name only when it is whole.
+Tensors are read, converted and written one by one, so the peak is a few times the largest tensor and not the
+model. Every key, shape and dtype is checked against the model's own class before a byte is written; the folder
+appears under its name only when it is whole.
 
 >>> merge("runs/run/global_step_200", "my_policy", dtype="bfloat16")                       # doctest: +SKIP
 PosixPath('my_policy')
@@ -11,9 +11,9 @@ PosixPath('my_policy')
 import json
 import math
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,24 +21,26 @@ from typing import Any
 import torch
 
 from segzero.errors import UserError
+from segzero.training.card import base_model, read_run, write_cards
+from segzero.training.shards import Shards, actor_folder
 
 FILE_BYTES = 5 << 30  # of tensors in one safetensors file
-_SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
 _DTYPES = {
     "bfloat16": (torch.bfloat16, "BF16"),
     "float16": (torch.float16, "F16"),
     "float32": (torch.float32, "F32"),
 }
 _WEIGHTS = ("safetensors", "bin", "pt")  # not copied from huggingface/: they would be older than ours
+_PEFT = "base_model.model."  # what PEFT puts before a name
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor to write: its name and shape on disk, and how to make it."""
+    """One tensor to write: its name and shape on disk, and how to make it in the type asked for."""
 
     name: str
     shape: tuple[int, ...]
-    make: Callable[[], torch.Tensor]
+    make: Callable[[torch.dtype], torch.Tensor]
 
     @property
     def numel(self) -> int:
@@ -50,21 +52,59 @@ def merge(source: str | Path, out: str | Path, dtype: str = "bfloat16", card: Ma
 
     LoRA adapters are merged into the weights. `card` adds lines to the model card.
     """
-    if dtype not in _DTYPES:
-        raise UserError(f"unknown dtype {dtype!r}; use one of {', '.join(_DTYPES)}")
     folder, out = actor_folder(source), Path(out)
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise UserError(f"{out} is there already; choose another folder or remove it")
+    _check_target(out, dtype)
     shards = Shards(folder)
     model = _empty_model(folder / "huggingface")
     entries = _entries(shards, model, _adapter_scale(folder, shards))
+    with _whole_or_nothing(out) as unfinished:
+        _copy_small_files(folder / "huggingface", unfinished)
+        write_safetensors(entries, unfinished, dtype)
+        write_cards(folder, unfinished, dtype, card or {})
+    return out
+
+
+def export_adapter(source: str | Path, out: str | Path, dtype: str = "bfloat16") -> Path:
+    """Only the LoRA adapter of a checkpoint, as PEFT loads it beside the base model."""
+    folder, out = actor_folder(source), Path(out)
+    _check_target(out, dtype)
+    shards = Shards(folder)
+    names = [name for name in shards.shapes if "lora_" in name]
+    if not names:
+        raise UserError(f"{folder} holds no adapter: the run trained the whole model; merge it instead")
+    saved = {name: name.replace(".default.weight", ".weight") for name in names}
+    entries = [Entry(saved[name], shards.shapes[name], _maker(shards, name, None)) for name in names]
+    run = read_run(folder)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model(run) if run else None,
+        # Whole names, as the vision tower has layers called alike.
+        "target_modules": sorted({name.rpartition(".lora_")[0].removeprefix(_PEFT) for name in names}),
+        "inference_mode": True,
+        **_adapter_numbers(folder),
+    }
+    with _whole_or_nothing(out) as unfinished:
+        (unfinished / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        write_safetensors(entries, unfinished, dtype, "adapter_model")
+    return out
+
+
+def _check_target(out: Path, dtype: str) -> None:
+    if dtype not in _DTYPES:
+        raise UserError(f"unknown dtype {dtype!r}; use one of {', '.join(_DTYPES)}")
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        raise UserError(f"{out} is there already; choose another folder or remove it")
+
+
+@contextmanager
+def _whole_or_nothing(out: Path) -> Iterator[Path]:
+    """A folder to write into, which gets the name `out` at the end; nothing is left of it if anything fails."""
     unfinished = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir(parents=True)
-        _copy_small_files(folder / "huggingface", unfinished)
-        write_safetensors(entries, unfinished, dtype)
-        _write_cards(folder, unfinished, dtype, card or {})
+        yield unfinished
         if out.is_dir():
             out.rmdir()
         unfinished.rename(out)
@@ -72,97 +112,6 @@ def merge(source: str | Path, out: str | Path, dtype: str = "bfloat16", card: Ma
         raise UserError(f"cannot write {out}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return out
-
-
-def actor_folder(source: str | Path) -> Path:
-    """The folder that holds the shards."""
-    source = Path(source)
-    for folder in (source / "actor", source):
-        if any(_SHARD.fullmatch(path.name) for path in folder.glob("*.pt")):
-            return folder
-    raise UserError(f"no shards in {source}: give a folder global_step_N, or the actor folder in it")
-
-
-class Shards:
-    """The shards of all ranks, mapped into memory; `shapes` are the whole tensors'."""
-
-    def __init__(self, folder: Path) -> None:
-        found = {m for path in folder.glob("*.pt") if (m := _SHARD.fullmatch(path.name))}
-        sizes = {int(match[1]) for match in found}
-        if len(sizes) != 1:
-            raise UserError(f"{folder} holds shards of different world sizes: {sorted(sizes)}; keep one set")
-        [size] = sizes
-        missing = sorted(set(range(size)) - {int(match[2]) for match in found})
-        if missing:
-            raise UserError(f"{folder} lacks the shards of ranks {missing} of {size}; copy them here")
-        self.ranks = [_load(folder / f"model_world_size_{size}_rank_{rank}.pt") for rank in range(size)]
-        for rank, shard in enumerate(self.ranks):
-            if shard.keys() != self.ranks[0].keys():
-                odd = sorted(shard.keys() ^ self.ranks[0].keys())[0]
-                raise UserError(f"the shards of ranks 0 and {rank} disagree: {odd!r} is in one only")
-        self.shapes = {name: tuple(tensor.shape) for name, tensor in self.ranks[0].items()}
-
-    def whole(self, name: str) -> torch.Tensor:
-        """One tensor, put together from its shards."""
-        from torch.distributed.tensor import DTensor
-
-        tensors = [shard[name] for shard in self.ranks]
-        first = tensors[0]
-        if not isinstance(first, DTensor):
-            return first  # a copy on every rank
-        placements = [p for p in first.placements if not p.is_replicate()]
-        if not placements:
-            return first._local_tensor
-        if len(placements) > 1 or not placements[0].is_shard():
-            raise UserError(f"{name!r} is sharded as {first.placements}, which can't be merged here")
-        mesh = first.device_mesh
-        dim = first.placements.index(placements[0])
-        copies = [int(rank) for rank in _one_of_each(mesh.mesh, dim)]
-        joined = torch.cat([tensors[rank]._local_tensor for rank in copies], dim=placements[0].dim)
-        if tuple(joined.shape) != self.shapes[name]:
-            raise UserError(
-                f"{name!r} has the shape {tuple(joined.shape)}, not {self.shapes[name]}; a shard is damaged"
-            )
-        return joined
-
-
-def _one_of_each(mesh: torch.Tensor, dim: int) -> torch.Tensor:
-    """The ranks along the sharded dimension of the mesh, from the first replica."""
-    return mesh.movedim(dim, -1).reshape(-1, mesh.shape[dim])[0]
-
-
-def _load(path: Path) -> dict[str, torch.Tensor]:
-    """A shard, without running any code that may stand in it."""
-    import torch.distributed.tensor  # makes DTensor a type that weights_only accepts
-
-    try:
-        with torch.serialization.safe_globals(_older_names()):
-            state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except Exception as error:
-        raise UserError(f"{path} can't be read as a shard: {' '.join(str(error).split())[:200]}") from error
-    tensors = isinstance(state, dict) and all(isinstance(value, torch.Tensor) for value in state.values())
-    if not tensors:
-        raise UserError(f"{path} is no model shard: it should hold named tensors")
-    return state
-
-
-def _older_names() -> list:
-    """The same harmless classes under the names they had in the torch that saved released checkpoints."""
-    from torch.distributed.device_mesh import DeviceMesh
-    from torch.distributed.tensor import DTensor, Replicate, Shard
-    from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
-
-    return [
-        (DTensor, "torch.distributed._tensor.api.DTensor"),
-        (DTensorSpec, "torch.distributed._tensor._dtensor_spec.DTensorSpec"),
-        (TensorMeta, "torch.distributed._tensor._dtensor_spec.TensorMeta"),
-        (DTensorSpec, "torch.distributed._tensor.placement_types.DTensorSpec"),
-        (TensorMeta, "torch.distributed._tensor.placement_types.TensorMeta"),
-        (Shard, "torch.distributed._tensor.placement_types.Shard"),
-        (Replicate, "torch.distributed._tensor.placement_types.Replicate"),
-        (DeviceMesh, "torch.distributed._tensor.device_mesh.DeviceMesh"),
-    ]
 
 
 def _empty_model(config: Path) -> Any:
@@ -172,52 +121,72 @@ def _empty_model(config: Path) -> Any:
 
     if not (config / "config.json").is_file():
         raise UserError(f"no {config}/config.json beside the shards; copy the base model's config and processor there")
+    try:
+        described = AutoConfig.from_pretrained(config)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{config}/config.json can't be read: {' '.join(str(error).split())[:200]}") from error
     with init_empty_weights():
-        return AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(config))
+        return AutoModelForImageTextToText.from_config(described)
 
 
 def _entries(shards: Shards, model: Any, scale: float | None) -> list[Entry]:
     """What to write, checked against the model; names as `save_pretrained` would write them."""
-    plain = {_plain_name(name): name for name in shards.shapes if "lora_" not in name}
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    wanted = model.state_dict()
+    on_disk = _names_on_disk(model, wanted)
+    older = {disk: name for name, disk in on_disk.items()}  # transformers before 4.52 trained under those names
+    plain = {}
+    for saved in shards.shapes:
+        if "lora_" not in saved:
+            name = _plain_name(saved)
+            plain[name if name in wanted else older.get(name, name)] = saved
+    if scale is not None and not plain:
+        raise UserError("the shards hold an adapter only; export it, and load it beside its base model")
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     for name in sorted(wanted.keys() - plain.keys() - tied):
         raise UserError(f"the shards lack {name!r}, which the model has; they are not of this model, or damaged")
     for name in sorted(plain.keys() - wanted.keys()):
         raise UserError(f"the shards hold {name!r}, which the model does not have; they are not of this model")
     for name, saved in plain.items():
-        if shards.shapes[saved] != wanted[name]:
-            raise UserError(f"{name!r} has the shape {shards.shapes[saved]} in the shards, {wanted[name]} in the model")
+        shape, dtype = tuple(wanted[name].shape), shards.dtypes[saved]
+        if shards.shapes[saved] != shape:
+            raise UserError(f"{name!r} has the shape {shards.shapes[saved]} in the shards, {shape} in the model")
+        if not dtype.is_floating_point:
+            raise UserError(f"{name!r} is {str(dtype).removeprefix('torch.')} in the shards; weights are floats")
     kept = [name for name in plain if name not in tied]
-    names = _names_on_disk(model, kept)
-    return [Entry(names[name], wanted[name], _maker(shards, plain[name], scale)) for name in kept]
+    return [Entry(on_disk[name], tuple(wanted[name].shape), _maker(shards, plain[name], scale)) for name in kept]
 
 
-def _maker(shards: Shards, saved: str, scale: float | None) -> Callable[[], torch.Tensor]:
+def _maker(shards: Shards, saved: str, scale: float | None) -> Callable[[torch.dtype], torch.Tensor]:
     """How to make a tensor; with an adapter, its product is added in float32."""
     if not saved.endswith(".base_layer.weight") or scale is None:
-        return lambda: shards.whole(saved)
+        return lambda dtype: shards.whole(saved, dtype)
     stem = saved.removesuffix(".base_layer.weight")
 
-    def merged() -> torch.Tensor:
-        a, b = (shards.whole(f"{stem}.lora_{side}.default.weight").float() for side in "AB")
-        return shards.whole(saved).float().addmm(b, a, alpha=scale)
+    def merged(dtype: torch.dtype) -> torch.Tensor:
+        a, b = (shards.whole(f"{stem}.lora_{side}.default.weight", torch.float32) for side in "AB")
+        return shards.whole(saved, torch.float32).addmm_(b, a, alpha=scale).to(dtype)
 
     return merged
 
 
 def _plain_name(name: str) -> str:
     """The model's own name, without what PEFT puts around it."""
-    return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+    return name.removeprefix(_PEFT).replace(".base_layer.", ".")
 
 
 def _adapter_scale(folder: Path, shards: Shards) -> float | None:
     if not any("lora_" in name for name in shards.shapes):
         return None
+    numbers = _adapter_numbers(folder)
+    return numbers["lora_alpha"] / numbers["r"]
+
+
+def _adapter_numbers(folder: Path) -> dict[str, int]:
+    """An adapter's rank and alpha, which verl saves beside it."""
     try:
         meta = json.loads((folder / "lora_train_meta.json").read_text())
-        return meta["lora_alpha"] / meta["r"]
-    except (OSError, ValueError, KeyError) as error:
+        return {name: int(meta[name]) for name in ("r", "lora_alpha")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}/lora_train_meta.json, with the adapters' r and lora_alpha, can't be read") from error
 
 
@@ -230,15 +199,15 @@ def _names_on_disk(model: Any, names: Iterable[str]) -> dict[str, str]:
     return {name: saved[index] for index, name in enumerate(marks)}
 
 
-def write_safetensors(entries: list[Entry], folder: Path, dtype: str) -> None:
+def write_safetensors(entries: list[Entry], folder: Path, dtype: str, stem: str = "model") -> None:
     """One file, or several with an index, a tensor at a time."""
     target, tag = _DTYPES[dtype]
     width = target.itemsize
     files = list(_into_files(sorted(entries, key=lambda entry: entry.name), width))
     names = (
-        ["model.safetensors"]
+        [f"{stem}.safetensors"]
         if len(files) == 1
-        else [f"model-{i + 1:05}-of-{len(files):05}.safetensors" for i in range(len(files))]
+        else [f"{stem}-{i + 1:05}-of-{len(files):05}.safetensors" for i in range(len(files))]
     )
     for name, listed in zip(names, files, strict=True):
         _write_file(folder / name, listed, target, tag)
@@ -246,7 +215,7 @@ def write_safetensors(entries: list[Entry], folder: Path, dtype: str) -> None:
         places = {entry.name: name for name, listed in zip(names, files, strict=True) for entry in listed}
         total = sum(entry.numel for entry in entries) * width
         index = {"metadata": {"total_size": total}, "weight_map": places}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+        (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _into_files(entries: list[Entry], width: int) -> Iterator[list[Entry]]:
@@ -274,9 +243,8 @@ def _write_file(path: Path, entries: list[Entry], dtype: torch.dtype, tag: str) 
     with path.open("wb") as out:
         out.write(len(text).to_bytes(8, "little") + text)
         for entry in entries:
-            tensor = entry.make().to(dtype).contiguous()
-            if tuple(tensor.shape) != entry.shape:
-                raise UserError(f"{entry.name!r} came out as {tuple(tensor.shape)}, not {entry.shape}")
+            tensor = entry.make(dtype)
+            assert tuple(tensor.shape) == entry.shape and tensor.is_contiguous(), entry.name
             out.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
         out.flush()
         os.fsync(out.fileno())
@@ -286,32 +254,3 @@ def _copy_small_files(source: Path, target: Path) -> None:
     for file in source.iterdir():
         if file.is_file() and not file.name.endswith(_WEIGHTS) and not file.name.endswith(".index.json"):
             shutil.copy2(file, target / file.name)
-
-
-def _write_cards(folder: Path, target: Path, dtype: str, card: Mapping[str, Any]) -> None:
-    """What the checkpoint says about itself: for `read_checkpoint`, for transformers, and for people."""
-    from segzero.frames import parse_frame
-    from segzero.policy.checkpoint import read_checkpoint, write_card
-
-    config = json.loads((target / "config.json").read_text())
-    for name in ("dtype", "torch_dtype"):
-        if name in config:
-            config[name] = dtype
-    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    run = _run_config(folder)
-    checkpoint = read_checkpoint(target)
-    if run:
-        data = run["data"]
-        write_card(target, data["prompt"], parse_frame(data["frame"], checkpoint.frame))
-    lines = {"Base model": run["actor_rollout_ref"]["model"]["path"], "Reward": run["reward"]["name"]} if run else {}
-    lines |= {"Checkpoint": folder.parent.name, "Type": dtype, **card}
-    text = "\n".join(f"- {name}: {value}" for name, value in lines.items())
-    (target / "README.md").write_text(f"---\nlibrary_name: transformers\n---\nTrained with SegZero.\n\n{text}\n")
-
-
-def _run_config(folder: Path) -> dict[str, Any] | None:
-    """The configuration that `segzero train` writes into the run's folder."""
-    import yaml
-
-    file = folder.parent.parent / "config.yaml"
-    return yaml.safe_load(file.read_text()) if file.is_file() else None

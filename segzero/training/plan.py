@@ -1,21 +1,24 @@
-"""What a run will do, worked out before it starts: batch arithmetic, memory, and what would fail later.
-
-The estimates are orders of magnitude with their assumptions beside them, not promises.
+"""What a run will do, worked out from its configuration in a second or two: the batch arithmetic, and whatever is
+wrong that can be seen without reading the data. `rehearsal` looks at the rest.
 """
 
-import json
+import os
+import re
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from rewards import get_rubric, load_reward
 from segzero.data.sample import from_parquet
-from segzero.errors import UserError
+from segzero.errors import UserError, unknown_name
 from segzero.policy.checkpoint import read_checkpoint
-from segzero.prompts import render_text
+from segzero.prompts import get_prompt
+
+# The published presets score one format each; in the other nothing can be earned.
+FORMATS = {"seg_zero": "seg_zero", "seg_zero_strict": "seg_zero", "vision_reasoner": "multi"}
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -71,44 +74,45 @@ def needs_reference(config: DictConfig) -> bool:
     return bool(config.actor_rollout_ref.actor.use_kl_loss or config.algorithm.use_kl_in_reward)
 
 
-def check(config: DictConfig) -> str:
-    """Refuse what would fail later; returns the plan in words."""
+def check(config: DictConfig) -> Batch:
+    """Refuse what would fail later, as far as the configuration tells."""
     batch = batch_of(config)
     _check_batch(batch)
     _check_lengths(config)
     _check_hardware(config, batch)
     _check_reward(config)
-    files = {"train": _files(config.data.train_files), "validation": _files(config.data.val_files)}
-    for paths in files.values():
-        for path in paths:
-            from_parquet(path)
-    parameters = _parameters(config)
-    lines = [
-        f"model    {config.actor_rollout_ref.model.path}"
-        + (f", {parameters / 1e6:.4g} M parameters" if parameters else ""),
-        f"data     {', '.join(map(str, files['train']))}; frame {config.data.frame}, prompt {config.data.prompt}",
+    _check_segmenter(config)
+    _check_folder(Path(config.trainer.default_local_dir))
+    for path in [*data_files(config, "train"), *data_files(config, "val")]:
+        if not any(islice(from_parquet(path), 1)):
+            raise UserError(f"{path} holds no samples; see docs/training.md for how to make them")
+    return batch
+
+
+def describe(config: DictConfig, batch: Batch) -> list[str]:
+    """The plan in words."""
+    data, trainer = config.data, config.trainer
+    return [
+        f"policy   {config.actor_rollout_ref.model.path}; frame {data.frame}, prompt {data.prompt}",
+        f"data     {', '.join(map(str, data_files(config, 'train')))}",
         f"reward   {config.reward.name}; segmenter {config.segzero.segmenter.path or 'none'}",
         f"batch    {batch}",
-        *_memory(config, batch, parameters),
-        f"run      {config.trainer.default_local_dir}, resume {config.segzero.resume}",
+        f"run      {trainer.default_local_dir}; resume {config.segzero.resume}; {_hardware(config, batch)}",
     ]
-    return "\n".join(lines)
 
 
-def show_samples(config: DictConfig, count: int = 2) -> str:
-    """A few samples as the policy will read them."""
-    lines = []
-    for sample in islice(from_parquet(_files(config.data.train_files)[0]), count):
-        checkpoint = read_checkpoint(config.data.checkpoint, config.data.frame, config.data.prompt)
-        width, height = checkpoint.frame.model_size(sample.open().size)
-        truth = [checkpoint.frame.to_frame(o.box, sample.size) for o in sample.objects]
-        lines += [
-            f"sample   {sample.id}: {sample.width}x{sample.height}, seen at {width}x{height}, "
-            f"{checkpoint.image_tokens((width, height))} visual tokens",
-            f"         {render_text(sample.question, checkpoint.prompt)}",
-            f"         truth in the policy's numbers: {truth or 'nothing there'}",
-        ]
-    return "\n".join(lines)
+def data_files(config: DictConfig, split: str) -> list[Path]:
+    """The parquet files of `train` or `val`."""
+    value = config.data[f"{split}_files"]
+    files = [Path(name).expanduser() for name in ([value] if isinstance(value, str) else value or [])]
+    if not files:
+        raise UserError(f"data.{split}_files is empty; name a parquet file")
+    for file in files:
+        if not file.exists():
+            raise UserError(
+                f"no such data: {file}; set the folder of train.parquet and val.parquet by DATA, or data.{split}_files"
+            )
+    return files
 
 
 def _check_batch(batch: Batch) -> None:
@@ -135,94 +139,88 @@ def _check_batch(batch: Batch) -> None:
 
 def _check_lengths(config: DictConfig) -> None:
     rollout, data = config.actor_rollout_ref.rollout, config.data
-    needed = data.max_prompt_length + data.max_response_length
+    prompt, answer = _whole(config, "data.max_prompt_length"), _whole(config, "data.max_response_length")
+    needed = prompt + answer
     if rollout.max_model_len and rollout.max_model_len < needed:
         raise UserError(
             f"actor_rollout_ref.rollout.max_model_len={rollout.max_model_len} holds no prompt of "
-            f"{data.max_prompt_length} and answer of {data.max_response_length} tokens; make it {needed}"
+            f"{prompt} and answer of {answer} tokens; make it {needed}"
         )
-    longest = read_checkpoint(config.data.checkpoint, data.frame, data.prompt).max_length
+    longest = read_checkpoint(data.checkpoint, data.frame, data.prompt).max_length
     if needed > longest:
-        raise UserError(f"prompt and answer of {needed} tokens are more than the {longest} the model was made for")
+        raise UserError(
+            f"data.max_prompt_length={prompt} and data.max_response_length={answer} are more than the {longest} "
+            f"tokens the model was made for; lower them"
+        )
 
 
 def _check_hardware(config: DictConfig, batch: Batch) -> None:
-    width = config.actor_rollout_ref.rollout.tensor_model_parallel_size
+    width = _whole(config, "actor_rollout_ref.rollout.tensor_model_parallel_size")
     if batch.gpus % width:
         raise UserError(
             f"{batch.gpus} GPUs do not divide into replicas of tensor_model_parallel_size={width}; "
             f"change actor_rollout_ref.rollout.tensor_model_parallel_size"
         )
-    if config.dry_run or config.trainer.device != "cuda" or config.trainer.nnodes > 1:
-        return  # a plan may be made on another machine
+    if config.trainer.device not in ("cuda", "cpu"):
+        raise UserError(f"trainer.device={config.trainer.device}: choose cuda or cpu")
+    logical = config.ray_kwargs.ray_init.get("num_gpus")
+    if config.trainer.device == "cpu" and logical is not None and logical < batch.gpus:
+        raise UserError(
+            f"{batch.gpus} processes train, but Ray counts ray_kwargs.ray_init.num_gpus={logical} logical GPUs; "
+            f"set it to {batch.gpus}"
+        )
+    missing = missing_gpus(config)
+    if missing and not config.dry_run:  # a plan may be made on another machine
+        raise UserError(f"{missing}; choose hardware=cpu, gpu1, gpu4 ... or set it")
+
+
+def missing_gpus(config: DictConfig) -> str | None:
+    """What this machine lacks; of several nodes only Ray knows, once it runs."""
+    if config.trainer.device != "cuda" or config.trainer.nnodes > 1:
+        return None
     import torch
 
     there = torch.cuda.device_count()
-    if there < config.trainer.n_gpus_per_node:
-        raise UserError(
-            f"trainer.n_gpus_per_node={config.trainer.n_gpus_per_node}, but this machine has {there}; "
-            f"choose hardware=cpu, gpu1, gpu4 ... or set it"
-        )
+    wanted = config.trainer.n_gpus_per_node
+    return f"trainer.n_gpus_per_node={wanted}, but this machine has {there} GPUs" if there < wanted else None
+
+
+def _hardware(config: DictConfig, batch: Batch) -> str:
+    if config.trainer.device == "cpu":
+        return f"on the CPU, {batch.gpus} process{'es' * (batch.gpus != 1)}"
+    missing = missing_gpus(config)
+    return f"{batch.gpus} GPU{'s' * (batch.gpus != 1)}" + (f" (here it could not run: {missing})" if missing else "")
 
 
 def _check_reward(config: DictConfig) -> None:
+    if OmegaConf.is_missing(config.reward, "name") or not isinstance(config.reward.name, str):
+        raise UserError("reward.name is not set; name your function, as in reward.name=my_module.my_reward")
     name = config.reward.name
     load_reward(name) if "." in name else get_rubric(name)
     if name == "mask" and not config.segzero.segmenter.path:
         raise UserError("reward=mask needs a segmenter; set segzero.segmenter.path")
+    wanted, written = FORMATS.get(name), get_prompt(config.data.prompt).format
+    if wanted and wanted != written:
+        raise UserError(
+            f"reward={name} scores answers of the format {wanted!r}, but the prompt {config.data.prompt!r} asks for "
+            f"{written!r}; set data.prompt={'seg_zero' if wanted == 'seg_zero' else 'vision_reasoner'}"
+        )
 
 
-def _files(value: Any) -> list[Path]:
-    names = [value] if isinstance(value, str) else list(value)
-    files = [Path(name).expanduser() for name in names]
-    for file in files:
-        if not file.exists():
-            raise UserError(f"no such data: {file}; prepare it, or set DATA or data.train_files and data.val_files")
-    return files
+def _check_segmenter(config: DictConfig) -> None:
+    from segzero.segmenter import BACKENDS
+
+    settings = config.segzero.segmenter
+    if settings.backend not in BACKENDS:
+        raise unknown_name("segmenter backend", settings.backend, list(BACKENDS))
+    path = str(settings.path or "")
+    if path and not Path(path).exists() and not _HUB_NAME.fullmatch(path):
+        raise UserError(
+            f"no such segmenter: {path}; set segzero.segmenter.path or SEGMENTER_PATH to a folder or a hub name"
+        )
 
 
-def _parameters(config: DictConfig) -> float | None:
-    """From the checkpoint's index or file, without reading its weights."""
-    folder = Path(config.actor_rollout_ref.model.path).expanduser()
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        return json.loads(index.read_text())["metadata"]["total_size"] / 2
-    sizes = [_safetensors_parameters(file) for file in folder.glob("*.safetensors")] if folder.is_dir() else []
-    return sum(sizes) or _BY_NAME.get(folder.name)
-
-
-_BY_NAME = {
-    "Qwen2-VL-2B-Instruct": 2.21e9,
-    "Qwen2.5-VL-3B-Instruct": 3.75e9,
-    "Qwen2.5-VL-7B-Instruct": 8.29e9,
-    "Qwen3-VL-4B-Instruct": 4.44e9,
-}
-
-
-def _safetensors_parameters(file: Path) -> int:
-    """The header of a safetensors file: its length, then JSON."""
-    import math
-
-    with file.open("rb") as content:
-        header = json.loads(content.read(int.from_bytes(content.read(8), "little")))
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-
-
-def _memory(config: DictConfig, batch: Batch, parameters: float | None) -> list[str]:
-    if parameters is None:
-        return ["memory   not estimated: the checkpoint is not on this machine"]
-    actor, lora = config.actor_rollout_ref.actor, config.actor_rollout_ref.model.lora_rank > 0
-    weights = parameters * (2 if actor.fsdp_config.model_dtype == "bfloat16" else 4) / batch.gpus
-    state = 0.0 if lora else parameters * 12 / batch.gpus  # gradients and two moments, float32
-    reference = parameters * 2 / batch.gpus if needs_reference(config) and not lora else 0.0
-    offloaded = actor.fsdp_config.param_offload and actor.fsdp_config.optimizer_offload
-    on_gpu, on_host = (reference, weights + state) if offloaded else (weights + state + reference, 0.0)
-    tokens = config.data.max_prompt_length + config.data.max_response_length
-    trajectory = tokens * (4 + 4) * 8 + 4096  # int64 ids, masks and 4 rows of positions
-    return [
-        f"memory   {on_gpu / 2**30:.1f} GiB a GPU between phases for weights, gradients and optimizer"
-        + (f", {on_host * batch.gpus / 2**30:.1f} GiB on the hosts (offloaded)" if on_host else "")
-        + f"; vLLM takes {config.actor_rollout_ref.rollout.gpu_memory_utilization:.0%} of each while it writes",
-        f"         {trajectory * batch.total / 2**20:.0f} MiB of host memory for a step's trajectories "
-        f"({trajectory / 2**10:.0f} KiB each; images travel as paths); activations are not counted",
-    ]
+def _check_folder(run: Path) -> None:
+    place = next(folder for folder in (run, *run.parents) if folder.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise UserError(f"cannot write to {run}: {place} does not let you; set trainer.default_local_dir")

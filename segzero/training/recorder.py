@@ -12,6 +12,7 @@ from segzero.data.sample import Sample
 from segzero.frames import Frame
 from segzero.images import load_image
 from segzero.masks import decode
+from segzero.panel import beside
 from segzero.pipeline import in_pixels
 from segzero.result import Found, Segmentation
 from segzero.training.rollouts import Answer, Group
@@ -70,7 +71,7 @@ class Recorder:
                 warnings=parsed.warnings,
             )
             sheets.append(result.panel())
-        return _beside(sheets)
+        return beside(sheets)
 
     def _found(self, sample: Sample, answer: Answer) -> tuple[Found, ...]:
         """What an answer drew; without a segmenter, its boxes filled."""
@@ -99,15 +100,6 @@ def _filled(box: Any, size: tuple[int, int]) -> np.ndarray:
     x0, y0, x1, y1 = (round(v) for v in box)
     mask[y0:y1, x0:x1] = True
     return mask
-
-
-def _beside(sheets: Sequence[Image.Image]) -> Image.Image:
-    joined = Image.new("RGB", (sum(s.width for s in sheets), max(s.height for s in sheets)), "white")
-    left = 0
-    for sheet in sheets:
-        joined.paste(sheet, (left, 0))
-        left += sheet.width
-    return joined
 
 
 def _show(step: int, files: Sequence[Path], loggers: Any) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 import ray
 import torch
 from omegaconf import DictConfig, open_dict
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from verl.single_controller.ray import RayResourcePool
 from verl.trainer.ppo.v1 import trainer_base
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
@@ -49,12 +51,16 @@ class WakingBuffer(ReplayBuffer):
 
 
 class ServerManager(LLMServerManager):
-    """verl's manager of replicas, with ours, and without its router's actor: a whole group goes to one replica."""
+    """verl's manager of replicas, with ours, and without its router's actor: a whole group goes to one replica.
+
+    The segmenter starts beside them, as this is where the trainers' GPUs are known and not yet full.
+    """
 
     rollout_replica_class = GroupReplica
 
     async def _initialize_llm_servers(self, start_rank: int | None = None) -> None:
-        stage("trainers ready; starting the rollout engine")
+        stage("trainers ready; starting the segmenter and the rollout engine")
+        self.segmenter = start_segmenter(self.config.segzero.segmenter, self.rollout_resource_pool)
         await super()._initialize_llm_servers(start_rank)
         stage("rollout engine ready")
 
@@ -114,13 +120,10 @@ class Trainer(PPOTrainerSync):
         super()._init_resource_pool_mgr()
         self.role_worker_mapping = dict.fromkeys(self.role_worker_mapping, ray.remote(PolicyWorker))
 
-    def _setup(self) -> None:
-        self.segmenter = start_segmenter(self.settings.segmenter)
-        super()._setup()
-
     def start_rollouts(self) -> Rollouts:
         """What stands where verl has its agent loops; after `init`."""
-        drawer = ActorDrawer(self.segmenter) if self.segmenter else None
+        segmenter = self.llm_server_manager.segmenter
+        drawer = ActorDrawer(segmenter) if segmenter else None
         encoder = self.train_dataset.encoder
         self.scorer = Scorer(self.config.reward.name, encoder.format, encoder.checkpoint.frame, drawer)
         self.scorer.restore(self._restored.get("ranks", {}))
@@ -132,8 +135,8 @@ class Trainer(PPOTrainerSync):
         rollouts = Rollouts(servers, self.train_dataset.samples, encoder, self.scorer, rollout)
         watched = {f"rollout replica {i}": server for i, server in enumerate(servers)}
         watched |= {f"trainer {i}": worker for i, worker in enumerate(self.actor_rollout_wg.workers)}
-        if self.segmenter:
-            watched["segmenter"] = self.segmenter
+        if segmenter:
+            watched["segmenter"] = segmenter
         self.replay_buffer.rollouts = rollouts
         self.replay_buffer.watch = Watch(watched)
         return rollouts
@@ -161,17 +164,16 @@ class Trainer(PPOTrainerSync):
         return metrics
 
     def _keep_best(self, metrics: dict[str, float]) -> None:
-        """Save the step that validates best, unless it is the policy we started from."""
+        """Save the step that validates best, by gIoU or without a segmenter by reward, but not the one started from."""
         if self.global_steps == 0 or self.config.trainer.save_freq <= 0:
             return
+        by = "val/giou" if "val/giou" in metrics else "val/reward"
         before = checkpoints.best(self.run)
-        if before is not None and metrics["val/giou"] <= before["giou"]:
+        if before is not None and metrics[by] <= before["metrics"].get(by, -math.inf):
             return
         if self.global_steps not in checkpoints.steps(self.run):
             self._save_checkpoint()
-        checkpoints.write_json(
-            self.run / checkpoints.BEST, {"step": self.global_steps, "giou": metrics["val/giou"], "metrics": metrics}
-        )
+        checkpoints.write_json(self.run / checkpoints.BEST, {"step": self.global_steps, "by": by, "metrics": metrics})
 
     # Checkpoints: atomic, and resumed only when whole
 
@@ -186,14 +188,14 @@ class Trainer(PPOTrainerSync):
 
     def _load_checkpoint(self) -> None:
         self._restored: dict[str, Any] = {}
-        found, passed = find_checkpoint(self.run, self.settings.resume)
+        found, passed = checkpoints.find(self.run, self.settings.resume)
         for line in passed:
             print(line, flush=True)
         mode, path = ("resume_path", str(found.absolute())) if found else ("disable", None)
         with open_dict(self.config):
             self.config.trainer.resume_mode, self.config.trainer.resume_from_path = mode, path
         if found:
-            check_world_size(found, self.resource_pool_manager.get_n_gpus())
+            checkpoints.check_world_size(found, self.resource_pool_manager.get_n_gpus())
             self._restored = checkpoints.read_state(found)
             print(f"resuming from {found}", flush=True)
         super()._load_checkpoint()
@@ -235,36 +237,12 @@ def _lengths(batch: Any) -> list[int]:
     return [tag["seq_len"] for tag in batch.tags]
 
 
-def find_checkpoint(run: Path, resume: str) -> tuple[Path | None, list[str]]:
-    """What to resume from: `auto` takes the newest whole one of the run, `none` nothing, else a path is given."""
-    if resume == "none":
-        return None, []
-    if resume == "auto":
-        return checkpoints.latest_whole(run)
-    chosen = Path(resume)
-    if not chosen.name.startswith(checkpoints.PREFIX):
-        raise UserError(f"segzero.resume={resume}: give auto, none or a folder {checkpoints.PREFIX}N")
-    problem = checkpoints.damage(chosen)
-    if problem:
-        raise UserError(f"segzero.resume={resume}: the checkpoint is damaged ({problem}); choose another or auto")
-    return chosen, []
-
-
-def check_world_size(checkpoint: Path, wanted: int) -> None:
-    """verl's shards fit only as many processes as saved them."""
-    saved = checkpoints.world_size(checkpoint)
-    if saved is not None and saved != wanted:
-        raise UserError(
-            f"{checkpoint} was saved by {saved} processes, this run has {wanted}; use {saved} GPUs, or merge it "
-            f"(segzero merge) and start from the merged model"
-        )
-
-
-def start_segmenter(settings: DictConfig) -> Any | None:
-    """The segmenter's actor, or None where no checkpoint is named."""
+def start_segmenter(settings: DictConfig, pool: RayResourcePool) -> Any | None:
+    """The segmenter's actor, on the first trainer's GPU, or None where no checkpoint is named."""
     if not settings.path:
         return None
-    options = {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus}
+    place = PlacementGroupSchedulingStrategy(pool.get_placement_groups()[0], placement_group_bundle_index=0)
+    options = {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus, "scheduling_strategy": place}
     cache = int(settings.cache_gb * 2**30)
     actor = ray.remote(SegmenterActor).options(name="segmenter", **options)
     return actor.remote(settings.path, settings.backend, settings.device, cache)

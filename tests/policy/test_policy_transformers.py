@@ -104,6 +104,29 @@ def test_an_answer_ends_at_the_end_token(checkpoints, tmp_path, qwen25, ask):
     assert {False, True} == {reply.truncated for reply in replies}
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rows_that_have_ended_do_not_change_the_others(pipeline, held_out_requests, temperature):
+    """The shipped policy's answers end at many different steps, in images of one size and questions of many."""
+    policy, sampling = pipeline.policy, Sampling(temperature, 200)
+    together = policy.generate(held_out_requests, sampling)
+    assert len({reply.tokens for reply in together}) > 4
+    for size in (1, 5):
+        policy.batch_size = size
+        in_parts = policy.generate(held_out_requests, sampling)
+        policy.batch_size = 64
+        assert in_parts == together
+
+
+def test_greedy_text_is_that_of_the_librarys_generate(pipeline, held_out_requests):
+    policy = pipeline.policy
+    for request, reply in zip(held_out_requests, policy.generate(held_out_requests), strict=True):
+        text = policy.processor.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False)
+        inputs = policy.processor(text=[text], images=[request.image], return_tensors="pt")
+        written = policy.model.generate(**inputs, do_sample=False, max_new_tokens=1024)
+        [expected] = policy.processor.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert reply.text == expected
+
+
 def test_an_image_that_would_be_resized_again_is_refused(qwen25):
     picture = Image.new("RGB", (90, 70))
     with pytest.raises(UserError, match="an image of 90x70 would be resized again"):

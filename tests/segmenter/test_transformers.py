@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import Sam2Model
 
 from segzero.errors import UserError
 from segzero.masks import mask_iou
@@ -39,6 +40,14 @@ def test_box_and_point_give_the_shape(segmenter, scenes, embeddings):
     reached = [mask_iou(d.masks[0], s.mask) for d, s in pairs]
     assert np.mean(reached) > 0.88 and min(reached) > 0.5
     assert np.mean([abs(d.scores[0] - iou) for (d, _), iou in zip(pairs, reached, strict=True)]) < 0.06
+
+
+def test_features_are_the_librarys_own(segmenter, scenes, embeddings):
+    pixels = segmenter.processor([scene.image for scene in scenes[:4]], return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        expected = Sam2Model.from_pretrained(segmenter_path()).eval().get_image_embeddings(pixels)
+    for ours, theirs in zip(embeddings.features, expected, strict=True):
+        torch.testing.assert_close(ours[:4], theirs, atol=1e-6, rtol=0)
 
 
 def test_images_of_any_shape_keep_their_size_and_place(segmenter, scenes):

@@ -46,3 +46,15 @@ def segmenter():
     from segzero.segmenter import load_segmenter
 
     return load_segmenter(os.environ.get("SEGMENTER_PATH", str(tiny.segmenter_path())))
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory):
+    """A folder with train.parquet and val.parquet."""
+    from segzero.data.sample import to_parquet
+    from segzero.tiny.questions import HELD_OUT_SEED, make_samples
+
+    folder = tmp_path_factory.mktemp("scenes")
+    to_parquet(make_samples(36, 11), folder / "train.parquet")
+    to_parquet(make_samples(9, HELD_OUT_SEED + 11), folder / "val.parquet")
+    return folder

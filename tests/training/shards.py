@@ -6,24 +6,31 @@ from pathlib import Path
 import torch
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 
-def save_shards(model, processor, folder: Path, world: int = 3, state: dict | None = None) -> Path:
-    """`folder/actor` with `world` shards of the model's state, its config and its processor."""
+def save_shards(model, processor, folder: Path, world: int = 3, state: dict | None = None, replicas: int = 1) -> Path:
+    """`folder/actor` with shards of the model's state, its config and its processor.
+
+    `world` ranks hold a replica together; more than one is FSDP's hybrid sharding.
+    """
     actor = folder / "actor"
     (actor / "huggingface").mkdir(parents=True)
     state = state or model.state_dict()
-    for rank in range(world):
-        distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world)
+    ranks = world * replicas
+    for rank in range(ranks):
+        distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
         try:
-            mesh = init_device_mesh("cpu", (world,), mesh_dim_names=("fsdp",))
-            shard = {name: _local(tensor, mesh, rank, world) for name, tensor in state.items()}
-            torch.save(shard, actor / f"model_world_size_{world}_rank_{rank}.pt")
+            if replicas > 1:
+                mesh = init_device_mesh("cpu", (replicas, world), mesh_dim_names=("ddp", "fsdp"))
+            else:
+                mesh = init_device_mesh("cpu", (world,), mesh_dim_names=("fsdp",))
+            shard = {name: _local(tensor, mesh, rank % world, world) for name, tensor in state.items()}
+            torch.save(shard, actor / f"model_world_size_{ranks}_rank_{rank}.pt")
         finally:
             distributed.destroy_process_group()
-    (actor / "fsdp_config.json").write_text(json.dumps({"FSDP_version": 2, "world_size": world}))
+    (actor / "fsdp_config.json").write_text(json.dumps({"FSDP_version": 2, "world_size": ranks}))
     model.config.save_pretrained(actor / "huggingface")
     model.generation_config.save_pretrained(actor / "huggingface")
     processor.save_pretrained(actor / "huggingface")
@@ -34,6 +41,7 @@ def _local(tensor: torch.Tensor, mesh, rank: int, world: int) -> DTensor:
     chunks = list(tensor.detach().chunk(world)) if tensor.dim() else [tensor]
     empty = tensor.detach()[:0]
     local = (chunks[rank] if rank < len(chunks) else empty).clone()
+    placements = [Replicate()] * (mesh.ndim - 1) + [Shard(0)]
     return DTensor.from_local(
-        local, mesh, [Shard(0)], run_check=False, shape=tensor.shape, stride=tensor.contiguous().stride()
+        local, mesh, placements, run_check=False, shape=tensor.shape, stride=tensor.contiguous().stride()
     )

@@ -1,18 +1,21 @@
 """Merging: every tensor as it was, in less memory, with what is wrong said in a line."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from segzero.errors import UserError
-from segzero.training.merge import Shards, merge
+from segzero.training.merge import export_adapter, merge
+from segzero.training.shards import Shards
 
-sys.path.insert(0, str(__import__("pathlib").Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent))
 from shards import save_shards
 
 
@@ -70,10 +73,48 @@ def test_bfloat16_rounds_once(checkpoint, model, tmp_path):
     assert all(torch.equal(tensor, expected[name]) for name, tensor in load(out).state_dict().items())
 
 
-def test_adapters_are_merged(policy, model, tmp_path):
+def test_untied_heads_are_kept_and_tied_ones_left_out(checkpoint, policy, tmp_path):
+    from safetensors import safe_open
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(policy)
+    config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
+    untied = AutoModelForImageTextToText.from_config(config)
+    save_shards(untied, AutoProcessor.from_pretrained(policy), tmp_path / "run", 2)
+    assert same(load(merge(tmp_path / "run", tmp_path / "untied", dtype="float32")), untied)
+    merge(checkpoint, tmp_path / "tied")
+    heads = []
+    for folder in ("untied", "tied"):
+        with safe_open(tmp_path / folder / "model.safetensors", "pt") as file:
+            heads.append("lm_head.weight" in file.keys())  # noqa: SIM118
+    assert heads == [True, False]
+
+
+def test_released_checkpoints_have_older_names_and_a_flat_config(policy, model, tmp_path):
+    from transformers.core_model_loading import revert_weight_conversion
+
+    older = revert_weight_conversion(model, dict(model.state_dict()))
+    assert "model.layers.0.mlp.up_proj.weight" in older and "visual.patch_embed.proj.weight" in older
+    halves = {name: tensor.bfloat16() for name, tensor in older.items()}
+    actor = save_shards(model, AutoProcessor.from_pretrained(policy), tmp_path / "global_step_9", 2, halves, replicas=2)
+    file = actor / "huggingface" / "config.json"
+    config = json.loads(file.read_text())
+    text = config.pop("text_config")
+    rope = text.pop("rope_parameters")
+    text["rope_scaling"] = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+    del text["model_type"], text["layer_types"], config["dtype"], config["transformers_version"]
+    file.write_text(json.dumps({**text, "rope_theta": rope["rope_theta"], "torch_dtype": "bfloat16", **config}))
+    out = load(merge(tmp_path / "global_step_9", tmp_path / "merged")).state_dict()
+    assert all(torch.equal(out[name], tensor.bfloat16().float()) for name, tensor in model.state_dict().items())
+
+
+@pytest.fixture
+def adapted(policy, tmp_path):
+    """A run's checkpoint with adapters on the language model, and the model that it holds."""
     from peft import LoraConfig, get_peft_model
 
-    adapted = get_peft_model(load(policy), LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"]))
+    where = r".*language_model.*\.(q_proj|down_proj)"
+    adapted = get_peft_model(load(policy), LoraConfig(r=4, lora_alpha=8, target_modules=where))
     torch.manual_seed(0)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
@@ -81,9 +122,80 @@ def test_adapters_are_merged(policy, model, tmp_path):
     base = adapted.get_base_model()
     actor = save_shards(base, AutoProcessor.from_pretrained(policy), tmp_path / "run", 2, adapted.state_dict())
     (actor / "lora_train_meta.json").write_text(json.dumps({"r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM"}))
+    return actor, adapted
+
+
+def test_adapters_are_merged(adapted, tmp_path):
+    actor, trained = adapted
     out = load(merge(actor, tmp_path / "merged", dtype="float32")).state_dict()
-    for name, tensor in adapted.merge_and_unload().state_dict().items():
+    for name, tensor in trained.merge_and_unload().state_dict().items():
         torch.testing.assert_close(out[name], tensor, msg=name)
+
+
+def test_adapters_are_exported(adapted, policy, tmp_path):
+    from peft import PeftModel
+
+    actor, trained = adapted
+    loaded = PeftModel.from_pretrained(load(policy), export_adapter(actor, tmp_path / "adapter", dtype="float32"))
+    assert same(loaded, trained)
+    with pytest.raises(UserError, match="is there already"):
+        export_adapter(actor, tmp_path / "adapter")
+
+
+def test_what_holds_no_adapter_exports_none(checkpoint, tmp_path):
+    with pytest.raises(UserError, match="holds no adapter"):
+        export_adapter(checkpoint, tmp_path / "adapter")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_card_tells_of_the_run(checkpoint, tmp_path):
+    import yaml
+
+    run = tmp_path / "run"
+    shutil.copytree(checkpoint, run / "global_step_7")
+    config = {
+        "actor_rollout_ref": {
+            "model": {"path": "Qwen/Qwen2.5-VL-3B-Instruct", "lora_rank": 0},
+            "actor": {"optim": {"lr": 1e-6}, "use_kl_loss": True, "kl_loss_coef": 0.005},
+            "rollout": {"n": 8},
+        },
+        "data": {"prompt": "vision_reasoner", "frame": "stretch(840)", "train_batch_size": 16},
+        "reward": {"name": "mask"},
+    }
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    rows = [{"step": step, "data": {"val/giou": step / 10, "reward/mean": 4.5, "actor/lr": 1.0}} for step in (6, 7, 8)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = merge(run / "global_step_7", tmp_path / "merged", card={"Note": "a try"})
+    card = (out / "README.md").read_text()
+    for line in (
+        "base_model: Qwen/Qwen2.5-VL-3B-Instruct",
+        "- Checkpoint: global_step_7",
+        "- Reward: mask",
+        "- KL loss: 0.005",
+        "- Note: a try",
+        "| val/giou | 0.7 |",
+    ):
+        assert line in card.splitlines(), card
+    assert "actor/lr" not in card and "LoRA" not in card
+    assert yaml.safe_load((out / "training_config.yaml").read_text()) == config
+    assert json.loads((out / "segzero.json").read_text())["prompt"] == "vision_reasoner"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_mapped_pages_are_handed_back(tmp_path):
+    def mapped() -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(r"RssFile:\s+(\d+)", status)[1]) * 1024
+
+    tensor = torch.ones(4 << 20)  # 16 MB
+    for rank in range(2):
+        shard = {f"weight{i}": tensor.clone() for i in range(6)}
+        torch.save(shard, tmp_path / f"model_world_size_2_rank_{rank}.pt")
+    shards, before = Shards(tmp_path), mapped()
+    for name in shards.shapes:
+        assert shards.whole(name, torch.bfloat16).sum() == tensor.numel()
+    assert mapped() - before < 2 * tensor.nbytes  # of 96 MB
+    assert torch.equal(shards.whole("weight3", torch.float32), tensor)  # and come back from the file
 
 
 @pytest.mark.parametrize(
@@ -93,6 +205,7 @@ def test_adapters_are_merged(policy, model, tmp_path):
         (lambda a: (a / "model_world_size_3_rank_1.pt").write_bytes(b"nonsense"), "can't be read as a shard"),
         (lambda a: shutil.copy(a / "model_world_size_3_rank_0.pt", a / "model_world_size_2_rank_0.pt"), "world sizes"),
         (lambda a: (a / "huggingface" / "config.json").unlink(), "config.json beside the shards"),
+        (lambda a: (a / "huggingface" / "config.json").write_text("{"), r"config\.json can't be read"),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_is_written(checkpoint, tmp_path, harm, said):
@@ -110,6 +223,28 @@ def test_a_missing_weight_is_named(policy, model, tmp_path):
     save_shards(model, AutoProcessor.from_pretrained(policy), tmp_path / "run", 2, state)
     with pytest.raises(UserError, match=r"lack 'model\.language_model\.norm\.weight'"):
         merge(tmp_path / "run", tmp_path / "merged")
+
+
+def test_whole_numbers_are_no_weights(policy, model, tmp_path):
+    state = {**model.state_dict(), "model.language_model.norm.weight": torch.ones(96, dtype=torch.int64)}
+    save_shards(model, AutoProcessor.from_pretrained(policy), tmp_path / "run", 2, state)
+    with pytest.raises(UserError, match=r"'model\.language_model\.norm\.weight' is int64 in the shards"):
+        merge(tmp_path / "run", tmp_path / "merged")
+
+
+@pytest.mark.slow  # imports verl
+def test_verls_merger_makes_the_same_tensors(checkpoint, tmp_path):
+    from safetensors.torch import load_file
+
+    ours = load_file(merge(checkpoint, tmp_path / "ours") / "model.safetensors")
+    command = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
+    command += ["--local_dir", str(checkpoint / "actor"), "--target_dir", str(tmp_path / "verl")]
+    subprocess.run(command, check=True, capture_output=True)
+    theirs = load_file(tmp_path / "verl" / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all(
+        theirs[name].dtype == tensor.dtype and torch.equal(theirs[name], tensor) for name, tensor in ours.items()
+    )
 
 
 def test_shards_run_no_code(tmp_path):

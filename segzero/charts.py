@@ -1,0 +1,98 @@
+"""Line charts as SVG: small, sharp at any size, and readable inside a page or alone.
+
+>>> chart("Reward", [Line("each step", [(1, 4.0), (2, 4.5), (3, 5.5)])])[:4]
+'<svg'
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+INK, MUTED, GRID, PAPER = "#171b21", "#6b7280", "#e3e7ec", "#ffffff"
+COLOURS = ("#2563eb", "#d97706", "#059669", "#b91c1c")
+WIDTH, HEIGHT = 560, 300
+LEFT, RIGHT, TOP, BOTTOM = 56, 18, 44, 40
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A named line. `smooth` draws its running mean over so many points, and the points themselves palely."""
+
+    name: str
+    points: Points
+    smooth: int = 1
+
+
+def chart(title: str, lines: Sequence[Line], x_label: str = "step") -> str:
+    """One chart with axes, a legend and a title, as SVG text with its own paper behind it."""
+    drawn = [line for line in lines if line.points]
+    assert drawn, "a chart needs a point"
+    xs, ys = zip(*(point for line in drawn for point in line.points), strict=True)
+    across, up = _ticks(min(xs), max(xs)), _ticks(min(ys), max(ys))
+
+    def x(value: float) -> float:
+        return LEFT + (value - across[0]) / (across[-1] - across[0]) * (WIDTH - LEFT - RIGHT)
+
+    def y(value: float) -> float:
+        return HEIGHT - BOTTOM - (value - up[0]) / (up[-1] - up[0]) * (HEIGHT - TOP - BOTTOM)
+
+    parts = [_text(LEFT, 22, title, INK, 15, weight="600")]
+    for tick in up:
+        parts.append(f'<path d="M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}" stroke="{GRID}"/>')
+        parts.append(_text(LEFT - 8, y(tick) + 4, f"{tick:g}", MUTED, 11, "end"))
+    for tick in across:
+        parts.append(_text(x(tick), HEIGHT - BOTTOM + 18, f"{tick:g}", MUTED, 11, "middle"))
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_label, MUTED, 11, "middle"))
+    for place, (line, colour) in enumerate(zip(drawn, COLOURS, strict=False)):
+        spots = [(x(a), y(b)) for a, b in line.points]
+        if line.smooth > 1:
+            parts.append(_path(spots, colour, 1, 0.3))
+            spots = [(x(a), y(b)) for a, b in running_mean(line.points, line.smooth)]
+        parts.append(_path(spots, colour, 2.4, 1))
+        if line.smooth == 1:
+            parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.4" fill="{colour}"/>' for a, b in spots]
+        right = WIDTH - RIGHT - 130 * (len(drawn) - 1 - place)
+        parts.append(_text(right, 22, line.name, colour, 12, "end"))
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"'
+    paper = f'<rect width="{WIDTH}" height="{HEIGHT}" rx="10" fill="{PAPER}"/>'
+    return f'{head} aria-label="{escape(title)}" font-family="system-ui, sans-serif">{paper}{"".join(parts)}</svg>'
+
+
+def running_mean(points: Points, window: int) -> list[tuple[float, float]]:
+    """Each point's mean with up to `window - 1` before it.
+
+    >>> running_mean([(1, 2.0), (2, 4.0), (3, 6.0)], 2)
+    [(1, 2.0), (2, 3.0), (3, 5.0)]
+    """
+    means = []
+    for i, (at, _) in enumerate(points):
+        held = [value for _, value in points[max(0, i + 1 - window) : i + 1]]
+        means.append((at, sum(held) / len(held)))
+    return means
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Two to eight round numbers that enclose a range.
+
+    >>> _ticks(0.68, 0.77)
+    [0.68, 0.7, 0.72, 0.74, 0.76, 0.78]
+    """
+    if high <= low:
+        low, high = low - 0.5, low + 0.5
+    rough = (high - low) / 6
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(times * power for times in (1, 2, 5, 10) if times * power >= rough)
+    return [round(i * step, 10) for i in range(math.floor(low / step), math.ceil(high / step) + 1)]
+
+
+def _path(spots: Points, colour: str, width: float, opacity: float) -> str:
+    way = " ".join(f"{a:.1f},{b:.1f}" for a, b in spots)
+    style = f'fill="none" stroke="{colour}" stroke-width="{width}" stroke-opacity="{opacity}" stroke-linejoin="round"'
+    return f'<polyline points="{way}" {style}/>'
+
+
+def _text(x: float, y: float, text: str, colour: str, size: int, anchor: str = "start", weight: str = "400") -> str:
+    style = f'fill="{colour}" font-size="{size}" text-anchor="{anchor}" font-weight="{weight}"'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(text)}</text>'

@@ -1,0 +1,136 @@
+"""The shards of a training checkpoint, read as whole tensors without holding the model in memory.
+
+A checkpoint's `actor` folder holds one file a rank, `model_world_size_4_rank_0.pt` and so on: named DTensors, as
+FSDP, FSDP2 and hybrid sharding save them. The files are mapped into memory. A mapped page counts as this process's
+memory once it was read, so pages are handed back as soon as their tensor is copied.
+
+>>> shards = Shards(actor_folder("runs/run/global_step_200"))                              # doctest: +SKIP
+>>> shards.whole("lm_head.weight", torch.bfloat16).shape                                   # doctest: +SKIP
+torch.Size([151936, 2048])
+"""
+
+import ctypes
+import logging
+import mmap
+import re
+import sys
+from pathlib import Path
+
+import torch
+
+from segzero.errors import UserError
+
+_FILE = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
+
+
+def actor_folder(source: str | Path) -> Path:
+    """The folder that holds the shards: `source`, or the `actor` in it."""
+    source = Path(source)
+    for folder in (source / "actor", source):
+        if any(_FILE.fullmatch(path.name) for path in folder.glob("*.pt")):
+            return folder
+    raise UserError(f"no shards in {source}: give a folder global_step_N, or the actor folder in it")
+
+
+class Shards:
+    """The shards of all ranks; `shapes` and `dtypes` are the whole tensors'."""
+
+    def __init__(self, folder: Path) -> None:
+        found = {m for path in folder.glob("*.pt") if (m := _FILE.fullmatch(path.name))}
+        sizes = {int(match[1]) for match in found}
+        if len(sizes) != 1:
+            raise UserError(f"{folder} holds shards of different world sizes: {sorted(sizes)}; keep one set")
+        [size] = sizes
+        missing = sorted(set(range(size)) - {int(match[2]) for match in found})
+        if missing:
+            raise UserError(f"{folder} lacks the shards of ranks {missing} of {size}; copy them here")
+        self.ranks = [_load(folder / f"model_world_size_{size}_rank_{rank}.pt") for rank in range(size)]
+        first = self.ranks[0]
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in first.items()}
+        self.dtypes = {name: tensor.dtype for name, tensor in first.items()}
+        for rank, shard in enumerate(self.ranks):
+            described = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in shard.items()}
+            expected = {name: (self.shapes[name], self.dtypes[name]) for name in first}
+            odd = sorted(name for name in first.keys() | shard.keys() if described.get(name) != expected.get(name))
+            if odd:
+                raise UserError(f"the shards of ranks 0 and {rank} disagree about {odd[0]!r}; one is damaged")
+
+    def whole(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        """One tensor of that type, put together from its shards."""
+        joined = torch.empty(self.shapes[name], dtype=dtype)
+        dim, pieces = self._pieces(name)
+        target, pieces = torch.atleast_1d(joined), [torch.atleast_1d(piece) for piece in pieces]
+        lengths = [piece.shape[dim] for piece in pieces]
+        if sum(lengths) != target.shape[dim]:
+            raise UserError(f"the shards of {name!r} do not make up {self.shapes[name]}; one is damaged")
+        for place, piece in zip(target.split(lengths, dim), pieces, strict=True):
+            place.copy_(piece)
+            _release(piece)
+        return joined
+
+    def _pieces(self, name: str) -> tuple[int, list[torch.Tensor]]:
+        """The dimension along which a tensor is cut, and its pieces in order."""
+        from torch.distributed.tensor import DTensor
+
+        tensors = [shard[name] for shard in self.ranks]
+        first = tensors[0]
+        if not isinstance(first, DTensor):
+            return 0, [first]  # a copy on every rank
+        cuts = [place for place, placement in enumerate(first.placements) if not placement.is_replicate()]
+        if not cuts:
+            return 0, [first._local_tensor]
+        [cut, *more] = cuts
+        if more or not first.placements[cut].is_shard():
+            raise UserError(f"{name!r} is sharded as {first.placements}, which can't be merged here")
+        mesh = first.device_mesh.mesh
+        ranks = mesh.movedim(cut, -1).reshape(-1, mesh.shape[cut])[0].tolist()  # the first replica's
+        return first.placements[cut].dim, [tensors[rank]._local_tensor for rank in ranks]
+
+
+def _load(path: Path) -> dict[str, torch.Tensor]:
+    """A shard, without running any code that may stand in it."""
+    import torch.distributed.tensor  # makes DTensor a type that weights_only accepts
+
+    # It warns, once a shard, that torch.compile won't find the process groups.
+    logging.getLogger("torch.distributed.device_mesh").setLevel(logging.ERROR)
+    try:
+        with torch.serialization.safe_globals(_older_names()):
+            state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path} can't be read as a shard: {' '.join(str(error).split())[:200]}") from error
+    tensors = isinstance(state, dict) and all(isinstance(value, torch.Tensor) for value in state.values())
+    if not tensors:
+        raise UserError(f"{path} is no model shard: it should hold named tensors")
+    return state
+
+
+def _older_names() -> list:
+    """The same harmless classes under the names they had in the torch that saved released checkpoints."""
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+    from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
+
+    return [
+        (DTensor, "torch.distributed._tensor.api.DTensor"),
+        (DTensorSpec, "torch.distributed._tensor._dtensor_spec.DTensorSpec"),
+        (TensorMeta, "torch.distributed._tensor._dtensor_spec.TensorMeta"),
+        (DTensorSpec, "torch.distributed._tensor.placement_types.DTensorSpec"),
+        (TensorMeta, "torch.distributed._tensor.placement_types.TensorMeta"),
+        (Shard, "torch.distributed._tensor.placement_types.Shard"),
+        (Replicate, "torch.distributed._tensor.placement_types.Replicate"),
+        (DeviceMesh, "torch.distributed._tensor.device_mesh.DeviceMesh"),
+    ]
+
+
+def _release(piece: torch.Tensor) -> None:
+    """Hand the pages of a mapped tensor back; whoever reads it again gets them from the file again.
+
+    Never for a tensor that is not mapped: its content would be lost. `_load` maps all that it returns.
+    """
+    if sys.platform != "linux":
+        return
+    storage = piece.untyped_storage()
+    first = -(-storage.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (storage.data_ptr() + storage.nbytes()) // mmap.PAGESIZE * mmap.PAGESIZE
+    if end > first:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)

@@ -1,0 +1,32 @@
+"""The demo as `make demo` runs it: the shipped policy is better after its training than before."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.training
+def test_the_policy_learns(tmp_path):
+    out = tmp_path / "demo"
+    done = subprocess.run(
+        [sys.executable, "-m", "segzero", "demo", "--out", str(out)], capture_output=True, text=True, timeout=3000
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    found = re.search(r"gIoU +(0\.\d+) +(0\.\d+) +([+-]0\.\d+)", done.stdout)
+    assert found, done.stdout[-3000:]
+    assert float(found[3]) > 0, found[0]
+    page = (out / "report.html").read_text()
+    assert found[1] in page and found[2] in page and page.count("<svg") == 2
+    assert json.loads((out / "merged" / "segzero.json").read_text())["prompt"] == "multi"
+
+
+def test_a_second_demo_into_the_same_folder_is_refused(tmp_path):
+    (tmp_path / "run").mkdir()
+    command = [sys.executable, "-m", "segzero", "demo", "--out", str(tmp_path), "--scenes", "1", "--steps", "1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "run is there already" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "demo.png").exists()

@@ -1,0 +1,48 @@
+"""The report shows the figures it is given, and nothing it would have to fetch."""
+
+import re
+
+import numpy as np
+from PIL import Image
+
+from segzero.evaluation.metrics import Score
+from segzero.report import Evaluated, curves, most_changed, write_report
+from segzero.result import Found, Segmentation
+
+
+def answers(ious: list[float]) -> Evaluated:
+    image = Image.new("RGB", (40, 30), "grey")
+    mask = np.ones((30, 40), bool)  # [H, W]
+    found = (Found(mask, (0, 0, 40, 30), ((5, 5),), 0.9),)
+    results = [Segmentation(image, f"<b>{place}</b> & co", found, think="because") for place in range(len(ious))]
+    return Evaluated(results, [Score(round(100 * iou), 100) for iou in ious])
+
+
+LOG = [
+    {"step": 0, "data": {"val/giou": 0.5, "val/n_acc": 0.2}},
+    {"step": 1, "data": {"reward/mean": 4.0}},
+    {"step": 2, "data": {"reward/mean": 5.0, "val/giou": 0.6, "val/n_acc": 0.4}},
+]
+
+
+def test_figures_and_curves_are_those_of_this_run():
+    page = write_report(answers([0.2, 0.4]), answers([0.8, 0.3]), LOG, {"steps": "<2>"})
+    assert "0.300 &rarr; 0.550 <small>(+0.250)" in page
+    assert "<tr><td>gIoU<td>0.300<td>0.550<td>+0.250" in page
+    assert page.count("<svg") == 2 and page.count("data:image/png;base64,") == 4
+    assert "&lt;2&gt;" in page and "&lt;b&gt;0&lt;/b&gt; &amp; co" in page and "<b>" not in page
+
+
+def test_it_needs_nothing_beside_it():
+    page = write_report(answers([0.2]), answers([0.8]), LOG, {})
+    assert not re.search(r'(src|href)="(?!data:)', page) and "<script" not in page
+
+
+def test_a_log_without_validation_has_one_curve():
+    assert list(curves(LOG[1:2])) == ["reward"]
+    assert curves([]) == {}
+
+
+def test_what_was_lost_is_shown_too():
+    before, after = answers([0.5, 0.5, 0.5, 0.5]), answers([0.9, 0.1, 0.5, 0.7])
+    assert most_changed(before, after) == [("Gained", 0), ("Gained", 3), ("Lost", 1)]

@@ -1,0 +1,200 @@
+"""What users get wrong: one clear line that says what to change, exit code 2, earlier checkpoints untouched."""
+
+import json
+import resource
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from ray.exceptions import RayTaskError
+
+from segzero import cli, tiny
+from segzero.data.sample import to_parquet
+from segzero.errors import UserError
+from segzero.tiny.questions import make_samples
+from segzero.training import checkpoints, launch
+
+
+@pytest.fixture(scope="module")
+def one_object():
+    return [sample for sample in make_samples(30, 13) if len(sample.objects) == 1]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory, one_object):
+    """Good data, and what is wrong with a file as a whole."""
+    folder = tmp_path_factory.mktemp("bad_input")
+    to_parquet(one_object, folder / "train.parquet")
+    to_parquet(one_object[:4], folder / "val.parquet")
+    to_parquet(one_object[:9], folder / "few.parquet")
+    to_parquet([], folder / "empty.parquet")
+    pq.write_table(pa.table({"image": ["a.png"], "problem": ["the cat"]}), folder / "columns.parquet")
+    (folder / "text.parquet").write_text("id,image\n")
+    to_parquet([replace(s, image=f"/gone/{s.id}.png") for s in one_object], folder / "gone.parquet")
+    wrong = {"size": [10, 20], "counts": [200]}
+    to_parquet([with_rle(s, wrong) for s in one_object], folder / "masks.parquet")
+    to_parquet([with_rle(s, None) for s in one_object], folder / "no_masks.parquet")
+    to_parquet([replace(s, objects=s.objects * 2) for s in one_object], folder / "two.parquet")
+    return folder
+
+
+def with_rle(sample, rle):
+    return replace(sample, objects=tuple(replace(found, rle=rle) for found in sample.objects))
+
+
+@pytest.fixture
+def segzero_train(shared, tmp_path, monkeypatch, capsys):
+    """Run `segzero train ...` on the good data; returns its exit code and error output."""
+    monkeypatch.setenv("DATA", str(shared))
+    monkeypatch.setenv("MODEL_PATH", str(tiny.policy_path()))
+    monkeypatch.setenv("SEGMENTER_PATH", str(tiny.segmenter_path()))
+    monkeypatch.chdir(shared)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "a_file").write_text("")
+
+    def call(*overrides: str) -> tuple[int, str]:
+        command = ["segzero", "train", f"trainer.default_local_dir={tmp_path / 'run'}", *overrides]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return int(stop.value.code or 0), capsys.readouterr().err
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        # data
+        ("data.train_files=gone", "no such data: gone; set the folder"),
+        ("data.train_files=empty.parquet", "empty.parquet holds no samples"),
+        ("data.val_files=empty.parquet", "empty.parquet holds no samples"),
+        ("data.train_files=columns.parquet", "lacks the column 'id'"),
+        ("data.train_files=text.parquet", "is no whole parquet file"),
+        # batches
+        ("actor_rollout_ref.actor.ppo_mini_batch_size=7", "is no multiple of"),
+        ("actor_rollout_ref.rollout.n=1", "use 2 or more"),
+        ("data.train_batch_size=null", "must be a whole number"),
+        ("data.train_batch_size=2.5", "must be a whole number"),
+        ("actor_rollout_ref.rollout.max_model_len=100", "make it 256"),
+        ("data.max_response_length=100000", "make it 100128"),
+        # hardware
+        ("trainer.n_gpus_per_node=3", "does not divide among 3 GPUs"),
+        ("trainer.n_gpus_per_node=2", "set it to 2"),
+        ("actor_rollout_ref.rollout.tensor_model_parallel_size=2", "do not divide into replicas"),
+        ("trainer.device=tpu", "choose cuda or cpu"),
+        # names
+        ("reward.name=mask2", "did you mean 'mask'"),
+        ("reward=custom", "name your function"),
+        ("reward.name=nobodys_module.reward", "is its folder on PYTHONPATH?"),
+        ("reward=seg_zero", "set data.prompt=seg_zero"),
+        ("data.prompt=mutli", "did you mean 'multi'"),
+        ("data.frame=stretch(840)", "its processor keeps"),
+        ("segzero.segmenter.path=no/such/folder", "no such segmenter: no/such/folder"),
+        ("segzero.segmenter.backend=sam", "unknown segmenter backend 'sam'"),
+        ("actor_rollout_ref.model.path=no/such/folder", "no/such/folder"),
+    ],
+)
+def test_before_anything_starts(segzero_train, override, said):
+    code, err = segzero_train(override)
+    assert code == 2
+    assert err.startswith("segzero: ") and err.count("\n") == 1 and said in err
+
+
+def test_more_gpus_than_there_are(segzero_train):
+    there = torch.cuda.device_count()
+    code, err = segzero_train("hardware=gpu8", f"trainer.n_gpus_per_node={2 * there + 2}")
+    assert code == 2 and f"but this machine has {there} GPUs; choose hardware=cpu" in err
+
+
+def test_a_folder_that_cannot_be_written(segzero_train, tmp_path):
+    code, err = segzero_train(f"trainer.default_local_dir={tmp_path / 'a_file' / 'run'}")
+    assert code == 2 and "set trainer.default_local_dir" in err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["data.train_files=gone.parquet"], "no such image: /gone/tiny-13-0.png"),
+        (["data.train_files=masks.parquet"], "a mask of it is 20x10, its image 224x224"),
+        (["data.train_files=no_masks.parquet"], "give every object an RLE"),
+        (["data.train_files=few.parquet"], "9 training samples are less than one step's data.train_batch_size=16"),
+        (["data.max_prompt_length=20", "data.train_batch_size=4"], "left out as too long"),
+        (
+            ["data.train_files=two.parquet", "reward=seg_zero", "data.prompt=seg_zero"],
+            "reward=seg_zero cannot score sample 'tiny-13-0'",
+        ),
+        (["reward.name=raises.reward"], "raised ZeroDivisionError"),
+        (["reward.name=returns_nan.reward"], "every value must be finite"),
+        (["reward.name=returns_text.reward"], "return a number or named numbers"),
+        (["segzero.resume=runs/other"], "give auto, none or a folder global_step_N"),
+        (["segzero.resume=global_step_7"], "the checkpoint is damaged (manifest.json is missing"),
+        (["actor_rollout_ref.actor.loss_agg_mode=median"], "loss_agg_mode"),
+    ],
+)
+def test_a_dry_run_finds_what_would_fail_later(segzero_train, tmp_path, overrides, said):
+    (tmp_path / "raises.py").write_text("def reward(answer, truth):\n    return 1 / 0\n")
+    (tmp_path / "returns_nan.py").write_text("def reward(answer, truth):\n    return float('nan')\n")
+    (tmp_path / "returns_text.py").write_text("def reward(answer, truth):\n    return 'good'\n")
+    code, err = segzero_train("dry_run=true", *overrides)
+    assert code == 2
+    assert [line for line in err.splitlines() if line.startswith("segzero: ")] == [err.splitlines()[-1]]
+    assert said in err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def saved(run: Path, step: int, world_size: int = 1) -> Path:
+    """A whole checkpoint with a real tensor in it."""
+    place = checkpoints.unfinished(run, step)
+    (place / "actor").mkdir()
+    torch.save({"weight": torch.arange(1000.0)}, place / "actor" / "model.pt")
+    (place / "actor" / "fsdp_config.json").write_text(json.dumps({"world_size": world_size}))
+    return checkpoints.finish(run, step, {})
+
+
+def test_a_checkpoint_of_another_world_size(segzero_train, tmp_path):
+    place = saved(tmp_path / "run", 5, world_size=4)
+    code, err = segzero_train("dry_run=true")
+    assert code == 2
+    assert f"{place} was saved by 4 processes, this run has 1; use 4 GPUs, or merge it" in err
+    assert checkpoints.damage(place) is None
+
+
+def test_a_disk_that_is_full_while_a_tensor_is_saved(tmp_path):
+    place = saved(tmp_path, 5)
+    unfinished = checkpoints.unfinished(tmp_path, 10)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # no file may grow beyond
+    try:
+        with pytest.raises(RuntimeError) as caught:
+            torch.save({"weight": torch.zeros(100_000)}, unfinished / "model.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    error = RayTaskError("save_checkpoint", "Traceback ...", caught.value).as_instanceof_cause()  # as a trainer's comes
+    line = str(launch.explain(error, tmp_path))
+    assert line.startswith(f"no room left to write to {tmp_path}: ") and "make room" in line and "\n" not in line
+    assert checkpoints.latest_whole(tmp_path) == (place, [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [place.name, checkpoints.TRACKER]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")
+def test_a_disk_that_is_full_while_a_line_is_logged(tmp_path):
+    place = saved(tmp_path, 5)
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError) as caught, (tmp_path / "metrics.jsonl").open("a") as out:
+        out.write("{}\n")
+    assert "No space left on device. Its earlier checkpoints are whole" in str(launch.explain(caught.value, tmp_path))
+    assert checkpoints.latest_whole(tmp_path) == (place, [])
+
+
+def test_a_mistake_noticed_in_another_process_is_still_one_line(tmp_path):
+    error = RayTaskError("draw", "Traceback ...", UserError("no such image: a.png")).as_instanceof_cause()
+    assert str(launch.explain(error, tmp_path)) == "no such image: a.png"
+
+
+def test_what_nobody_foresaw_keeps_its_traceback(tmp_path):
+    assert launch.explain(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), tmp_path) is None

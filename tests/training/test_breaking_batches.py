@@ -1,0 +1,46 @@
+"""Batches on which verl is known to break go through a step of training here."""
+
+from dataclasses import replace
+from io import BytesIO
+
+import pytest
+from launching import logged, start, wait
+from PIL import Image
+
+from segzero.data.sample import Sample, to_parquet
+from segzero.tiny.questions import make_samples
+
+pytestmark = pytest.mark.training
+
+
+def test_empty_cut_and_equally_long_answers_about_images_of_unlike_size(scenes, tmp_path):
+    """One token an answer: nothing in any can be read, all are cut at the limit, all prompts of a size equally long.
+
+    In their own size the images give prompts of very different length, but for a step of four alike.
+    """
+    samples = make_samples(8, 12)
+    sizes = [64, 224, 224, 224, 224, 224, 224, 224]
+    question = samples[0].question
+    made = [_resized(replace(s, question=question), side) for s, side in zip(samples, sizes, strict=True)]
+    to_parquet(made, tmp_path / "train.parquet")
+    to_parquet(made[:1], tmp_path / "val.parquet")
+    run = tmp_path / "run"
+    small = ["data.max_response_length=1", "data.max_prompt_length=400", "actor_rollout_ref.rollout.max_model_len=512"]
+    shapes = ["data.frame='native(3136,50176)'", "data.shuffle=false", "trainer.total_training_steps=2"]
+    process = start(tmp_path, run, *small, *shapes)
+    said = wait(process)
+    assert process.returncode == 0, said[-3000:]
+    first, second = (row["data"] for row in logged(run))
+    assert first["prompt_length/min"] < first["prompt_length/max"]
+    assert second["prompt_length/min"] == second["prompt_length/max"]
+    for step in (first, second):
+        assert step["answer/readable"] == 0 and step["answer/truncated"] == 1
+        assert step["response_length/max"] == 1
+        assert step["reward/flat_groups"] == 1 and step["actor/grad_norm"] == pytest.approx(0, abs=1e-6)
+
+
+def _resized(sample: Sample, side: int) -> Sample:
+    assert isinstance(sample.image, bytes)
+    file = BytesIO()
+    Image.open(BytesIO(sample.image)).resize((side, side)).save(file, "PNG")
+    return replace(sample, image=file.getvalue(), width=side, height=side, objects=(), empty=True)
