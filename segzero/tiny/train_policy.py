@@ -24,7 +24,7 @@ from segzero.answer import Answer, Instance, render_answer
 from segzero.tiny.dense_head import DenseHead, dense_truth
 from segzero.tiny.packing import Packer, answer_logits, image_features
 from segzero.tiny.policy import FRAME, make_model, make_processor
-from segzero.tiny.questions import HELD_OUT_SEED, Question, describe, questions_of
+from segzero.tiny.questions import HELD_OUT_SEED, Question, questions_of
 from segzero.tiny.scenes import Scene, make_scene
 
 BETAS = (0.9, 0.98)
@@ -53,7 +53,6 @@ class Answers:
     questions: int  # of each scene, of different kinds
     favoured: tuple[str, ...] = ()  # kinds that are asked wherever they can be
     odd: int = 0  # scenes of a batch in which all shapes but one are alike
-    just_one: float = 0.0  # share of the questions for none or several that are answered with one shape all the same
     dense_weight: float = 0.0  # of the dense head's loss at the start, falling to 0 at `steps`
     vision_share: float = 0.5  # of the rate, for the vision tower
 
@@ -111,11 +110,7 @@ def train_answers(
     losses: list[float] = []
     for step in range(stage.stop_at):
         scenes = [make_scene(rng, odd=i < stage.odd) for i in range(stage.batch)]
-        chosen = [_choose(questions_of(s, rng), stage, rng) for s in scenes]
-        rows = [
-            [_pair(_with_just_one(q, s, rng) if rng.random() < stage.just_one else q, s.size) for q in questions]
-            for s, questions in zip(scenes, chosen, strict=True)
-        ]
+        rows = [_pairs(_choose(questions_of(s, rng), stage, rng), s) for s in scenes]
         done = step / stage.steps
         rate = min(1, (step + 1) / WARM_UP) * (0.02 + 0.49 * (1 + math.cos(math.pi * done)))
         for group in optimizer.param_groups:
@@ -193,17 +188,8 @@ def _choose(questions: list[Question], stage: Answers, rng: np.random.Generator)
     return [kinds[kind][rng.integers(len(kinds[kind]))] for kind in order[: stage.questions]]
 
 
-def _with_just_one(question: Question, scene: Scene, rng: np.random.Generator) -> Question:
-    """As answered by somebody used to questions about exactly one thing."""
-    if len(question.targets) == 1:
-        return question
-    among = question.targets or scene.shapes
-    one = among[rng.integers(len(among))]
-    return replace(question, targets=(one,), think=describe([one], scene.size))
-
-
-def _pair(question: Question, size: int) -> tuple[str, str]:
-    return question.text, answer_text(question, size)
+def _pairs(questions: list[Question], scene: Scene) -> list[tuple[str, str]]:
+    return [(q.text, answer_text(q, scene.size)) for q in questions]
 
 
 def answer_text(question: Question, size: int) -> str:

@@ -74,6 +74,7 @@ def prepare_environment(config: DictConfig) -> None:
     }
     if config.trainer.device == "cpu":
         settings |= {"VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+        settings |= {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin take the cores from the other processes
         settings |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # one process less
     for name, value in settings.items():
         os.environ.setdefault(name, value)

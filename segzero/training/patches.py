@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+BLOCK = 1 << 24  # logits taken at once
+
 
 def pack_equal_lengths() -> None:
     """TransferQueue 0.1.11 packs mRoPE position ids wrongly when all sequences of a batch are equally long.
@@ -42,6 +44,33 @@ def _is_ambiguous(values: list) -> bool:
         and all(isinstance(value, torch.Tensor) and value.dim() == 2 for value in values)
         and len({value.shape for value in values}) == 1
     )
+
+
+def log_probs_in_blocks() -> None:
+    """Without flash-attn verl takes log-probs one token at a time: thousands of small calls, and a node for each.
+
+    The same arithmetic for many tokens a call, in blocks that bound the memory in between.
+    """
+    import torch
+    import verl.utils.torch_functional as functional
+
+    def log_probs(logits: Any, labels: Any) -> Any:
+        """Logits [..., vocabulary] and labels [...] -> log-probs [...]."""
+        rows = logits.reshape(-1, logits.shape[-1])
+        size = max(1, BLOCK // rows.shape[-1])
+        blocks = zip(rows.split(size), labels.reshape(-1).split(size), strict=True)
+        return torch.cat([_of_labels(block, wanted) for block, wanted in blocks]).view(labels.shape)
+
+    functional.logprobs_from_logits_v2 = log_probs
+
+
+def _of_labels(logits: Any, labels: Any) -> Any:
+    import torch
+
+    index = labels.unsqueeze(-1)
+    if logits.dtype in (torch.float32, torch.float64):
+        return logits.gather(-1, index).squeeze(-1) - logits.logsumexp(-1)
+    return logits.log_softmax(-1).gather(-1, index).squeeze(-1)  # logsumexp is too coarse in half precision
 
 
 def answer_vllm_version() -> None:
@@ -93,7 +122,7 @@ def keep_linear_weights() -> None:
             setattr(module, name, plain)
 
 
-EVERYWHERE: tuple[Callable[[], None], ...] = (pack_equal_lengths,)
+EVERYWHERE: tuple[Callable[[], None], ...] = (pack_equal_lengths, log_probs_in_blocks)
 ON_CPU: tuple[Callable[[], None], ...] = (answer_vllm_version, one_gloo)
 
 

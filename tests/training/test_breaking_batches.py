@@ -43,4 +43,4 @@ def _resized(sample: Sample, side: int) -> Sample:
     assert isinstance(sample.image, bytes)
     file = BytesIO()
     Image.open(BytesIO(sample.image)).resize((side, side)).save(file, "PNG")
-    return replace(sample, image=file.getvalue(), width=side, height=side, objects=(), empty=True)
+    return replace(sample, image=file.getvalue(), width=side, height=side, objects=())

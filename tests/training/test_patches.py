@@ -58,3 +58,23 @@ def test_micro_batches_of_equal_lengths_can_be_cut():
     assert [len(chunk) for chunk in chunk_tensordict(batch, 2)] == [2, 2]
     chosen = index_select_tensor_dict(batch, [0, 3])["position_ids"]
     assert torch.equal(pad(chosen, 5)[1], positions(5)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_log_probs_in_blocks_are_those_of_single_tokens(dtype, monkeypatch):
+    from verl.utils import torch_functional
+
+    from segzero.training import patches
+
+    monkeypatch.setattr(patches, "BLOCK", 64)  # several blocks, the last one shorter
+    logits = torch.randn(3, 7, 20, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    labels = torch.arange(21).reshape(3, 7) % 20
+    found = torch_functional.logprobs_from_logits_v2(logits, labels)
+    assert found.shape == labels.shape and "log_probs_in_blocks" in plugin.installed
+    (gradient,) = torch.autograd.grad(found.sum(), logits)
+    rows = [row.log_softmax(-1)[label] for row, label in zip(logits.reshape(-1, 20), labels.flatten(), strict=True)]
+    expected = torch.stack(rows).reshape(3, 7)
+    (wanted,) = torch.autograd.grad(expected.sum(), logits)
+    near = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0, "atol": 0}
+    torch.testing.assert_close(found, expected, **near)
+    torch.testing.assert_close(gradient, wanted, **near)

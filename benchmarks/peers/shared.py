@@ -1,0 +1,56 @@
+"""What the peers have in common with our own run: its samples as their columns, and the same reward."""
+
+import io
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from PIL import Image
+
+from rewards import get_rubric, read_case
+from segzero.data.sample import Sample, from_parquet
+from segzero.images import load_image
+from segzero.policy.checkpoint import Checkpoint, read_checkpoint
+from segzero.prompts import SYSTEM, render_text
+
+PROMPTS, ANSWERS = 16, 8  # a step, in every run
+MAX_PROMPT, MAX_ANSWER = 128, 128  # tokens
+LEARNING_RATE = 1.5e-4
+REWARD = "vision_reasoner"
+
+
+@cache
+def policy() -> Checkpoint:
+    """The shipped policy, or MODEL_PATH's."""
+    from segzero import tiny
+
+    return read_checkpoint(os.environ.get("MODEL_PATH", str(tiny.policy_path())))
+
+
+def read(parquet: Path) -> list[Sample]:
+    return list(from_parquet(parquet))
+
+
+def picture(sample: Sample, checkpoint: Checkpoint) -> Image.Image:
+    """The image as our own runs show it to the policy."""
+    return checkpoint.frame.fit(load_image(sample.image))
+
+
+def picture_bytes(sample: Sample, checkpoint: Checkpoint) -> bytes:
+    file = io.BytesIO()
+    picture(sample, checkpoint).save(file, "PNG")
+    return file.getvalue()
+
+
+def messages(sample: Sample, checkpoint: Checkpoint, placeholder: str = "") -> list[dict[str, str]]:
+    """The prompt of our own runs, as text; both peers put the image before it."""
+    text = placeholder + render_text(sample.question, checkpoint.prompt)
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
+
+
+def rewards_of(texts: Sequence[str], samples: Sequence[Sample], checkpoint: Checkpoint) -> list[float]:
+    """The reward of our own runs."""
+    rubric = get_rubric(REWARD)
+    cases = (read_case(text, sample, frame=checkpoint.frame) for text, sample in zip(texts, samples, strict=True))
+    return [rubric.score(case).total for case in cases]

@@ -1,0 +1,108 @@
+"""verl 0.9.1 as shipped, on the policy, samples, reward and configuration of our own run.
+
+Its own trainer, dataset, agent loop, router, reward manager and replay buffer. Ours are only what lets it run on a
+CPU at all: the platform and the patches of `segzero.training.plugin`. One agent and one reward worker, where verl
+starts eight of each: two cores have no use for more.
+
+    python verl_stock.py DATA.parquet LOG.jsonl STEPS [key=value ...]
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from shared import REWARD, messages, picture_bytes, policy, read, rewards_of
+
+OURS = ("segzero", "dry_run", "data.image_dir", "data.checkpoint", "data.frame", "data.prompt", "reward.name")
+
+
+def compute_score(data_source, solution_str, ground_truth, extra_info=None, **options) -> float:
+    """What verl's reward manager calls, an answer at a time."""
+    from segzero.training.dataset import from_json
+
+    [reward] = rewards_of([solution_str], [from_json(ground_truth)], policy())
+    return reward
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("log", type=Path)
+    parser.add_argument("steps", type=int)
+    parser.add_argument("overrides", nargs="*")
+    args = parser.parse_args()
+    os.environ |= {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
+        "VERL_FILE_LOGGER_PATH": str(args.log),
+    }
+    rows = args.log.with_name("verl.parquet")
+    write_rows(args.data, rows)
+    config = stock_config(rows, args.steps, args.overrides)
+    set_environment(config)
+
+    from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
+    from verl.utils.config import validate_config
+
+    validate_config(config, use_reference_policy=False, use_critic=False)
+    run_ppo(config, task_runner_class=TaskRunnerV1)
+
+
+def write_rows(source: Path, target: Path) -> None:
+    """verl's columns: chat messages, the image's bytes, the truth as JSON."""
+    import datasets
+
+    from segzero.training.dataset import to_json
+
+    checkpoint = policy()
+    rows = [
+        {
+            "data_source": "scenes",
+            "prompt": messages(sample, checkpoint, "<image>"),
+            "images": [{"bytes": picture_bytes(sample, checkpoint)}],
+            "reward_model": {"style": "rule", "ground_truth": to_json(sample)},
+            "extra_info": {"index": index},
+        }
+        for index, sample in enumerate(read(source))
+    ]
+    datasets.Dataset.from_list(rows).to_parquet(target)
+
+
+def stock_config(rows: Path, steps: int, overrides: list[str]):
+    """Our configuration without our parts; what an override sets afterwards stays."""
+    from omegaconf import OmegaConf, open_dict
+
+    from segzero.training.config import compose
+
+    config = compose("train", [f"reward={REWARD}", *overrides])
+    with open_dict(config):
+        for key in OURS:
+            parent, _, name = key.rpartition(".")
+            del (OmegaConf.select(config, parent) if parent else config)[name]
+        del config.actor_rollout_ref["image"]
+        config.data.train_files = config.data.val_files = str(rows)
+        config.data.custom_cls = {"path": None, "name": None}
+        config.reward.num_workers = 1
+        config.reward.custom_reward_function = {"path": str(Path(__file__).absolute()), "name": "compute_score"}
+        config.actor_rollout_ref.rollout.agent.num_workers = 1
+        config.ray_kwargs.ray_init.log_to_driver = True
+        config.trainer.logger = ["file"]
+        config.trainer.resume_mode = "disable"
+        config.trainer.default_local_dir = str(rows.with_name("verl"))
+        config.trainer.total_training_steps = steps
+        config.trainer.total_epochs = 100
+        config.trainer.val_before_train = False
+        config.trainer.test_freq = config.trainer.save_freq = -1
+    return config
+
+
+def set_environment(config) -> None:
+    """As `segzero train` sets it for its processes, but with verl's own engine."""
+    from segzero.training.launch import prepare_environment
+
+    prepare_environment(config)
+    del os.environ["VERL_ENGINE_VENDOR"]
+    os.environ["VERL_ENGINE_DEVICE"] = "cuda"  # verl's FSDP engine is registered for that name only
+
+
+if __name__ == "__main__":
+    main()
