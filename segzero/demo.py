@@ -71,12 +71,12 @@ def run_demo(out: Path, shown: int, steps: int, seed: int, policy_backend: str, 
 
 def learn(out: Path, steps: int, seed: int) -> tuple[Path, Path]:
     """Train the shipped policy on fresh scenes; the folders of the run and of the merged policy."""
-    from segzero.tiny.questions import HELD_OUT_SEED, make_samples
+    from segzero.tiny.questions import HELD_OUT_SEED, make_samples, make_training_samples
     from segzero.training import checkpoints
 
     _refuse_to_mix(out)
     data, run, merged = out / "scenes", out / "run", out / "merged"
-    to_parquet(make_samples(steps * BATCH, TRAIN_SEED + seed), data / "train.parquet")
+    to_parquet(make_training_samples(steps * BATCH, TRAIN_SEED + seed), data / "train.parquet")
     to_parquet(make_samples(VALIDATED, HELD_OUT_SEED + VALIDATION_SEED + seed), data / "val.parquet")
     every = max(1, steps // 5)
     _segzero(

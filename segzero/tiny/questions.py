@@ -11,6 +11,7 @@ every other shape is clearly on the other side, "different" needs one single odd
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from PIL import Image
@@ -63,6 +64,16 @@ def make_samples(count: int, seed: int, size: int = 224) -> list[Sample]:
     ('attribute', 1)
     """
     return [_sample(seed, index, size) for index in range(count)]
+
+
+def make_training_samples(count: int, seed: int) -> list[Sample]:
+    """For reinforcement: a fifth asks for something absent, or the policy unlearns to say that nothing is there.
+
+    >>> [sample.category for sample in make_training_samples(4, 7)]
+    ['colour', 'size', 'relation', 'several']
+    """
+    chosen = (i for i in range(2 * count) if i % 2 or KINDS[i % len(KINDS)] == "nothing")
+    return [_sample(seed, index, 224) for index in islice(chosen, count)]
 
 
 def _sample(seed: int, index: int, size: int) -> Sample:

@@ -107,11 +107,13 @@ def _run(config: DictConfig) -> Path:
         trainer.fit(trainer.start_rollouts())
         return run
     except Exception as error:
-        explained = explain(error, run)
+        explained = (trainer.watch.cause if trainer else None) or explain(error, run)
         if explained is None:
             raise
         raise explained from error
     finally:
+        if trainer:
+            trainer.watch.stop()
         logger = getattr(trainer, "logger", None)
         if logger is not None:
             logger.finish(exit_code=1 if sys.exc_info()[0] else 0)

@@ -1,5 +1,6 @@
 """What a step's groups and a validation say, as numbers for the log."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -36,7 +37,7 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def validation_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """gIoU and its companions of one greedy answer a sample; box IoU too, for runs without a segmenter."""
+    """gIoU and its companions of one greedy answer a sample; reward and readability alone without a segmenter."""
     rewards = [group.answers[0].scored.total for group in groups]
     metrics = {"val/reward": float(np.mean(rewards))}
     readable = [group.answers[0].scored.answer.error is None for group in groups]
@@ -50,7 +51,8 @@ def validation_metrics(groups: Sequence[Group]) -> dict[str, float]:
             "val/n_acc": n_acc(scores),
             "val/t_acc": t_acc(scores),
         }
-    return metrics
+    # No sample tells n_acc where each has a target, nor t_acc where none has; NaN has no place in JSON.
+    return {name: value for name, value in metrics.items() if not math.isnan(value)}
 
 
 def score_group(group: Group) -> Score:

@@ -1,9 +1,9 @@
 """The best and the worst answers of a few groups each step, to be read and looked at by people."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -16,6 +16,14 @@ from segzero.panel import beside
 from segzero.pipeline import in_pixels
 from segzero.result import Found, Segmentation
 from segzero.training.rollouts import Answer, Group
+
+
+class Extremes(NamedTuple):
+    """Of one group."""
+
+    sample: Sample
+    best: Answer
+    worst: Answer
 
 
 class Recorder:
@@ -33,30 +41,31 @@ class Recorder:
         if self.groups <= 0 or not groups:
             return
         spread = sorted(groups, key=lambda group: max(group.totals) - min(group.totals), reverse=True)
-        chosen = [(group, _ranked(group)) for group in spread[: self.groups]]
+        chosen = [Extremes(group.sample, *_best_and_worst(group)) for group in spread[: self.groups]]
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "rollouts.jsonl").open("a") as out:
-            for group, ranked in chosen:
+            for seen in chosen:
                 row = {
                     "step": step,
-                    "sample": group.sample.id,
-                    "image": str(group.sample.image),
-                    "question": group.sample.question,
-                    "best": _describe(ranked[-1]),
-                    "worst": _describe(ranked[0]),
+                    "sample": seen.sample.id,
+                    "image": str(seen.sample.image),
+                    "question": seen.sample.question,
+                    "best": _describe(seen.best),
+                    "worst": _describe(seen.worst),
                 }
                 out.write(json.dumps(row) + "\n")
         if self.panels_every and step % self.panels_every == 0:
-            files = []
-            for place, (group, ranked) in enumerate(chosen):
-                files.append(self.folder / f"step_{step:06}_{place}.png")
-                self.panel(group.sample, ranked[-1], ranked[0]).save(files[-1])
-            _show(step, files, loggers)
+            files = [self.folder / f"step_{step:06}_{place}.png" for place in range(len(chosen))]
+            for seen, file in zip(chosen, files, strict=True):
+                self.panel(*seen).save(file)
+            show(step, chosen, files, loggers.logger if loggers else {})
 
     def panel(self, sample: Sample, best: Answer, worst: Answer) -> Image.Image:
         """Three sheets side by side: what is true, the best answer, the worst answer."""
         image = load_image(sample.image)
-        true = tuple(Found(decode(o.rle), o.box, o.points, 1.0) for o in sample.objects if o.rle is not None)
+        true = tuple(
+            Found(decode(o.rle) if o.rle else _filled(o.box, sample.size), o.box, o.points, 1.0) for o in sample.objects
+        )
         sheets = [Segmentation(image, f"True: {sample.question}", true).panel()]
         for name, answer in (("Best", best), ("Worst", worst)):
             terms = ", ".join(f"{term} {value:.2f}" for term, value in answer.scored.terms.items())
@@ -81,8 +90,9 @@ class Recorder:
         return tuple(Found(m, box, points, 1.0) for m, (box, points) in zip(masks, places, strict=True))
 
 
-def _ranked(group: Group) -> list[Answer]:
-    return sorted(group.answers, key=lambda answer: answer.scored.total)
+def _best_and_worst(group: Group) -> tuple[Answer, Answer]:
+    ranked = sorted(group.answers, key=lambda answer: answer.scored.total)
+    return ranked[-1], ranked[0]
 
 
 def _describe(answer: Answer) -> dict[str, Any]:
@@ -102,13 +112,35 @@ def _filled(box: Any, size: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-def _show(step: int, files: Sequence[Path], loggers: Any) -> None:
-    """Pictures for the loggers that take them."""
-    for name, backend in loggers.logger.items() if loggers else ():
-        if name in ("wandb", "trackio"):
-            module = backend if name == "wandb" else __import__("trackio")
-            module.log({"rollouts": [module.Image(str(file)) for file in files]}, step=step)
+def show(step: int, chosen: Sequence[Extremes], files: Sequence[Path], backends: Mapping[str, Any]) -> None:
+    """Panels for those of verl's loggers, by name, that take pictures: a table of them, or each by itself."""
+    for name, backend in backends.items():
+        if name == "wandb":
+            rows = _rows(chosen, files, backend.Image)
+            table = backend.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
+            # Once more by themselves: an offline run keeps a table's pictures outside its folder.
+            panels = {f"panels/{place}": backend.Image(str(file)) for place, file in enumerate(files)}
+            backend.log({"rollouts": table} | panels, step=step)
+        elif name == "trackio":
+            import pandas
+
+            table = backend.trackio.Table(dataframe=pandas.DataFrame(_rows(chosen, files, backend.trackio.Image)))
+            backend.trackio.log({"rollouts": table}, step=step)
         elif name == "tensorboard":
             for place, file in enumerate(files):
-                pixels = np.asarray(Image.open(file))
+                pixels = np.asarray(Image.open(file))  # [H, W, 3]
                 backend.writer.add_image(f"rollouts/{place}", pixels, step, dataformats="HWC")
+
+
+def _rows(chosen: Sequence[Extremes], files: Sequence[Path], picture: Callable[[str], Any]) -> list[dict[str, Any]]:
+    """A table's rows, one a group."""
+    return [
+        {
+            "sample": seen.sample.id,
+            "question": seen.sample.question,
+            "best": seen.best.scored.total,
+            "worst": seen.worst.scored.total,
+            "panel": picture(str(file)),
+        }
+        for seen, file in zip(chosen, files, strict=True)
+    ]

@@ -80,10 +80,7 @@ def walk(config: DictConfig, split: str) -> Walk:
         for sample, tokens in usable(_read(config, files, split), encoder, config.data.max_prompt_length, report):
             _check_masks(config, sample)
             text = true_answer(sample, frame, encoder.format)
-            try:
-                [scored] = await scorer.score(sample, [text])
-            except UserError as error:
-                raise UserError(f"reward={config.reward.name} cannot score sample {sample.id!r}: {error}") from error
+            [scored] = await scorer.score(sample, [text])
             found.count += 1
             found.tokens += tokens
             found.earned += scored.total

@@ -11,6 +11,7 @@
 (7.0, 3.0)
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from typing import Any, Protocol
 from rewards import PRESETS, RANKED, Case, Guard, QuantileRanks, Reward, get_rubric, load_reward, read_case
 from segzero.answer import Answer, parse_answer
 from segzero.data.sample import Sample
+from segzero.errors import UserError
 from segzero.frames import Frame
 from segzero.masks import RLE
 from segzero.pipeline import in_pixels
@@ -56,7 +58,7 @@ class Scorer:
     """Scores the answers of one run: a preset of `rewards`, or a user's function by its dotted path."""
 
     def __init__(self, reward: str, format: str, frame: Frame, drawer: Drawer | None = None) -> None:
-        self.format, self.frame, self.drawer = format, frame, drawer
+        self.reward, self.format, self.frame, self.drawer = reward, format, frame, drawer
         self.guard = Guard(load_reward(reward)) if "." in reward else None
         self.rubric = None if self.guard else get_rubric(reward)
         self.draws = drawer is not None and reward in NEEDS_MASKS
@@ -89,8 +91,12 @@ class Scorer:
             self._unranked.clear()
 
     def state(self) -> dict[str, list[float]]:
-        """What a resumed run must know."""
-        return self.ranks.state() if self.ranks else {}
+        """What a run resumed after this step must know."""
+        if self.ranks is None:
+            return {}
+        after = copy.deepcopy(self.ranks)
+        after.add(self._unranked)
+        return after.state()
 
     def restore(self, state: dict[str, list[float]]) -> None:
         if self.ranks and state:
@@ -105,7 +111,10 @@ class Scorer:
         if self.guard is not None:
             return _fill([self.guard.score(case, sample_id) for case in cases])
         assert self.rubric is not None
-        return [self.rubric.score(case) for case in cases]
+        try:
+            return [self.rubric.score(case) for case in cases]
+        except UserError as error:
+            raise UserError(f"reward={self.reward} cannot score sample {sample_id!r}: {error}") from error
 
 
 def _fill(rewards: Sequence[Reward | None]) -> list[Reward]:

@@ -10,6 +10,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Coroutine, Sequence
+from concurrent import futures
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +21,11 @@ from tensordict import TensorDict
 from segzero.data.sample import Sample
 from segzero.training.encoding import Encoded, Encoder
 from segzero.training.rewarding import Scored, Scorer
+from segzero.training.watch import Watch
 
 TRAIN = "train"  # verl's name for the partition
+AT_ONCE = 128  # samples a replica in validation; each waits there with its pixels, 17 MB at 840x840
+PATIENCE = 0.5  # s between two looks at whether anything died
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +61,11 @@ class Rollouts:
         encoder: Encoder,
         scorer: Scorer,
         rollout_config: Any,
+        watch: Watch | None = None,
     ) -> None:
         self.servers, self.samples, self.encoder, self.scorer = list(servers), samples, encoder, scorer
         self.config = rollout_config
+        self.watch = watch or Watch({})
         self.changed = threading.Event()  # a group was finished, or something broke
         self.failure: BaseException | None = None
         self._finished: list[Group] = []
@@ -86,15 +92,24 @@ class Rollouts:
         """Raise what broke, if anything did."""
         if self.failure is not None:
             raise self.failure
+        self.watch.check()
 
     def answer(self, samples: Sequence[Sample]) -> list[Group]:
         """One greedy answer to each sample, for validation."""
+        room = asyncio.Semaphore(AT_ONCE * len(self.servers))
+
+        async def one(sample: Sample) -> Group:
+            async with room:
+                group, _, _ = await self._group(sample, validating=True)
+            return group
 
         async def run() -> list[Group]:
-            wanted = [self._group(sample, validating=True) for sample in samples]
-            return [group for group, _, _ in await asyncio.gather(*wanted)]
+            return await asyncio.gather(*map(one, samples))
 
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
+        work = asyncio.run_coroutine_threadsafe(run(), self._loop)
+        while not futures.wait([work], timeout=PATIENCE).done:
+            self.check()
+        return work.result()
 
     # The work
 
@@ -110,8 +125,8 @@ class Rollouts:
 
     async def _train_group(self, uid: str, index: int, step: int) -> None:
         group, encoded, written = await self._group(self.samples[index])
+        self._finished.append(group)  # before the trainer can take it up, and then ask for all that are finished
         await self._hand_over(uid, index, step, group, encoded, written)
-        self._finished.append(group)
 
     async def _group(self, sample: Sample, validating: bool = False) -> tuple[Group, Encoded, list[Any]]:
         count = 1 if validating else self.config.n

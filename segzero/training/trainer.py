@@ -28,25 +28,21 @@ from segzero.training.metrics import group_metrics, validation_metrics
 from segzero.training.progress import Progress, stage
 from segzero.training.recorder import Recorder
 from segzero.training.rewarding import ActorDrawer, Scorer
-from segzero.training.rollouts import Rollouts
+from segzero.training.rollouts import PATIENCE, Rollouts
 from segzero.training.segmenting import SegmenterActor
 from segzero.training.vllm_server import GroupReplica
 from segzero.training.watch import Watch
-
-WAIT = 0.5  # s, at most, between two looks at whether anything died
 
 
 class WakingBuffer(ReplayBuffer):
     """verl's replay buffer, which looks when a group is finished instead of every 2 s."""
 
     rollouts: Rollouts
-    watch: Watch
 
     def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
-        self.rollouts.changed.wait(WAIT)
+        self.rollouts.changed.wait(PATIENCE)
         self.rollouts.changed.clear()
         self.rollouts.check()
-        self.watch.check()
         return last_debug_time
 
 
@@ -91,6 +87,7 @@ class Trainer(PPOTrainerSync):
         super().__init__(config)
         self.settings = config.segzero
         self.progress = Progress()
+        self.watch = Watch({})
 
     # Parts
 
@@ -132,13 +129,15 @@ class Trainer(PPOTrainerSync):
         )
         rollout = self.config.actor_rollout_ref.rollout
         servers = self.llm_server_manager.server_handles
-        rollouts = Rollouts(servers, self.train_dataset.samples, encoder, self.scorer, rollout)
-        watched = {f"rollout replica {i}": server for i, server in enumerate(servers)}
-        watched |= {f"trainer {i}": worker for i, worker in enumerate(self.actor_rollout_wg.workers)}
+        trainers = self.actor_rollout_wg.workers
+        asks = {f"rollout replica {i}": server.answers.remote for i, server in enumerate(servers)}
+        asks |= {f"trainer {i}": trainer.__ray_ready__.remote for i, trainer in enumerate(trainers)}
         if segmenter:
-            watched["segmenter"] = segmenter
+            asks["segmenter"] = segmenter.ping.remote
+        self.watch = Watch(asks, trainers)
+        self.watch.start()
+        rollouts = Rollouts(servers, self.train_dataset.samples, encoder, self.scorer, rollout, self.watch)
         self.replay_buffer.rollouts = rollouts
-        self.replay_buffer.watch = Watch(watched)
         return rollouts
 
     def fit(self, agent_loop_manager: Rollouts) -> None:

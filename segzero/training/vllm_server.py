@@ -47,6 +47,10 @@ class GroupServer(vLLMHttpServer):
         assert len(answer.outputs) == count, "the engine answered with fewer than asked"
         return [self._written(output) for output in sorted(answer.outputs, key=lambda output: output.index)]
 
+    async def answers(self) -> None:
+        """Raises when the engine is dead, whose process this one may outlive."""
+        await self.engine.check_health()
+
     async def _adapter(self) -> LoRARequest | None:
         """The adapter that the trainer synchronises, once it has."""
         if not self.lora_as_adapter or VLLM_LORA_INT_ID not in await self.engine.list_loras():

@@ -1,5 +1,7 @@
 """What every preset promises, on any response."""
 
+import json
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -120,6 +122,32 @@ def test_any_text_scores_within_bounds(preset, text, objects):
     truth = [Instance((1, 2, 300, 400), ((5, 6), (50, 60))), Instance((400, 2, 700, 400), ((500, 6), (550, 60)))]
     rubric = get_rubric(preset)
     reward = score(preset, text, sample_of(truth[: objects if preset in MULTI else min(objects, 1)]))
+    assert rubric.lowest <= reward.total <= rubric.highest
+    for term in rubric.terms:
+        assert term.low <= reward.terms[term.name] <= term.high
+
+
+NUMBERS = st.one_of(st.floats(), st.integers(-(10**30), 10**30), st.sampled_from([0, 420, 840, 1e308, -1e308]))
+LISTS = st.lists(NUMBERS, min_size=1, max_size=5)
+BOXES = st.one_of(st.lists(NUMBERS, min_size=4, max_size=4), st.lists(NUMBERS, min_size=4, max_size=4).map(sorted))
+POINTS = st.one_of(st.lists(NUMBERS, min_size=2, max_size=2), LISTS)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@settings(max_examples=60, deadline=None)
+@given(
+    said=st.lists(st.tuples(st.one_of(BOXES, LISTS), POINTS, POINTS), max_size=3),
+    true=st.lists(st.sampled_from([(1, 2, 300, 400), (400, 2, 840, 840), (5, 5, 5, 5), (0, 7, 840, 7)]), max_size=3),
+)
+def test_any_numbers_score_within_bounds(preset, said, true):
+    """NaN, infinity, boxes inside out and boxes without area among them."""
+    keys = ("bbox_2d", "point_2d") if preset in MULTI else ("bbox", "points_1", "points_2")
+    objects = [dict(zip(keys, values, strict=False)) for values in said]
+    written = json.dumps(objects if preset in MULTI else (objects[:1] or [{}])[0])
+    true = true if preset in MULTI else true[:1]
+    truth = sample_of([Instance(box, (box[:2], box[2:])) for box in true])
+    rubric = get_rubric(preset)
+    reward = score(preset, f"<think>a mug</think><answer>{written}</answer>", truth)
     assert rubric.lowest <= reward.total <= rubric.highest
     for term in rubric.terms:
         assert term.low <= reward.terms[term.name] <= term.high

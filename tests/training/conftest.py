@@ -1,4 +1,4 @@
-"""The shipped policy's encoder, and a few scenes with their images as files."""
+"""Encoders of the shipped policy and of every family, and a few scenes with their images as files."""
 
 import os
 from dataclasses import replace
@@ -24,6 +24,15 @@ def encoder(policy):
     from segzero.training.encoding import Encoder, processor_of
 
     return Encoder(read_checkpoint(policy), processor_of(policy))
+
+
+@pytest.fixture(scope="session")
+def encoders(checkpoints):
+    """An encoder of each family."""
+    from segzero.policy.checkpoint import read_checkpoint
+    from segzero.training.encoding import Encoder, processor_of
+
+    return {family: Encoder(read_checkpoint(path), processor_of(str(path))) for family, path in checkpoints.items()}
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,12 @@ SOON = 60  # s
 
 @pytest.mark.parametrize(
     "title, name",
-    [("ray::GroupServer", "rollout replica 0"), ("ray::WorkerDict", "trainer 0"), ("ray::SegmenterActor", "segmenter")],
+    [
+        ("ray::GroupServer", "rollout replica 0"),
+        ("VLLM::EngineCore", "rollout replica 0"),
+        ("ray::WorkerDict", "trainer 0"),
+        ("ray::SegmenterActor", "segmenter"),
+    ],
 )
 def test_a_death_ends_the_run(scenes, tmp_path, title, name):
     process = start(scenes, tmp_path / "run", "trainer.total_training_steps=500")
@@ -31,6 +36,32 @@ def test_a_death_ends_the_run(scenes, tmp_path, title, name):
     assert time.monotonic() - died < SOON
     assert process.returncode == 2
     assert name in line or "died" in line, line
+
+
+@pytest.mark.parametrize("title", ["VLLM::EngineCore", "ray::SegmenterActor"])
+def test_a_death_while_the_trainer_works_ends_the_run(scenes, tmp_path, title):
+    """Nobody waits for rollouts then; the trainer would wait for ever for a replica that takes its weights."""
+    process = start(scenes, tmp_path / "run", "trainer.total_training_steps=500")
+    heard = []
+    assert process.stdout is not None
+    while not (heard and heard[-1].startswith("step 2/")):
+        line = process.stdout.readline()
+        assert line, "".join(heard)
+        heard.append(line)
+    run = psutil.Process(process.pid)
+    [victim] = [child for child in run.children(recursive=True) if _titled(child, title)]
+    until = time.monotonic() + SOON
+    while not any(
+        _titled(child, "ray::WorkerDict.actor_rollout_update_actor") for child in run.children(recursive=True)
+    ):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    os.kill(victim.pid, signal.SIGKILL)
+    died = time.monotonic()
+    line = complaint(wait(process, 3 * SOON))
+    assert time.monotonic() - died < SOON
+    assert process.returncode == 2
+    assert "died" in line, line
 
 
 def _titled(process: psutil.Process, title: str) -> bool:

@@ -1,68 +1,121 @@
 """Sharing the vision tower among trajectories changes no gradient; freezing it has its effect."""
 
-import copy
-
 import pytest
 import torch
+from PIL import Image
+from random_checkpoints import FAMILIES
 from transformers import AutoModelForImageTextToText
+from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen2_5_vl
+from transformers.models.qwen2_vl import modeling_qwen2_vl as qwen2_vl
+from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen3_vl
+from transformers.models.qwen3_vl_moe import modeling_qwen3_vl_moe as qwen3_vl_moe
 from verl.models.transformers.monkey_patch import apply_monkey_patch
 
+from segzero.data.sample import Sample
 from segzero.errors import UserError
 from segzero.training.encoding import open_fitted
 from segzero.training.engine import PixelCache, SharedFeatures, freeze_vision, vision_towers
 from segzero.training.trainer import whole_groups
 
+PATCHED = [(qwen2_vl, "Qwen2VL"), (qwen2_5_vl, "Qwen2_5_VL"), (qwen3_vl, "Qwen3VL"), (qwen3_vl_moe, "Qwen3VLMoe")]
+
+
+@pytest.fixture
+def load(checkpoints, monkeypatch):
+    """load(family) -> a model with the forward that verl trains it with; the library's own comes back afterwards."""
+    for module, name in PATCHED:
+        for part in ("ForConditionalGeneration", "Model"):
+            owner = getattr(module, name + part)
+            monkeypatch.setattr(owner, "forward", owner.forward)
+
+    def load(family):
+        net = AutoModelForImageTextToText.from_pretrained(
+            checkpoints[family], dtype=torch.float32, attn_implementation="sdpa"
+        )
+        apply_monkey_patch(model=net, use_remove_padding=False)
+        net.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return net.train()
+
+    return load
+
 
 @pytest.fixture(scope="module")
-def model(policy):
-    return AutoModelForImageTextToText.from_pretrained(policy, dtype=torch.float32, attn_implementation="sdpa")
+def pictures(tmp_path_factory):
+    """Two samples whose images differ in size and in content."""
+    folder, made = tmp_path_factory.mktemp("pictures"), []
+    for name, size in (("wide", (130, 70)), ("tall", (64, 96))):
+        path = folder / f"{name}.png"
+        Image.linear_gradient("L").rotate(len(made) * 90).resize(size).convert("RGB").save(path)
+        made.append(Sample(name, str(path), f"the {name} one", *size))
+    return made
 
 
-def pixels_of(encoder, paths):
-    images = [open_fitted(path, encoder.checkpoint) for path in paths]
+def as_inputs(encoder, rows):
+    """Ids, mask and positions as verl pads them."""
+    encoded = [encoder.encode(sample) for sample in rows]
+    length = max(map(len, encoded))
+    pad = encoder.processor.tokenizer.pad_token_id
+    positions = torch.zeros(4, len(rows), length, dtype=torch.long)
+    mask = torch.zeros(len(rows), length, dtype=torch.long)
+    for row, e in enumerate(encoded):
+        positions[:, row, : len(e)] = encoder.positions(e, 0)
+        mask[row, : len(e)] = 1
+    ids = torch.tensor([e.ids + [pad] * (length - len(e)) for e in encoded])
+    return {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+
+
+def pixels_of(encoder, samples):
+    images = [open_fitted(sample.image, encoder.checkpoint) for sample in samples]
     processed = encoder.processor.image_processor(images=images, return_tensors="pt")
     return {name: processed[name] for name in ("pixel_values", "image_grid_thw")}
 
 
-def test_shared_features_give_the_same_loss_and_gradients(model, encoder, samples):
-    rows = [samples[0], samples[1], samples[0], samples[0], samples[1]]
-    encoded = [encoder.encode(sample) for sample in rows]
-    length = max(map(len, encoded))
-    ids = torch.tensor([e.ids + [encoder.processor.tokenizer.pad_token_id] * (length - len(e)) for e in encoded])
-    positions = torch.zeros(4, len(rows), length, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, e in enumerate(encoded):
-        positions[:, row, : len(e)] = encoder.positions(e, 0)
-        mask[row, : len(e)] = 1
-    apply_monkey_patch(model=model, use_remove_padding=False)  # the forward that verl trains with
+def loss_and_gradients(net, inputs, pixels):
+    logits = net(**inputs, **pixels, use_cache=False).logits
+    chosen = logits.log_softmax(-1)[:, :-1].gather(2, inputs["input_ids"][:, 1:, None])[..., 0]
+    loss = -(chosen * inputs["attention_mask"][:, 1:]).mean()
+    net.zero_grad()
+    loss.backward()
+    return loss.item(), {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
 
-    def run(net, pixels):
-        logits = net(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, **pixels).logits
-        loss = (logits * mask[..., None]).float().log_softmax(-1)[..., 7].mean()
-        loss.backward()
-        return loss.item(), {name: p.grad for name, p in net.named_parameters()}
 
-    expected, gradients = run(copy.deepcopy(model), pixels_of(encoder, [s.image for s in rows]))
-    shared = SharedFeatures(model)
-    assert shared.first_of_each([s.image for s in rows]) == {0, 1}
-    loss, found = run(model, pixels_of(encoder, [samples[0].image, samples[1].image]))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shared_features_give_the_same_loss_and_gradients(family, load, encoders, pictures):
+    net, encoder = load(family), encoders[family]
+    wide, tall = pictures
+    rows = [wide, tall, wide, wide, tall]
+    inputs = as_inputs(encoder, rows)
+    expected, gradients = loss_and_gradients(net, inputs, pixels_of(encoder, rows))
+    assert any("visual" in name and gradient.abs().max() > 0 for name, gradient in gradients.items())
+
+    seen = []
+    shared = SharedFeatures(net)
+    net.model.visual.register_forward_pre_hook(lambda tower, args: seen.append(len(args[0])))
+    assert shared.first_of_each([sample.image for sample in rows]) == {0, 1}
+    pixels = pixels_of(encoder, [wide, tall])
+    loss, found = loss_and_gradients(net, inputs, pixels)
+    assert seen == [len(pixels["pixel_values"])]
     assert loss == pytest.approx(expected, rel=1e-6)
+    assert found.keys() == gradients.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
 
 
-def test_rows_of_different_images_are_left_alone(model):
-    shared = SharedFeatures(torch.nn.Module())
-    assert shared.first_of_each(["a", "b"]) == {0, 1}
-    assert shared.first_of_each([None, "a", "a"]) == {0, 1, 2}
-
-
-def test_freezing_takes_the_vision_tower_out(model):
-    net = copy.deepcopy(model)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_freezing_takes_the_vision_tower_out(family, load, encoders, pictures):
+    net, encoder = load(family), encoders[family]
     frozen = freeze_vision(net)
     [tower] = vision_towers(net)
     assert frozen == sum(p.numel() for p in tower.parameters())
-    assert all(p.requires_grad == ("visual" not in name) for name, p in net.named_parameters())
+    SharedFeatures(net).first_of_each([sample.image for sample in [*pictures, *pictures]])
+    _, gradients = loss_and_gradients(net, as_inputs(encoder, [*pictures, *pictures]), pixels_of(encoder, pictures))
+    assert gradients.keys() == {name for name, _ in net.named_parameters() if ".visual." not in name}
+
+
+def test_rows_of_different_images_are_left_alone():
+    shared = SharedFeatures(torch.nn.Module())
+    assert shared.first_of_each(["a", "b"]) == {0, 1}
+    assert shared.first_of_each([None, "a", "a"]) == {0, 1, 2}
 
 
 def test_nothing_to_freeze_is_a_mistake():

@@ -54,12 +54,30 @@ def test_ranks_count_from_the_next_step_on(samples, encoder):
     scorer = Scorer("soft", "multi", encoder.checkpoint.frame)
     sample = next(sample for sample in samples if len(sample.objects) == 1)
     texts = [truth_as_text(sample, encoder.checkpoint.frame), "<think>?</think><answer>[]</answer>"]
-    first = score(scorer, sample, texts)
-    assert [s.total for s in score(scorer, sample, texts)] == [s.total for s in first]
+    first = [s.total for s in score(scorer, sample, texts)]
+    assert [s.total for s in score(scorer, sample, texts)] == first
     scorer.end_step()
-    again = Scorer("soft", "multi", encoder.checkpoint.frame)
-    again.restore(scorer.state())
-    assert [s.total for s in score(again, sample, texts)] == [s.total for s in score(scorer, sample, texts)]
+    assert [s.total for s in score(scorer, sample, texts)] != first
+
+
+def test_a_checkpoint_knows_the_ranks_of_the_next_step(samples, encoder):
+    """It is saved before the step ends."""
+    scorer, resumed = (Scorer("soft", "multi", encoder.checkpoint.frame) for _ in range(2))
+    sample = next(sample for sample in samples if len(sample.objects) == 1)
+    texts = [truth_as_text(sample, encoder.checkpoint.frame), "<think>?</think><answer>[]</answer>"]
+    score(scorer, sample, texts)
+    score(scorer, sample, texts, validating=True)
+    resumed.restore(scorer.state())
+    scorer.end_step()
+    assert resumed.state() == scorer.state()
+    assert score(resumed, sample, texts)[0].terms == score(scorer, sample, texts)[0].terms
+
+
+def test_a_truth_that_a_preset_cannot_use_is_named(samples, encoder):
+    several = next(sample for sample in samples if len(sample.objects) > 1)
+    with pytest.raises(UserError, match=f"reward=seg_zero cannot score sample '{several.id}': .* one object") as error:
+        score(Scorer("seg_zero", "seg_zero", encoder.checkpoint.frame), several, ["<answer>{}</answer>"])
+    assert "\n" not in str(error.value)
 
 
 @pytest.fixture

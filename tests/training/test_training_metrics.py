@@ -1,19 +1,14 @@
 """What the log says of a step and of a validation."""
 
-import json
-from types import SimpleNamespace
+import math
 
 import pytest
-from PIL import Image
 
 from segzero.answer import parse_answer
 from segzero.evaluation.metrics import giou
-from segzero.frames import native
 from segzero.training.metrics import group_metrics, score_group, validation_metrics
-from segzero.training.recorder import Recorder
 from segzero.training.rewarding import Scored
 from segzero.training.rollouts import Answer, Group
-from segzero.training.watch import Watch
 
 
 def answer(total, text="<think></think><answer>[]</answer>", masks=None, truncated=False, **terms):
@@ -62,21 +57,12 @@ def test_validation_counts_failures_and_nothing_there(group, samples):
     assert "val/giou" not in validation_metrics([group(answer(1.0))])
 
 
-def test_best_and_worst_of_the_groups_that_differ_most(group, samples, tmp_path):
-    groups = [group(answer(1.0), answer(1.0)), group(answer(0.0), answer(5.0), answer(3.0), sample=samples[1])]
-    Recorder(tmp_path, native(), 1, panels_every=3).record(3, groups)
-    assert Image.open(tmp_path / "step_000003_0.png").width > 1000
-    [row] = [json.loads(line) for line in (tmp_path / "rollouts.jsonl").read_text().splitlines()]
-    assert (row["step"], row["sample"]) == (3, samples[1].id)
-    assert (row["best"]["total"], row["worst"]["total"]) == (5.0, 0.0)
-
-
-def test_an_actor_that_answers_is_asked_again_later(monkeypatch):
-    asked = []
-    monkeypatch.setattr("ray.wait", lambda questions, timeout: (questions, []))
-    monkeypatch.setattr("ray.get", lambda question: None)
-    actor = SimpleNamespace(__ray_ready__=SimpleNamespace(remote=lambda: asked.append(1) or "question"))
-    watch = Watch({"rollout replica 0": actor})
-    watch.check()
-    watch.check()
-    assert len(asked) == 1
+def test_what_no_validation_sample_can_tell_is_left_out(group, samples):
+    """Where each has a target nobody can say rightly that nothing is there: there is no n_acc, and no NaN."""
+    there = next(sample for sample in samples if len(sample.objects) == 1)
+    nothing = next(sample for sample in samples if sample.empty)
+    with_target = validation_metrics([group(answer(1.0, masks=()), sample=there)])
+    without = validation_metrics([group(answer(1.0, masks=()), sample=nothing)])
+    assert with_target["val/t_acc"] == 0.0 and "val/n_acc" not in with_target
+    assert without["val/n_acc"] == 1.0 and "val/t_acc" not in without
+    assert not any(math.isnan(value) for value in [*with_target.values(), *without.values()])

@@ -29,7 +29,7 @@ def test_two_nodes_learn_what_one_learns(scenes, tmp_path, cluster):
         *ALIKE,
         f"trainer.total_training_steps={STEPS}",
         "trainer.nnodes=2",
-        f"ray_kwargs.ray_init.address={cluster.address}",
+        f"+ray_kwargs.ray_init.address={cluster.address}",
         *(f"ray_kwargs.ray_init.{name}=null" for name in ("num_cpus", "num_gpus", "object_store_memory")),
     )
     said = wait(two)

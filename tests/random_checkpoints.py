@@ -1,0 +1,93 @@
+"""Random checkpoints of every family, small and built on the spot."""
+
+from pathlib import Path
+
+FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
+MIN_PIXELS, MAX_PIXELS = 56 * 56, 448 * 448
+SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+SPECIAL_TOKENS += ["<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
+    "{% if part['type'] in ('image', 'image_url') %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def build_checkpoint(family: str, folder: Path) -> None:
+    """Model, tokenizer and processor of the library's own classes, saved as any checkpoint is."""
+    import torch
+    import transformers
+
+    tokenizer = _byte_tokenizer()
+    token = tokenizer.convert_tokens_to_ids
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 4096,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0},
+        "bos_token_id": None,
+        "eos_token_id": token("<|im_end|>"),
+        "pad_token_id": token("<|endoftext|>"),
+        "initializer_range": 0.2,  # with the usual 0.02 a narrow model says the same whatever it sees
+    }
+    vision = {"depth": 2, "num_heads": 2, "spatial_merge_size": 2, "temporal_patch_size": 2}
+    vision["initializer_range"] = 0.2
+    patch = 14
+    if family == "qwen2_vl":
+        vision |= {"embed_dim": 64, "hidden_size": 64, "mlp_ratio": 2, "patch_size": patch}
+        name = "Qwen2VL"
+    elif family == "qwen2_5_vl":
+        vision |= {"hidden_size": 64, "intermediate_size": 96, "out_hidden_size": 64, "patch_size": patch}
+        vision |= {"window_size": 112, "fullatt_block_indexes": [1]}
+        name = "Qwen2_5_VL"
+    else:
+        patch = 16
+        vision |= {"hidden_size": 64, "intermediate_size": 96, "out_hidden_size": 64, "patch_size": patch}
+        vision |= {"num_position_embeddings": 256, "deepstack_visual_indexes": [0]}
+        text["head_dim"] = 32
+        text["rope_parameters"]["mrope_interleaved"] = True  # transformers takes it for granted, vLLM reads it
+        name = "Qwen3VL"
+
+    config = getattr(transformers, name + "Config")(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=token("<|image_pad|>"),
+        video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"),
+        vision_end_token_id=token("<|vision_end|>"),
+    )
+    torch.manual_seed(0)
+    model = getattr(transformers, name + "ForConditionalGeneration")(config)
+    model.generation_config.eos_token_id = token("<|im_end|>")
+    model.generation_config.pad_token_id = token("<|endoftext|>")
+    model.generation_config.repetition_penalty = 1.05  # as the released ones have it; our backends leave it out
+    model.save_pretrained(folder)
+
+    limits = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
+    sizes = {"size": limits, "patch_size": patch, "merge_size": 2, "temporal_patch_size": 2}
+    video = transformers.Qwen3VLVideoProcessor if family == "qwen3_vl" else transformers.Qwen2VLVideoProcessor
+    getattr(transformers, name + "Processor")(
+        image_processor=transformers.Qwen2VLImageProcessor(**sizes),
+        tokenizer=tokenizer,
+        video_processor=video(**sizes),
+        chat_template=CHAT_TEMPLATE,
+    ).save_pretrained(folder)
+
+
+def _byte_tokenizer():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    fast.add_special_tokens({"additional_special_tokens": SPECIAL_TOKENS})
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
