@@ -20,6 +20,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 from segzero.errors import UserError
 from segzero.policy.checkpoint import read_checkpoint
 from segzero.training.encoding import open_fitted
+from segzero.training.patches import log_probs_in_blocks
 
 VENDOR = "segzero"  # VERL_ENGINE_VENDOR chooses the engines registered here
 CACHE_BYTES = 1 << 30
@@ -95,6 +96,7 @@ class PolicyWorker(ActorRolloutRefWorker):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         os.environ["VERL_ENGINE_VENDOR"] = VENDOR
+        log_probs_in_blocks()
         if get_device_name() == "cpu":  # vLLM rests while the trainer works, so the cores are free
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // self.world_size))
         ImageEngine.freeze_vision_tower = self.config.actor.freeze_vision_tower

@@ -49,7 +49,7 @@ def _is_ambiguous(values: list) -> bool:
 def log_probs_in_blocks() -> None:
     """Without flash-attn verl takes log-probs one token at a time: thousands of small calls, and a node for each.
 
-    The same arithmetic for many tokens a call, in blocks that bound the memory in between.
+    The same arithmetic for many tokens a call, in blocks that bound the memory in between. `engine` asks for it.
     """
     import torch
     import verl.utils.torch_functional as functional
@@ -122,7 +122,7 @@ def keep_linear_weights() -> None:
             setattr(module, name, plain)
 
 
-EVERYWHERE: tuple[Callable[[], None], ...] = (pack_equal_lengths, log_probs_in_blocks)
+EVERYWHERE: tuple[Callable[[], None], ...] = (pack_equal_lengths,)
 ON_CPU: tuple[Callable[[], None], ...] = (answer_vllm_version, one_gloo)
 
 

