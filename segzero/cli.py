@@ -157,6 +157,23 @@ def merge(
     console.print(f"written to {write(checkpoint, out, dtype)}")
 
 
+data = typer.Typer(no_args_is_help=True, help="Training and evaluation data.")
+app.add_typer(data, name="data")
+
+
+@data.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="A folder of .parquet files of Samples, or one such file.")],
+) -> None:
+    """Look data over without a model; exit code 1 when something is wrong."""
+    from segzero.data.check import check as look_over
+
+    report = look_over(folder)
+    console.print(str(report), markup=False)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
 @app.command()
 def doctor(
     quick: Annotated[bool, typer.Option("--quick", help="Versions only; do not try the backends.")] = False,

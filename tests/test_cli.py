@@ -135,3 +135,20 @@ def test_doctor_tries_the_backends(run):
     for name in ("policy: transformers", "policy: vllm", "segmenter: transformers", "segmenter: sam2"):
         [line] = [line for line in out.splitlines() if name in line]
         assert line.split()[-1] == "ok", line
+
+
+def test_data_check_says_what_is_wrong_by_its_exit_code(run, tmp_path):
+    from dataclasses import replace
+
+    from segzero.data.sample import to_parquet
+    from segzero.tiny.questions import make_samples
+
+    samples = make_samples(3, 5)
+    to_parquet(samples, tmp_path / "good" / "train.parquet")
+    to_parquet([samples[0], replace(samples[1], id=samples[0].id)], tmp_path / "twice" / "train.parquet")
+    code, out, _ = run("data", "check", tmp_path / "good")
+    assert code == 0 and "nothing is wrong" in out
+    code, out, _ = run("data", "check", tmp_path / "twice")
+    assert code == 1 and samples[0].id in out
+    code, _, complaint = run("data", "check", tmp_path / "none")
+    assert code == 2 and complaint.count("\n") == 1

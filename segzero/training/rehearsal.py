@@ -14,10 +14,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from segzero.answer import Answer, Instance, render_answer
+from segzero.data.check import true_answer
 from segzero.data.sample import Sample, from_parquet
 from segzero.errors import UserError
-from segzero.frames import Frame
 from segzero.training import checkpoints, estimate, patches, plan
 
 SHOWN = 2  # samples
@@ -92,17 +91,6 @@ def walk(config: DictConfig, split: str) -> Walk:
     if not found.count:
         raise UserError(f"no usable sample in {', '.join(map(str, files))}: {report}; see docs/training.md")
     return found
-
-
-def true_answer(sample: Sample, frame: Frame, format: str) -> str:
-    """The truth as the policy would write it; an object with one point says it twice where two belong."""
-    count = 2 if format == "seg_zero" else 1
-    found = []
-    for true in sample.objects:
-        x0, y0, x1, y1 = frame.to_frame(true.box, sample.size)
-        points = [frame.to_frame(point, sample.size) for point in (*true.points, *true.points[-1:])]
-        found.append(Instance((x0, y0, x1, y1), tuple((x, y) for x, y in points[:count])))
-    return render_answer(Answer("The truth.", tuple(found)), format)
 
 
 def _read(config: DictConfig, files: list[Path], split: str) -> Iterator[Sample]:

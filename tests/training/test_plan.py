@@ -7,13 +7,13 @@ import pytest
 from released_shapes import RELEASED, write_released
 
 from segzero import tiny
+from segzero.data.check import true_answer
 from segzero.data.sample import to_parquet
 from segzero.errors import UserError
 from segzero.tiny.questions import make_samples
 from segzero.training import estimate, plan
 from segzero.training.config import compose, config_dir
 from segzero.training.launch import settle, train
-from segzero.training.rehearsal import true_answer
 
 
 def names(group: str) -> list[str]:

@@ -1,0 +1,102 @@
+"""COCO's instances and detection files, and LVIS's: every category of an image is asked for by its name.
+
+{"images": [{"id", "file_name", "width", "height"}], "categories": [{"id", "name"}],
+ "annotations": [{"id", "image_id", "category_id", "bbox": [x, y, w, h], "segmentation": ..., "iscrowd": 0}]}
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from segzero.data.readers.pictures import existing_folder, inside
+from segzero.data.readers.records import Record, brief, get, get_id, get_size, question, read_json
+from segzero.data.readers.shapes import coco_mask, coco_object, numbers
+from segzero.data.sample import Sample
+from segzero.errors import UserError
+from segzero.masks import union
+
+
+def read_coco(source: str | Path, images: str | Path = "") -> Iterator[Record]:
+    """A Sample for each category in each image. Crowds are ignored pixels; a crowd alone is no Sample.
+
+    LVIS also says which categories were looked for and not found (`neg_category_ids`): Samples with nothing there.
+    `images`: the folder of the images; else images/ beside the file, or the file's own folder.
+    """
+    file = Path(source)
+    found = read_json(file)
+    root = _image_folder(file, images)
+    try:
+        names = {get(c, "id", int): question(get(c, "name", str)) for c in get(found, "categories", list)}
+        pictures, annotations = get(found, "images", list), get(found, "annotations", list)
+    except UserError as error:
+        raise UserError(f"{file}: {error}; see docs/data.md for COCO's layout") from error
+    by_image: dict[Any, list] = defaultdict(list)
+    for annotation in annotations:
+        by_image[_id(annotation, "image_id")].append(annotation)
+    for number, picture in enumerate(pictures):
+        there = by_image.get(_id(picture, "id"), [])
+        yield Record(f"{file}, image {number}", partial(_samples, picture, there, names, root, file.stem))
+    known = {_id(picture, "id") for picture in pictures}
+    for image_id, lost in by_image.items():
+        if image_id is None or image_id not in known:
+            yield Record(str(file), partial(_lost, image_id, len(lost)))
+
+
+def _id(item: Any, name: str) -> int | str | None:
+    found = item.get(name) if isinstance(item, dict) else None
+    return found if isinstance(found, int | str) else None
+
+
+def _lost(image_id: int | str | None, count: int) -> list[Sample]:
+    which = "without an id" if image_id is None else brief(image_id)
+    raise UserError(f"{count} of its annotations are for an image {which} that is not in it")
+
+
+def _samples(picture: dict, annotations: list, names: dict[int, str], root: Path, source: str) -> list[Sample]:
+    width, height = size = get_size(picture)
+    image_id = get_id(picture, "id")
+    absent = get(picture, "neg_category_ids", list, default=[])
+    asked: dict[int, list] = {int(id): [] for id in numbers(absent, "neg_category_ids")}
+    for annotation in annotations:
+        asked.setdefault(get(annotation, "category_id", int), []).append(annotation)
+    unknown = [id for id in asked if id not in names]
+    if unknown:
+        raise UserError(f"its category {unknown[0]} is not in the file")
+    samples = []
+    path = str(inside(root, _file_name(picture))) if asked else ""
+    for category, group in asked.items():
+        crowds = [a for a in group if get(a, "iscrowd", int, default=0)]
+        counted = [a for a in group if not get(a, "iscrowd", int, default=0)]
+        if crowds and not counted:
+            continue
+        ignored = [coco_mask(get(a, "segmentation", list, dict), size) for a in crowds]
+        samples.append(
+            Sample(
+                f"{image_id}-{category}",
+                path,
+                names[category].replace("_", " "),  # as LVIS writes "aerosol_can"
+                width,
+                height,
+                tuple(coco_object(a, size) for a in counted),
+                ignore=union(ignored, size) if ignored else None,
+                category=names[category],
+                source=source,
+                meta={"image_id": image_id, "ann_id": [a.get("id") for a in counted]},
+            )
+        )
+    return samples
+
+
+def _file_name(picture: dict) -> str:
+    """The image's name; LVIS gives COCO's address instead, whose last two parts are folder and name."""
+    name = get(picture, "file_name", str, default="")
+    return name or "/".join(get(picture, "coco_url", str).split("/")[-2:])
+
+
+def _image_folder(file: Path, images: str | Path) -> Path:
+    if images:
+        return existing_folder(images, "COCO images")
+    beside = file.parent / "images"
+    return beside if beside.is_dir() else file.parent

@@ -1,0 +1,116 @@
+"""Images and masks that a file names: inside their folder, there, and looked at before they are decoded."""
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segzero.errors import UserError
+from segzero.frames import Size
+from segzero.images import MAX_PIXELS, ORIENTATION, READERS
+from segzero.masks import Mask
+
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+
+
+def existing_folder(path: str | Path, what: str) -> Path:
+    """The folder, which must be there."""
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{what}: no such folder: {path}; check the path")
+    return path
+
+
+def inside(root: Path, name: str) -> Path:
+    """The file of that name below `root`, which must be there; a name that leads out of `root` is refused.
+
+    Links are followed: they are the owner's own, and image folders often are links to a larger disk.
+    """
+    if "\0" in name or not name.strip():
+        raise UserError(f"{name[:40]!r} is no file name")
+    base = os.path.abspath(root)  # noqa: PTH100 - unlike resolve(), it follows no links
+    path = Path(os.path.normpath(os.path.join(base, name)))  # noqa: PTH118
+    if not path.is_relative_to(base):
+        raise UserError(f"{name[:200]!r} lies outside {root}; only files in that folder are read")
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise UserError(f"{name[:200]!r}: {error.strerror or error}") from error
+    if not there:
+        raise UserError(f"there is no file {name[:200]!r} in {root}")
+    return path
+
+
+def image_size(source: Path | bytes) -> Size:
+    """Width and height of an image as it is shown; only its header is read."""
+
+    def size(image: Image.Image) -> Size:
+        turned = image.getexif().get(ORIENTATION) in SIDEWAYS
+        return (image.height, image.width) if turned else image.size
+
+    return _with_image(source, size)
+
+
+def read_mask(source: Path | bytes, size: Size) -> Mask:
+    """A mask from an image file of that size: all that is not black (and not transparent) is inside."""
+
+    def pixels(image: Image.Image) -> Mask:
+        _check_size(image, source, size)
+        if image.format == "JPEG":
+            raise UserError(f"{_name(source)} is a JPEG, whose edges are blurred; save masks as PNG")
+        if image.mode == "P" or image.has_transparency_data:
+            colours = np.asarray(image.convert("RGBA"))  # [H, W, 4]
+            return colours[..., :3].any(axis=2) & (colours[..., 3] > 0)
+        array = np.asarray(image) != 0
+        return array if array.ndim == 2 else array.any(axis=2)
+
+    return _with_image(source, pixels)
+
+
+def read_values(source: Path | bytes, size: Size) -> NDArray[np.integer]:
+    """The numbers that the pixels of an image file of that size are stored as, such as classes, [H, W]."""
+
+    def values(image: Image.Image) -> NDArray[np.integer]:
+        _check_size(image, source, size)
+        array = np.asarray(image)
+        if array.ndim != 2 or array.dtype.kind not in "iu":
+            raise UserError(f"{_name(source)} must hold one number a pixel; its mode is {image.mode}")
+        return array
+
+    return _with_image(source, values)
+
+
+def _check_size(image: Image.Image, source: Path | bytes, size: Size) -> None:
+    if image.size != size:
+        ours, theirs = (f"{width}x{height}" for width, height in (image.size, size))
+        raise UserError(f"{_name(source)} is {ours}, the image it belongs to {theirs}")
+
+
+def _with_image(source: Path | bytes, action: Callable[[Image.Image], Any]) -> Any:
+    name = _name(source)
+    try:
+        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+            start = file.read(8)
+            file.seek(0)
+            reader = next((reader for magic, reader in READERS.items() if start.startswith(magic)), None)
+            if reader is None:
+                raise UserError(f"{name} is not an image that can be read here")
+            image = reader(file)
+            width, height = image.size
+            if not 0 < width * height <= MAX_PIXELS:
+                raise UserError(f"{name} has {width}x{height} pixels; at most {MAX_PIXELS} are read")
+            return action(image)
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's readers raise nearly everything on hostile bytes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{name} is damaged or cut off and cannot be read: {reason}") from error
+
+
+def _name(source: Path | bytes) -> str:
+    return f"its image ({len(source)} bytes)" if isinstance(source, bytes) else source.name

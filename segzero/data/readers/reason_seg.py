@@ -1,0 +1,108 @@
+"""ReasonSeg as LISA publishes it: NAME.jpg beside NAME.json, in folders train/, val/ and test/.
+
+    {"text": ["..."], "is_sentence": true, "shapes": [{"label": "target", "points": [[x, y], ...]}, ...]}
+
+Shapes are "target", "ignore" (these pixels count neither way) or "flag" (passed over). They are painted from the
+largest to the smallest, edges included, so that a small one wins over a large one, as in the published loader.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from segzero.data.readers.pictures import existing_folder, image_size, inside
+from segzero.data.readers.records import Record, get, question, read_json
+from segzero.data.readers.shapes import mask_object, numbers
+from segzero.data.sample import Sample
+from segzero.errors import UserError
+from segzero.frames import Size
+from segzero.masks import Mask, encode
+
+SPLITS = ("train", "val", "test")
+ENCODINGS = ("utf-8-sig", "cp1252")  # some of the published files are Windows text
+TARGET, IGNORE = 1, 2
+MAX_CORNERS = 100_000  # of one image
+
+
+def read_reason_seg(source: str | Path, split: str = "") -> Iterator[Record]:
+    """A Sample for each text of an image, `meta["text"]` counting them; published evaluation asks number 0 alone."""
+    folder = existing_folder(source, "ReasonSeg data")
+    parts = {part: folder / part for part in SPLITS if (folder / part).is_dir()} or {folder.name: folder}
+    if split and split not in parts:
+        raise UserError(f"{folder} has no split {split!r}; it has {', '.join(parts)}")
+    for part, place in parts.items():
+        if split in ("", part):
+            files = sorted(place.glob("*.json"))
+            if not files:
+                raise UserError(f"{place} holds no .json files beside its images; check the path")
+            for file in files:
+                yield Record(str(file), partial(_samples, file, part))
+
+
+def _samples(file: Path, split: str) -> list[Sample]:
+    image = inside(file.parent, f"{file.stem}.jpg")
+    width, height = size = image_size(image)
+    annotation = read_json(file, ENCODINGS)
+    targets, ignored = paint(annotation, size)
+    objects = mask_object(targets)
+    if not objects:
+        raise UserError("none of its pixels is target")
+    texts = get(annotation, "text", list, str)
+    texts = [texts] if isinstance(texts, str) else texts
+    if not texts:
+        raise UserError("it has no text")
+    is_sentence = get(annotation, "is_sentence", bool, default=False)
+    return [
+        Sample(
+            f"{split}-{file.stem}-{number}",
+            str(image),
+            question(text),
+            width,
+            height,
+            objects,
+            ignore=encode(ignored) if ignored.any() else None,
+            split=split,
+            source="reason_seg",
+            meta={"text": number, "is_sentence": is_sentence},
+        )
+        for number, text in enumerate(texts)
+    ]
+
+
+def paint(annotation: object, size: Size) -> tuple[Mask, Mask]:
+    """The target and the ignored pixels that an annotation draws on an image of that size."""
+    layers = []  # area, what it is, corners
+    corners_left = MAX_CORNERS
+    for shape in get(annotation, "shapes", list):
+        label = get(shape, "label", str).lower()
+        if label == "flag":
+            continue
+        corners = [_corner(point, size) for point in get(shape, "points", list)]
+        corners_left -= len(corners)
+        if len(corners) < 3 or corners_left < 0:
+            raise UserError(f"a shape {label!r} has {len(corners)} corners; 3 to {MAX_CORNERS} an image are read")
+        layer = Image.new("1", size)
+        _draw(layer, corners, 1)
+        layers.append((np.count_nonzero(np.asarray(layer)), IGNORE if "ignore" in label else TARGET, corners))
+    canvas = Image.new("L", size)
+    for _, value, corners in sorted(layers, key=lambda layer: -layer[0]):
+        _draw(canvas, corners, value)
+    painted = np.asarray(canvas)
+    return painted == TARGET, painted == IGNORE
+
+
+def _draw(canvas: Image.Image, corners: list[tuple[int, int]], value: int) -> None:
+    """A filled polygon with its outline: all but a few pixels in ten thousand are those of OpenCV's fillPoly."""
+    draw = ImageDraw.Draw(canvas)
+    draw.polygon(corners, fill=value)
+    draw.line([*corners, corners[0]], fill=value)
+
+
+def _corner(point: object, size: Size) -> tuple[int, int]:
+    found = numbers(point, "a corner")
+    if len(found) != 2 or not all(-side <= v <= 2 * side for v, side in zip(found, size, strict=True)):
+        raise UserError(f"a corner must be x, y within its image of {size[0]}x{size[1]}, or near it")
+    return int(found[0]), int(found[1])

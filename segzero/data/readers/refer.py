@@ -1,0 +1,156 @@
+"""REFER's folders (refcoco, refcoco+, refcocog, refclef) and gRefCOCO's: referring expressions for COCO objects.
+
+refcoco/refs(unc).p, refs(google).p, instances.json        grefcoco/grefs(unc).json, instances.json
+images/mscoco/images/train2014/, images/saiapr_tc-12/      beside those folders, or where `images` says
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from segzero.data.readers import plain_pickle
+from segzero.data.readers.pictures import existing_folder, inside
+from segzero.data.readers.records import Record, get, get_id, get_size, question, read_json
+from segzero.data.readers.shapes import coco_object
+from segzero.data.sample import Object, Sample
+from segzero.errors import UserError
+
+NOTHING = -1  # the ann_id that stands for "no such object" in gRefCOCO
+PREFERRED = ("umd", "unc", "google", "berkeley")  # whose splits the field reports, where a folder has several
+LEVELS = ("expression", "instance")
+
+
+def read_refer(
+    source: str | Path, by: str = "", split: str = "", level: str = "expression", images: str | Path = ""
+) -> Iterator[Record]:
+    """A Sample for each expression, or with level="instance" one for each object, asked for by its first expression.
+
+    `by`: whose splits, such as unc, umd or google. `images`: the folder that the file names are relative to.
+    """
+    yield from _read(existing_folder(source, "REFER data"), "refs", by, split, level, images)
+
+
+def read_grefcoco(
+    source: str | Path, by: str = "", split: str = "", level: str = "expression", images: str | Path = ""
+) -> Iterator[Record]:
+    """The same, but an expression may mean several objects, or none."""
+    yield from _read(existing_folder(source, "gRefCOCO data"), "grefs", by, split, level, images)
+
+
+def _read(folder: Path, prefix: str, by: str, split: str, level: str, images: str | Path) -> Iterator[Record]:
+    if level not in LEVELS:
+        raise UserError(f"unknown level {level!r}; use {' or '.join(LEVELS)}")
+    file = _find(folder, prefix, by)
+    root = existing_folder(images or _image_folder(folder), f"the images of {folder.name} (images=... names another)")
+    size_of, annotations, categories = _instances(folder / "instances.json")
+    refs = _load(file)
+    for number, ref in enumerate(refs):
+        if split and isinstance(ref, dict) and ref.get("split") != split:
+            continue
+        samples = partial(_samples, ref, size_of, annotations, categories, root, folder.name, level)
+        yield Record(f"{file}, record {number}", samples)
+        refs[number] = None  # a read one needn't stay in memory
+
+
+def _samples(
+    ref: Any, size_of: dict, annotations: dict, categories: dict, root: Path, source: str, level: str
+) -> list[Sample]:
+    ref_id, image_id = get_id(ref, "ref_id"), get(ref, "image_id", int, str)
+    if image_id not in size_of:
+        raise UserError(f"its image {image_id} is not in instances.json")
+    image = size_of[image_id]
+    width, height = size = get_size(image)
+    path = inside(root, get(image, "file_name", str))
+    ann_ids = get(ref, "ann_id", int, str, list)
+    ann_ids = [id for id in (ann_ids if isinstance(ann_ids, list) else [ann_ids]) if id != NOTHING]
+    objects = tuple(_object(annotations, id, image_id, size) for id in ann_ids)
+    names = {categories.get(get(annotations[id], "category_id", int, str, default=0), "") for id in ann_ids}
+    sentences = get(ref, "sentences", list)
+    if not sentences:
+        raise UserError("it has no sentences")
+    split = get(ref, "split", str, default="")
+    meta = {"ref_id": ref_id, "image_id": image_id, "ann_id": ann_ids}
+    return [
+        Sample(
+            f"{ref_id}-{get_id(sentence, 'sent_id', default=str(number))}",
+            str(path),
+            question(get(sentence, "sent", str)),
+            width,
+            height,
+            objects,
+            category=names.pop() if len(names) == 1 else "",
+            split=split,
+            source=source,
+            meta=meta,
+        )
+        for number, sentence in enumerate(sentences if level == "expression" else sentences[:1])
+    ]
+
+
+def _object(annotations: dict, ann_id: Any, image_id: Any, size: tuple[int, int]) -> Object:
+    if not isinstance(ann_id, int | str) or ann_id not in annotations:
+        raise UserError(f"its annotation {ann_id!r:.40} is not in instances.json")
+    annotation = annotations[ann_id]
+    if annotation.get("image_id", image_id) != image_id:
+        raise UserError(f"its annotation {ann_id} belongs to another image")
+    return coco_object(annotation, size)
+
+
+def _find(folder: Path, prefix: str, by: str) -> Path:
+    """refs(BY).p or .json; without `by`, the splits that the field reports."""
+    found = {
+        file.stem[len(prefix) + 1 : -1]: file
+        for suffix in ("p", "json")  # the same refs, where there are both; JSON is the quicker to read
+        for file in sorted(folder.glob(f"{prefix}(*).{suffix}"))
+    }
+    if not found:
+        raise UserError(f"{folder} holds no {prefix}(...).p or .json; name the folder of one data set")
+    chosen = by or next((name for name in PREFERRED if name in found), min(found))
+    if chosen not in found:
+        raise UserError(f"{folder} has no {prefix}({chosen}); it has {', '.join(found)}")
+    return found[chosen]
+
+
+def _image_folder(folder: Path) -> Path:
+    images = folder.absolute().parent / "images"
+    return images / ("saiapr_tc-12" if folder.name == "refclef" else "mscoco/images/train2014")
+
+
+def _load(file: Path) -> list:
+    if file.suffix == ".json":
+        refs = read_json(file)
+    else:
+        try:
+            refs = plain_pickle.loads(file.read_bytes())
+        except OSError as error:
+            raise UserError(f"cannot read {file}: {error.strerror or error}") from error
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from error
+    if not isinstance(refs, list):
+        raise UserError(f"{file} must hold a list of refs")
+    return refs
+
+
+def _instances(file: Path) -> tuple[dict, dict, dict]:
+    """Images and annotations by id, and the categories' names."""
+    found = read_json(file)
+    images, annotations, categories = (_by_id(file, found, name) for name in ("images", "annotations", "categories"))
+    try:
+        names = {id: get(category, "name", str) for id, category in categories.items()}
+    except UserError as error:
+        raise UserError(f"{file}, categories: {error}") from error
+    return images, annotations, names
+
+
+def _by_id(file: Path, found: Any, name: str) -> dict:
+    where = str(file)
+    try:
+        items = get(found, name, list)
+        table = {}
+        for number, item in enumerate(items):
+            where = f"{file}, {name}[{number}]"
+            table[get(item, "id", int, str)] = item
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    return table

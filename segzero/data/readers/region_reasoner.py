@@ -1,0 +1,92 @@
+"""RegionReasoner's dialogues: several rounds about an image, where a round may refer to the region of an earlier one.
+
+[{"image_id": 7, "image_path": "train2014/7.jpg", "conversational_turns": [
+    {"question": "the man", "bboxes": [[x0, y0, x1, y1]], "masks": [[[false, ...], ...]], "ann_ids": [3]},
+    {"question": "what <box>{context_bbox}</box> holds", "context_from_turn": 0, ...}]}]
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from segzero.data.readers.pictures import existing_folder, image_size, inside
+from segzero.data.readers.records import Record, get, get_id, question, read_json
+from segzero.data.readers.shapes import boolean_mask, coco_mask, rle_object, xyxy
+from segzero.data.sample import Object, Sample
+from segzero.errors import UserError
+from segzero.frames import Size
+from segzero.masks import encode
+
+PLACE = "<box>{context_bbox}</box>"  # where the published scripts write the earlier box, literally so
+
+
+def read_region_reasoner(source: str | Path, images: str | Path = "") -> Iterator[Record]:
+    """A Sample for each round, with the rounds before it and their true regions in `turns`.
+
+    In the question, `[REF:k]` stands for the region of round k, counted from 1. All masks of a round are objects;
+    the published evaluation scores the first. `images`: the folder of the images; else the file's own. The
+    published files hold absolute paths: of those, the last part is looked for in that folder.
+    """
+    file = Path(source)
+    dialogues = read_json(file)
+    if not isinstance(dialogues, list):
+        raise UserError(f"{file} must hold a list of dialogues")
+    root = existing_folder(images or file.parent, "the dialogues' images")
+    for number, dialogue in enumerate(dialogues):
+        yield Record(f"{file}, dialogue {number}", partial(_samples, dialogue, root, number, file.stem))
+
+
+def _samples(dialogue: Any, root: Path, number: int, source: str) -> list[Sample]:
+    path = Path(get(dialogue, "image_path", str))
+    image = inside(root, path.name if path.is_absolute() else str(path))
+    width, height = size = image_size(image)
+    image_id = get_id(dialogue, "image_id", default="")
+    samples: list[Sample] = []
+    earlier: list[dict[str, Any]] = []
+    for index, turn in enumerate(get(dialogue, "conversational_turns", list)):
+        objects = _objects(turn, size)
+        reference = get(turn, "context_from_turn", int, default=None)
+        asked = _question(turn, reference, index)
+        meta = {"image_id": image_id, "dialogue": number, "round": index + 1}
+        if reference is not None:
+            meta["reference"] = reference + 1
+        samples.append(
+            Sample(
+                f"{number}-{index + 1}",
+                str(image),
+                asked,
+                width,
+                height,
+                objects,
+                source=source,
+                turns=tuple(earlier),
+                meta=meta,
+            )
+        )
+        boxes, masks = [list(o.box) for o in objects], [o.rle for o in objects]
+        earlier.append({"question": asked, "boxes": boxes, "masks": masks})
+    return samples
+
+
+def _question(turn: Any, reference: int | None, index: int) -> str:
+    text = get(turn, "question", str)
+    if reference is None and PLACE in text:
+        raise UserError(f"its round {index + 1} refers to a region, but has no context_from_turn")
+    if reference is not None and not 0 <= reference < index:
+        raise UserError(f"its round {index + 1} refers to round {reference + 1}, which is not before it")
+    return question(text if reference is None else text.replace(PLACE, f"[REF:{reference + 1}]"))
+
+
+def _objects(turn: Any, size: Size) -> tuple[Object, ...]:
+    """Boxes and masks belong together by their place; either list may be shorter or absent."""
+    found = []
+    for box, mask in zip_longest(get(turn, "bboxes", list, default=[]), get(turn, "masks", list, default=[])):
+        if mask is None:
+            found.append(Object(xyxy(box, size)))
+            continue
+        rle = coco_mask(mask, size) if isinstance(mask, dict) else encode(boolean_mask(mask, size))
+        drawn = rle_object(rle)
+        found.append(drawn if box is None else Object(xyxy(box, size), rle=rle))
+    return tuple(found)

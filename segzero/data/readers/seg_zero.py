@@ -1,0 +1,114 @@
+"""Seg-Zero's and VisionReasoner's published sets, from the hub, parquet files or `save_to_disk` folders.
+
+Training sets: `id, problem, solution, image, img_height, img_width`. The images are stretched to 840x840 and the
+solutions are in those pixels, so the Samples are too; the size before is `meta["original_size"]`. There are no masks.
+
+Evaluation sets: `image, text, mask, image_id, ann_id, img_height, img_width`, some with `bbox`, `cat_id`, `count`.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from rewards import read_case
+from segzero.data.readers.pictures import image_size
+from segzero.data.readers.records import Record, get, get_id, get_size, question
+from segzero.data.readers.rows import Row, image_of, rows
+from segzero.data.readers.shapes import boolean_mask, mask_object, xyxy
+from segzero.data.sample import Box, Object, Sample
+from segzero.errors import UserError
+from segzero.frames import Size
+
+
+def read_training(source: Any, split: str = "") -> Iterator[Record]:
+    """`solution` is `<box>(x,y),(x,y)</box><points>(x,y),(x,y)</points>`, or a JSON list of bbox_2d and point_2d."""
+    for where, part, number, row in rows(source, split, ("problem", "solution", "image")):
+        yield Record(where, partial(_training_samples, row, source, part, number))
+
+
+def read_evaluation(source: Any, split: str = "") -> Iterator[Record]:
+    """One object a row: all of its mask. Sets without masks (coco_val) have one object for each `bbox`."""
+    for where, part, number, row in rows(source, split, ("image", "text")):
+        yield Record(where, partial(_evaluation_samples, row, source, part, number))
+
+
+def _training_samples(row: Row, source: Any, split: str, number: int) -> list[Sample]:
+    image = image_of(row, source)
+    width, height = size = image_size(image)
+    solution = get(row, "solution", str)
+    truth = read_case("", solution).truth  # the parser of the rewards
+    objects = tuple(
+        Object(xyxy(found.box, size), tuple(_inside(point, size) for point in found.points)) for found in truth
+    )
+    meta: dict[str, Any] = {}
+    if row.get("img_width") is not None:
+        meta["original_size"] = list(get_size(row, "img_width", "img_height"))
+    if row.get("id") is not None:
+        meta["id"] = get_id(row, "id")
+    asked = question(row["problem"])
+    return [
+        Sample(
+            _id(split, number),
+            image if isinstance(image, bytes) else str(image),
+            asked,
+            width,
+            height,
+            objects,
+            split=split,
+            source="seg_zero",
+            meta=meta,
+        )
+    ]
+
+
+def _evaluation_samples(row: Row, source: Any, split: str, number: int) -> list[Sample]:
+    image = image_of(row, source)
+    width, height = size = image_size(image)
+    if "img_width" in row and get_size(row, "img_width", "img_height") != size:
+        said = get_size(row, "img_width", "img_height")
+        raise UserError(f"its image is {width}x{height}, its img_width and img_height say {said[0]}x{said[1]}")
+    boxes = _boxes(row.get("bbox"), size)
+    if row.get("mask") is not None:
+        objects = mask_object(boolean_mask(row["mask"], size))
+    elif boxes or row.get("count") is not None:
+        objects = tuple(Object(box) for box in boxes)
+    else:
+        raise UserError("it has neither a mask, nor a bbox, nor a count")
+    meta = {name: row[name] for name in ("image_id", "ann_id", "cat_id", "count") if row.get(name) is not None}
+    if boxes:
+        meta["boxes"] = [list(box) for box in boxes]
+    asked = question(row["text"])
+    return [
+        Sample(
+            _id(split, number),
+            image if isinstance(image, bytes) else str(image),
+            asked,
+            width,
+            height,
+            objects,
+            split=split,
+            source="seg_zero_eval",
+            meta=meta,
+        )
+    ]
+
+
+def _id(split: str, number: int) -> str:
+    """Neither `id` nor `ann_id` is one: joined sets repeat the first, several texts ask for the second."""
+    return f"{split or 'row'}-{number}"
+
+
+def _boxes(value: Any, size: Size) -> list[Box]:
+    """One box x0, y0, x1, y1, or a list of them."""
+    nested = isinstance(value, np.ndarray) or (isinstance(value, list) and all(isinstance(v, list) for v in value))
+    boxes = value if nested else [] if value is None else [value]
+    return [xyxy(box, size) for box in boxes]
+
+
+def _inside(point: tuple[float, ...], size: Size) -> tuple[float, float]:
+    x, y = point
+    if not (0 <= x <= size[0] and 0 <= y <= size[1]):
+        raise UserError(f"the point [{x:g}, {y:g}] lies outside its image of {size[0]}x{size[1]}")
+    return float(x), float(y)

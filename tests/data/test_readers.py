@@ -1,0 +1,116 @@
+"""The one door to the readers, and malformed values at every place of their records."""
+
+import copy
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reader_files import box_mask, jpeg, mask_png, write_json
+from test_reader_coco import CAT
+from test_reader_coco import FILE as COCO
+from test_reader_converseg import ITEM
+from test_reader_label_studio import BRUSH, POLYGON, RECTANGLE, task
+from test_reader_reason_seg import annotation, shape
+from test_reader_refer import INSTANCES, REFS
+from test_reader_refer import NAME as REFER_IMAGE
+from test_reader_region_reasoner import DIALOGUE
+from test_reader_seg_llm import single
+
+from segzero.data.readers import READERS, read
+from segzero.data.readers.plain_pickle import loads
+from segzero.data.sample import to_parquet
+from segzero.errors import UserError
+
+ODD = [None, True, -1, 0, 10**30, 1.5, float("nan"), "", "x", "\ud800", [], [[]], {}, {"a": []}, [None], [{}]]
+
+
+def test_unknown_names():
+    with pytest.raises(UserError, match="unknown data format 'refcoco'"):
+        read("x", "refcoco")
+    with pytest.raises(UserError, match="unknown option of the format refer 'splitt'; did you mean 'split'"):
+        read("x", "refer", splitt="val")
+
+
+def test_every_reader_says_what_it_reads():
+    for reader in READERS.values():
+        assert reader.__doc__
+
+
+def mutated(value, rng: random.Random):
+    """The same JSON with one value somewhere in it replaced."""
+    value = copy.deepcopy(value)
+    place = value
+    while True:
+        keys = list(place) if isinstance(place, dict) else range(len(place))
+        if not keys:
+            return value
+        key = rng.choice(list(keys))
+        if isinstance(place[key], dict | list) and place[key] and rng.random() < 0.8:
+            place = place[key]
+            continue
+        place[key] = rng.choice(ODD)
+        return value
+
+
+def published(format: str, folder: Path) -> tuple[Path, list[tuple[Path, Any]]]:
+    """What `read` is given, and the JSON files that it reads, with what they hold."""
+    for name in ("5.jpg", "7.jpg", "cat.jpg", "images/5.jpg", "images/cat.jpg", "images/0001.jpg", "a.jpg"):
+        jpeg(folder / name)
+    jpeg(folder / "images/mscoco/images/train2014" / REFER_IMAGE)
+    mask_png(folder / "masks/0001.png", box_mask(1, 1, 4, 4))
+    boxes = annotation(shape("target", 2, 1, 5, 4), shape("ignore", 0, 0, 3, 3))
+    refer = [(folder / "grefcoco/grefs(unc).json", REFS), (folder / "grefcoco/instances.json", INSTANCES)]
+    seg_llm = [
+        (
+            folder / "conversations_folder/a/x.json",
+            [single(f"[MASK-DECODE:7.jpg|refcoco|{i}]", "7.jpg") for i in (3, 4)],
+        ),
+        (folder / "annotations_folder/refcoco/instances.json", {"annotations": [CAT | {"id": 3}, CAT | {"id": 4}]}),
+    ]
+    jpeg(folder / "images_folder/7.jpg")
+    return {
+        "coco": (folder / "file.json", [(folder / "file.json", COCO)]),
+        "reason_seg": (folder, [(folder / "a.json", boxes)]),
+        "grefcoco": (folder / "grefcoco", refer),
+        "converseg": (folder / "items.json", [(folder / "items.json", {"items": [ITEM, ITEM | {"id": 2}]})]),
+        "folder": (folder, [(folder / "prompts.jsonl", {"image": "cat.jpg", "prompt": "x", "mask": ["0001.png"]})]),
+        "label_studio": (folder / "ls.json", [(folder / "ls.json", [task(POLYGON, RECTANGLE, BRUSH)])]),
+        "region_reasoner": (folder / "rr.json", [(folder / "rr.json", [DIALOGUE])]),
+        "seg_llm": (folder / "conversations_folder/a/x.json", seg_llm),
+    }[format]
+
+
+@pytest.mark.parametrize(
+    "format", ["coco", "reason_seg", "grefcoco", "converseg", "folder", "label_studio", "region_reasoner", "seg_llm"]
+)
+def test_whatever_a_file_holds_is_read_or_one_line(format, tmp_path):
+    """No other exception comes out, what is wrong is a single line, and what is read can be stored."""
+    rng = random.Random(5)
+    source, files = published(format, tmp_path)
+    for file, value in files:
+        write_json(file, value)
+    assert list(read(source, format))
+    listed = 0
+    for round in range(120):
+        file, value = files[round % len(files)]
+        write_json(file, mutated(value, rng))
+        problems: list[str] = []
+        try:
+            samples = list(read(source, format, problems))
+            to_parquet(samples, tmp_path / "read.parquet")
+        except UserError as error:
+            problems.append(str(error))
+        assert all("\n" not in problem and len(problem) < 1000 for problem in problems)
+        listed += bool(problems)
+        write_json(file, value)
+    assert 20 < listed < 120
+
+
+def test_random_bytes_are_no_pickle():
+    rng = random.Random(7)
+    for _ in range(2000):
+        try:
+            loads(b"\x80\x04" + rng.randbytes(rng.randrange(40)) + b".")
+        except UserError as error:
+            assert "\n" not in str(error)
