@@ -131,6 +131,7 @@ def _start_ray(config: DictConfig) -> None:
     given = {name: value for name, value in (options.pop("runtime_env", None) or {}).items() if value is not None}
     given["env_vars"] = {name: os.environ[name] for name in passed} | given.get("env_vars", {})
     options["runtime_env"] = given
+    options.setdefault("address", "local")  # not whatever cluster happens to run on this machine
     ray.init(logging_level="warning", **{str(k): v for k, v in options.items() if v is not None})
 
 
