@@ -120,7 +120,7 @@ def segment(
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path("demo"),
     scenes: Annotated[int, typer.Option(help="How many held-out scenes to show.", min=1)] = 9,
-    steps: Annotated[int, typer.Option(help="Training steps between the two evaluations; 0 only asks.", min=0)] = 160,
+    steps: Annotated[int, typer.Option(help="Training steps between the two evaluations; 0 only asks.", min=0)] = 120,
     seed: Annotated[int, typer.Option(help="Which scenes.", min=0, max=999)] = 0,
     policy_backend: PolicyBackendOption = "auto",
 ) -> None:

@@ -1,4 +1,4 @@
-"""Write synthetic scenes as training data: python training_scripts/make_scenes.py data/scenes --train 2560 --val 200"""
+"""Write synthetic scenes as training data: python training_scripts/make_scenes.py data/scenes --train 1920 --val 200"""
 
 import argparse
 from pathlib import Path
@@ -12,7 +12,7 @@ VALIDATION_SEED = HELD_OUT_SEED + 7
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--train", type=int, default=2560)
+    parser.add_argument("--train", type=int, default=1920)
     parser.add_argument("--val", type=int, default=200)
     options = parser.parse_args()
     print(to_parquet(make_training_samples(options.train, TRAIN_SEED), options.folder / "train.parquet"))
