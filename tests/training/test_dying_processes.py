@@ -2,7 +2,9 @@
 
 import os
 import signal
+import subprocess
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -22,13 +24,7 @@ SOON = 60  # s
     ],
 )
 def test_a_death_ends_the_run(scenes, tmp_path, title, name):
-    process = start(scenes, tmp_path / "run", "trainer.total_training_steps=500")
-    heard = []
-    assert process.stdout is not None
-    while not (heard and heard[-1].startswith("step 2/")):
-        line = process.stdout.readline()
-        assert line, "".join(heard)
-        heard.append(line)
+    process = _in_its_third_step(scenes, tmp_path / "run")
     [victim] = [child for child in psutil.Process(process.pid).children(recursive=True) if _titled(child, title)]
     os.kill(victim.pid, signal.SIGKILL)
     died = time.monotonic()
@@ -41,13 +37,7 @@ def test_a_death_ends_the_run(scenes, tmp_path, title, name):
 @pytest.mark.parametrize("title", ["VLLM::EngineCore", "ray::SegmenterActor"])
 def test_a_death_while_the_trainer_works_ends_the_run(scenes, tmp_path, title):
     """Nobody waits for rollouts then; the trainer would wait for ever for a replica that takes its weights."""
-    process = start(scenes, tmp_path / "run", "trainer.total_training_steps=500")
-    heard = []
-    assert process.stdout is not None
-    while not (heard and heard[-1].startswith("step 2/")):
-        line = process.stdout.readline()
-        assert line, "".join(heard)
-        heard.append(line)
+    process = _in_its_third_step(scenes, tmp_path / "run")
     run = psutil.Process(process.pid)
     [victim] = [child for child in run.children(recursive=True) if _titled(child, title)]
     until = time.monotonic() + SOON
@@ -62,6 +52,17 @@ def test_a_death_while_the_trainer_works_ends_the_run(scenes, tmp_path, title):
     assert time.monotonic() - died < SOON
     assert process.returncode == 2
     assert "died" in line, line
+
+
+def _in_its_third_step(scenes: Path, run: Path) -> subprocess.Popen:
+    process = start(scenes, run, "trainer.total_training_steps=500")
+    heard: list[str] = []
+    assert process.stdout is not None
+    while not (heard and heard[-1].startswith("step 2/")):
+        line = process.stdout.readline()
+        assert line, "".join(heard)
+        heard.append(line)
+    return process
 
 
 def _titled(process: psutil.Process, title: str) -> bool:
