@@ -15,25 +15,19 @@ nothing is wrong
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from rewards import PRESETS, read_case
-from rewards.case import SQUARE
-from segzero.answer import MAX_OBJECTS, POINTS, Answer, Instance, render_answer
-from segzero.data.sample import Object, Sample, from_parquet
+from rewards import PRESETS
+from segzero.data.sample import Sample, from_parquet
+from segzero.data.truth import losses, problems, true_answer
 from segzero.errors import UserError
-from segzero.frames import Frame, Size
-from segzero.masks import Mask, box_iou, box_of, decode
-from segzero.prompts import normalise
+from segzero.frames import Size
+
+__all__ = ["Report", "check", "samples_of", "true_answer"]
 
 SHOWN = 5  # ids in the table; `Report.wrong` has them all
-ONE_OBJECT = ("seg_zero", "seg_zero_strict")  # presets that can score nothing else
-SOME_OBJECT = ("vision_reasoner",)  # as published, nothing is worth anything where nothing is there
-LOOSE = 0.5  # a box whose IoU with its mask's own box is lower is another's
 
 
 @dataclass
@@ -43,6 +37,7 @@ class Report:
     samples: int = 0
     images: int = 0
     nothing_there: int = 0
+    repeated: int = 0  # ask what another one asks of the same image, as some published sets do
     splits: Counter[str] = field(default_factory=Counter)
     objects: Counter[int] = field(default_factory=Counter)  # how many a sample has -> samples
     sizes: list[Size] = field(default_factory=list)  # smallest and largest image, by pixels
@@ -67,6 +62,8 @@ class Report:
             f"{self.samples} samples of {self.images} images ({sizes}): {splits}",
             f"{self.nothing_there} with nothing there, the others with up to {most} objects",
         ]
+        if self.repeated:
+            lines.append(f"{self.repeated} ask what another one asks of the same image")
         for preset in PRESETS:
             left = self.samples - self.scored[preset]
             other = f"; {left} are not for it, or have no points" if left else ""
@@ -79,30 +76,38 @@ class Report:
         return "\n".join(lines if self.wrong else [*lines, "nothing is wrong"])
 
 
-def check(folder: str | Path) -> Report:
-    """Look at every Sample of a folder's .parquet files, or of one such file."""
+def check(*folders: str | Path) -> Report:
+    """Look at every Sample of a folder's .parquet files, or of one such file; of several, also for shared images."""
     report = Report()
-    seen: set[str] = set()
+    seen: set[tuple[Path, str]] = set()
     images: dict[bytes, tuple[Size, bytes] | None] = {}  # path or content -> size and what the pixels are
+    asked: set[tuple[bytes, str]] = set()
     places: dict[bytes, dict[str, str]] = defaultdict(dict)  # pixels -> split -> the first sample's id
-    for split, sample in _samples(Path(folder)):
+    for folder, split, sample in samples_of(folders):
         report.samples += 1
         report.splits[split] += 1
         report.nothing_there += sample.empty
         report.objects[len(sample.objects)] += 1
-        if sample.id in seen:
+        if (folder, sample.id) in seen:
             report.add("its id is another's too", sample.id)
-        seen.add(sample.id)
+        seen.add((folder, sample.id))
         key = _key(sample)
         if key not in images:
             images[key] = _look(sample)
-        for what in [*_image_problems(sample, images[key]), *_problems(sample)]:
+        for what in [*_image_problems(sample, images[key]), *problems(sample)]:
             report.add(what, sample.id)
         if (found := images[key]) is not None:
             places[found[1]].setdefault(split, sample.id)
-        _score(sample, report)
+            question = (found[1], " ".join(sample.question.lower().split()))
+            report.repeated += question in asked
+            asked.add(question)
+        for preset, terms in losses(sample).items():
+            report.scored[preset] += 1
+            report.highest[preset] += not terms
+            if terms:
+                report.add(f"the truth loses points under {preset}: {', '.join(terms)}", sample.id)
     if not report.samples:
-        raise UserError(f"{folder} holds no samples; see docs/data.md")
+        raise UserError(f"{', '.join(map(str, folders))} holds no samples; see docs/data.md")
     for ids in places.values():
         if len(ids) > 1:
             report.add(f"its image is in {' and '.join(sorted(map(repr, ids)))}", *ids.values())
@@ -112,29 +117,21 @@ def check(folder: str | Path) -> Report:
     return report
 
 
-def true_answer(sample: Sample, frame: Frame, format: str) -> str:
-    """The truth as the policy would write it; an object with one point says it twice where two belong."""
-    return render_answer(Answer("The truth.", _true_instances(sample, frame, format)), format)
+def samples_of(folders: Sequence[str | Path]) -> Iterator[tuple[Path, str, Sample]]:
+    """Each sample with its folder and its split.
 
-
-def _true_instances(sample: Sample, frame: Frame, format: str) -> tuple[Instance, ...]:
-    found = []
-    for true in sample.objects:
-        x0, y0, x1, y1 = frame.to_frame(true.box, sample.size)
-        points = [frame.to_frame(point, sample.size) for point in (*true.points, *true.points[-1:])]
-        found.append(Instance((x0, y0, x1, y1), tuple((x, y) for x, y in points[: POINTS[format]])))
-    return tuple(found)
-
-
-def _samples(folder: Path) -> Iterator[tuple[str, Sample]]:
-    """Each sample with its split: of several files they are what the files are called, as in train-0-of-2.parquet."""
-    files = sorted(folder.glob("*.parquet")) if folder.is_dir() else [folder]
-    if not files:
-        raise UserError(f"no .parquet file in {folder}; check the path")
-    names = {file.stem.split("-")[0] for file in files}
-    for file in files:
-        for sample in from_parquet(file):
-            yield file.stem.split("-")[0] if len(names) > 1 else sample.split, sample
+    Of several files, splits are what the files are called, as in train-0-of-2.parquet; of several folders, the
+    folder's name stands before.
+    """
+    for folder in map(Path, folders):
+        files = sorted(folder.glob("*.parquet")) if folder.is_dir() else [folder]
+        if not files:
+            raise UserError(f"no .parquet file in {folder}; check the path")
+        names = {file.stem.split("-")[0] for file in files}
+        for file in files:
+            for sample in from_parquet(file):
+                split = file.stem.split("-")[0] if len(names) > 1 else sample.split
+                yield folder, f"{folder}: {split or folder.stem}" if len(folders) > 1 else split, sample
 
 
 def _key(sample: Sample) -> bytes:
@@ -155,82 +152,3 @@ def _image_problems(sample: Sample, found: tuple[Size, bytes] | None) -> Iterato
         yield "its image is absent or can't be decoded"
     elif found[0] != sample.size:
         yield "its image has another size than it says"
-
-
-def _problems(sample: Sample) -> list[str]:
-    """What is wrong with a sample, its image aside; each thing once."""
-    found = {what for true in sample.objects for what in _object_problems(true, sample.size)}
-    try:
-        normalise(sample.question)
-    except UserError:
-        found.add("its question is empty or can't be asked")
-    if sample.ignore is not None and _decoded(sample.ignore, sample.size) is None:
-        found.add("its ignored pixels are malformed or of another size")
-    return sorted(found)
-
-
-def _object_problems(true: Object, size: Size) -> Iterator[str]:
-    numbers = np.array([*true.box, *(v for point in true.points for v in point)])
-    if not np.isfinite(numbers).all():
-        yield "a coordinate is not finite"
-        return
-    x0, y0, x1, y1 = true.box
-    if not (x0 < x1 and y0 < y1):
-        yield "a box has no area"
-    if min(x0, y0) < 0 or x1 > size[0] or y1 > size[1]:
-        yield "a box leaves its image"
-    if not all(x0 <= x <= x1 and y0 <= y <= y1 for x, y in true.points):
-        yield "a point lies outside its box"
-    if true.rle is None:
-        return
-    mask = _decoded(true.rle, size)
-    if mask is None:
-        yield "a mask is malformed or of another size"
-        return
-    tight = box_of(mask)
-    if tight is None:
-        yield "a mask has no pixels"
-    elif float(box_iou(true.box, tight)) < LOOSE:
-        yield "a box is not its mask's"
-    if tight is not None and not all(_inside(mask, point) for point in true.points):
-        yield "a point lies outside its mask"
-
-
-def _decoded(rle: object, size: Size) -> Mask | None:
-    try:
-        mask = decode(rle)  # type: ignore[arg-type]
-    except UserError:
-        return None
-    return mask if mask.shape == size[::-1] else None
-
-
-def _inside(mask: Mask, point: tuple[float, float]) -> bool:
-    x, y = math.floor(point[0]), math.floor(point[1])
-    return 0 <= y < mask.shape[0] and 0 <= x < mask.shape[1] and bool(mask[y, x])
-
-
-def _score(sample: Sample, report: Report) -> None:
-    """Score the truth, in whole numbers of the 840 frame, against itself: less than the most means a bad sample."""
-    if not all(np.isfinite([*true.box, *np.ravel(true.points)]).all() for true in sample.objects):
-        return
-    for preset, rubric in PRESETS.items():
-        if not _applies(preset, sample):
-            continue
-        format = "seg_zero" if preset in ONE_OBJECT else "multi"
-        instances = _true_instances(sample, SQUARE, format)
-        names = ("points_1", "points_2") if preset in ONE_OBJECT else ("point_2d",)
-        box = "bbox" if preset in ONE_OBJECT else "bbox_2d"
-        truth = [{box: i.box} | dict(zip(names, i.points, strict=False)) for i in instances]
-        report.scored[preset] += 1
-        reward = rubric.score(read_case(true_answer(sample, SQUARE, format), truth, format=format))
-        if reward.total >= rubric.highest - 1e-6:
-            report.highest[preset] += 1
-        else:
-            lost = ", ".join(term.name for term in rubric.terms if reward.terms[term.name] < term.high - 1e-6)
-            report.add(f"the truth loses points under {preset}: {lost}", sample.id)
-
-
-def _applies(preset: str, sample: Sample) -> bool:
-    count = len(sample.objects)
-    fits = count == 1 if preset in ONE_OBJECT else count > 0 or preset not in SOME_OBJECT
-    return fits and count <= MAX_OBJECTS and all(true.points for true in sample.objects)

@@ -1,1 +1,1 @@
-"""Evaluation: `segzero.evaluation.metrics` scores masks against the truth."""
+"""Evaluation: samples and answers are scored (`scoring`), rows of scores become figures (`figures`, `summary`)."""

@@ -17,21 +17,25 @@ The worked example of the docstrings, four samples:
 >>> precision_at(scores, 0.5), n_acc(scores), t_acc(scores)
 (0.25, 0.5, 0.5)
 
+Each figure is a sum over samples above a line and another below it: a sample's `Part` is what it adds to the two.
 A figure over no samples at all (N-acc where every sample has a target) is nan.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from segzero.errors import UserError
-from segzero.masks import RLE, Mask, decode
+from segzero.evaluation.overlap import area, shared, to_rle
+from segzero.masks import RLE
+
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)  # of P@k, and of their mean
+Part = tuple[float, float]  # what one sample adds above and below the line
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Score:
     """What one sample adds to the metrics, counted in pixels."""
 
@@ -44,9 +48,7 @@ class Score:
     @property
     def iou(self) -> float:
         """Intersection over union; a correct "nothing there" is 1, a failure 0."""
-        if self.failed:
-            return 0.0
-        return self.intersection / self.union if self.union else 1.0
+        return self.intersection / self.union if self.union else float(self.pred_empty)
 
 
 def score_masks(
@@ -66,19 +68,59 @@ def score_masks(
     """
     if truth is None:
         raise UserError("a sample can't be scored: its truth has no mask; give every object an RLE")
-    true = _to_mask(truth)
-    counted = np.ones_like(true) if ignore is None else ~_to_mask(ignore)
-    found = np.zeros_like(true) if pred is None or failed else _to_mask(pred)
-    if not true.shape == found.shape == counted.shape:
-        raise UserError(f"masks of different sizes can't be scored: predicted {found.shape}, true {true.shape}")
-    true, found = true & counted, found & counted
+    return score_rles(
+        None if pred is None or failed else to_rle(pred),
+        to_rle(truth),
+        None if ignore is None else to_rle(ignore),
+        failed,
+    )
+
+
+def score_rles(pred: RLE | None, true: RLE, ignore: RLE | None = None, failed: bool = False) -> Score:
+    """The same of RLEs that have been checked."""
+    found = None if failed else pred
+    for name, other in (("predicted", found), ("ignored", ignore)):
+        if other is not None and other["size"] != true["size"]:
+            raise UserError(f"masks of different sizes can't be scored: {name} {other['size']}, true {true['size']}")
+
+    def counted(*masks: RLE) -> int:
+        """Pixels inside all of them, without the ignored ones."""
+        inside = shared(*masks) if len(masks) > 1 else area(masks[0])
+        return inside - shared(*masks, ignore) if ignore and inside else inside
+
+    in_true, in_found = counted(true), counted(found) if found else 0
+    both = counted(true, found) if found and in_true and in_found else 0
     return Score(
-        intersection=int((true & found).sum()),
-        union=int((true | found).sum()),
-        pred_empty=not failed and not found.any(),
-        true_empty=not true.any(),
+        intersection=both,
+        union=in_true + in_found - both,
+        pred_empty=not failed and not in_found,
+        true_empty=not in_true,
         failed=failed,
     )
+
+
+def giou_part(score: Score) -> Part:
+    return score.iou, 1
+
+
+def ciou_part(score: Score) -> Part:
+    return score.intersection, score.union
+
+
+def precision_part(score: Score, threshold: float) -> Part:
+    return score.iou >= threshold, 1
+
+
+def mean_precision_part(score: Score) -> Part:
+    return sum(score.iou >= threshold for threshold in THRESHOLDS) / len(THRESHOLDS), 1
+
+
+def n_acc_part(score: Score) -> Part:
+    return score.true_empty and score.pred_empty, score.true_empty
+
+
+def t_acc_part(score: Score) -> Part:
+    return not (score.true_empty or score.pred_empty or score.failed), not score.true_empty
 
 
 def giou(scores: Iterable[Score]) -> float:
@@ -86,7 +128,7 @@ def giou(scores: Iterable[Score]) -> float:
 
     Example: (3/7 + 0 + 1 + 0) / 4 = 0.357
     """
-    return _mean([s.iou for s in scores])
+    return _ratio(map(giou_part, scores))
 
 
 def ciou(scores: Iterable[Score]) -> float:
@@ -94,9 +136,7 @@ def ciou(scores: Iterable[Score]) -> float:
 
     Example: (3 + 0 + 0 + 0) / (7 + 5 + 0 + 2) = 0.214
     """
-    scores = list(scores)
-    union = sum(s.union for s in scores)
-    return sum(s.intersection for s in scores) / union if union else math.nan
+    return _ratio(map(ciou_part, scores))
 
 
 def precision_at(scores: Iterable[Score], threshold: float = 0.5) -> float:
@@ -104,7 +144,15 @@ def precision_at(scores: Iterable[Score], threshold: float = 0.5) -> float:
 
     Example: c of the four for 0.5, and a too for 0.4
     """
-    return _mean([s.iou >= threshold for s in scores])
+    return _ratio(precision_part(score, threshold) for score in scores)
+
+
+def mean_precision(scores: Iterable[Score]) -> float:
+    """P@0.5:0.9, the mean of P@0.5, P@0.6, P@0.7, P@0.8 and P@0.9.
+
+    Example: c alone reaches any of them = 0.25
+    """
+    return _ratio(map(mean_precision_part, scores))
 
 
 def n_acc(scores: Iterable[Score]) -> float:
@@ -112,7 +160,7 @@ def n_acc(scores: Iterable[Score]) -> float:
 
     Example: c of c and d = 0.5
     """
-    return _mean([s.pred_empty and not s.failed for s in scores if s.true_empty])
+    return _ratio(map(n_acc_part, scores))
 
 
 def t_acc(scores: Iterable[Score]) -> float:
@@ -120,12 +168,12 @@ def t_acc(scores: Iterable[Score]) -> float:
 
     Example: a of a and b = 0.5
     """
-    return _mean([not s.pred_empty and not s.failed for s in scores if not s.true_empty])
+    return _ratio(map(t_acc_part, scores))
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else math.nan
-
-
-def _to_mask(mask: ArrayLike | RLE) -> Mask:
-    return decode(mask) if isinstance(mask, dict) else np.asarray(mask, dtype=bool)
+def _ratio(parts: Iterable[Part]) -> float:
+    above = below = 0.0
+    for top, bottom in parts:
+        above += top
+        below += bottom
+    return above / below if below else math.nan

@@ -9,10 +9,10 @@ from reader_files import SIZE, box_mask, jpeg, mask_png, png
 
 from rewards import PRESETS
 from segzero.data.check import check
-from segzero.data.readers import read
+from segzero.data.prepare import prepare
 from segzero.data.sample import Object, Sample, to_parquet
 from segzero.errors import UserError
-from segzero.masks import decode, encode, points_of
+from segzero.masks import encode
 from segzero.tiny.questions import make_samples
 
 MASK = box_mask(2, 1, 8, 6)
@@ -55,6 +55,7 @@ def test_good_data(tmp_path):
         ({"image": png((13, 8))}, "its image has another size than it says"),
         ({"image": png()[:40]}, "its image is absent or can't be decoded"),
         ({"image": "absent.png"}, "its image is absent or can't be decoded"),
+        ({"question": "the mug " * 101}, "its question has more than 800 letters"),
         ({"question": " ?! "}, "its question is empty or can't be asked"),
         ({"id": "good"}, "its id is another's too"),
     ],
@@ -98,6 +99,13 @@ def test_an_image_in_two_splits(tmp_path):
     assert report.wrong == {"its image is in 'test' and 'train'": ["good", "two"]}
 
 
+def test_questions_that_repeat_are_counted(tmp_path):
+    again = replace(GOOD, id="again", question=" The  mug")
+    report = checked(tmp_path, GOOD, again, replace(GOOD, id="other", image=png(color=(0, 9, 0))))
+    assert report.ok and report.repeated == 1
+    assert "1 ask what another one asks of the same image" in str(report)
+
+
 def test_long_lists_are_cut_in_the_table_only(tmp_path):
     report = checked(tmp_path, *(replace(GOOD, id=str(i), image="absent.png") for i in range(9)))
     assert len(report.wrong["its image is absent or can't be decoded"]) == 9
@@ -109,13 +117,20 @@ def test_own_data_becomes_good_data(tmp_path):
     jpeg(tmp_path / "mine/images/cat.jpg")
     mask_png(tmp_path / "mine/masks/cat.png", box_mask(1, 1, 4, 4))
     (tmp_path / "mine/prompts.csv").write_text("image,prompt,mask\ncat.jpg,the cat,\ncat.jpg,the bird,none\n")
-
-    def with_points(sample: Sample) -> Sample:
-        return replace(sample, objects=tuple(replace(o, points=points_of(decode(o.rle), 2)) for o in sample.objects))
-
-    report = check(to_parquet(map(with_points, read(tmp_path / "mine", "folder")), tmp_path))
+    prepare(str(tmp_path / "mine"), "folder", tmp_path / "out")
+    report = check(tmp_path / "out")
     assert report.ok, report.wrong
     assert report.highest == {"seg_zero": 1, "seg_zero_strict": 1, "vision_reasoner": 1, "soft": 2, "mask": 2}
+
+
+def test_folders_may_share_ids_but_no_image(tmp_path):
+    for name, color in (("train", 1), ("eval", 2), ("leak", 1)):
+        to_parquet([replace(GOOD, image=png(color=(color, 0, 0)))], tmp_path / name)
+    assert check(tmp_path / "train", tmp_path / "eval").ok
+    report = check(tmp_path / "train", tmp_path / "eval", tmp_path / "leak")
+    [what] = report.wrong
+    assert what.startswith("its image is in") and "leak: " in what and "train: " in what
+    assert report.samples == 3 and report.images == 2
 
 
 def test_no_samples_to_check(tmp_path):

@@ -43,7 +43,7 @@ def test_a_category_of_an_image_is_a_sample(file):
     assert [o.box for o in cats.objects] == [(2, 1, 6, 4), (7, 4, 10, 7)]
     assert (decode(cats.mask()) == (box_mask(2, 1, 6, 4) | box_mask(7, 4, 10, 7))).all()
     assert (decode(cats.ignore) == box_mask(0, 0, 2, 2)).all()
-    assert cats.meta == {"image_id": "5", "ann_id": [1, 2]}
+    assert cats.meta == {"image_id": "5", "ann_id": [1, 2], "categories": ["cat", "person", "stuffed_dog"]}
     assert (dog.question, dog.category, dog.mask()) == ("stuffed dog", "stuffed_dog", None)
     assert dog.objects[0].box == (0, 0, 5, 4)
     assert cats.open().size == cats.size

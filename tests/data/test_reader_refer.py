@@ -87,7 +87,7 @@ def test_an_expression_is_a_sample(refcoco):
     assert (decode(cat.objects[0].rle) == box_mask(2, 1, 6, 4)).all()
     assert (cat.size, cat.open().size, cat.category) == (SIZE, SIZE, "cat")
     assert (cat.split, cat.source) == ("val", "refcoco")
-    assert cat.meta == {"ref_id": "1", "image_id": 42, "ann_id": [900]}
+    assert cat.meta == {"ref_id": "1", "image_id": 42, "ann_id": [900], "categories": ["cat", "dog"]}
     assert dog.split == "testA"
     assert decode(dog.objects[0].rle).sum() == 9
     assert (decode(corner.objects[0].rle) == box_mask(0, 0, 2, 2)).all()

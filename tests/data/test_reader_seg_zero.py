@@ -143,6 +143,22 @@ def test_every_way_a_data_set_is_stored(how, tmp_path):
     assert found[1].empty
 
 
+def test_a_set_of_the_hub_is_read_from_the_cache_without_a_network(tmp_path, monkeypatch):
+    """The cache is made by `datasets` itself from a local folder, and named as for a set of the hub."""
+    import datasets
+
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    (tmp_path / "name/data").mkdir(parents=True)
+    evaluation_set(box_mask(2, 1, 6, 4)).to_parquet(str(tmp_path / "name/data/test-00000-of-00001.parquet"))
+    datasets.load_dataset(str(tmp_path / "name"))
+    (cache / "name").rename(cache / "owner___name")
+    [sample] = read("owner/name", "seg_zero_eval", split="test")
+    assert sample.objects[0].box == (2, 1, 6, 4) and sample.id == "test-0"
+    with pytest.raises(UserError, match="cannot get owner/other from the hub or its cache"):
+        list(read("owner/other", "seg_zero_eval"))
+
+
 def test_a_mask_must_have_its_images_size():
     ragged = [[True] * 12] * 7 + [[True] * 11]
     problems: list[str] = []

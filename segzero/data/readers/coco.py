@@ -64,6 +64,9 @@ def _samples(picture: dict, annotations: list, names: dict[int, str], root: Path
     unknown = [id for id in asked if id not in names]
     if unknown:
         raise UserError(f"its category {unknown[0]} is not in the file")
+    meta: dict[str, Any] = {"image_id": image_id}
+    if "neg_category_ids" not in picture:  # LVIS annotates no more than the categories it looked for
+        meta["categories"] = sorted(names[id] for id in asked)
     samples = []
     path = str(inside(root, _file_name(picture))) if asked else ""
     for category, group in asked.items():
@@ -83,7 +86,7 @@ def _samples(picture: dict, annotations: list, names: dict[int, str], root: Path
                 ignore=union(ignored, size) if ignored else None,
                 category=names[category],
                 source=source,
-                meta={"image_id": image_id, "ann_id": [a.get("id") for a in counted]},
+                meta=meta | {"ann_id": [a.get("id") for a in counted]},
             )
         )
     return samples

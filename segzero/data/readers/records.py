@@ -9,6 +9,7 @@ segzero.errors.UserError: 'height' must be a whole number, not 'tall'
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,15 @@ def _check_text(text: str, what: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise UserError(f"{what} holds half a character (a lone surrogate), which no file can store") from None
+
+
+def plain(text: str) -> str:
+    """Text as a part of a file name: letters, digits and underscores, not too many.
+
+    >>> plain("../val 2")
+    '___val_2'
+    """
+    return re.sub(r"\W", "_", text)[:40]
 
 
 def brief(value: object) -> str:

@@ -7,7 +7,7 @@ images/mscoco/images/train2014/, images/saiapr_tc-12/      beside those folders,
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from segzero.data.readers import plain_pickle
 from segzero.data.readers.pictures import existing_folder, inside
@@ -19,6 +19,15 @@ from segzero.errors import UserError
 NOTHING = -1  # the ann_id that stands for "no such object" in gRefCOCO
 PREFERRED = ("umd", "unc", "google", "berkeley")  # whose splits the field reports, where a folder has several
 LEVELS = ("expression", "instance")
+
+
+class Instances(NamedTuple):
+    """instances.json by id."""
+
+    images: dict
+    annotations: dict
+    categories: dict[Any, str]
+    present: dict[Any, set]  # image -> the categories of all that is in it
 
 
 def read_refer(
@@ -43,23 +52,22 @@ def _read(folder: Path, prefix: str, by: str, split: str, level: str, images: st
         raise UserError(f"unknown level {level!r}; use {' or '.join(LEVELS)}")
     file = _find(folder, prefix, by)
     root = existing_folder(images or _image_folder(folder), f"the images of {folder.name} (images=... names another)")
-    size_of, annotations, categories = _instances(folder / "instances.json")
+    instances = _instances(folder / "instances.json")
     refs = _load(file)
     for number, ref in enumerate(refs):
         if split and isinstance(ref, dict) and ref.get("split") != split:
             continue
-        samples = partial(_samples, ref, size_of, annotations, categories, root, folder.name, level)
+        samples = partial(_samples, ref, instances, root, folder.name, level)
         yield Record(f"{file}, record {number}", samples)
         refs[number] = None  # a read one needn't stay in memory
 
 
-def _samples(
-    ref: Any, size_of: dict, annotations: dict, categories: dict, root: Path, source: str, level: str
-) -> list[Sample]:
+def _samples(ref: Any, instances: Instances, root: Path, source: str, level: str) -> list[Sample]:
+    _, annotations, categories, present = instances
     ref_id, image_id = get_id(ref, "ref_id"), get(ref, "image_id", int, str)
-    if image_id not in size_of:
+    if image_id not in instances.images:
         raise UserError(f"its image {image_id} is not in instances.json")
-    image = size_of[image_id]
+    image = instances.images[image_id]
     width, height = size = get_size(image)
     path = inside(root, get(image, "file_name", str))
     ann_ids = get(ref, "ann_id", int, str, list)
@@ -71,6 +79,7 @@ def _samples(
         raise UserError("it has no sentences")
     split = get(ref, "split", str, default="")
     meta = {"ref_id": ref_id, "image_id": image_id, "ann_id": ann_ids}
+    meta["categories"] = sorted(categories.get(id, "") for id in present.get(image_id, ()))
     return [
         Sample(
             f"{ref_id}-{get_id(sentence, 'sent_id', default=str(number))}",
@@ -132,15 +141,19 @@ def _load(file: Path) -> list:
     return refs
 
 
-def _instances(file: Path) -> tuple[dict, dict, dict]:
-    """Images and annotations by id, and the categories' names."""
+def _instances(file: Path) -> Instances:
     found = read_json(file)
     images, annotations, categories = (_by_id(file, found, name) for name in ("images", "annotations", "categories"))
     try:
         names = {id: get(category, "name", str) for id, category in categories.items()}
     except UserError as error:
         raise UserError(f"{file}, categories: {error}") from error
-    return images, annotations, names
+    present: dict[Any, set] = {}
+    for annotation in annotations.values():
+        image_id, category_id = annotation.get("image_id"), annotation.get("category_id")
+        if isinstance(image_id, int | str) and isinstance(category_id, int | str):
+            present.setdefault(image_id, set()).add(category_id)
+    return Instances(images, annotations, names, present)
 
 
 def _by_id(file: Path, found: Any, name: str) -> dict:

@@ -1,0 +1,80 @@
+"""COCO's instances file: each question is a category, as in the pipeline's own COCO output.
+
+Several splits give a file each, instances_SPLIT.json. Ignored pixels are a crowd; questions with nothing there are
+listed as LVIS does, in the image's `neg_category_ids`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from segzero.data.exports.pictures import Pictures, write_json
+from segzero.data.readers.records import plain
+from segzero.data.sample import Object, Sample
+from segzero.errors import UserError
+from segzero.masks import RLE, area, check_rle
+
+
+class CocoExport:
+    """images/ and instances.json, which `read(..., "coco")` takes."""
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.pictures = out, Pictures(out / "images")
+        self.categories: dict[str, dict[str, Any]] = {}
+        self.images: dict[tuple[str, str], list[dict[str, Any]]] = {}  # split, file -> entries, mostly one
+        self.asked: dict[int, set[int]] = {}  # image -> categories
+        self.annotations: list[dict[str, Any]] = []
+
+    def add(self, sample: Sample) -> None:
+        """Objects become annotations of the category that the question is."""
+        if sample.empty and sample.ignore is not None:
+            raise UserError("COCO has no question about ignored pixels alone")
+        objects = [_annotation(true) for true in sample.objects]
+        if sample.ignore is not None:
+            objects.append(_region(sample.ignore) | {"iscrowd": 1})
+        file_name = self.pictures.add(sample)
+        new = {"id": len(self.categories) + 1, "name": sample.question, "supercategory": sample.category}
+        category = self.categories.setdefault(sample.question, new)["id"]
+        image = self._image(sample, file_name, category)
+        for annotation in objects:
+            place = {"id": len(self.annotations) + 1, "image_id": image["id"], "category_id": category}
+            self.annotations.append(place | annotation)
+        if sample.empty:
+            image.setdefault("neg_category_ids", []).append(category)
+
+    def finish(self) -> None:
+        """One file a split; only its categories and annotations are in it."""
+        splits = sorted({split for split, _ in self.images})
+        for split in splits:
+            images = [image for (part, _), entries in self.images.items() if part == split for image in entries]
+            ids = {image["id"] for image in images}
+            used = {category for id in ids for category in self.asked[id]}
+            write_json(
+                self.out / (f"instances_{split}.json" if len(splits) > 1 else "instances.json"),
+                {
+                    "images": images,
+                    "annotations": [a for a in self.annotations if a["image_id"] in ids],
+                    "categories": [c for c in self.categories.values() if c["id"] in used],
+                },
+            )
+
+    def _image(self, sample: Sample, file_name: str, category: int) -> dict[str, Any]:
+        """The image's entry; another one for the same file where the same question is asked twice."""
+        entries = self.images.setdefault((plain(sample.split), file_name), [])
+        for entry in entries:
+            if category not in self.asked[entry["id"]]:
+                break
+        else:
+            entry = {"id": len(self.asked) + 1, "file_name": file_name, "width": sample.width, "height": sample.height}
+            entries.append(entry)
+        self.asked.setdefault(entry["id"], set()).add(category)
+        return entry
+
+
+def _annotation(true: Object) -> dict[str, Any]:
+    x0, y0, x1, y1 = true.box
+    region = _region(true.rle) if true.rle is not None else {"segmentation": [], "area": (x1 - x0) * (y1 - y0)}
+    return region | {"bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0}
+
+
+def _region(rle: RLE) -> dict[str, Any]:
+    return {"segmentation": check_rle(rle), "area": area(rle)}

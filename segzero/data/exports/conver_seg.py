@@ -1,0 +1,42 @@
+"""ConverSeg's evaluation JSON: items.json with one mask for each question, the union of its objects."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from segzero.data.exports.pictures import Pictures, write_json
+from segzero.data.readers.records import plain
+from segzero.data.sample import Sample
+from segzero.errors import UserError
+from segzero.files import png_bytes, write_atomically
+from segzero.masks import decode
+
+
+class ConverSegExport:
+    """images/, masks/ and items.json (items_SPLIT.json, if there are several), for `read(..., "converseg")`."""
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.pictures = out, Pictures(out / "images")
+        self.items: dict[str, list[dict[str, Any]]] = {}
+
+    def add(self, sample: Sample) -> None:
+        """A question with nothing there has a black mask."""
+        union = sample.mask()
+        if union is None:
+            raise UserError("ConverSeg needs a mask of each object")
+        if sample.ignore is not None:
+            raise UserError("ConverSeg has no ignored pixels")
+        image = self.pictures.add(sample)
+        mask = f"masks/{sum(map(len, self.items.values())):06}.png"
+        write_atomically(self.out / mask, png_bytes(Image.fromarray(decode(union).astype(np.uint8) * 255)))
+        item = {"id": sample.id, "image": f"images/{image}", "mask": mask, "prompt": sample.question}
+        concept = {"concept": sample.concept} if sample.concept else {}
+        self.items.setdefault(plain(sample.split), []).append(item | concept)
+
+    def finish(self) -> None:
+        """The split is what ConverSeg calls the data set."""
+        for split, items in self.items.items():
+            name = f"items_{split}.json" if len(self.items) > 1 else "items.json"
+            write_json(self.out / name, {"dataset": split, "count": len(items), "items": items})

@@ -1,0 +1,54 @@
+"""Images and JSON files of an export. Images are copied as they are, each once."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from segzero.data.readers.pictures import image_size
+from segzero.data.sample import Sample
+from segzero.errors import UserError
+from segzero.files import write_atomically
+from segzero.images import READERS
+
+
+class Pictures:
+    """The images of an export in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.names: dict[str, str] = {}  # path or content -> file name
+        self.taken: set[str] = set()  # in lower case, as some file systems know no other
+
+    def add(self, sample: Sample) -> str:
+        """Copy the sample's image, if it is not there yet; its file name in the folder."""
+        image = sample.image
+        key = image if isinstance(image, str) else hashlib.sha256(image).hexdigest()
+        source = Path(image) if isinstance(image, str) else image
+        if key in self.names:
+            return self.names[key]
+        try:
+            size = image_size(source)  # nothing but images is copied
+            content = source.read_bytes() if isinstance(source, Path) else source
+        except OSError as error:
+            raise UserError(f"its image cannot be read: {error.strerror or error}") from error
+        if size != sample.size:
+            raise UserError(f"its image is {size[0]}x{size[1]}, the sample says {sample.width}x{sample.height}")
+        wanted = Path(source.name) if isinstance(source, Path) else Path(key[:16] + _suffix(content))
+        name, number = wanted.name, 2
+        while name.lower() in self.taken:
+            name, number = f"{wanted.stem}_{number}{wanted.suffix}", number + 1
+        write_atomically(self.folder / name, content)
+        self.names[key] = name
+        self.taken.add(name.lower())
+        return name
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A JSON file in UTF-8."""
+    write_atomically(path, json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace"))
+
+
+def _suffix(content: bytes) -> str:
+    reader = next(reader for magic, reader in READERS.items() if content.startswith(magic))
+    return f".{str(reader.format).lower()}"

@@ -1,0 +1,83 @@
+"""REFER's folders: refcoco/ for questions about one object, grefcoco/ for those about several or none.
+
+Each has instances.json and its refs, `splitBy` being "segzero"; the images stand where REFER looks for them. REFER
+has no ignored pixels.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+from segzero.data.exports.pictures import Pictures, write_json
+from segzero.data.sample import Object, Sample
+from segzero.errors import UserError
+from segzero.files import write_atomically
+from segzero.masks import area, check_rle
+
+IMAGES = "images/mscoco/images/train2014"
+NOTHING = -1
+
+
+class ReferExport:
+    """What `read(out / "refcoco", "refer")` and `read(out / "grefcoco", "grefcoco")` take."""
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.pictures = out, Pictures(out / IMAGES)
+        self.refs: dict[str, list[dict[str, Any]]] = {"refcoco": [], "grefcoco": []}
+        self.images: dict[str, dict[str, Any]] = {}
+        self.categories: dict[str, int] = {}
+        self.annotations: list[dict[str, Any]] = []
+
+    def add(self, sample: Sample) -> None:
+        """A sample is a ref with one sentence."""
+        if sample.ignore is not None:
+            raise UserError("REFER has no ignored pixels")
+        regions = [_region(true) for true in sample.objects]
+        file_name = self.pictures.add(sample)
+        new = {"id": len(self.images) + 1, "file_name": file_name, "width": sample.width, "height": sample.height}
+        image = self.images.setdefault(file_name, new)["id"]
+        category = self.categories.setdefault(sample.category or "object", len(self.categories) + 1)
+        ids = []
+        for region in regions:
+            ids.append(len(self.annotations) + 1)
+            self.annotations.append(region | {"id": ids[-1], "image_id": image, "category_id": category})
+        many = len(ids) != 1
+        number = sum(map(len, self.refs.values())) + 1
+        sentence = {"sent_id": number, "sent": sample.question, "raw": sample.question}
+        self.refs["grefcoco" if many else "refcoco"].append(
+            {
+                "ref_id": number,
+                "ann_id": (ids or [NOTHING]) if many else ids[0],
+                "image_id": image,
+                "category_id": ([category] * len(ids) or [NOTHING]) if many else category,
+                "file_name": file_name,
+                "split": sample.split or "train",
+                "sent_ids": [number],
+                "sentences": [sentence | {"tokens": sample.question.split()}],
+            }
+        )
+
+    def finish(self) -> None:
+        """Pickled refs, as REFER's own tools read no others; gRefCOCO's are JSON."""
+        instances = {
+            "images": list(self.images.values()),
+            "annotations": self.annotations,
+            "categories": [{"id": id, "name": name, "supercategory": ""} for name, id in self.categories.items()],
+        }
+        for folder, refs in self.refs.items():
+            if refs:
+                write_json(self.out / folder / "instances.json", instances)
+        if self.refs["refcoco"]:
+            write_atomically(self.out / "refcoco/refs(segzero).p", pickle.dumps(self.refs["refcoco"], protocol=2))
+        if self.refs["grefcoco"]:
+            write_json(self.out / "grefcoco/grefs(segzero).json", self.refs["grefcoco"])
+
+
+def _region(true: Object) -> dict[str, Any]:
+    x0, y0, x1, y1 = true.box
+    return {
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "segmentation": [] if true.rle is None else check_rle(true.rle),
+        "area": (x1 - x0) * (y1 - y0) if true.rle is None else area(true.rle),
+        "iscrowd": 0,
+    }

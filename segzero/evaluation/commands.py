@@ -1,0 +1,246 @@
+"""`segzero eval`: run benchmarks, score finished runs anew, compare two of them."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from segzero.errors import UserError, unknown_name
+
+app = typer.Typer(help="Benchmarks: answers, masks, figures one can publish.", no_args_is_help=True)
+console = Console(highlight=False)
+
+LAYOUTS = ("segzero", "seg_zero")
+SHOWN = 5  # problems of the data, and samples that changed
+HEADLINES = ("giou", "ciou", "p@0.5", "n_acc", "t_acc", "rec_box", "rec_mask_box", "objects_f1", "count_exact")
+DEFAULT_CACHE = Path("~/.cache/segzero/evaluation")
+
+
+@app.callback(invoke_without_command=True)
+def run(
+    context: typer.Context,
+    benchmark: Annotated[
+        str | None, typer.Option(help="A benchmark, several with commas, or all those whose data are in --data.")
+    ] = None,
+    data: Annotated[Path, typer.Option(help="The folder below which the data are; for `own`, the data.")] = Path(),
+    input_json: Annotated[Path | None, typer.Option("--input_json", "--input-json", help="ConverSeg's JSON.")] = None,
+    hf_dataset: Annotated[
+        str | None, typer.Option("--hf_dataset", "--hf-dataset", help="A data set with ConverSeg's columns.")
+    ] = None,
+    hf_splits: Annotated[
+        str, typer.Option("--hf_splits", "--hf-splits", help="Its splits, with commas.")
+    ] = "sam_seeded,human_annotated",
+    hf_config: Annotated[
+        str, typer.Option("--hf_config", "--hf-config", help="Its configuration; there is one.")
+    ] = "default",
+    policy: Annotated[str | None, typer.Option(help="Checkpoint or server; default: the shipped one.")] = None,
+    segmenter: Annotated[str | None, typer.Option(help="SAM2 checkpoint; default: the shipped one.")] = None,
+    policy_backend: Annotated[str, typer.Option(help="auto, transformers, vllm or openai.")] = "auto",
+    segmenter_backend: Annotated[str, typer.Option(help="auto, transformers or sam2.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    frame: Annotated[str | None, typer.Option(help="Default: the checkpoint's.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Default: the checkpoint's.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 2048,
+    batch: Annotated[int, typer.Option(help="Samples at once.", min=1)] = 16,
+    workers: Annotated[int, typer.Option(help="Processes with models of their own, through Ray.", min=1)] = 1,
+    limit: Annotated[int | None, typer.Option(help="Only the first samples, to try things out.", min=1)] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="A folder for each benchmark goes here.")] = Path(
+        "evaluation"
+    ),
+    cache: Annotated[Path, typer.Option(help="Where answers and masks are kept.")] = DEFAULT_CACHE,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse data of which a record can't be read.")] = False,
+    save_preds: Annotated[
+        Path | None, typer.Option("--save_preds", "--save-preds", help="ConverSeg's pictures go here.")
+    ] = None,
+    output: Annotated[str, typer.Option(help="seg_zero adds output_0.json as its scripts read it.")] = "segzero",
+) -> None:
+    """Evaluate a policy and a segmenter. Stopped, the same command goes on where it was."""
+    if context.invoked_subcommand is not None:
+        return
+    if output not in LAYOUTS:
+        raise unknown_name("output", output, list(LAYOUTS))
+    from segzero import tiny
+    from segzero.evaluation.answering import Models
+    from segzero.evaluation.exports import file_stem
+    from segzero.evaluation.runner import survey
+    from segzero.evaluation.workers import started
+
+    if hf_config != "default":
+        raise UserError(f"--hf_config {hf_config}: only the configuration 'default' is read")
+    tasks = [replace(task, limit=limit) for task in _tasks(benchmark, data, input_json, hf_dataset, hf_splits)]
+    folders = [out / file_stem(task.benchmark.name) for task in tasks]
+    counts = []
+    for task in tasks:
+        count, problems = survey(task)
+        _tell_problems(task.benchmark.name, count, problems, strict)
+        counts.append(count)
+    models = Models(
+        policy or _shipped("policy", tiny.policy_path()),
+        segmenter or _shipped("segmenter", tiny.segmenter_path()),
+        policy_backend,
+        segmenter_backend,
+        device,
+        frame,
+        prompt,
+        max_tokens,
+        batch,
+        cache.expanduser(),
+    )
+    with started(models, workers) as (answer_all, settings):
+        for task, folder, count in zip(tasks, folders, counts, strict=True):
+            _evaluate(task, count, folder, answer_all, settings, batch)
+    for task, folder in zip(tasks, folders, strict=True):
+        pictures = save_preds / folder.name if save_preds and len(tasks) > 1 else save_preds
+        _write_extras(task, folder, pictures, output)
+
+
+@app.command()
+def rescore(
+    folder: Annotated[Path, typer.Argument(help="The folder of a finished evaluation.")],
+    data: Annotated[Path | None, typer.Option(help="Where the data are now, if they have moved.")] = None,
+) -> None:
+    """Score finished predictions anew: no model is asked."""
+    from segzero.evaluation.outputs import read_run
+    from segzero.evaluation.runner import rescore as score_anew
+    from segzero.evaluation.runner import task_of
+
+    task = task_of(read_run(folder), folder)
+    if data is not None:
+        task = replace(task.benchmark.find(data), limit=task.limit)
+    metrics = score_anew(folder, task)
+    _write_extras(task, folder, None, LAYOUTS[0])
+    _show(metrics, folder)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="The folder of one evaluation.")],
+    second: Annotated[Path, typer.Argument(help="The folder of another one over the same samples.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write it all as JSON.")] = None,
+) -> None:
+    """Two evaluations of the same samples: figures side by side, and the samples that changed."""
+    from segzero.evaluation.outputs import read_rows, write_json
+    from segzero.evaluation.pairing import compare_runs
+
+    found = compare_runs(read_rows(first), read_rows(second))
+    table = Table(f"{found['samples']} samples", str(first), str(second), "change", "95 % interval", "p", box=None)
+    for name, line in found["figures"].items():
+        table.add_row(
+            name,
+            f"{line['a']:.4f}",
+            f"{line['b']:.4f}",
+            f"{line['difference']:+.4f}",
+            f"{line['low']:+.4f} to {line['high']:+.4f}",
+            f"{line['p']:.3f}",
+        )
+    console.print(table)
+    console.print(f"{len(found['changed'])} samples changed")
+    for line in found["changed"][: 2 * SHOWN]:
+        errors = " -> ".join(str(line[name] or "answered") for name in ("error_a", "error_b"))
+        said = "" if line["error_a"] == line["error_b"] else f" ({errors})"
+        console.print(f"  {line['a']:.3f} -> {line['b']:.3f}{said}  {line['id']}: {line['question']}", markup=False)
+    if out is not None:
+        write_json(out, found)
+        console.print(f"all of it is in {out}")
+
+
+def _tasks(benchmark: str | None, data: Path, input_json: Path | None, hf: str | None, splits: str) -> list:
+    from segzero.evaluation.benchmarks import Benchmark, Task, get_benchmark, load_benchmarks
+
+    if sum(given is not None for given in (benchmark, input_json, hf)) != 1:
+        raise UserError("say what to evaluate: one of --benchmark NAME, --input_json FILE and --hf_dataset NAME")
+    if input_json is not None:
+        if not input_json.is_file():
+            raise UserError(f"no such file: {input_json}; check --input_json")
+        return [Task(Benchmark(input_json.stem, "converseg", "question", "none"), str(input_json.absolute()))]
+    if hf is not None:
+        named = [name.strip() for name in splits.split(",") if name.strip()]
+        if not named:
+            raise UserError("--hf_splits names no split")
+        return [
+            Task(Benchmark(f"{Path(hf).name}_{split}", "converseg", "question", "none", options={"split": split}), hf)
+            for split in named
+        ]
+    if benchmark == "all":
+        tasks = [known.find(data) for known in load_benchmarks().values() if known.name != "own" and known.is_at(data)]
+        if not tasks:
+            raise UserError(f"--benchmark all: {data} holds the data of no benchmark; docs/evaluation.md says where")
+        console.print(f"found in {data}: {', '.join(task.benchmark.name for task in tasks)}")
+        return tasks
+    return [get_benchmark(name.strip()).find(data) for name in str(benchmark).split(",")]
+
+
+def _tell_problems(name: str, count: int, problems: list[str], strict: bool) -> None:
+    if not problems:
+        return
+    if strict:
+        raise UserError(
+            f"{name}: {len(problems)} of {count} records can't be read (--strict), the first: {problems[0]}"
+        )
+    console.print(f"{name}: {len(problems)} of {count} records can't be read and count as failed:", style="yellow")
+    for problem in problems[:SHOWN]:
+        console.print(f"  {problem}", markup=False)
+
+
+def _evaluate(task: Any, count: int, out: Path, answer_all: Any, settings: dict[str, Any], batch: int) -> None:
+    from segzero.evaluation.runner import evaluate
+
+    with _bar(task.benchmark.name, count) as (bar, show):
+        metrics = evaluate(task, out, answer_all, settings, batch, bar.console.print, show)
+    _show(metrics, out)
+
+
+@contextmanager
+def _bar(name: str, count: int) -> Iterator[tuple[Progress, Any]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("gIoU {task.fields[giou]}"),
+    )
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task(escape(name), total=count, giou="-")
+
+        def show(predictions: Any) -> None:
+            running = "-" if math.isnan(predictions.giou) else f"{predictions.giou:.3f}"
+            bar.update(task, completed=len(predictions), giou=running)
+
+        yield bar, show
+
+
+def _write_extras(task: Any, out: Path, save_preds: Path | None, output: str) -> None:
+    from segzero.evaluation.exports import save_pictures, write_seg_zero
+    from segzero.evaluation.store import NAME, Predictions
+
+    with Predictions.open(out / NAME, write=False) as predictions:
+        if save_preds is not None:
+            console.print(f"pictures of {save_pictures(save_preds, task, predictions)} samples in {save_preds}")
+        if output == "seg_zero":
+            console.print(f"for Seg-Zero's scripts: {write_seg_zero(out, task, predictions)}")
+
+
+def _show(metrics: dict[str, Any], out: Path) -> None:
+    table = Table(metrics["benchmark"], "", "95 % interval", "samples", box=None, padding=(0, 2, 0, 0))
+    for name in HEADLINES:
+        if figure := metrics["figures"].get(name):
+            interval = "" if figure["low"] is None else f"{figure['low']:.3f} to {figure['high']:.3f}"
+            table.add_row(name, f"{figure['value']:.3f}", interval, str(figure["of"]))
+    console.print(table)
+    for code, failed in metrics["errors"].items():
+        console.print(f"failed, {code}: {failed['count']} of {metrics['samples']}")
+    for model, figures in metrics["published"].items():
+        console.print(f"published: {model} {', '.join(f'{name} {value}' for name, value in figures.items())}")
+    console.print(f"in {out}/")
+
+
+def _shipped(what: str, path: Path) -> str:
+    console.print(f"no --{what} given: using the small one that comes with SegZero, made for its synthetic scenes")
+    return str(path)

@@ -1,0 +1,138 @@
+"""What an evaluation leaves behind, made of its data and its predictions.jsonl alone.
+
+run.json            the settings; a resume must have the same
+predictions.jsonl   a line for each sample
+scores.jsonl        what each sample adds to the figures, for `segzero eval compare`
+metrics.json        the figures, with how they were made
+report.html         one page to look at
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segzero.data.sample import Sample
+from segzero.errors import UserError
+from segzero.evaluation.benchmarks import Task
+from segzero.evaluation.coco_ap import coco_ap
+from segzero.evaluation.metrics import Score
+from segzero.evaluation.page import notable, write_page
+from segzero.evaluation.prediction import Prediction
+from segzero.evaluation.protocol import commit, versions
+from segzero.evaluation.scoring import Row
+from segzero.evaluation.store import Predictions
+from segzero.evaluation.summary import summarise
+from segzero.files import write_atomically
+from segzero.masks import decode
+from segzero.result import Found, Segmentation
+
+STEM = 100  # characters of a file's name that come from an id
+
+
+def write_metrics(out: Path, task: Task, predictions: Predictions, settings: dict[str, Any]) -> dict[str, Any]:
+    """Score every line against the data; metrics.json and scores.jsonl. Returns what is in metrics.json."""
+    rows = list(predictions.rows(task.read()))
+    write_rows(out / "scores.jsonl", rows)
+    benchmark = task.benchmark
+    metrics = {
+        "benchmark": benchmark.name,
+        **summarise(rows),
+        "published": {model: dict(figures) for model, figures in benchmark.published.items()},
+        "protocol": {
+            **settings,
+            "level": benchmark.level,
+            "ignored_pixels": benchmark.ignore,
+            "note": benchmark.note,
+            "commit": commit(),
+            "versions": versions(),
+        },
+    }
+    if benchmark.level == "category":
+        metrics["average_precision"] = _average_precision(task, predictions)
+    write_json(out / "metrics.json", metrics)
+    _write_report(out / "report.html", task, predictions, rows, metrics)
+    return metrics
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """scores.jsonl: what the figures need of each sample."""
+    write_atomically(path, b"".join(json.dumps(asdict(row)).encode() + b"\n" for row in rows))
+
+
+def read_rows(out: Path) -> Iterator[Row]:
+    """The rows of a finished evaluation."""
+    path = out / "scores.jsonl"
+    if not path.is_file():
+        raise UserError(f"no finished evaluation in {out}: there is no {path.name}; `segzero eval rescore` makes it")
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+                for name in ("score", "published"):
+                    row[name] = Score(**row[name]) if row[name] else None
+                for name in ("matched_masks", "matched_boxes"):
+                    row[name] = None if row[name] is None else tuple(row[name])
+                yield Row(**row)
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{path}, line {number}: it is no row of scores; run `segzero eval rescore`") from error
+
+
+def read_run(out: Path) -> dict[str, Any]:
+    """run.json: the settings that an evaluation was begun with."""
+    try:
+        run = json.loads((out / "run.json").read_bytes())
+        if not isinstance(run, dict):
+            raise ValueError("it is no object")
+        return run
+    except FileNotFoundError:
+        raise UserError(f"no evaluation in {out}: there is no run.json") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {out / 'run.json'}: {error}") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """A JSON file that appears whole."""
+    write_atomically(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+
+def result_of(sample: Sample, prediction: Prediction) -> Segmentation:
+    """The line as the pipeline gave it, to draw panels of."""
+    image = sample.open()
+    nothing = np.zeros((image.height, image.width), bool)
+    found = tuple(
+        Found(nothing if o.mask is None else decode(o.mask), o.box, o.points, o.score) for o in prediction.objects
+    )
+    return Segmentation(image, sample.question, found, prediction.think, prediction.raw_text, prediction.error, (), {})
+
+
+def _write_report(path: Path, task: Task, predictions: Predictions, rows: list[Row], metrics: dict[str, Any]) -> None:
+    shown = {row.id for some in notable(rows).values() for row in some}
+    panels = {}
+    for item, prediction in predictions.pairs(task.read()):
+        if item.id in shown and isinstance(item, Sample):
+            panels[item.id] = result_of(item, prediction).panel()
+    protocol = metrics["protocol"]
+    facts = {name: _told(value) for name, value in protocol.items() if value}
+    facts |= {f"published, {model}": _told(figures) for model, figures in metrics["published"].items()}
+    write_atomically(path, write_page(metrics["benchmark"], metrics, rows, panels, facts).encode("utf-8", "replace"))
+
+
+def _told(value: Any) -> str:
+    return ", ".join(f"{name} {v}" for name, v in value.items() if v) if isinstance(value, dict) else str(value)
+
+
+def _average_precision(task: Task, predictions: Predictions) -> list[dict[str, Any]]:
+    """Of the boxes with the score that VisionReasoner uses, and of boxes and masks with the segmenter's."""
+
+    def pairs() -> Iterator[tuple[Sample, Any]]:
+        for item, prediction in predictions.pairs(task.read()):
+            if isinstance(item, Sample):
+                yield item, () if prediction.error else prediction.objects
+
+    with_masks = all(o.rle is not None for item in task.read() if isinstance(item, Sample) for o in item.objects)
+    wanted = [("bbox", "area"), ("bbox", "segmenter"), *([("segm", "segmenter")] if with_masks else [])]
+    return [coco_ap(pairs(), kind, score) for kind, score in wanted]

@@ -1,0 +1,125 @@
+"""`segzero eval` from outside: what it prints and leaves behind, and how it says no."""
+
+import json
+import sys
+
+import pytest
+from reader_files import box_mask, jpeg, mask_png, write_json
+
+from segzero import cli
+from segzero.data.sample import to_parquet
+from segzero.evaluation.exports import file_stem
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run `segzero eval ARGS` in an empty folder; returns its exit code, output and error output."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["segzero", "eval", *map(str, args)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+TINY = ("--policy-backend", "transformers", "--cache", "cache")
+
+
+def test_a_benchmark_again_with_another_prompt_and_compared(run, held_out, tmp_path):
+    to_parquet(held_out[:3], tmp_path / "mine" / "test.parquet")
+    code, out, _ = run("--benchmark", "own", "--data", "mine", *TINY, "--save_preds", "preds", "--output", "seg_zero")
+    assert code == 0 and "3/3" in out and "giou" in out and "comes with SegZero" in out
+    assert (tmp_path / "evaluation/own/output_0.json").is_file()
+    assert (tmp_path / "preds" / f"{file_stem(held_out[0].id)}_panel.png").is_file()
+    answers = len(list((tmp_path / "cache/answers").rglob("*.json")))
+    assert answers == 3
+
+    code, _, complaint = run("--benchmark", "own", "--data", "mine", *TINY, "--prompt", "vision_reasoner")
+    assert code == 2 and complaint.count("\n") == 1 and "its prompt is multi, now it is vision_reasoner" in complaint
+    code, *_ = run("--benchmark", "own", "--data", "mine", *TINY, "--prompt", "vision_reasoner", "--out", "other")
+    assert code == 0
+
+    code, out, _ = run("compare", "evaluation/own", "other/own", "--out", "both.json")
+    assert code == 0 and "3 samples" in out and "giou" in out and "samples changed" in out
+    assert json.loads((tmp_path / "both.json").read_text())["samples"] == 3
+    before = (tmp_path / "evaluation/own/metrics.json").read_bytes()
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    code, out, _ = run("rescore", "evaluation/own", "--data", "moved")
+    assert code == 0 and (tmp_path / "evaluation/own/metrics.json").read_bytes() == before
+
+
+def test_convseg_json_and_a_record_that_cannot_be_read(run, tmp_path):
+    jpeg(tmp_path / "images/1.jpg")
+    mask_png(tmp_path / "masks/1.png", box_mask(1, 1, 4, 4))
+    item = {"id": "1", "image": "images/1.jpg", "mask": "masks/1.png", "prompt": "a rail", "concept": "affordances"}
+    write_json(tmp_path / "items.json", {"dataset": "d", "count": 2, "items": [item, item | {"image": "images/2.jpg"}]})
+    code, out, _ = run("--input_json", "items.json", *TINY)
+    assert code == 0 and "items: 1 of 2 records can't be read and count as failed" in out
+    assert "images/2.jpg" in out.replace("\n", "")
+    metrics = json.loads((tmp_path / "evaluation/items/metrics.json").read_text())
+    assert metrics["samples"] == 2 and metrics["errors"]["unreadable"]["count"] == 1
+    code, _, complaint = run("--input_json", "items.json", *TINY, "--strict", "--out", "strict")
+    assert code == 2 and "--strict" in complaint and complaint.count("\n") == 1
+    assert not (tmp_path / "strict").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--benchmark", "reasonseg_tset"], "did you mean 'reasonseg_test'"),
+        (["--benchmark", "reasonseg_test"], "no data of reasonseg_test at reason_seg/ReasonSeg"),
+        (["--benchmark", "all"], "holds the data of no benchmark"),
+        (["--benchmark", "own", "--data", "empty"], "must hold one of prompts.csv"),
+        (["--benchmark", "own", "--data", "missing"], "no data of own at missing"),
+        (["--benchmark", "own", "--input_json", "bad.json"], "say what to evaluate"),
+        (["--data", "."], "say what to evaluate"),
+        (["--input_json", "missing.json"], "no such file: missing.json"),
+        (["--input_json", "bad.json"], "bad.json: it is not JSON"),
+        (["--input_json", "list.json"], "list.json: it must be an object"),
+        (["--hf_dataset", "nobody/nothing"], "cannot get nobody/nothing from the hub"),
+        (["--hf_dataset", "nobody/nothing", "--hf_splits", ","], "names no split"),
+        (["--hf_dataset", "nobody/nothing", "--hf_config", "other"], "only the configuration 'default'"),
+        (["--benchmark", "own", "--output", "segzreo"], "did you mean 'segzero'"),
+        (["--benchmark", "own", "--data", "good", "--policy", "no/such"], "no/such"),
+        (["--benchmark", "own", "--data", "good", "--segmenter", "no/such"], "no/such"),
+        (["--benchmark", "own", "--data", "good", "--prompt", "mutli"], "did you mean 'multi'"),
+        (["compare", "empty", "good"], "no finished evaluation in empty"),
+        (["rescore", "empty"], "no evaluation in empty"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(run, tmp_path, held_out, args, expected):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.json").write_text("{")
+    (tmp_path / "list.json").write_text("[]")
+    to_parquet(held_out[:1], tmp_path / "good" / "test.parquet")
+    before = sorted(tmp_path.rglob("*"))
+    code, _, err = run(*args)
+    assert code == 2
+    assert err.startswith("segzero: ") and err.count("\n") == 1 and expected in err
+    assert sorted(tmp_path.rglob("*")) == before  # nothing half-written
+
+
+def test_an_output_folder_that_cannot_be_one(run, tmp_path, held_out):
+    to_parquet(held_out[:1], tmp_path / "mine" / "test.parquet")
+    (tmp_path / "evaluation").write_text("a file stands where the folder should be")
+    code, _, err = run("--benchmark", "own", "--data", "mine", *TINY)
+    assert code == 2 and err.count("\n") == 1 and "evaluation" in err
+
+
+@pytest.mark.slow
+def test_two_workers_give_the_same_figures(run, held_out, tmp_path):
+    to_parquet(held_out, tmp_path / "mine" / "test.parquet")
+    assert run("--benchmark", "own", "--data", "mine", *TINY, "--out", "one")[0] == 0
+    options = ("--policy-backend", "transformers", "--cache", "cache2", "--workers", 2, "--batch", 4, "--out", "two")
+    assert run("--benchmark", "own", "--data", "mine", *options)[0] == 0
+    one, two = ((tmp_path / name / "own/metrics.json").read_bytes() for name in ("one", "two"))
+    assert json.loads(one)["figures"] == json.loads(two)["figures"]
+    code, _, err = run("--benchmark", "own", "--data", "mine", *options[:-1], "three", "--policy", "no/such")
+    assert code == 2 and "no/such" in err and err.count("\n") == 1

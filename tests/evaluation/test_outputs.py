@@ -1,0 +1,122 @@
+"""What an evaluation leaves behind, and what ConverSeg's and Seg-Zero's readers find in it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segzero.data.sample import to_parquet
+from segzero.errors import UserError
+from segzero.evaluation.answering import answer, settings_of
+from segzero.evaluation.benchmarks import Task, get_benchmark
+from segzero.evaluation.exports import file_stem, save_pictures, write_seg_zero
+from segzero.evaluation.outputs import read_rows, read_run
+from segzero.evaluation.runner import evaluate
+from segzero.evaluation.store import NAME, Predictions
+from segzero.masks import decode
+
+
+@pytest.fixture(scope="module")
+def samples(held_out):
+    """Eight with harmless ids, one whose id points elsewhere, one whose image is broken."""
+    odd = replace(held_out[8], id="../../Straße 7", meta=held_out[8].meta | {"image_id": "7", "ann_id": "70"})
+    return [*held_out[:8], odd, replace(held_out[9], id="broken", image=b"\x89PNG\r\n\x1a\nno more")]
+
+
+@pytest.fixture(scope="module")
+def finished(pipeline, samples, tmp_path_factory) -> tuple[Path, Task]:
+    root = tmp_path_factory.mktemp("evaluation")
+    task = get_benchmark("own").find(to_parquet(samples, root / "data" / "test.parquet").parent)
+    evaluate(task, root / "out", lambda chunks: (answer(pipeline, c) for c in chunks), settings_of(pipeline), 16)
+    return root / "out", task
+
+
+def test_the_files_of_an_evaluation(finished):
+    out, task = finished
+    assert {path.name for path in out.iterdir()} == {
+        "run.json", "predictions.jsonl", "scores.jsonl", "metrics.json", "report.html",
+    }  # fmt: skip
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["samples"] == 10 and metrics["failed"] >= 1
+    assert metrics["errors"]["image_error"]["ids"] == ["broken"]
+    assert read_run(out)["task"]["source"] == task.source
+    page = (out / "report.html").read_text()
+    assert page.startswith("<!doctype html>") and page.count("data:image/png") >= 4
+    assert metrics["protocol"]["policy"]["sha256"] in page and 'src="http' not in page
+
+
+def test_pictures_as_converseg_names_them(finished, samples, tmp_path):
+    out, task = finished
+    with Predictions.open(out / NAME, write=False) as predictions:
+        assert save_pictures(tmp_path / "preds", task, predictions) == 9
+        found = {prediction.id: prediction for prediction in predictions}
+    names = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert {path.parent.name for path in tmp_path.rglob("*.*")} == {"preds"}  # nothing beside the folder
+    assert len(names) == 9 * 5 + 1 and "broken_prompt.txt" in names
+    for sample in samples[:9]:
+        stem = tmp_path / "preds" / file_stem(sample.id)
+        assert Path(f"{stem}_prompt.txt").read_text() == sample.question
+        assert (np.asarray(Image.open(f"{stem}_gt.png")) > 0).tolist() == decode(sample.mask()).tolist()
+        drawn = np.zeros((224, 224), bool)
+        for thing in found[sample.id].objects:
+            drawn |= decode(thing.mask)
+        assert (np.asarray(Image.open(f"{stem}_pred.png")) == np.where(drawn, 255, 0)).all()
+        assert (np.asarray(Image.open(f"{stem}_orig.png")) == np.asarray(sample.open())).all()
+
+
+def test_names_stay_in_their_folder_and_apart():
+    ids = [
+        "val-17",
+        "../../etc/passwd",
+        "etc/passwd",
+        "..",
+        ".",
+        "",
+        "/",
+        "a\0b",
+        "x" * 300,
+        "x" * 301,
+        "straße",
+        "strasse",
+    ]
+    names = [file_stem(id) for id in ids]
+    assert names[0] == "val-17" and len(set(names)) == len(ids)
+    for name in names:
+        assert name and Path(name).name == name and not name.startswith(".") and len(name) < 120
+
+
+def published_figures(folder: Path) -> tuple[float, float]:
+    """gIoU and cIoU as the published calculate_iou script takes them from its output files."""
+    items = [item for file in sorted(folder.glob("output_*.json")) for item in json.loads(file.read_text())]
+    ious = [item["intersection"] / item["union"] if item["union"] > 0 else 0 for item in items]
+    total = sum(item["union"] for item in items)
+    assert all(isinstance(item["bbox_iou"], float) and isinstance(item["think"], str) for item in items)
+    return float(np.mean(ious)), sum(item["intersection"] for item in items) / total
+
+
+def test_seg_zero_reads_the_same_figures(finished, tmp_path):
+    out, task = finished
+    with Predictions.open(out / NAME, write=False) as predictions:
+        write_seg_zero(tmp_path, task, predictions)
+    items = json.loads((tmp_path / "output_0.json").read_text())
+    assert len(items) == 10 and items[8]["image_id"] == "7" and items[8]["ann_id"] == "70"
+    rows = list(read_rows(out))
+    giou, ciou = published_figures(tmp_path)
+    assert ciou == pytest.approx(sum(r.score.intersection for r in rows) / sum(r.score.union for r in rows))
+    nothing = sum(r.score.iou for r in rows if r.score.union == 0)  # a right "nothing there" is worth 0 to them
+    assert giou == pytest.approx((sum(r.score.iou for r in rows) - nothing) / len(rows))
+
+
+def test_rows_that_are_no_rows(tmp_path):
+    with pytest.raises(UserError, match=r"there is no scores\.jsonl; `segzero eval rescore` makes it"):
+        list(read_rows(tmp_path))
+    for line in ("{}", "[]", "no", '{"id": "x", "score": {"iou": 1}}'):
+        (tmp_path / "scores.jsonl").write_text(line + "\n")
+        with pytest.raises(UserError, match=r"scores\.jsonl, line 1: it is no row of scores"):
+            list(read_rows(tmp_path))
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(UserError, match=r"cannot read .*run\.json"):
+        read_run(tmp_path)
