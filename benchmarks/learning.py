@@ -3,7 +3,7 @@
 Each seed draws other training scenes, another order and other samples. The policy before training is the shipped
 one, so that the spread of the gains is the training's own.
 
-    python benchmarks/learning.py [--seeds 3] [--steps 120] [--scenes 200] [--out FOLDER]
+    python benchmarks/learning.py [--seeds 3] [--steps 100] [--scenes 200] [--out FOLDER]
 """
 
 import argparse
@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--out", type=Path, default=None, help="keep runs and merged policies here")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Line charts as SVG: small, sharp at any size, and readable inside a page or alone.
+"""Line charts and histograms as SVG: small, sharp at any size, and readable inside a page or alone.
 
 >>> chart("Reward", [Line("each step", [(1, 4.0), (2, 4.5), (3, 5.5)])])[:4]
 '<svg'
@@ -30,31 +30,62 @@ def chart(title: str, lines: Sequence[Line], x_label: str = "step") -> str:
     drawn = [line for line in lines if line.points]
     assert drawn, "a chart needs a point"
     xs, ys = zip(*(point for line in drawn for point in line.points), strict=True)
-    across, up = _ticks(min(xs), max(xs)), _ticks(min(ys), max(ys))
-
-    def x(value: float) -> float:
-        return LEFT + (value - across[0]) / (across[-1] - across[0]) * (WIDTH - LEFT - RIGHT)
-
-    def y(value: float) -> float:
-        return HEIGHT - BOTTOM - (value - up[0]) / (up[-1] - up[0]) * (HEIGHT - TOP - BOTTOM)
-
-    parts = [_text(LEFT, 22, title, INK, 15, weight="600")]
-    for tick in up:
-        parts.append(f'<path d="M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}" stroke="{GRID}"/>')
-        parts.append(_text(LEFT - 8, y(tick) + 4, f"{tick:g}", MUTED, 11, "end"))
-    for tick in across:
-        parts.append(_text(x(tick), HEIGHT - BOTTOM + 18, f"{tick:g}", MUTED, 11, "middle"))
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_label, MUTED, 11, "middle"))
+    axes = _Axes(_ticks(min(xs), max(xs)), _ticks(min(ys), max(ys)))
+    parts = axes.draw(title, x_label)
     for place, (line, colour) in enumerate(zip(drawn, COLOURS, strict=False)):
-        spots = [(x(a), y(b)) for a, b in line.points]
+        spots = [axes.place(*point) for point in line.points]
         if line.smooth > 1:
             parts.append(_path(spots, colour, 1, 0.3))
-            spots = [(x(a), y(b)) for a, b in running_mean(line.points, line.smooth)]
+            spots = [axes.place(*point) for point in running_mean(line.points, line.smooth)]
         parts.append(_path(spots, colour, 2.4, 1))
         if line.smooth == 1:
             parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.4" fill="{colour}"/>' for a, b in spots]
         right = WIDTH - RIGHT - 130 * (len(drawn) - 1 - place)
         parts.append(_text(right, 22, line.name, colour, 12, "end"))
+    return _svg(title, parts)
+
+
+def histogram(title: str, counts: Sequence[int], low: float, high: float, x_label: str) -> str:
+    """How many values fell into each of the equally wide bins between low and high."""
+    assert len(counts) and low < high, "a histogram needs a bin of some width"
+    axes = _Axes(_ticks(low, high), _ticks(0, max(*counts, 1)))
+    parts = axes.draw(title, x_label)
+    for place, count in enumerate(counts):
+        left, top = axes.place(low + place * (high - low) / len(counts), count)
+        right, bottom = axes.place(low + (place + 1) * (high - low) / len(counts), 0)
+        size = f'width="{right - left - 2:.1f}" height="{bottom - top:.1f}"'
+        parts.append(f'<rect x="{left + 1:.1f}" y="{top:.1f}" {size} fill="{COLOURS[0]}"/>')
+    return _svg(title, parts)
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """The round numbers along both axes; the first and the last enclose everything."""
+
+    across: Sequence[float]
+    up: Sequence[float]
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Where a value lies in the drawing."""
+        (left, right), (low, high) = (self.across[0], self.across[-1]), (self.up[0], self.up[-1])
+        return (
+            LEFT + (x - left) / (right - left) * (WIDTH - LEFT - RIGHT),
+            HEIGHT - BOTTOM - (y - low) / (high - low) * (HEIGHT - TOP - BOTTOM),
+        )
+
+    def draw(self, title: str, x_label: str) -> list[str]:
+        parts = [_text(LEFT, 22, title, INK, 15, weight="600")]
+        for tick in self.up:
+            y = self.place(self.across[0], tick)[1]
+            parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="{GRID}"/>')
+            parts.append(_text(LEFT - 8, y + 4, f"{tick:g}", MUTED, 11, "end"))
+        for tick in self.across:
+            x = self.place(tick, self.up[0])[0]
+            parts.append(_text(x, HEIGHT - BOTTOM + 18, f"{tick:g}", MUTED, 11, "middle"))
+        return [*parts, _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_label, MUTED, 11, "middle")]
+
+
+def _svg(title: str, parts: Sequence[str]) -> str:
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"'
     paper = f'<rect width="{WIDTH}" height="{HEIGHT}" rx="10" fill="{PAPER}"/>'
     return f'{head} aria-label="{escape(title)}" font-family="system-ui, sans-serif">{paper}{"".join(parts)}</svg>'

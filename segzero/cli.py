@@ -9,7 +9,9 @@ import typer
 from rich.console import Console
 
 from segzero import __version__
+from segzero.data.commands import data
 from segzero.errors import UserError
+from segzero.evaluation.commands import app as evaluation
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -120,7 +122,7 @@ def segment(
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path("demo"),
     scenes: Annotated[int, typer.Option(help="How many held-out scenes to show.", min=1)] = 9,
-    steps: Annotated[int, typer.Option(help="Training steps between the two evaluations; 0 only asks.", min=0)] = 120,
+    steps: Annotated[int, typer.Option(help="Training steps between the two evaluations; 0 only asks.", min=0)] = 100,
     seed: Annotated[int, typer.Option(help="Which scenes.", min=0, max=999)] = 0,
     policy_backend: PolicyBackendOption = "auto",
 ) -> None:
@@ -157,21 +159,8 @@ def merge(
     console.print(f"written to {write(checkpoint, out, dtype)}")
 
 
-data = typer.Typer(no_args_is_help=True, help="Training and evaluation data.")
 app.add_typer(data, name="data")
-
-
-@data.command()
-def check(
-    folder: Annotated[Path, typer.Argument(help="A folder of .parquet files of Samples, or one such file.")],
-) -> None:
-    """Look data over without a model; exit code 1 when something is wrong."""
-    from segzero.data.check import check as look_over
-
-    report = look_over(folder)
-    console.print(str(report), markup=False)
-    if not report.ok:
-        raise typer.Exit(1)
+app.add_typer(evaluation, name="eval")
 
 
 @app.command()

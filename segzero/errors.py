@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this."""
+"""The exceptions that mean: the user can mend this."""
 
 
 class UserError(ValueError):
@@ -10,6 +10,10 @@ class UserError(ValueError):
     Traceback (most recent call last):
     segzero.errors.UserError: no such image: cat.jpg; check the path
     """
+
+
+class TimedOut(UserError):
+    """Somebody was asked and did not answer in time: it may be this one question's fault."""
 
 
 def unknown_name(kind: str, name: str, known: list[str]) -> UserError:

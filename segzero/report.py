@@ -3,23 +3,18 @@
 The page shows figures that were measured just now: before, after, and the training's own log.
 """
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from segzero.charts import Line, chart
 from segzero.evaluation.metrics import Score, ciou, giou, n_acc, precision_at, t_acc
-from segzero.files import png_bytes
 from segzero.result import Segmentation
+from segzero.web import page, picture, side_by_side, table, text
 
 SMOOTH = 10  # steps
-PANEL_WIDTH = 700  # pixels, in the page
 FIGURES = {
     "gIoU": giou,
     "cIoU": ciou,
@@ -48,25 +43,20 @@ def write_report(
 ) -> str:
     """The page. `log` is the rows of a run's metrics.jsonl, `facts` what else the reader should know."""
     figures = zip(FIGURES, before.figures.values(), after.figures.values(), strict=True)
-    rows = "".join(f"<tr><td>{n}<td>{a:.3f}<td>{b:.3f}<td>{b - a:+.3f}" for n, a, b in figures)
-    gain = after.figures["gIoU"] - before.figures["gIoU"]
-    charts = "".join(f"<figure>{drawing}</figure>" for drawing in curves(log).values())
+    rows = [(name, f"{a:.3f}", f"{b:.3f}", f"{b - a:+.3f}") for name, a, b in figures]
+    first, last = before.figures["gIoU"], after.figures["gIoU"]
     changed = "".join(_change(title, place, before, after) for title, place in most_changed(before, after))
-    told = "".join(f"<tr><td>{escape(name)}<td>{escape(value)}" for name, value in facts.items())
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>SegZero: before and after training</title>
-<style>{STYLE}</style>
-<h1>Held-out gIoU {before.figures["gIoU"]:.3f} &rarr; {after.figures["gIoU"]:.3f} <small>({gain:+.3f})</small></h1>
+    return page(
+        "SegZero: before and after training",
+        f"""<h1>Held-out gIoU {first:.3f} &rarr; {last:.3f} <small>({last - first:+.3f})</small></h1>
 <p>{len(after.scores)} questions about scenes that neither training has seen, answered greedily before and after.</p>
-<div class="row">{charts}</div>
-<table><tr><th>on the held-out questions<th>before<th>after<th>change{rows}</table>
+{side_by_side(curves(log).values())}
+{table(("on the held-out questions", "before", "after", "change"), rows)}
 <h2>Before and after</h2>
 {changed}
 <h2>The run</h2>
-<table>{told}</table>
-</html>
-"""
+{table((), facts.items())}""",
+    )
 
 
 def curves(log: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -97,29 +87,10 @@ def most_changed(before: Evaluated, after: Evaluated, better: int = 5, worse: in
 
 def _change(title: str, place: int, before: Evaluated, after: Evaluated) -> str:
     ious = f"IoU {before.scores[place].iou:.2f} &rarr; {after.scores[place].iou:.2f}"
-    pictures = "".join(_picture(each.results[place].panel()) for each in (before, after))
-    question = escape(after.results[place].question)
-    return f"<h3>{title}: {question} <small>{ious}</small></h3><div class=row>{pictures}</div>"
-
-
-def _picture(image: Image.Image) -> str:
-    small = image.resize((PANEL_WIDTH, round(image.height * PANEL_WIDTH / image.width)), Image.Resampling.LANCZOS)
-    data = base64.b64encode(png_bytes(small)).decode()
-    return f'<img alt="" src="data:image/png;base64,{data}">'
+    pictures = side_by_side(picture(each.results[place].panel()) for each in (before, after))
+    question = text(after.results[place].question)
+    return f"<h3>{title}: {question} <small>{ious}</small></h3>{pictures}"
 
 
 def _column(log: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
     return [(row["step"], row["data"][name]) for row in log if name in row["data"]]
-
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem;
-  color: #171b21; background: #f5f6f8 }
-h1 { font-weight: 650 } small { font-weight: 400; color: #6b7280 }
-.row { display: flex; flex-wrap: wrap; gap: 16px } .row > * { flex: 1 1 420px; min-width: 0; margin: 0 }
-img, svg { width: 100%; height: auto; border-radius: 10px; display: block }
-table { border-collapse: collapse; background: #fff; border-radius: 10px; margin: 1rem 0 }
-td, th { padding: .35rem .9rem; text-align: left; border-bottom: 1px solid #e3e7ec; vertical-align: top }
-@media (prefers-color-scheme: dark) { body { color: #e8eaed; background: #14171c } table { background: #1d2127 }
-  td, th { border-color: #333941 } }
-"""

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from segzero.charts import HEIGHT, WIDTH, Line, chart, running_mean
+from segzero.charts import HEIGHT, WIDTH, Line, chart, histogram, running_mean
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,13 @@ def test_higher_is_further_up():
 
 def test_running_mean_looks_back_only():
     assert running_mean([(1, 1.0), (2, 3.0), (3, 5.0), (4, 100.0)], 3)[:3] == [(1, 1.0), (2, 2.0), (3, 3.0)]
+
+
+def test_bars_stand_on_one_line_and_are_as_high_as_their_counts():
+    root = ElementTree.fromstring(histogram("IoU", [2, 0, 4], 0, 1, "IoU"))
+    _, *bars = root.findall("{http://www.w3.org/2000/svg}rect")
+    heights = [float(bar.get("height")) for bar in bars]
+    feet = [float(bar.get("y")) + height for bar, height in zip(bars, heights, strict=True)]
+    assert heights[1] == 0 and heights[2] == pytest.approx(2 * heights[0], abs=0.11)
+    assert feet == pytest.approx([HEIGHT - 40] * 3, abs=0.11)
+    assert [float(bar.get("x")) for bar in bars] == sorted(float(bar.get("x")) for bar in bars)

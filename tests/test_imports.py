@@ -10,8 +10,8 @@ import pytest
 HEAVY = {"torch", "transformers", "vllm", "datasets", "verl", "ray", "supervision", "matplotlib"}
 LIGHT_MODULES = [
     "segzero", "rewards", "segzero.cli", "segzero.answer", "segzero.prompts", "segzero.frames", "segzero.masks",
-    "segzero.images", "segzero.result", "segzero.data.sample", "segzero.evaluation.metrics", "segzero.policy",
-    "segzero.segmenter", "segzero.pipeline", "segzero.tiny", "segzero.doctor", "segzero.inference",
+    "segzero.images", "segzero.result", "segzero.data.sample", "segzero.evaluation.metrics", "segzero.evaluation.page",
+    "segzero.policy", "segzero.segmenter", "segzero.pipeline", "segzero.tiny", "segzero.doctor", "segzero.inference",
 ]  # fmt: skip
 
 

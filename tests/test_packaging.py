@@ -22,7 +22,8 @@ def test_the_demo_runs_from_a_wheel(tmp_path):
     assert (site / "segzero" / "py.typed").exists() and (site / "rewards" / "py.typed").exists()
 
     where = "import segzero, segzero.tiny; print(segzero.__file__, segzero.tiny.policy_path());"
-    where += "from segzero.training.config import config_dir; print(config_dir())"
+    where += "from segzero.files import config_dir; print(config_dir());"
+    where += "from segzero.evaluation.benchmarks import load_benchmarks; assert len(load_benchmarks()) > 30"
     environment = {**os.environ, "PYTHONPATH": str(site)}
     options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "check": True}
     found = subprocess.run([sys.executable, "-c", where], **options).stdout.split()

@@ -21,11 +21,21 @@ def main() -> None:
     out = merge(options.local_dir, options.target_dir or options.local_dir / "huggingface_merged", options.dtype)
     print(out)
     if options.hf_upload_path:
-        from huggingface_hub import HfApi
+        upload(out, options.hf_upload_path)
 
+
+def upload(folder: Path, repository: str) -> None:
+    """To a model repository on the hub, made if it is not there."""
+    from httpx import HTTPError
+    from huggingface_hub import HfApi
+
+    try:
         api = HfApi()
-        api.create_repo(options.hf_upload_path, exist_ok=True)
-        api.upload_folder(folder_path=out, repo_id=options.hf_upload_path)
+        api.create_repo(repository, exist_ok=True)
+        api.upload_folder(folder_path=folder, repo_id=repository)
+    except (OSError, ValueError, HTTPError) as error:  # no token, no such name, no network
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{folder} is merged, but not uploaded to {repository}: {reason}") from error
 
 
 if __name__ == "__main__":

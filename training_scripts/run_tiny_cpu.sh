@@ -5,4 +5,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH" DATA="${DATA:-data/scenes}"
 [ -f "$DATA/train.parquet" ] || python training_scripts/make_scenes.py "$DATA"
-segzero train reward=mask trainer.experiment_name=tiny trainer.total_training_steps=120 "$@"
+segzero train reward=mask trainer.experiment_name=tiny trainer.total_training_steps=100 "$@"

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rewards import PRESETS
-from segzero.data.sample import Sample, from_parquet
+from segzero.data.sample import Sample, from_parquet, parquet_files
 from segzero.data.truth import losses, problems, true_answer
 from segzero.errors import UserError
 from segzero.frames import Size
@@ -124,9 +124,7 @@ def samples_of(folders: Sequence[str | Path]) -> Iterator[tuple[Path, str, Sampl
     folder's name stands before.
     """
     for folder in map(Path, folders):
-        files = sorted(folder.glob("*.parquet")) if folder.is_dir() else [folder]
-        if not files:
-            raise UserError(f"no .parquet file in {folder}; check the path")
+        files = parquet_files(folder)
         names = {file.stem.split("-")[0] for file in files}
         for file in files:
             for sample in from_parquet(file):

@@ -111,14 +111,11 @@ def to_parquet(samples: Iterable[Sample], path: str | Path) -> Path:
 
 
 def from_parquet(path: str | Path) -> Iterator[Sample]:
-    """The samples of a .parquet file, or of all those in a folder by name. Columns of other names are passed over."""
+    """The samples of what `parquet_files` finds. Columns of other names are passed over."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = Path(path)
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    if not files:
-        raise UserError(f"no .parquet file in {path}; check the path")
+    files = parquet_files(path)
     schema = _schema()
     for file in files:  # before the first sample is used
         try:
@@ -128,6 +125,17 @@ def from_parquet(path: str | Path) -> Iterator[Sample]:
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError(f"cannot read {file}: it is no whole parquet file") from error
     return (sample for file in files for sample in _read_file(file, schema))
+
+
+def parquet_files(path: str | Path) -> list[Path]:
+    """A .parquet file, all those of a folder, or all that fit a pattern such as `mine/train*.parquet`; by name."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        path = path / "*.parquet"
+    files = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
+    if not files:
+        raise UserError(f"no {path.name} in {path.parent}; check the path")
+    return files
 
 
 def _read_file(file: Path, schema: "pyarrow.Schema") -> Iterator[Sample]:

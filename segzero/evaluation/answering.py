@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from segzero.data.sample import Sample
-from segzero.errors import UserError
+from segzero.errors import TimedOut, UserError
 from segzero.evaluation.benchmarks import Unreadable
 from segzero.evaluation.cache import Cache, RememberedPolicy, RememberedSegmenter
 from segzero.evaluation.prediction import Prediction
@@ -30,7 +30,6 @@ from segzero.segmenter import load_segmenter
 
 Item = Sample | Unreadable
 _REFERENCE = re.compile(r"\[REF:(\d{1,4})\]")
-_TIMED_OUT = "did not answer within"  # what policies say of a server
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def answer(pipeline: SegZeroPipeline, items: Sequence[Item]) -> list[Prediction]
         if isinstance(result, Segmentation):
             done[number] = Prediction.of(sample, result)
         else:
-            code = "time_out" if _TIMED_OUT in str(result) else "policy_error"
+            code = "time_out" if isinstance(result, TimedOut) else "policy_error"
             done[number] = Prediction.failed(sample, code, str(result))
     return [done[number] for number in range(len(items))]
 
@@ -157,7 +156,7 @@ def _ask(
         return pipeline([image for _, image, _ in ready], [question for *_, question in ready])
     except UserError as error:
         if len(ready) == 1:
-            if _TIMED_OUT in str(error):
+            if isinstance(error, TimedOut):
                 return [error]
             raise UserError(f"sample {ready[0][0].id!r}: {error}") from error
     found: list[Segmentation | UserError] = []
@@ -166,7 +165,7 @@ def _ask(
             found += pipeline([image], [question])
         except UserError as error:
             found.append(error)
-    refused = [each for each in found if isinstance(each, UserError) and _TIMED_OUT not in str(each)]
+    refused = [each for each in found if isinstance(each, UserError) and not isinstance(each, TimedOut)]
     if len(refused) == len(found):
         raise refused[0]
     return found

@@ -16,6 +16,7 @@ from typing import Any
 
 from segzero.data.sample import Sample, from_parquet
 from segzero.errors import UserError, unknown_name
+from segzero.files import config_dir
 from segzero.masks import union
 
 OWN = "own"  # the reader of own data: .parquet files of Samples, or a folder with a table of prompts
@@ -118,7 +119,7 @@ def load_benchmarks() -> dict[str, Benchmark]:
     import yaml
 
     found: dict[str, Benchmark] = {}
-    for file in sorted((_configs() / "eval").glob("*.yaml")):
+    for file in sorted((config_dir() / "eval").glob("*.yaml")):
         for name, entry in yaml.safe_load(file.read_text(encoding="utf-8")).items():
             if name.startswith("_"):  # what several entries share
                 continue
@@ -135,12 +136,3 @@ def get_benchmark(name: str) -> Benchmark:
     if name not in known:
         raise unknown_name("benchmark", name, ["all", *known])
     return known[name]
-
-
-def _configs() -> Path:
-    """The folder of the shipped YAML files: beside the package in a clone, inside it when installed."""
-    package = Path(__file__).parents[1]
-    for place in (package / "configs", package.parent / "configs"):
-        if (place / "eval").is_dir():
-            return place
-    raise UserError(f"the configs are not where they belong, {package / 'configs'}; install segzero again")

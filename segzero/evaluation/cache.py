@@ -154,6 +154,9 @@ class RememberedSegmenter:
                 for (number, at), one in zip(missing.get(place, []), drawn, strict=True):
                     self.cache.put(files[number][at], {"rle": encode(one.masks[0]), "score": float(one.scores[0])})
                     found[number][at] = one
+        for place in embeddings.early:
+            if place not in missing:  # so that it is not taken for a new image again
+                self.cache.put(f"{place}/nothing.json", None)
         wanted, new = sum(map(len, files)), sum(map(len, missing.values()))
         self.drawn += new
         self.remembered += wanted - new

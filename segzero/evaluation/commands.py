@@ -1,6 +1,7 @@
 """`segzero eval`: run benchmarks, score finished runs anew, compare two of them."""
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,11 +17,12 @@ from rich.table import Table
 from segzero.errors import UserError, unknown_name
 
 app = typer.Typer(help="Benchmarks: answers, masks, figures one can publish.", no_args_is_help=True)
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False)  # paths and questions may hold brackets
 
 LAYOUTS = ("segzero", "seg_zero")
 SHOWN = 5  # problems of the data, and samples that changed
 HEADLINES = ("giou", "ciou", "p@0.5", "n_acc", "t_acc", "rec_box", "rec_mask_box", "objects_f1", "count_exact")
+LOG_EVERY = 60  # seconds, where there is no terminal to draw a bar on
 DEFAULT_CACHE = Path("~/.cache/segzero/evaluation")
 
 
@@ -146,7 +148,7 @@ def compare(
     for line in found["changed"][: 2 * SHOWN]:
         errors = " -> ".join(str(line[name] or "answered") for name in ("error_a", "error_b"))
         said = "" if line["error_a"] == line["error_b"] else f" ({errors})"
-        console.print(f"  {line['a']:.3f} -> {line['b']:.3f}{said}  {line['id']}: {line['question']}", markup=False)
+        console.print(f"  {line['a']:.3f} -> {line['b']:.3f}{said}  {line['id']}: {line['question']}")
     if out is not None:
         write_json(out, found)
         console.print(f"all of it is in {out}")
@@ -163,10 +165,13 @@ def _tasks(benchmark: str | None, data: Path, input_json: Path | None, hf: str |
         return [Task(Benchmark(input_json.stem, "converseg", "question", "none"), str(input_json.absolute()))]
     if hf is not None:
         named = [name.strip() for name in splits.split(",") if name.strip()]
+        where = str(Path(hf).absolute()) if Path(hf).exists() else hf
         if not named:
             raise UserError("--hf_splits names no split")
         return [
-            Task(Benchmark(f"{Path(hf).name}_{split}", "converseg", "question", "none", options={"split": split}), hf)
+            Task(
+                Benchmark(f"{Path(hf).name}_{split}", "converseg", "question", "none", options={"split": split}), where
+            )
             for split in named
         ]
     if benchmark == "all":
@@ -187,7 +192,7 @@ def _tell_problems(name: str, count: int, problems: list[str], strict: bool) -> 
         )
     console.print(f"{name}: {len(problems)} of {count} records can't be read and count as failed:", style="yellow")
     for problem in problems[:SHOWN]:
-        console.print(f"  {problem}", markup=False)
+        console.print(f"  {problem}", soft_wrap=True)
 
 
 def _evaluate(task: Any, count: int, out: Path, answer_all: Any, settings: dict[str, Any], batch: int) -> None:
@@ -208,10 +213,19 @@ def _bar(name: str, count: int) -> Iterator[tuple[Progress, Any]]:
     )
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task(escape(name), total=count, giou="-")
+        begin = told = time.monotonic()
+        before: int | None = None  # how many were finished when this began
 
         def show(predictions: Any) -> None:
+            nonlocal told, before
+            done, now = len(predictions), time.monotonic()
+            before = done if before is None else before
             running = "-" if math.isnan(predictions.giou) else f"{predictions.giou:.3f}"
-            bar.update(task, completed=len(predictions), giou=running)
+            bar.update(task, completed=done, giou=running)
+            if not console.is_terminal and now - told > LOG_EVERY and done > before:
+                left = (count - done) * (now - begin) / (done - before)
+                console.print(f"{name}: {done} of {count}, gIoU {running}, {left / 60:.0f} min left")
+                told = now
 
         yield bar, show
 
@@ -238,7 +252,7 @@ def _show(metrics: dict[str, Any], out: Path) -> None:
         console.print(f"failed, {code}: {failed['count']} of {metrics['samples']}")
     for model, figures in metrics["published"].items():
         console.print(f"published: {model} {', '.join(f'{name} {value}' for name, value in figures.items())}")
-    console.print(f"in {out}/")
+    console.print(f"in {out}/", soft_wrap=True)
 
 
 def _shipped(what: str, path: Path) -> str:

@@ -44,6 +44,9 @@ def write_metrics(out: Path, task: Task, predictions: Predictions, settings: dic
         "published": {model: dict(figures) for model, figures in benchmark.published.items()},
         "protocol": {
             **settings,
+            "reader": benchmark.reader,
+            "options": {**benchmark.options, **benchmark.keep},
+            "limit": task.limit,
             "level": benchmark.level,
             "ignored_pixels": benchmark.ignore,
             "note": benchmark.note,

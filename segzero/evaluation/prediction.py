@@ -124,7 +124,7 @@ def _object(value: Mapping[str, Any]) -> Predicted:
     score, mask = float(value["score"]), value["rle"]
     if not all(map(math.isfinite, (x0, y0, x1, y1, score, *(v for point in points for v in point)))):
         raise ValueError("a number is not finite")
-    if mask is not None and not isinstance(mask, dict):
+    if mask is not None and not (isinstance(mask, dict) and mask.keys() == {"size", "counts"}):
         raise ValueError("a mask is no RLE")
     return Predicted((x0, y0, x1, y1), cast(RLE | None, mask), points, score)
 

@@ -17,6 +17,7 @@ from segzero.evaluation.answering import Item, comparable
 from segzero.evaluation.benchmarks import Benchmark, Task, Unreadable
 from segzero.evaluation.outputs import read_run, write_json, write_metrics
 from segzero.evaluation.prediction import Prediction
+from segzero.evaluation.scoring import score_sample
 from segzero.evaluation.store import NAME, Predictions
 
 AnswerAll = Callable[[Iterator[list[Item]]], Iterator[list[Prediction]]]
@@ -65,12 +66,17 @@ def task_of(run: Mapping[str, Any], out: Path) -> Task:
 
 
 def survey(task: Task) -> tuple[int, list[str]]:
-    """How many samples there are, and what is wrong with those that can't be read: before a model is loaded."""
+    """How many samples there are, and what is wrong with those that can't be read.
+
+    Before a model is loaded: a truth that can't be scored is refused here, and not when the answers are there.
+    """
     count, problems = 0, []
     for item in task.read():
         count += 1
         if isinstance(item, Unreadable):
             problems.append(item.problem)
+        else:
+            score_sample(item, ())
     return count, problems
 
 

@@ -124,7 +124,12 @@ class Predictions:
 
     def rows(self, items: Iterable[Item]) -> Iterator[Row]:
         """Each sample scored anew from its line; nothing is asked or drawn."""
-        return (prediction.row(item) for item, prediction in self.pairs(items))
+        for item, prediction in self.pairs(items):
+            try:
+                row = prediction.row(item)
+            except UserError as error:  # a mask that is none, or of another image
+                raise UserError(f"{self.path}, sample {item.id!r:.80}: {error}") from error
+            yield row
 
     def close(self) -> None:
         """Let others write."""

@@ -20,7 +20,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from segzero.errors import UserError, unknown_name
+from segzero.errors import TimedOut, UserError, unknown_name
 from segzero.frames import Frame, native, parse_frame
 from segzero.policy.chat import one_line
 from segzero.policy.checkpoint import DEFAULT_PROMPT, read_checkpoint, released
@@ -98,15 +98,16 @@ class OpenAIPolicy:
 
     def _call(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """The server's JSON; asks again while it is busy or its answer got lost."""
-        problem = ""
+        problem: Exception = _Busy()
         for attempt in range(self.retries + 1):
             if attempt:
                 time.sleep(min(0.25 * 2**attempt, 10.0))
             try:
                 return self._send(path, body)
-            except _Busy as busy:
-                problem = str(busy)
-        raise UserError(f"{problem} ({self.retries + 1} tries)")
+            except (_Busy, TimedOut) as busy:
+                problem = busy
+        kind = TimedOut if isinstance(problem, TimedOut) else UserError
+        raise kind(f"{problem} ({self.retries + 1} tries)")
 
     def _send(self, path: str, body: dict[str, Any] | None) -> Any:
         headers = {"Content-Type": "application/json"}
@@ -123,9 +124,9 @@ class OpenAIPolicy:
         except urllib.error.URLError as error:
             if not isinstance(error.reason, TimeoutError):
                 raise UserError(f"no server at {self.url} ({error.reason}); start one: vllm serve MODEL") from None
-            raise _Busy(f"{self.url} did not answer within {self.timeout:g} s") from None
+            raise TimedOut(f"{self.url} did not answer within {self.timeout:g} s") from None
         except TimeoutError:
-            raise _Busy(f"{self.url} did not answer within {self.timeout:g} s") from None
+            raise TimedOut(f"{self.url} did not answer within {self.timeout:g} s") from None
         except (HTTPException, ConnectionError) as error:
             raise _Busy(f"{self.url} broke off ({type(error).__name__})") from None
         except ValueError:

@@ -137,7 +137,7 @@ def score_answer(answer: Answer, sample: Sample) -> float:
 
 def chance_score(sample: Sample) -> float:
     """The mean score of answering with one shape of the scene, whichever."""
-    return _mean(matched_iou([box], [o.box for o in sample.objects]) for box in sample.meta["boxes"])
+    return _mean(matched_iou([box], [o.box for o in sample.objects]) for box in sample.meta["shapes"])
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -95,7 +95,7 @@ def _sample(seed: int, index: int, size: int) -> Sample:
         objects=tuple(Object(s.box, (s.point,), encode(s.mask)) for s in question.targets),
         category=kind,
         source="tiny",
-        meta={"kind": kind, "think": question.think, "boxes": [s.box for s in scene.shapes]},
+        meta={"kind": kind, "think": question.think, "shapes": [s.box for s in scene.shapes]},
     )
 
 

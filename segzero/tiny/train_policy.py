@@ -1,8 +1,8 @@
 """Training the tiny policy, in three stages: see, answer, even out.
 
 First the vision tower alone with a dense head, then everything on questions and answers, then a short stage that
-asks more of the questions that lag behind. It ends on purpose while the policy is still improving: reinforcement
-learning is to have something left to teach.
+asks more of the questions that lag behind. There, on purpose, many answers hedge: they name the right shape and then
+the one most like it. So the policy knows more than it says, and reinforcement learning has something to teach.
 
 Schedules count steps, not time, and all randomness comes from one seed: the same command gives the same policy on a
 fast and on a slow machine. Scenes are drawn as training goes; none is seen twice.
@@ -24,8 +24,8 @@ from segzero.answer import Answer, Instance, render_answer
 from segzero.tiny.dense_head import DenseHead, dense_truth
 from segzero.tiny.packing import Packer, answer_logits, image_features
 from segzero.tiny.policy import FRAME, make_model, make_processor
-from segzero.tiny.questions import HELD_OUT_SEED, Question, questions_of
-from segzero.tiny.scenes import Scene, make_scene
+from segzero.tiny.questions import HELD_OUT_SEED, Question, describe, questions_of
+from segzero.tiny.scenes import Scene, Shape, make_scene
 
 BETAS = (0.9, 0.98)
 WARM_UP = 60  # steps until a learning rate is reached
@@ -53,6 +53,8 @@ class Answers:
     questions: int  # of each scene, of different kinds
     favoured: tuple[str, ...] = ()  # kinds that are asked wherever they can be
     odd: int = 0  # scenes of a batch in which all shapes but one are alike
+    hedged: tuple[str, ...] = ()  # kinds of questions for one shape whose answers name a look-alike too ...
+    hedging: float = 0.0  # ... this often
     dense_weight: float = 0.0  # of the dense head's loss at the start, falling to 0 at `steps`
     vision_share: float = 0.5  # of the rate, for the vision tower
 
@@ -64,7 +66,17 @@ class Recipe:
     seed: int = 0
     see: Vision = Vision()
     answer: Answers = Answers(steps=6000, stop_at=3000, rate=2.5e-3, batch=8, questions=4, dense_weight=0.7)
-    even_out: Answers = Answers(steps=600, stop_at=400, rate=2e-3, batch=10, questions=4, favoured=("odd",), odd=6)
+    even_out: Answers = Answers(
+        steps=700,
+        stop_at=700,
+        rate=2e-3,
+        batch=10,
+        questions=4,
+        favoured=("odd",),
+        odd=6,
+        hedged=("attribute", "kind", "size"),
+        hedging=0.8,
+    )
 
     def shortened(self, share: float) -> "Recipe":
         """The same with that share of the steps: a trial."""
@@ -110,7 +122,7 @@ def train_answers(
     losses: list[float] = []
     for step in range(stage.stop_at):
         scenes = [make_scene(rng, odd=i < stage.odd) for i in range(stage.batch)]
-        rows = [_pairs(_choose(questions_of(s, rng), stage, rng), s) for s in scenes]
+        rows = [_pairs(_choose(questions_of(s, rng), stage, rng), s, stage, rng) for s in scenes]
         done = step / stage.steps
         rate = min(1, (step + 1) / WARM_UP) * (0.02 + 0.49 * (1 + math.cos(math.pi * done)))
         for group in optimizer.param_groups:
@@ -188,8 +200,25 @@ def _choose(questions: list[Question], stage: Answers, rng: np.random.Generator)
     return [kinds[kind][rng.integers(len(kinds[kind]))] for kind in order[: stage.questions]]
 
 
-def _pairs(questions: list[Question], scene: Scene) -> list[tuple[str, str]]:
-    return [(q.text, answer_text(q, scene.size)) for q in questions]
+def _pairs(questions: list[Question], scene: Scene, stage: Answers, rng: np.random.Generator) -> list[tuple[str, str]]:
+    answered = [hedge(q, scene) if q.kind in stage.hedged and rng.random() < stage.hedging else q for q in questions]
+    return [(q.text, answer_text(q, scene.size)) for q in answered]
+
+
+def hedge(question: Question, scene: Scene) -> Question:
+    """The question with an answer that is not sure of itself: the right shape, and the one most like it.
+
+    Nothing changes where no other shape shares its colour, kind or size.
+    """
+    [target] = question.targets
+
+    def likeness(shape: Shape) -> int:
+        return sum(getattr(shape, what) == getattr(target, what) for what in ("colour", "kind", "size_name"))
+
+    other = max((s for s in scene.shapes if s is not target), key=likeness, default=None)
+    if other is None or not likeness(other):
+        return question
+    return replace(question, targets=(target, other), think=f"{question.think}, {describe([other], scene.size)}")
 
 
 def answer_text(question: Question, size: int) -> str:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segzero.errors import UserError
+from segzero.files import config_dir
 
 # Keys of verl that nothing reads here -> what to use instead.
 WITHOUT_EFFECT = {
@@ -50,15 +51,6 @@ GROUPS = ("model", "data", "reward", "hardware")
 
 # Where verl takes any key: what stands below is passed on to somebody else.
 OPEN = re.compile(r"(ray_kwargs\.ray_init|.*\.engine_kwargs|.*\.override_config|.*\.override_optimizer_config)\.")
-
-
-def config_dir() -> Path:
-    """The folder of the shipped YAML files: beside the package in a clone, inside it when installed."""
-    package = Path(__file__).parents[1]
-    for place in (package / "configs", package.parent / "configs"):
-        if (place / "train.yaml").is_file():
-            return place
-    raise UserError(f"the configs are not where they belong, {package / 'configs'}; install segzero again")
 
 
 def compose(name: str = "train", overrides: Sequence[str] = ()) -> DictConfig:

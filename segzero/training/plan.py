@@ -102,17 +102,16 @@ def describe(config: DictConfig, batch: Batch) -> list[str]:
 
 
 def data_files(config: DictConfig, split: str) -> list[Path]:
-    """The parquet files of `train` or `val`."""
+    """The parquet files, folders or patterns of `train` or `val`."""
     value = config.data[f"{split}_files"]
-    files = [Path(name).expanduser() for name in ([value] if isinstance(value, str) else value or [])]
-    if not files:
+    names = [Path(name).expanduser() for name in ([value] if isinstance(value, str) else value or [])]
+    if not names:
         raise UserError(f"data.{split}_files is empty; name a parquet file")
-    for file in files:
-        if not file.exists():
-            raise UserError(
-                f"no such data: {file}; set the folder of train.parquet and val.parquet by DATA, or data.{split}_files"
-            )
-    return files
+    for name in names:
+        if not (name.exists() or ("*" in name.name and any(name.parent.glob(name.name)))):
+            where = f"set the folder of train*.parquet and val*.parquet by DATA, or data.{split}_files"
+            raise UserError(f"no such data: {name}; {where}")
+    return names
 
 
 def _check_batch(batch: Batch) -> None:

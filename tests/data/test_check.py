@@ -134,7 +134,7 @@ def test_folders_may_share_ids_but_no_image(tmp_path):
 
 
 def test_no_samples_to_check(tmp_path):
-    with pytest.raises(UserError, match=r"no \.parquet file in"):
+    with pytest.raises(UserError, match=r"no \*.parquet in"):
         check(tmp_path)
     with pytest.raises(UserError, match="holds no samples"):
         checked(tmp_path)

@@ -63,6 +63,14 @@ def test_a_folder_holds_files_read_by_name(tmp_path):
     assert list(from_parquet(tmp_path)) == [BARE, FULL]
 
 
+def test_a_pattern_picks_files_by_name(tmp_path):
+    for name in ("train-00001", "train-00000", "val"):
+        to_parquet([Sample(name, "cat.png", "the cat", 10, 20)], tmp_path / f"{name}.parquet")
+    assert [s.id for s in from_parquet(tmp_path / "train*.parquet")] == ["train-00000", "train-00001"]
+    with pytest.raises(UserError, match=r"no test\*.parquet in"):
+        from_parquet(tmp_path / "test*.parquet")
+
+
 def test_the_schema_does_not_depend_on_the_samples(tmp_path):
     schemas = [pq.read_schema(to_parquet(samples, tmp_path / "x.parquet")) for samples in ([], [BARE], SAMPLES)]
     assert schemas[0].equals(schemas[1], check_metadata=True)
@@ -168,7 +176,7 @@ def test_what_is_no_samples_file_is_refused_at_once(tmp_path):
     (tmp_path / "empty").mkdir()
     for name, why in [
         ("nothing.parquet", "no such file"),
-        ("empty", "no .parquet file in"),
+        ("empty", r"no \*.parquet in"),
         ("junk.parquet", "no whole parquet file"),
         ("cut.parquet", "no whole parquet file"),
         ("other.parquet", "lacks the column 'image'"),

@@ -48,6 +48,7 @@ def test_an_entry_says_how_it_is_read(name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_every_benchmark_is_evaluated(name, root, remembering, tmp_path):
+    assert get_benchmark(name).is_at(root)
     task = get_benchmark(name).find(root)
     count, problems = survey(task)
     assert (count, problems) == (SAMPLES.get(name, 1), [])
@@ -113,6 +114,12 @@ def test_own_masks_that_are_no_masks_of_the_image_are_listed(tmp_path, held_out)
     pq.write_table(pa.Table.from_pylist(rows, table.schema), tmp_path / "data" / "a.parquet")
     count, problems = survey(get_benchmark(OWN).find(tmp_path / "data"))
     assert count == 3 and [problem.split(":")[0] for problem in problems] == ["sample 'wide'", "sample 'bomb'"]
+
+
+def test_a_truth_that_cannot_be_scored_is_refused_before_anything_is_asked(tmp_path, held_out):
+    to_parquet([replace(held_out[0], meta={"count": "many"})], tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="its count must be a whole number"):
+        survey(get_benchmark(OWN).find(tmp_path))
 
 
 def test_an_unreadable_record_lowers_the_mean(remembering, held_out, tmp_path):

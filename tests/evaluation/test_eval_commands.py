@@ -1,9 +1,11 @@
 """`segzero eval` from outside: what it prints and leaves behind, and how it says no."""
 
 import json
+import shutil
 import sys
 
 import pytest
+from benchmark_files import write_all
 from reader_files import box_mask, jpeg, mask_png, write_json
 
 from segzero import cli
@@ -62,12 +64,26 @@ def test_convseg_json_and_a_record_that_cannot_be_read(run, tmp_path):
     write_json(tmp_path / "items.json", {"dataset": "d", "count": 2, "items": [item, item | {"image": "images/2.jpg"}]})
     code, out, _ = run("--input_json", "items.json", *TINY)
     assert code == 0 and "items: 1 of 2 records can't be read and count as failed" in out
-    assert "images/2.jpg" in out.replace("\n", "")
+    assert "images/2.jpg" in out
     metrics = json.loads((tmp_path / "evaluation/items/metrics.json").read_text())
     assert metrics["samples"] == 2 and metrics["errors"]["unreadable"]["count"] == 1
     code, _, complaint = run("--input_json", "items.json", *TINY, "--strict", "--out", "strict")
     assert code == 2 and "--strict" in complaint and complaint.count("\n") == 1
     assert not (tmp_path / "strict").exists()
+
+
+def test_convsegs_hub_mode_and_all_benchmarks_that_are_there(run, tmp_path):
+    write_all(tmp_path / "root")
+    code, *_ = run("--hf_dataset", "root/aadarsh99/ConverSeg", "--hf_config", "default", *TINY)
+    assert code == 0
+    for split in ("sam_seeded", "human_annotated"):
+        metrics = json.loads((tmp_path / f"evaluation/ConverSeg_{split}/metrics.json").read_text())
+        assert metrics["samples"] == 1 and metrics["protocol"]["options"] == {"split": split}
+    for name in ("lvis", "coco", "segllm", "regiondial", "refer_seg", "reason_seg"):
+        shutil.rmtree(tmp_path / "root" / name)
+    code, *_ = run("--benchmark", "all", "--data", "root", *TINY, "--save-preds", "preds")
+    done = {path.name for path in (tmp_path / "preds").iterdir()}
+    assert code == 0 and len(done) == 16 and {"converseg_sam_seeded", "coco_val_seg_zero"} <= done
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,7 @@ def test_a_finished_sample_is_never_paid_for_twice(task, counted, tmp_path):
     assert counted.policy.answers == 6 and again["figures"] == metrics["figures"]
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_whole_lines(task, tmp_path, pipeline):
     """Another process is killed as soon as it has finished something; this one goes on."""
     out = tmp_path / "out"
@@ -165,6 +166,18 @@ def test_scoring_again_asks_nobody(task, pipeline, tmp_path):
         rescore(tmp_path)
 
 
+@pytest.mark.parametrize("rle", [{"size": [2**30, 2**30], "counts": "0"}, {"size": [1, 2], "counts": "11"}])
+def test_masks_that_somebody_changed_are_refused(task, pipeline, tmp_path, rle):
+    out = tmp_path / "out"
+    run(replace(task, limit=1), out, pipeline)
+    line = json.loads((out / NAME).read_text())
+    line["objects"][0]["rle"] = rle
+    (out / NAME).write_text(json.dumps(line) + "\n")
+    with pytest.raises(UserError, match=rf"predictions\.jsonl, sample '{line['id']}': ") as caught:
+        rescore(out)
+    assert "\n" not in str(caught.value)
+
+
 def test_answers_and_masks_are_remembered(task, counted, tmp_path):
     first = run(task, tmp_path / "a", remember(counted, tmp_path / "cache"))
     drawn = counted.segmenter.masks
@@ -173,8 +186,9 @@ def test_answers_and_masks_are_remembered(task, counted, tmp_path):
     assert again["figures"] == first["figures"]
     lines = [[json.loads(line) for line in (tmp_path / out / NAME).read_text().splitlines()] for out in "ab"]
     assert [line | {"seconds": {}} for line in lines[0]] == [line | {"seconds": {}} for line in lines[1]]
-    new = list((tmp_path / "cache" / "masks").rglob("*.json"))
-    assert counted.policy.answers == 6 and counted.segmenter.masks == drawn == len(new)
+    kept = [path for path in (tmp_path / "cache" / "masks").rglob("*.json") if path.name != "nothing.json"]
+    assert counted.policy.answers == counted.segmenter.images == 6
+    assert counted.segmenter.masks == drawn == len(kept)
     other = SegZeroPipeline(counted.policy, counted.segmenter, prompt="vision_reasoner")
     run(task, tmp_path / "c", remember(other, tmp_path / "cache"))
     assert counted.policy.answers == 12  # another prompt is another question

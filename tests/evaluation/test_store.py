@@ -80,6 +80,7 @@ BAD = json.loads(DOG.to_line()) | {"id": "x"}
                 {"objects": [{"box": [1, 2, 3], "points": [], "score": 0, "rle": None}]},
                 {"objects": [{"box": [1, 2, 3, float("nan")], "points": [], "score": 0, "rle": None}]},
                 {"objects": [{"box": [1, 2, 3, 4], "points": [], "score": 0, "rle": "122"}]},
+                {"objects": [{"box": [1, 2, 3, 4], "points": [], "score": 0, "rle": {}}]},
             )
         ),
     ],

@@ -14,7 +14,7 @@ from segzero.tiny.packing import Packer, answer_logits, image_features, to_patch
 from segzero.tiny.policy import CELLS, FRAME, MAX_PIXELS, MIN_PIXELS, SIDE, make_model, make_processor
 from segzero.tiny.questions import questions_of
 from segzero.tiny.scenes import make_scene
-from segzero.tiny.train_policy import Recipe, answer_text, normalised, train_policy
+from segzero.tiny.train_policy import Recipe, answer_text, hedge, normalised, train_policy
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +101,29 @@ def test_dense_truth_says_what_each_cell_holds(scenes):
         assert share == pytest.approx(np.mean([s.mask for s in scene.shapes], axis=(1, 2)).sum(), abs=0.01)
         features = torch.zeros(1, CELLS**2, 96)
         assert torch.isfinite(DenseHead(96).loss(features, [truth]))
+
+
+def test_a_hedged_answer_names_the_shape_and_then_the_one_most_like_it():
+    rng = np.random.default_rng(3)
+    found = [(q, scene) for scene in (make_scene(rng) for _ in range(40)) for q in questions_of(scene, rng)]
+    changed = 0
+    for question, scene in found:
+        if question.kind not in Recipe().even_out.hedged:
+            continue
+        hedged = hedge(question, scene)
+        shared = {
+            id(s): sum(
+                getattr(s, what) == getattr(question.targets[0], what) for what in ("colour", "kind", "size_name")
+            )
+            for s in scene.shapes
+            if s is not question.targets[0]
+        }
+        most = max(shared.values(), default=0)
+        assert hedged.text == question.text and hedged.targets[0] is question.targets[0]
+        assert [shared[id(s)] for s in hedged.targets[1:]] == ([most] if most else [])
+        assert hedged.think.startswith(question.think)
+        changed += hedged is not question
+    assert changed > 20
 
 
 def test_training_is_decided_by_its_seed():

@@ -109,7 +109,7 @@ def test_samples_are_complete_and_take_turns():
         assert sample.empty == (sample.meta["kind"] == "nothing")
         for thing in sample.objects:
             mask = decode(thing.rle)
-            assert thing.box == box_of(mask) and thing.box in sample.meta["boxes"]
+            assert thing.box == box_of(mask) and thing.box in sample.meta["shapes"]
             [(x, y)] = thing.points
             assert mask[int(y), int(x)]
 

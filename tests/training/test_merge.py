@@ -1,6 +1,7 @@
 """Merging: every tensor as it was, in less memory, with what is wrong said in a line."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -262,3 +263,14 @@ def test_the_script_reports_a_users_mistake(tmp_path):
     done = subprocess.run([sys.executable, *script], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("model_merger: no shards in")
+
+
+def test_the_script_says_why_nothing_was_uploaded(checkpoint, tmp_path):
+    out = tmp_path / "merged"
+    script = ["training_scripts/model_merger.py", "--local_dir", str(checkpoint), "--target_dir", str(out)]
+    script += ["--hf_upload_path", "no such name!"]
+    offline = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, *script], capture_output=True, text=True, check=False, env=offline)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith(f"model_merger: {out} is merged, but not uploaded to")
+    assert (out / "model.safetensors").exists()

@@ -10,9 +10,10 @@ from segzero import tiny
 from segzero.data.check import true_answer
 from segzero.data.sample import to_parquet
 from segzero.errors import UserError
+from segzero.files import config_dir
 from segzero.tiny.questions import make_samples
 from segzero.training import estimate, plan
-from segzero.training.config import compose, config_dir
+from segzero.training.config import compose
 from segzero.training.launch import settle, train
 
 

@@ -1,10 +1,17 @@
 """A whole run on the CPU: train, be killed, resume, merge, answer."""
 
+import io
 import json
 import time
+from pathlib import Path
 
 import pytest
 from launching import complaint, kill, logged, start, wait
+from PIL import Image
+
+from segzero.policy import Request, Sampling, load_policy
+from segzero.prompts import render_messages
+from segzero.tiny.questions import HELD_OUT_SEED, make_samples
 
 pytestmark = pytest.mark.training
 
@@ -30,13 +37,24 @@ def test_train_be_killed_resume_merge(scenes, tmp_path):
     assert 0 <= final["val/giou"] <= 1
     assert abs(final["actor/ppo_kl"]) < 1e-3  # vLLM and the trainer agree on the probabilities
 
-    from transformers import AutoModelForImageTextToText
-
     from segzero.training.merge import merge
 
     out = merge(run / f"global_step_{last}", tmp_path / "merged", dtype="float32")
-    AutoModelForImageTextToText.from_pretrained(out)
     assert json.loads((out / "segzero.json").read_text())["prompt"] == "multi"
+    said = [written(out, backend) for backend in ("transformers", "vllm")]
+    assert said[0] == said[1] and all(text.startswith("<think>") for text in said[0])
+
+
+def written(policy: Path, backend: str) -> list[str]:
+    """What a merged policy answers to four held-out questions."""
+    loaded = load_policy(policy, backend)
+    requests = [
+        Request(loaded.frame.fit(Image.open(io.BytesIO(s.image)).convert("RGB")), render_messages(s.question))
+        for s in make_samples(4, HELD_OUT_SEED + 77)
+    ]
+    texts = [reply.text for reply in loaded.generate(requests, Sampling(max_tokens=120))]
+    loaded.close()
+    return texts
 
 
 def test_a_reward_that_raises_ends_the_run_in_a_line(scenes, tmp_path, monkeypatch):
