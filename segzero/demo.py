@@ -18,7 +18,8 @@ from rich.table import Table
 from segzero import report, tiny
 from segzero.data.sample import Sample, to_parquet
 from segzero.errors import UserError
-from segzero.evaluation.metrics import score_masks
+from segzero.evaluation.prediction import predicted
+from segzero.evaluation.scoring import score_sample
 from segzero.files import png_bytes, write_atomically
 from segzero.panel import beside
 from segzero.pipeline import SegZeroPipeline
@@ -100,21 +101,21 @@ def evaluate(pipeline: SegZeroPipeline, samples: list[Sample]) -> Evaluated:
     """Greedy answers and their scores."""
     results = pipeline([sample.image for sample in samples], [sample.question for sample in samples])
     pairs = zip(results, samples, strict=True)
-    return Evaluated(results, [score_masks(r.union, s.mask(), failed=r.error is not None) for r, s in pairs])
+    return Evaluated(results, [score_sample(sample, predicted(result), result.error) for result, sample in pairs])
 
 
 def show(out: Path, samples: list[Sample], answers: Evaluated, console: Console) -> None:
     """Panels and JSON files, a contact sheet, a table."""
     results = answers.results[: len(samples)]
     table = Table("question", "think-chain", "answer", "IoU", box=None, padding=(0, 2, 0, 0))
-    for sample, result, score in zip(samples, results, answers.scores, strict=False):
+    for place, (sample, result) in enumerate(zip(samples, results, strict=True)):
         result.save(out, sample.id, ("panel", "json"))
         boxes = " ".join(str(np.rint(found.box).astype(int).tolist()) for found in result.instances)
         answer = result.error or boxes or "nothing there"
-        table.add_row(sample.question, escape(result.think), escape(answer), f"{score.iou:.2f}")
+        table.add_row(sample.question, escape(result.think), escape(answer), f"{answers.iou(place):.2f}")
     sheet = write_atomically(out / "demo.png", png_bytes(contact_sheet([result.panel() for result in results])))
     console.print(table)
-    console.print(f"gIoU {answers.figures['gIoU']:.3f} over {len(answers.scores)} held-out scenes; look at {sheet}")
+    console.print(f"gIoU {answers.figures['gIoU']:.3f} over {len(answers.rows)} held-out scenes; look at {sheet}")
 
 
 def contact_sheet(panels: list[Image.Image]) -> Image.Image:
@@ -146,8 +147,7 @@ def _segzero(*arguments: str, **environment: str) -> None:
 
 
 def _comparison(before: Evaluated, after: Evaluated) -> Table:
-    table = Table(f"{len(after.scores)} held-out scenes", "before", "after", "change", box=None, padding=(0, 2, 0, 0))
-    for name, first in before.figures.items():
-        last = after.figures[name]
-        table.add_row(name, f"{first:.3f}", f"{last:.3f}", f"{last - first:+.3f}")
+    table = Table(f"{len(after.rows)} held-out scenes", *report.COMPARED, box=None, padding=(0, 2, 0, 0))
+    for line in report.comparison(before, after):
+        table.add_row(*line)
     return table

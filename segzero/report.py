@@ -10,48 +10,76 @@ from pathlib import Path
 from typing import Any
 
 from segzero.charts import Line, chart
-from segzero.evaluation.metrics import Score, ciou, giou, n_acc, precision_at, t_acc
+from segzero.evaluation.figures import Table
+from segzero.evaluation.pairing import compare_runs
+from segzero.evaluation.scoring import Row
 from segzero.result import Segmentation
 from segzero.web import page, picture, side_by_side, table, text
 
 SMOOTH = 10  # steps
-FIGURES = {
-    "gIoU": giou,
-    "cIoU": ciou,
-    "P@0.5": precision_at,
-    "N-acc": n_acc,
-    "T-acc": t_acc,
-    "readable": lambda scores: sum(not score.failed for score in scores) / len(scores),
+FIGURES = {  # of segzero.evaluation.figures, and what they are called here
+    "giou": "gIoU",
+    "ciou": "cIoU",
+    "p@0.5": "P@0.5",
+    "n_acc": "N-acc",
+    "t_acc": "T-acc",
+    "answered": "readable",
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
-    """A policy's answers to the held-out questions, with their scores."""
+    """A policy's answers to the held-out questions, with what they scored."""
 
     results: Sequence[Segmentation]
-    scores: Sequence[Score]
+    rows: Sequence[Row]
 
     @property
     def figures(self) -> dict[str, float]:
-        """The benchmark's figures by name."""
-        return {name: float(measure(self.scores)) for name, measure in FIGURES.items()}
+        """The figures by the names they have here."""
+        values = Table.of(self.rows).values()
+        return {shown: values[name] for name, shown in FIGURES.items()}
+
+    def iou(self, place: int) -> float:
+        """Of one answer."""
+        score = self.rows[place].score
+        return score.iou if score else 0.0
+
+
+def comparison(before: Evaluated, after: Evaluated) -> list[tuple[str, ...]]:
+    """A line a figure: its name, before, after, the change, its 95 % interval, its p-value."""
+    compared = compare_runs(before.rows, after.rows)["figures"]
+    return [
+        (
+            shown,
+            f"{compared[name]['a']:.3f}",
+            f"{compared[name]['b']:.3f}",
+            f"{compared[name]['difference']:+.3f}",
+            f"{compared[name]['low']:+.3f} to {compared[name]['high']:+.3f}",
+            f"{compared[name]['p']:.4f}",
+        )
+        for name, shown in FIGURES.items()
+        if name in compared
+    ]
+
+
+COMPARED = ("before", "after", "change", "95 % interval", "p")  # what stands above the lines of a comparison
 
 
 def write_report(
     before: Evaluated, after: Evaluated, log: Sequence[Mapping[str, Any]], facts: Mapping[str, str]
 ) -> str:
     """The page. `log` is the rows of a run's metrics.jsonl, `facts` what else the reader should know."""
-    figures = zip(FIGURES, before.figures.values(), after.figures.values(), strict=True)
-    rows = [(name, f"{a:.3f}", f"{b:.3f}", f"{b - a:+.3f}") for name, a, b in figures]
     first, last = before.figures["gIoU"], after.figures["gIoU"]
     changed = "".join(_change(title, place, before, after) for title, place in most_changed(before, after))
     return page(
         "SegZero: before and after training",
         f"""<h1>Held-out gIoU {first:.3f} &rarr; {last:.3f} <small>({last - first:+.3f})</small></h1>
-<p>{len(after.scores)} questions about scenes that neither training has seen, answered greedily before and after.</p>
+<p>{len(after.rows)} questions about scenes that neither training has seen, answered greedily before and after.</p>
 {side_by_side(curves(log).values())}
-{table(("on the held-out questions", "before", "after", "change"), rows)}
+{table(("on the held-out questions", *COMPARED), comparison(before, after))}
+<p>Interval and p-value are of the change, over the questions: what other questions would have given. What another
+training would have given is not in them.</p>
 <h2>Before and after</h2>
 {changed}
 <h2>The run</h2>
@@ -78,7 +106,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 def most_changed(before: Evaluated, after: Evaluated, better: int = 5, worse: int = 2) -> list[tuple[str, int]]:
     """Where the IoU rose most and where it fell most: what was lost is shown as well."""
-    gains = [b.iou - a.iou for a, b in zip(before.scores, after.scores, strict=True)]
+    gains = [after.iou(place) - before.iou(place) for place in range(len(after.rows))]
     order = sorted(range(len(gains)), key=gains.__getitem__)
     risen = [place for place in reversed(order) if gains[place] > 0][:better]
     fallen = [place for place in order if gains[place] < 0][:worse]
@@ -86,7 +114,7 @@ def most_changed(before: Evaluated, after: Evaluated, better: int = 5, worse: in
 
 
 def _change(title: str, place: int, before: Evaluated, after: Evaluated) -> str:
-    ious = f"IoU {before.scores[place].iou:.2f} &rarr; {after.scores[place].iou:.2f}"
+    ious = f"IoU {before.iou(place):.2f} &rarr; {after.iou(place):.2f}"
     pictures = side_by_side(picture(each.results[place].panel()) for each in (before, after))
     question = text(after.results[place].question)
     return f"<h3>{title}: {question} <small>{ious}</small></h3>{pictures}"

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from segzero.evaluation.metrics import Score
+from segzero.evaluation.scoring import Row
 from segzero.report import Evaluated, curves, most_changed, write_report
 from segzero.result import Found, Segmentation
 
@@ -15,7 +16,7 @@ def answers(ious: list[float]) -> Evaluated:
     mask = np.ones((30, 40), bool)  # [H, W]
     found = (Found(mask, (0, 0, 40, 30), ((5, 5),), 0.9),)
     results = [Segmentation(image, f"<b>{place}</b> & co", found, think="because") for place in range(len(ious))]
-    return Evaluated(results, [Score(round(100 * iou), 100) for iou in ious])
+    return Evaluated(results, [Row(str(n), score=Score(round(100 * iou), 100)) for n, iou in enumerate(ious)])
 
 
 LOG = [
@@ -28,7 +29,7 @@ LOG = [
 def test_figures_and_curves_are_those_of_this_run():
     page = write_report(answers([0.2, 0.4]), answers([0.8, 0.3]), LOG, {"steps": "<2>"})
     assert "0.300 &rarr; 0.550 <small>(+0.250)" in page
-    assert "<tr><td>gIoU<td>0.300<td>0.550<td>+0.250" in page
+    assert "<tr><td>gIoU<td>0.300<td>0.550<td>+0.250<td>-0.100 to +0.600<td>" in page
     assert page.count("<svg") == 2 and page.count("data:image/png;base64,") == 4
     assert "&lt;2&gt;" in page and "&lt;b&gt;0&lt;/b&gt; &amp; co" in page and "<b>" not in page
 

@@ -13,6 +13,7 @@ from segzero.data.sample import Sample
 from segzero.errors import UserError
 from segzero.evaluation.benchmarks import Task
 from segzero.evaluation.outputs import result_of
+from segzero.evaluation.prediction import NOTHING_RIGHT
 from segzero.evaluation.store import Predictions
 from segzero.files import png_bytes, write_atomically
 from segzero.masks import decode
@@ -64,10 +65,10 @@ def write_seg_zero(out: Path, task: Task, predictions: Predictions) -> Path:
                 share = (x1 - x0) * (y1 - y0) / (item.width * item.height)  # their score of a box
                 lines.append(line | {"category_id": meta["cat_id"], "bbox": list(o.box), "score": share})
             continue
-        if row.published is not None or row.score is not None:
-            score = row.published or row.score
-            assert score is not None
-            line |= {"intersection": score.intersection, "union": score.union, "bbox_iou": row.box_iou or 0.0}
+        score = row.published or row.score or (NOTHING_RIGHT if row.lost else None)
+        if score is not None:
+            found = float((row.any_box_iou or 0) > 0.5)  # they count boxes, and average that
+            line |= {"intersection": score.intersection, "union": score.union, "bbox_iou": found}
         lines.append(line)
     return write_atomically(out / "output_0.json", json.dumps(lines, indent=2).encode())
 

@@ -109,6 +109,7 @@ FIGURES: dict[str, Figure] = {
     "rec_any_box": Figure("REC as published: any predicted box over 0.5", _any_box),
     "n_acc": Figure('samples without a target answered "nothing there"', _mask(n_acc_part)),
     "t_acc": Figure("samples with a target answered with a mask", _mask(t_acc_part)),
+    "answered": Figure("share of samples with an answer that could be read", lambda row: (row.error is None, 1)),
     **{
         f"target_p@{k}": Figure(
             f"gRefCOCO's Pr@{k}: of the samples with a target alone", partial(_target_precision, threshold=k)

@@ -26,6 +26,7 @@ FAILURES = {
     "policy_error": "the policy refused the request",
     "time_out": "the policy did not answer in time",
 }
+NOTHING_RIGHT = Score(0, 0, failed=True)  # of a record whose truth is not known
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Prediction:
     @classmethod
     def of(cls, sample: Sample, result: Segmentation) -> "Prediction":
         """What the pipeline found, scored against the truth."""
-        objects = tuple(Predicted(o.box, encode(o.mask), o.points, _finite(o.score)) for o in result.instances)
+        objects = predicted(result)
         score = score_sample(sample, objects, result.error).score
         seconds = {name: round(value, 4) for name, value in result.timings.items()}
         return cls(
@@ -64,13 +65,13 @@ class Prediction:
         """There is no answer, and why."""
         assert error in FAILURES, error
         question = item.question if isinstance(item, Sample) else ""
-        found = cls(item.id, question, error=error, problem=problem)
-        return cls(item.id, question, error=error, problem=problem, score=found.row(item).score)
+        score = score_sample(item, (), error).score if isinstance(item, Sample) else NOTHING_RIGHT
+        return cls(item.id, question, error=error, problem=problem, score=score)
 
     def row(self, item: Sample | Unreadable) -> Row:
         """What the figures need of it; the sample is scored anew."""
         if isinstance(item, Unreadable):
-            return Row(self.id, error="unreadable", score=Score(0, 0, failed=True))
+            return Row(self.id, error="unreadable", lost=True)
         return score_sample(item, self.objects, self.error)
 
     def to_line(self) -> str:
@@ -116,6 +117,11 @@ class Prediction:
             return cls(id, question, raw_text, think, row["error"], problem, objects, score, row["seconds"])
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise UserError(f"it is no line of predictions: {' '.join(str(error).split())[:200]}") from error
+
+
+def predicted(result: Segmentation) -> tuple[Predicted, ...]:
+    """What the pipeline found, as it is scored and kept."""
+    return tuple(Predicted(o.box, encode(o.mask), o.points, _finite(o.score)) for o in result.instances)
 
 
 def _object(value: Mapping[str, Any]) -> Predicted:

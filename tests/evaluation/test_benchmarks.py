@@ -1,7 +1,6 @@
 """The benchmarks of configs/eval: each loads, finds its data, and is evaluated by the shipped policy."""
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,9 @@ from segzero.errors import UserError
 from segzero.evaluation.answering import answer, remember, settings_of
 from segzero.evaluation.benchmarks import OWN, Task, Unreadable, get_benchmark, load_benchmarks
 from segzero.evaluation.runner import evaluate, survey
+from segzero.evaluation.scoring import Predicted, score_sample
 from segzero.evaluation.store import NAME
+from segzero.evaluation.summary import summarise
 
 EVERY = [name for name in load_benchmarks() if name != OWN]
 # Where the fixture has more than one sample, or some without a target.
@@ -125,6 +126,10 @@ def test_a_truth_that_cannot_be_scored_is_refused_before_anything_is_asked(tmp_p
 def test_an_unreadable_record_lowers_the_mean(remembering, held_out, tmp_path):
     item = Unreadable("unreadable-0", "it makes no sense")
     [failed, found] = answer(remembering, [item, held_out[0]])
-    row = failed.row(item)
-    assert row.score is not None and row.score.failed and math.isclose(row.score.iou, 0.0)
     assert found.score is not None and found.error is None
+    row, right = (
+        failed.row(item),
+        score_sample(held_out[0], [Predicted(held_out[0].objects[0].box, held_out[0].mask())]),
+    )
+    assert failed.score is not None and failed.score.failed
+    assert summarise([row, right])["figures"]["giou"] == {"value": 0.5, "low": 0.0, "high": 1.0, "of": 2}
