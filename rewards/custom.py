@@ -8,7 +8,6 @@ segzero.errors.UserError: reward 'my_module.my_reward': no module 'my_module'; i
 import importlib
 import inspect
 import logging
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
@@ -17,6 +16,8 @@ from rewards.case import Case
 from rewards.rubric import Reward
 from segzero.answer import Answer, Instance
 from segzero.errors import UserError
+
+LARGEST = 1e6  # of a value: training adds them up in float32
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,9 @@ class CustomReward:
         for name, value in terms.items():
             if not isinstance(name, str) or not isinstance(value, Real):
                 raise UserError(f"reward {self.path!r} returned {name!r}: {value!r}; return a number or named numbers")
-            if not math.isfinite(value):
-                raise UserError(f"reward {self.path!r} returned {value} for {name!r}; every value must be finite")
+            if not abs(value) <= LARGEST:
+                said = f"reward {self.path!r} returned {value} for {name!r}"
+                raise UserError(f"{said}; every value must be finite, and no larger than {LARGEST:g}")
         values = {name: float(value) for name, value in terms.items()}
         return Reward(sum(values.values()), values)
 

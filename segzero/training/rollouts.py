@@ -107,8 +107,11 @@ class Rollouts:
             return await asyncio.gather(*map(one, samples))
 
         work = asyncio.run_coroutine_threadsafe(run(), self._loop)
-        while not futures.wait([work], timeout=PATIENCE).done:
-            self.check()
+        try:
+            while not futures.wait([work], timeout=PATIENCE).done:
+                self.check()
+        finally:
+            work.cancel()  # nothing, once it is done
         return work.result()
 
     # The work

@@ -23,6 +23,10 @@ def terms(answer, truth):
 def nan(answer, truth):
     return {"fine": 1.0, "bad": float("nan")}
 
+
+def huge(answer, truth):
+    return {"fine": 1.0, "bad": -1e38}
+
 def text(answer, truth):
     return "7"
 
@@ -57,6 +61,7 @@ def test_a_number_or_named_numbers(module):
     ("name", "message"),
     [
         ("nan", "returned nan for 'bad'; every value must be finite"),
+        ("huge", "returned -1e\\+38 for 'bad'; every value must be finite, and no larger than 1e\\+06"),
         ("text", "returned 'reward': '7'; return a number or named numbers"),
         ("empty", "returned an empty dict"),
     ],
