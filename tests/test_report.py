@@ -1,6 +1,7 @@
 """The report shows the figures it is given, and nothing it would have to fetch."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -47,3 +48,11 @@ def test_a_log_without_validation_has_one_curve():
 def test_what_was_lost_is_shown_too():
     before, after = answers([0.5, 0.5, 0.5, 0.5]), answers([0.9, 0.1, 0.5, 0.7])
     assert most_changed(before, after) == [("Gained", 0), ("Gained", 3), ("Lost", 1)]
+
+
+def test_each_kind_of_question_is_shown_before_any_twice():
+    before, after = answers([0.0, 0.0, 0.0, 0.0]), answers([0.9, 0.8, 0.5, 0.7])
+    kinds = ["colour", "colour", "size", "colour"]
+    rows = [replace(row, category=kind) for row, kind in zip(after.rows, kinds, strict=True)]
+    found = most_changed(before, replace(after, rows=rows), better=3)
+    assert found == [("Gained", 0), ("Gained", 2), ("Gained", 1)]
