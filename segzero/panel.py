@@ -21,8 +21,11 @@ TITLE, TEXT, SMALL = 30, 20, 15  # sizes of letters
 LINE = 1.35  # from one line to the next, in sizes of letters
 
 
-def draw_panel(result: "Segmentation") -> Image.Image:
-    """The image and its overlay side by side (one above the other, if they are wide), words above and below."""
+def draw_panel(result: "Segmentation", truth: "Sequence[Found] | None" = None) -> Image.Image:
+    """The image and its overlay side by side (one above the other, if they are wide), words above and below.
+
+    `truth`: what should have been found; it gets a third picture.
+    """
     image = result.image
     wide = image.width > 2 * image.height
     times = min((2 * SIDE + GAP if wide else SIDE) / image.width, SIDE / image.height)
@@ -30,9 +33,13 @@ def draw_panel(result: "Segmentation") -> Image.Image:
     original, overlay = enlarge(image, size), draw_overlay(image, result.instances, size)
     if not result.instances:
         overlay = Image.blend(overlay, Image.new("RGB", size, PAPER), 0.7)
-    both = _join([_round_corners(picture) for picture in (original, overlay)], GAP // 2, down=wide)
-    width = max(both.width, SIDE)
-    blocks = [_text(result.question, TITLE, INK, width, max_lines=4), both, _findings(result, width)]
+    pictures = [original, overlay, *([] if truth is None else [draw_overlay(image, truth, size)])]
+    row = _join([_round_corners(picture) for picture in pictures], GAP // 2, down=wide)
+    width = max(row.width, SIDE)
+    blocks = [_text(result.question, TITLE, INK, width, max_lines=4), row, _findings(result, width)]
+    if truth is not None:
+        said = "The image, the answer and the truth" + ("" if truth else ", which is that nothing is there")
+        blocks.insert(2, _text(said, SMALL, MUTED, width, max_lines=1))
     if result.think.strip():
         blocks.append(_quoted("Reasoning", result.think, width))
     if result.error is not None:

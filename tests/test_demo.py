@@ -17,7 +17,7 @@ def test_ask_train_merge_ask_again(tmp_path):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found = re.search(r"gIoU +(0\.\d+) +(0\.\d+) +([+-]0\.\d+)", done.stdout)
     assert found, done.stdout[-3000:]
-    assert float(found[3]) > -0.05, found[0]  # a learning rate that wrecks the policy loses twice that
+    assert float(found[3]) > 0.03, found[0]  # benchmarks/learning.py gains more than twice that with every seed
     page = (out / "report.html").read_text()
     assert found[1] in page and found[2] in page and page.count("<svg") == 2
     assert json.loads((out / "merged" / "segzero.json").read_text())["prompt"] == "multi"

@@ -34,6 +34,16 @@ def test_image_and_overlay_stand_side_by_side():
     assert (shown[50:590, 50:590] == overlay[50:590, 50:590]).all()
 
 
+def test_the_truth_stands_beside_the_answer():
+    result = Segmentation(scene(), "the left half", (half(),))
+    alone, compared = np.array(draw_panel(result)), np.array(draw_panel(result, [half()]))
+    assert compared.shape[1] == 3 * SIDE + 2 * (GAP // 2) + 2 * MARGIN
+    answer, truth = (compared[150:600, MARGIN + place * (SIDE + GAP // 2) :][:, :SIDE] for place in (1, 2))
+    assert (answer == truth).all() and (answer == alone[150:600, MARGIN + SIDE + GAP // 2 :][:, :SIDE]).all()
+    nothing = np.array(draw_panel(result, []))[150:600, MARGIN + 2 * (SIDE + GAP // 2) :][:, :SIDE]
+    assert (nothing == alone[150:600, MARGIN:][:, :SIDE]).all()
+
+
 def test_wide_images_stand_one_above_the_other():
     panel = draw_panel(Segmentation(scene((300, 60)), "it", (half((300, 60)),)))
     pictures = 2 * round(60 * (2 * SIDE + GAP) / 300)

@@ -77,7 +77,7 @@ def prepare(
     from segzero.data.recipe import Recipe
 
     recipe = Recipe(join, no_target, filter_iou)
-    options = _options(option or []) | ({"split": split} if split else {})
+    options = named_options(option or []) | ({"split": split} if split else {})
     columns = (TextColumn("samples read"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=limit or None)
@@ -115,7 +115,7 @@ def export(
         )
 
 
-def _options(written: list[str]) -> dict[str, str]:
+def named_options(written: list[str]) -> dict[str, str]:
     """`["level=instance"]` -> `{"level": "instance"}`."""
     pairs = [text.partition("=") for text in written]
     wrong = [text for text, (name, mark, _) in zip(written, pairs, strict=True) if not name or not mark]

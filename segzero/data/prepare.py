@@ -101,15 +101,18 @@ def prepare(
 
 
 def _begin(out: Path, settings: dict[str, Any]) -> None:
-    """Note the settings, or find those of the call that was interrupted, which must be the same."""
+    """Note the settings. Those of an interrupted call must be the same, unless it made nothing."""
     note = out / NOTES / "settings.json"
-    if note.is_file():
-        _same_settings(out, read_json(note), settings)
+    begun, made = note.is_file(), out.is_dir() and any(out.glob("*.parquet"))
+    if begun:
+        _same_settings(out, read_json(note), settings if made else {})
+    elif out.is_file() or made:
+        raise UserError(f"{out} holds something else already; choose another --out, or remove it")
+    if begun:
         for unfinished in out.glob(".*.parquet.*"):
             unfinished.unlink(missing_ok=True)
-        return
-    if out.is_file() or (out.is_dir() and any(out.glob("*.parquet"))):
-        raise UserError(f"{out} holds something else already; choose another --out, or remove it")
+    if not made:
+        shutil.rmtree(note.parent, ignore_errors=True)
     write_atomically(note, json.dumps(settings).encode())
 
 

@@ -134,7 +134,7 @@ def parquet_files(path: str | Path) -> list[Path]:
         path = path / "*.parquet"
     files = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
     if not files:
-        raise UserError(f"no {path.name} in {path.parent}; check the path")
+        raise UserError(f"no {path.name} in {path.parent}; `segzero data prepare` makes them of other formats")
     return files
 
 

@@ -59,7 +59,7 @@ def panel(sample: Sample) -> Image.Image:
     image = sample.open()
     times = SIDE / max(image.size)
     size = max(1, round(image.width * times)), max(1, round(image.height * times))
-    founds = [found for true in sample.objects if (found := _found(true, image.size)) is not None]
+    founds = true_founds(sample, image.size)
     pictures = beside([enlarge(image, size), draw_overlay(image, founds, size)])
     font, step = font_for(sample.question, LETTERS), round(1.35 * LETTERS)
     lines = wrap(sample.question if founds else f"{sample.question} (nothing is there)", font, pictures.width - MARGIN)
@@ -80,6 +80,11 @@ def entry(sample: Sample) -> str:
     except UserError as error:
         shown = f"<p>{escape(sample.question)}: {escape(str(error))}</p>"
     return f"<p><small>{words}{earlier}</small></p>{shown}"
+
+
+def true_founds(sample: Sample, size: Size) -> list[Found]:
+    """The truth as the overlay draws it; what is malformed is left away."""
+    return [found for true in sample.objects if (found := _found(true, size)) is not None]
 
 
 def _found(true: Object, size: Size) -> Found | None:

@@ -45,7 +45,8 @@ class Benchmark:
         places = [root / self.path] if self.path else [root / self.hub, root / Path(self.hub).name]
         source = next((str(place.absolute()) for place in places if place.exists()), self.hub)
         if not source:
-            raise UserError(f"no data of {self.name} at {places[0]}; --data names the folder that holds {self.path}")
+            what = "them" if self.name == OWN else f"the folder that holds {self.path}"
+            raise UserError(f"no data of {self.name} at {places[0]}; --data names {what}")
         return Task(self, source, str((root / self.images).absolute()) if self.images else "")
 
     def is_at(self, root: str | Path) -> bool:

@@ -33,6 +33,11 @@ def run(
         str | None, typer.Option(help="A benchmark, several with commas, or all those whose data are in --data.")
     ] = None,
     data: Annotated[Path, typer.Option(help="The folder below which the data are; for `own`, the data.")] = Path(),
+    format: Annotated[
+        str | None,
+        typer.Option(help="Of own data: folder, coco, refer, ...: the formats of docs/data.md."),
+    ] = None,
+    option: Annotated[list[str] | None, typer.Option(help="The format's own: split=val, images=...")] = None,
     input_json: Annotated[Path | None, typer.Option("--input_json", "--input-json", help="ConverSeg's JSON.")] = None,
     hf_dataset: Annotated[
         str | None, typer.Option("--hf_dataset", "--hf-dataset", help="A data set with ConverSeg's columns.")
@@ -77,7 +82,10 @@ def run(
 
     if hf_config != "default":
         raise UserError(f"--hf_config {hf_config}: only the configuration 'default' is read")
-    tasks = [replace(task, limit=limit) for task in _tasks(benchmark, data, input_json, hf_dataset, hf_splits)]
+    tasks = _tasks(benchmark, data, input_json, hf_dataset, hf_splits)
+    if format or option:
+        tasks = [_in_format(task, format, option or []) for task in tasks]
+    tasks = [replace(task, limit=limit) for task in tasks]
     folders = [out / file_stem(task.benchmark.name) for task in tasks]
     counts = []
     for task in tasks:
@@ -183,9 +191,28 @@ def _tasks(benchmark: str | None, data: Path, input_json: Path | None, hf: str |
     return [get_benchmark(name.strip()).find(data) for name in str(benchmark).split(",")]
 
 
+def _in_format(task: Any, format: str | None, written: list[str]) -> Any:
+    """Own data as one of the published formats."""
+    from segzero.data.commands import named_options
+    from segzero.evaluation.benchmarks import OWN
+
+    if task.benchmark.name != OWN or format is None:
+        raise UserError("--format and --option go together with --benchmark own alone; the others know how to be read")
+    benchmark = replace(
+        task.benchmark,
+        reader=format,
+        options=named_options(written),
+        level="category" if format == "coco" else task.benchmark.level,
+        note=f"Own data in the format {format}.",
+    )
+    return replace(task, benchmark=benchmark)
+
+
 def _tell_problems(name: str, count: int, problems: list[str], strict: bool) -> None:
     if not problems:
         return
+    if len(problems) == count:
+        raise UserError(f"{name}: none of the {count} records can be read, the first: {problems[0]}")
     if strict:
         raise UserError(
             f"{name}: {len(problems)} of {count} records can't be read (--strict), the first: {problems[0]}"

@@ -12,7 +12,7 @@ from PIL import Image
 from segzero.data.sample import Sample
 from segzero.errors import UserError
 from segzero.evaluation.benchmarks import Task
-from segzero.evaluation.outputs import result_of
+from segzero.evaluation.outputs import panel_of, result_of
 from segzero.evaluation.prediction import NOTHING_RIGHT
 from segzero.evaluation.store import Predictions
 from segzero.files import png_bytes, write_atomically
@@ -38,7 +38,7 @@ def save_pictures(folder: Path, task: Task, predictions: Predictions) -> int:
             continue
         write_atomically(folder / f"{name}_orig.png", png_bytes(result.image))
         write_atomically(folder / f"{name}_pred.png", _mask_png(result.union))
-        write_atomically(folder / f"{name}_panel.png", png_bytes(result.panel()))
+        write_atomically(folder / f"{name}_panel.png", png_bytes(panel_of(item, prediction)))
         truth = item.mask()
         if truth is not None:
             write_atomically(folder / f"{name}_gt.png", _mask_png(decode(truth)))

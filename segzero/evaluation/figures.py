@@ -55,6 +55,14 @@ def _any_box(row: Row) -> Part | None:
     return None if row.any_box_iou is None else (row.any_box_iou > 0.5, 1)
 
 
+def _without_target(row: Row) -> Part | None:
+    return n_acc_part(row.score) if row.score and row.score.true_empty else None
+
+
+def _with_target(row: Row) -> Part | None:
+    return t_acc_part(row.score) if row.score and not row.score.true_empty else None
+
+
 def _target_precision(row: Row, threshold: float) -> Part | None:
     return precision_part(row.score, threshold) if row.score and not row.score.true_empty else None
 
@@ -107,8 +115,8 @@ FIGURES: dict[str, Figure] = {
     "rec_box": Figure("REC Acc@0.5: the box around all predicted boxes", _reaches("box_iou")),
     "rec_mask_box": Figure("REC Acc@0.5: the box of the predicted mask", _reaches("mask_box_iou")),
     "rec_any_box": Figure("REC as published: any predicted box over 0.5", _any_box),
-    "n_acc": Figure('samples without a target answered "nothing there"', _mask(n_acc_part)),
-    "t_acc": Figure("samples with a target answered with a mask", _mask(t_acc_part)),
+    "n_acc": Figure('samples without a target answered "nothing there"', _without_target),
+    "t_acc": Figure("samples with a target answered with a mask", _with_target),
     "answered": Figure("share of samples with an answer that could be read", lambda row: (row.error is None, 1)),
     **{
         f"target_p@{k}": Figure(

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from segzero.data.sample import Sample
+from segzero.data.show import true_founds
 from segzero.errors import UserError
 from segzero.evaluation.benchmarks import Task
 from segzero.evaluation.coco_ap import coco_ap
@@ -28,6 +30,7 @@ from segzero.evaluation.store import Predictions
 from segzero.evaluation.summary import summarise
 from segzero.files import write_atomically
 from segzero.masks import decode
+from segzero.panel import draw_panel
 from segzero.result import Found, Segmentation
 
 STEM = 100  # characters of a file's name that come from an id
@@ -112,14 +115,19 @@ def result_of(sample: Sample, prediction: Prediction) -> Segmentation:
     return Segmentation(image, sample.question, found, prediction.think, prediction.raw_text, prediction.error, (), {})
 
 
+def panel_of(sample: Sample, prediction: Prediction) -> Image.Image:
+    """The question, the image, the answer and beside it the truth."""
+    return draw_panel(result_of(sample, prediction), true_founds(sample, sample.size))
+
+
 def _write_report(path: Path, task: Task, predictions: Predictions, rows: list[Row], metrics: dict[str, Any]) -> None:
     shown = {row.id for some in notable(rows).values() for row in some}
     panels = {}
     for item, prediction in predictions.pairs(task.read()):
         if item.id in shown and isinstance(item, Sample):
-            panels[item.id] = result_of(item, prediction).panel()
+            panels[item.id] = panel_of(item, prediction)
     protocol = metrics["protocol"]
-    facts = {name: _told(value) for name, value in protocol.items() if value}
+    facts = {name: _told(value) for name, value in protocol.items() if value not in (None, "", {})}
     facts |= {f"published, {model}": _told(figures) for model, figures in metrics["published"].items()}
     write_atomically(path, write_page(metrics["benchmark"], metrics, rows, panels, facts).encode("utf-8", "replace"))
 

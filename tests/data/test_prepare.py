@@ -205,6 +205,18 @@ def test_finished_data_is_not_made_again_and_not_mixed(coco, tmp_path):
         prepare(str(coco), "coco", tmp_path / "mine")
 
 
+def test_a_call_that_made_nothing_does_not_stand_in_the_way(coco, tmp_path):
+    out = tmp_path / "out"
+    for wrong in (tmp_path / "typo.json", coco.parent / "images" / "00.png"):
+        with pytest.raises(UserError):
+            prepare(str(wrong), "coco", out)
+    (tmp_path / "mine/images").mkdir(parents=True)
+    (tmp_path / "mine/prompts.csv").write_text("picture,text\n00.png,the cat\n")
+    with pytest.raises(UserError, match=r"nothing of .* can be trained on; first: .*lacks 'image'"):
+        prepare(str(tmp_path / "mine"), "folder", out)
+    assert prepare(str(coco), "coco", out).samples == 36
+
+
 def test_a_source_that_changed_in_between(coco, tmp_path):
     class Stop(Exception):
         pass

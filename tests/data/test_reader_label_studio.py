@@ -86,6 +86,14 @@ def test_images_are_looked_for_by_name(file, address):
     assert sample.image == str(file.parent / "cat.jpg")
 
 
+def test_images_beside_the_file(file):
+    (file.parent / "images").mkdir()
+    (file.parent / "cat.jpg").rename(file.parent / "images/cat.jpg")
+    write_json(file, [task(POLYGON)])
+    [sample] = read(file, "label_studio")
+    assert sample.image == str(file.parent / "images/cat.jpg")
+
+
 CODE = brush_code(box_mask(1, 1, 5, 3))
 
 

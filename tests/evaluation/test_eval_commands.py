@@ -9,6 +9,7 @@ from benchmark_files import write_all
 from reader_files import box_mask, jpeg, mask_png, write_json
 
 from segzero import cli
+from segzero.data.exports import export
 from segzero.data.sample import to_parquet
 from segzero.evaluation.exports import file_stem
 
@@ -61,7 +62,11 @@ def test_convseg_json_and_a_record_that_cannot_be_read(run, tmp_path):
     jpeg(tmp_path / "images/1.jpg")
     mask_png(tmp_path / "masks/1.png", box_mask(1, 1, 4, 4))
     item = {"id": "1", "image": "images/1.jpg", "mask": "masks/1.png", "prompt": "a rail", "concept": "affordances"}
-    write_json(tmp_path / "items.json", {"dataset": "d", "count": 2, "items": [item, item | {"image": "images/2.jpg"}]})
+    absent = item | {"image": "images/2.jpg"}
+    write_json(tmp_path / "items.json", {"items": [absent]})
+    code, _, complaint = run("--input_json", "items.json", *TINY)
+    assert code == 2 and "items: none of the 1 records can be read, the first: " in complaint
+    write_json(tmp_path / "items.json", {"dataset": "d", "count": 2, "items": [item, absent]})
     code, out, _ = run("--input_json", "items.json", *TINY)
     assert code == 0 and "items: 1 of 2 records can't be read and count as failed" in out
     assert "images/2.jpg" in out
@@ -70,6 +75,18 @@ def test_convseg_json_and_a_record_that_cannot_be_read(run, tmp_path):
     code, _, complaint = run("--input_json", "items.json", *TINY, "--strict", "--out", "strict")
     assert code == 2 and "--strict" in complaint and complaint.count("\n") == 1
     assert not (tmp_path / "strict").exists()
+
+
+def test_own_data_in_another_format(run, held_out, tmp_path):
+    """SegZero's own export as COCO, read back: categories of images, with average precision."""
+    to_parquet(held_out[:2], tmp_path / "mine" / "test.parquet")
+    export(tmp_path / "mine", "coco", tmp_path / "coco")
+    options = ("--format", "coco", "--option", "images=coco/images")
+    code, out, _ = run("--benchmark", "own", "--data", "coco/instances.json", *options, *TINY)
+    assert code == 0 and "2/2" in out
+    metrics = json.loads((tmp_path / "evaluation/own/metrics.json").read_text())
+    assert metrics["samples"] == 2 and metrics["average_precision"]
+    assert metrics["protocol"]["reader"] == "coco" and metrics["protocol"]["level"] == "category"
 
 
 def test_convsegs_hub_mode_and_all_benchmarks_that_are_there(run, tmp_path):
@@ -93,7 +110,10 @@ def test_convsegs_hub_mode_and_all_benchmarks_that_are_there(run, tmp_path):
         (["--benchmark", "reasonseg_test"], "no data of reasonseg_test at reason_seg/ReasonSeg"),
         (["--benchmark", "all"], "holds the data of no benchmark"),
         (["--benchmark", "own", "--data", "empty"], "must hold one of prompts.csv"),
-        (["--benchmark", "own", "--data", "missing"], "no data of own at missing"),
+        (["--benchmark", "own", "--data", "missing"], "no data of own at missing; --data names them"),
+        (["--benchmark", "own", "--data", "good", "--format", "foldr"], "did you mean 'folder'"),
+        (["--benchmark", "own", "--data", "empty", "--option", "split=val"], "--format and --option go together"),
+        (["--benchmark", "reasonseg_test", "--data", "empty", "--format", "folder"], "no data of reasonseg_test"),
         (["--benchmark", "own", "--input_json", "bad.json"], "say what to evaluate"),
         (["--data", "."], "say what to evaluate"),
         (["--input_json", "missing.json"], "no such file: missing.json"),

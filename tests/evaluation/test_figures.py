@@ -122,6 +122,7 @@ def test_of_counts_the_samples_a_figure_speaks_of():
     table = Table.of([*ROWS, score_sample(sample(meta={"count": 2}), [])])
     spoken = dict(zip(table.names, table.speaks.sum(axis=0), strict=True))
     assert (spoken["giou"], spoken["rec_box"], spoken["count_mae"], spoken["target_p@0.7"]) == (6, 4, 1, 4)
+    assert spoken["n_acc"] + spoken["t_acc"] == spoken["giou"] and spoken["t_acc"] == spoken["target_p@0.7"]
 
 
 def test_every_figure_says_what_it_is():

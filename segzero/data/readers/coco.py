@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from segzero.data.readers.pictures import existing_folder, inside
+from segzero.data.readers.pictures import image_folder, inside
 from segzero.data.readers.records import Record, brief, get, get_id, get_size, question, read_json
 from segzero.data.readers.shapes import coco_mask, coco_object, numbers
 from segzero.data.sample import Sample
@@ -26,7 +26,7 @@ def read_coco(source: str | Path, images: str | Path = "") -> Iterator[Record]:
     """
     file = Path(source)
     found = read_json(file)
-    root = _image_folder(file, images)
+    root = image_folder(file, images)
     try:
         names = {get(c, "id", int): question(get(c, "name", str)) for c in get(found, "categories", list)}
         pictures, annotations = get(found, "images", list), get(found, "annotations", list)
@@ -96,10 +96,3 @@ def _file_name(picture: dict) -> str:
     """The image's name; LVIS gives COCO's address instead, whose last two parts are folder and name."""
     name = get(picture, "file_name", str, default="")
     return name or "/".join(get(picture, "coco_url", str).split("/")[-2:])
-
-
-def _image_folder(file: Path, images: str | Path) -> Path:
-    if images:
-        return existing_folder(images, "COCO images")
-    beside = file.parent / "images"
-    return beside if beside.is_dir() else file.parent

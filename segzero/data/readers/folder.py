@@ -31,7 +31,9 @@ def read_folder(source: str | Path, split: str = "") -> Iterator[Record]:
     folder = existing_folder(source, "own data")
     tables = [folder / name for name in TABLES if (folder / name).is_file()]
     if len(tables) != 1:
-        raise UserError(f"{folder} must hold one of {' and '.join(TABLES)}; it holds {len(tables)} of them")
+        raise UserError(
+            f"{folder} must hold one of {' and '.join(TABLES)}; it holds {len(tables)} of them; see docs/data.md"
+        )
     existing_folder(folder / "images", "own data")
     [table] = tables
     lines: Iterator[tuple[str, Any]] = csv_rows(table) if table.suffix == ".csv" else json_lines(table)

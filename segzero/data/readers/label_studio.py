@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
-from segzero.data.readers.pictures import existing_folder, image_size, inside
+from segzero.data.readers.pictures import image_folder, image_size, inside
 from segzero.data.readers.records import Record, get, get_id, get_size, question, read_json
 from segzero.data.readers.shapes import coco_mask, numbers, rle_object, xyxy
 from segzero.data.sample import Object, Sample
@@ -30,13 +30,14 @@ CHANNELS = 4  # a brush's strokes are stored as a picture with transparency, row
 def read_label_studio(source: str | Path, images: str | Path = "") -> Iterator[Record]:
     """A Sample for each label in each image, from the first annotation that was not cancelled.
 
-    `images`: the folder of the images, where the last part of each address is looked for; else the file's own.
+    `images`: the folder of the images, where the last part of each address is looked for; else images/ beside the
+    file, or the file's own folder.
     """
     file = Path(source)
     tasks = read_json(file)
     if not isinstance(tasks, list):
         raise UserError(f"{file} must hold a list of tasks: export as JSON, not JSON-MIN")
-    root = existing_folder(images or file.parent, "Label Studio's images")
+    root = image_folder(file, images)
     for number, task in enumerate(tasks):
         yield Record(f"{file}, task {number}", partial(_samples, task, root, file.stem))
 

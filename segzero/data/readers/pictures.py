@@ -26,6 +26,14 @@ def existing_folder(path: str | Path, what: str) -> Path:
     return path
 
 
+def image_folder(file: Path, images: str | Path = "") -> Path:
+    """Where the images are that a file names: `images`, else images/ beside the file, else the file's own folder."""
+    if images:
+        return existing_folder(images, f"the images of {file.name}")
+    beside = file.parent / "images"
+    return beside if beside.is_dir() else file.parent
+
+
 def inside(root: Path, name: str) -> Path:
     """The file of that name below `root`, which must be there; a name that leads out of `root` is refused.
 
