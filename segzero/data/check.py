@@ -4,9 +4,9 @@
 >>> print(report)                                           # doctest: +SKIP
 27 samples of 27 images (224x224): 18 train, 9 val
 3 with nothing there, the others with up to 2 objects
-seg_zero         the truth earns the most in 21 of 21; 6 are not for it, or have no points
-seg_zero_strict  the truth earns the most in 21 of 21; 6 are not for it, or have no points
-vision_reasoner  the truth earns the most in 24 of 24; 3 are not for it, or have no points
+seg_zero         the truth earns the most in 21 of 21; 6 are not for it, or lack points or masks
+seg_zero_strict  the truth earns the most in 21 of 21; 6 are not for it, or lack points or masks
+vision_reasoner  the truth earns the most in 24 of 24; 3 are not for it, or lack points or masks
 soft             the truth earns the most in 27 of 27
 mask             the truth earns the most in 27 of 27
 nothing is wrong
@@ -66,7 +66,7 @@ class Report:
             lines.append(f"{self.repeated} ask what another one asks of the same image")
         for preset in PRESETS:
             left = self.samples - self.scored[preset]
-            other = f"; {left} are not for it, or have no points" if left else ""
+            other = f"; {left} are not for it, or lack points or masks" if left else ""
             lines.append(
                 f"{preset:16} the truth earns the most in {self.highest[preset]} of {self.scored[preset]}{other}"
             )

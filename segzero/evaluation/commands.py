@@ -91,6 +91,7 @@ def run(
     for task in tasks:
         count, problems = survey(task)
         _tell_problems(task.benchmark.name, count, problems, strict)
+        _tell_count(task, count)
         counts.append(count)
     models = Models(
         policy or _shipped("policy", tiny.policy_path()),
@@ -222,6 +223,13 @@ def _tell_problems(name: str, count: int, problems: list[str], strict: bool) -> 
         console.print(f"  {problem}", soft_wrap=True)
 
 
+def _tell_count(task: Any, count: int) -> None:
+    whole = task.benchmark.count
+    if whole is not None and count != whole and task.limit is None:
+        name = task.benchmark.name
+        console.print(f"{name}: {count} samples, while the published set has {whole}", style="yellow", soft_wrap=True)
+
+
 def _evaluate(task: Any, count: int, out: Path, answer_all: Any, settings: dict[str, Any], batch: int) -> None:
     from segzero.evaluation.runner import evaluate
 
@@ -278,7 +286,8 @@ def _show(metrics: dict[str, Any], out: Path) -> None:
     for code, failed in metrics["errors"].items():
         console.print(f"failed, {code}: {failed['count']} of {metrics['samples']}")
     for model, figures in metrics["published"].items():
-        console.print(f"published: {model} {', '.join(f'{name} {value}' for name, value in figures.items())}")
+        told = ", ".join(f"{name} {value}" for name, value in figures.items())
+        console.print(f"published, in percent: {model} {told}")
     console.print(f"in {out}/", soft_wrap=True)
 
 

@@ -14,6 +14,7 @@ from segzero.errors import UserError
 from segzero.evaluation.benchmarks import Task
 from segzero.evaluation.outputs import panel_of, result_of
 from segzero.evaluation.prediction import NOTHING_RIGHT
+from segzero.evaluation.scoring import places_unknown
 from segzero.evaluation.store import Predictions
 from segzero.files import png_bytes, write_atomically
 from segzero.masks import decode
@@ -40,7 +41,7 @@ def save_pictures(folder: Path, task: Task, predictions: Predictions) -> int:
         write_atomically(folder / f"{name}_pred.png", _mask_png(result.union))
         write_atomically(folder / f"{name}_panel.png", png_bytes(panel_of(item, prediction)))
         truth = item.mask()
-        if truth is not None:
+        if truth is not None and not places_unknown(item):
             write_atomically(folder / f"{name}_gt.png", _mask_png(decode(truth)))
         count += 1
     return count

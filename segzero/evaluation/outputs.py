@@ -25,7 +25,7 @@ from segzero.evaluation.metrics import Score
 from segzero.evaluation.page import notable, write_page
 from segzero.evaluation.prediction import Prediction
 from segzero.evaluation.protocol import commit, versions
-from segzero.evaluation.scoring import Row
+from segzero.evaluation.scoring import Row, places_unknown
 from segzero.evaluation.store import Predictions
 from segzero.evaluation.summary import summarise
 from segzero.files import write_atomically
@@ -116,8 +116,9 @@ def result_of(sample: Sample, prediction: Prediction) -> Segmentation:
 
 
 def panel_of(sample: Sample, prediction: Prediction) -> Image.Image:
-    """The question, the image, the answer and beside it the truth."""
-    return draw_panel(result_of(sample, prediction), true_founds(sample, sample.size))
+    """The question, the image, the answer and beside it the truth, where that is more than a count."""
+    truth = None if places_unknown(sample) else true_founds(sample, sample.size)
+    return draw_panel(result_of(sample, prediction), truth)
 
 
 def _write_report(path: Path, task: Task, predictions: Predictions, rows: list[Row], metrics: dict[str, Any]) -> None:

@@ -86,7 +86,7 @@ def score_sample(sample: Sample, predicted: Sequence[Predicted], error: str | No
         predicted_objects=len(found),
         true_count=_true_count(sample),
     )
-    if _places_unknown(sample):
+    if places_unknown(sample):
         return row
     around = mask_box(_less(everything, ignore)) if drawn else None
     ious = _box_ious([o.box for o in found], around, boxes)  # [P + 2, T]
@@ -131,7 +131,7 @@ def _true_count(sample: Sample) -> int | None:
     return count
 
 
-def _places_unknown(sample: Sample) -> bool:
+def places_unknown(sample: Sample) -> bool:
     """A counting sample may say how many there are and not where."""
     return sample.empty and bool(sample.meta.get("count"))
 

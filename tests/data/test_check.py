@@ -78,7 +78,13 @@ def test_data_without_points_is_only_not_scored(tmp_path):
     report = checked(tmp_path, replace(GOOD, objects=(replace(FOUND, points=()),)))
     assert report.ok
     assert report.scored["soft"] == 0
-    assert "the truth earns the most in 0 of 0; 1 are not for it, or have no points" in str(report)
+    assert "the truth earns the most in 0 of 0; 1 are not for it, or lack points or masks" in str(report)
+
+
+def test_boxes_alone_are_not_for_the_reward_of_masks(tmp_path):
+    report = checked(tmp_path, replace(GOOD, objects=(replace(FOUND, rle=None),)))
+    assert report.ok
+    assert (report.scored["mask"], report.scored["soft"]) == (0, 1)
 
 
 def test_an_image_in_two_splits(tmp_path):

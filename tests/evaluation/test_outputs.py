@@ -67,6 +67,19 @@ def test_pictures_as_converseg_names_them(finished, samples, tmp_path):
         assert (np.asarray(Image.open(f"{stem}_orig.png")) == np.asarray(sample.open())).all()
 
 
+def test_of_a_truth_that_is_a_count_alone_no_mask_is_drawn(pipeline, held_out, tmp_path):
+    counted = replace(held_out[0], id="counted", objects=(), meta={"count": 3})
+    task = get_benchmark("own").find(to_parquet([counted, held_out[1]], tmp_path / "data" / "test.parquet").parent)
+    evaluate(task, tmp_path / "out", lambda chunks: (answer(pipeline, c) for c in chunks), settings_of(pipeline), 2)
+    with Predictions.open(tmp_path / "out" / NAME, write=False) as predictions:
+        save_pictures(tmp_path / "preds", task, predictions)
+    names = {path.name for path in (tmp_path / "preds").iterdir()}
+    other = file_stem(held_out[1].id)
+    assert "counted_gt.png" not in names and f"{other}_gt.png" in names
+    widths = [Image.open(tmp_path / "preds" / f"{stem}_panel.png").width for stem in ("counted", other)]
+    assert widths[0] < widths[1]  # beside the other answer stands the truth
+
+
 def test_names_stay_in_their_folder_and_apart():
     ids = [
         "val-17",
