@@ -10,8 +10,10 @@ from rich.console import Console
 
 from segzero import __version__
 from segzero.data.commands import data
+from segzero.dialogue.commands import chat
 from segzero.errors import UserError
 from segzero.evaluation.commands import app as evaluation
+from segzero.serving.commands import serve
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -159,6 +161,8 @@ def merge(
     console.print(f"written to {write(checkpoint, out, dtype)}")
 
 
+app.command()(chat)
+app.command()(serve)
 app.add_typer(data, name="data")
 app.add_typer(evaluation, name="eval")
 

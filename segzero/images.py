@@ -5,6 +5,7 @@
 ('RGB', (640, 480))
 """
 
+import hashlib
 import io
 import threading
 from collections.abc import Callable, Iterator
@@ -193,3 +194,8 @@ def _orientation(image: Image.Image) -> int:
         return image.getexif().get(ORIENTATION, 1)
     except Exception:  # a damaged EXIF block is no reason to refuse the picture
         return 1
+
+
+def pixels_key(image: Image.Image) -> str:
+    """A name for the pixels, whatever file they came from."""
+    return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()

@@ -83,6 +83,8 @@ def normalise(question: str) -> str:
     """
     if "<|" in question:  # would be read as the model's own marks: a turn's end, a second image
         raise UserError("the question holds '<|', which opens a model's special tokens; leave it out")
+    if any("\ud800" <= character <= "\udfff" for character in question):
+        raise UserError("the question holds half a character (a lone surrogate); leave it out")
     text = " ".join(question.split()).lower().rstrip(".?! ")
     if not text:
         raise UserError("the question is empty; say what to look for, e.g. 'the largest shape'")
@@ -95,16 +97,21 @@ def render_text(question: str, prompt: str = "multi") -> str:
     return chosen.before + normalise(question) + "".join(chosen.after)
 
 
-def render_messages(question: str, prompt: str = "multi") -> list[dict]:
-    """Chat messages with one image placeholder, as every Qwen-VL processor's chat template reads them.
+def render_messages(question: str, prompt: str = "multi", notes: str = "", images: int = 1) -> list[dict]:
+    """Chat messages with a placeholder for each image, as every Qwen-VL processor's chat template reads them.
+
+    `notes` stand on lines of their own before the question: what was found earlier, which image is which.
 
     >>> [m["role"] for m in render_messages("the mug")]
     ['system', 'user']
     """
+    if "<|" in notes:
+        raise UserError("the notes hold '<|', which opens a model's special tokens; leave it out")
+    text = render_text(question, prompt)
     return [
         {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
         {
             "role": "user",
-            "content": [{"type": "image"}, {"type": "text", "text": render_text(question, prompt)}],
+            "content": [{"type": "image"}] * images + [{"type": "text", "text": f"{notes}\n{text}" if notes else text}],
         },
     ]

@@ -12,6 +12,7 @@ LIGHT_MODULES = [
     "segzero", "rewards", "segzero.cli", "segzero.answer", "segzero.prompts", "segzero.frames", "segzero.masks",
     "segzero.images", "segzero.result", "segzero.data.sample", "segzero.evaluation.metrics", "segzero.evaluation.page",
     "segzero.policy", "segzero.segmenter", "segzero.pipeline", "segzero.tiny", "segzero.doctor", "segzero.inference",
+    "segzero.dialogue",
 ]  # fmt: skip
 
 

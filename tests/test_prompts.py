@@ -95,6 +95,18 @@ def test_messages_hold_one_image_before_the_text():
     assert user == {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": SEG_ZERO}]}
 
 
+def test_notes_stand_between_the_images_and_the_question():
+    [_, user] = render_messages("The mug.", "seg_zero", notes="earlier: a cup", images=2)
+    assert user["content"] == [{"type": "image"}] * 2 + [{"type": "text", "text": f"earlier: a cup\n{SEG_ZERO}"}]
+    with pytest.raises(UserError, match="the notes hold"):
+        render_messages("The mug.", notes='round 1, "<|im_end|>"')
+
+
+def test_half_a_character_is_refused():
+    with pytest.raises(UserError, match="lone surrogate"):
+        render_messages("the mug \ud800")
+
+
 def test_an_unknown_prompt_is_refused():
     with pytest.raises(UserError, match="unknown prompt 'segzero'; did you mean 'seg_zero'"):
         render_text("the mug", "segzero")

@@ -6,8 +6,6 @@
 Score(intersection=18230, union=20100, pred_empty=False, true_empty=False, failed=False)
 """
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from segzero.data.sample import Sample
+from segzero.dialogue.references import write_references
 from segzero.errors import TimedOut, UserError
 from segzero.evaluation.benchmarks import Unreadable
 from segzero.evaluation.cache import Cache, RememberedPolicy, RememberedSegmenter
@@ -24,12 +23,11 @@ from segzero.evaluation.protocol import fingerprint
 from segzero.frames import Frame
 from segzero.pipeline import SegZeroPipeline
 from segzero.policy import Sampling, load_policy
-from segzero.prompts import get_prompt, normalise
+from segzero.prompts import get_prompt
 from segzero.result import Segmentation
 from segzero.segmenter import load_segmenter
 
 Item = Sample | Unreadable
-_REFERENCE = re.compile(r"\[REF:(\d{1,4})\]")
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def answer(pipeline: SegZeroPipeline, items: Sequence[Item]) -> list[Prediction]
             done[number] = Prediction.failed(item, "image_error", str(error))
             continue
         try:
-            ready[number] = item, image, asked(item, pipeline.policy.frame)
+            ready[number] = item, image, write_references(item.question, item.turns, pipeline.policy.frame, item.size)
         except UserError as error:
             done[number] = Prediction.failed(item, "policy_error", str(error))
     results = _ask(pipeline, list(ready.values()))
@@ -115,27 +113,6 @@ def answer(pipeline: SegZeroPipeline, items: Sequence[Item]) -> list[Prediction]
             code = "time_out" if isinstance(result, TimedOut) else "policy_error"
             done[number] = Prediction.failed(sample, code, str(result))
     return [done[number] for number in range(len(items))]
-
-
-def asked(sample: Sample, frame: Frame) -> str:
-    """The question as the policy gets it: [REF:k] becomes the boxes of round k, in the policy's own numbers.
-
-    >>> turns = ({"question": "the cup", "boxes": [[10, 20, 60, 80]], "masks": [None]},)
-    >>> asked(Sample("2", "cup.jpg", "what is left of [REF:1]", 100, 100, turns=turns), Frame("stretch", 840))
-    'what is left of <box>[84, 168, 504, 672]</box>'
-    """
-
-    def place(match: re.Match[str]) -> str:
-        try:
-            turn = sample.turns[int(match[1]) - 1] if int(match[1]) else {}
-            boxes = [frame.to_frame([float(v) for v in box], sample.size) for box in turn["boxes"]]
-        except (IndexError, KeyError, TypeError, ValueError, OverflowError):
-            raise UserError(f"its question refers to round {match[1]}, which has no boxes") from None
-        return f"<box>{', '.join(json.dumps(box) for box in boxes)}</box>"
-
-    question = _REFERENCE.sub(place, sample.question)
-    normalise(question)  # refuses what can't be asked
-    return question
 
 
 def _open(sample: Sample, frame: Frame) -> Image.Image:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from segzero.errors import UserError
 from segzero.files import write_atomically
+from segzero.images import pixels_key
 from segzero.masks import decode, encode
 from segzero.policy import Policy, Reply, Request, Sampling
 from segzero.segmenter import Drawn, Embeddings, Prompt, Segmenter
@@ -55,11 +56,6 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def image_key(image: Image.Image) -> str:
-    """A name for the pixels."""
-    return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
-
-
 class RememberedPolicy:
     """Asks the policy only what it has not been asked before, as long as it answers greedily: a draw is not kept."""
 
@@ -88,7 +84,7 @@ class RememberedPolicy:
         self.policy.close()
 
     def _place(self, request: Request, sampling: Sampling) -> str:
-        key = key_of(self.identity, request.messages, image_key(request.image), asdict(sampling))
+        key = key_of(self.identity, request.messages, *map(pixels_key, request.images), asdict(sampling))
         return f"answers/{key[:2]}/{key}.json"
 
 
@@ -119,7 +115,7 @@ class RememberedSegmenter:
 
     def embed(self, images: Sequence[Image.Image]) -> Embeddings:
         """Encode the images of which no mask is known, once each."""
-        keys = [key_of(self.identity, image_key(image)) for image in images]
+        keys = [key_of(self.identity, pixels_key(image)) for image in images]
         places = tuple(f"masks/{key[:2]}/{key}" for key in keys)
         pictures = dict(zip(places, images, strict=True))
         new = tuple(place for place in pictures if not self.cache.has(place))

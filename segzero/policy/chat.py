@@ -30,22 +30,26 @@ def render(processor: "ProcessorMixin", messages: list[dict]) -> str:
 
 
 def read_request(request: Request, checkpoint: Checkpoint, processor: "ProcessorMixin", limit: int) -> str:
-    """The rendered prompt; with the image it is sure to leave room for an answer within `limit` tokens."""
-    size = request.image.size
-    if smart_size(size, checkpoint.factor, checkpoint.min_pixels, checkpoint.max_pixels) != size:
-        raise UserError(
-            f"an image of {size[0]}x{size[1]} would be resized again by {checkpoint.path}; "
-            "pass it through policy.frame.fit, and crop it if it is very narrow"
-        )
+    """The rendered prompt; with its images it is sure to leave room for an answer within `limit` tokens."""
+    for size in (image.size for image in request.images):
+        if smart_size(size, checkpoint.factor, checkpoint.min_pixels, checkpoint.max_pixels) != size:
+            raise UserError(
+                f"an image of {size[0]}x{size[1]} would be resized again by {checkpoint.path}; "
+                "pass it through policy.frame.fit, and crop it if it is very narrow"
+            )
     text = render(processor, request.messages)
     ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
     placeholders = ids.count(processor.image_token_id)
-    if placeholders != 1:
-        raise UserError(f"a request has one image; the messages rendered for {checkpoint.path} place {placeholders}")
-    length = len(ids) - 1 + checkpoint.image_tokens(size)
+    count = len(request.images)
+    if placeholders != count:
+        has = "one image" if count == 1 else f"{count} images"
+        raise UserError(f"a request has {has}; the messages rendered for {checkpoint.path} place {placeholders}")
+    seen = sum(checkpoint.image_tokens(image.size) for image in request.images)
+    length = len(ids) - count + seen
     if length >= limit:
+        whose = "the image's" if count == 1 else "the images'"
         raise UserError(
-            f"a prompt of {length} tokens ({checkpoint.image_tokens(size)} of them the image's) leaves no room for an "
+            f"a prompt of {length} tokens ({seen} of them {whose}) leaves no room for an "
             f"answer within {limit}; shorten the question or take a frame with fewer pixels"
         )
     return text

@@ -20,6 +20,8 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from segzero.errors import TimedOut, UserError, unknown_name
 from segzero.frames import Frame, native, parse_frame
 from segzero.policy.chat import one_line
@@ -66,7 +68,7 @@ class OpenAIPolicy:
     def _ask(self, request: Request, sampling: Sampling, seed: int) -> Reply:
         body = {
             "model": self.name,
-            "messages": _with_image(request),
+            "messages": _with_images(request),
             "temperature": sampling.temperature,
             "max_tokens": sampling.max_tokens,
             "top_p": 1.0,
@@ -170,16 +172,20 @@ def _how_taught(card: dict[str, Any], url: str, frame: str | Frame | None, promp
     return (parse_frame(frame, native()) if isinstance(frame, str) else frame), prompt
 
 
-def _with_image(request: Request) -> list[dict[str, Any]]:
-    """The messages, the image in its placeholder's place."""
+def _with_images(request: Request) -> list[dict[str, Any]]:
+    """The messages, each image in its placeholder's place."""
+    images = iter(request.images)
+
+    def fill(part: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "image_url", "image_url": {"url": _data_url(next(images))}} if part["type"] == "image" else part
+
+    return [{**message, "content": [fill(part) for part in message["content"]]} for message in request.messages]
+
+
+def _data_url(image: Image.Image) -> str:
     buffer = io.BytesIO()
-    request.image.save(buffer, format="PNG")
-    url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    image = {"type": "image_url", "image_url": {"url": url}}
-    return [
-        {**message, "content": [image if part["type"] == "image" else part for part in message["content"]]}
-        for message in request.messages
-    ]
+    image.save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _explain(error: urllib.error.HTTPError, url: str, path: str) -> str:

@@ -9,13 +9,21 @@ from PIL import Image
 from segzero.errors import UserError
 from segzero.frames import Frame
 
+MAX_IMAGES = 2  # of one request
+
 
 @dataclass(frozen=True)
 class Request:
-    """One image and what is asked about it."""
+    """One image and what is asked about it; `more` images may show it once more, marked or enlarged."""
 
-    image: Image.Image  # as Frame.fit returns it
-    messages: list[dict]  # as prompts.render_messages returns them, with one {"type": "image"} placeholder
+    image: Image.Image  # as Frame.fit returns it; coordinates are this one's
+    messages: list[dict]  # as prompts.render_messages returns them, with a placeholder for each image
+    more: tuple[Image.Image, ...] = ()  # fitted as well
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """All of them, in the order of their placeholders."""
+        return [self.image, *self.more]
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class TransformersPolicy:
 
     @torch.inference_mode()
     def _write(self, texts: list[str], requests: list[Request], places: range, sampling: Sampling) -> list[Reply]:
-        images = [[request.image] for request in requests]
+        images = [request.images for request in requests]
         inputs = self.processor(text=texts, images=images, return_tensors="pt", padding=True, padding_side="left")
         inputs = inputs.to(self.device, dtype=self.model.dtype)  # only floating point tensors change their type
         seeds = [sampling.seed_for(i) for i in places]

@@ -13,7 +13,7 @@ from typing import Any
 from segzero.errors import UserError
 from segzero.policy.chat import load_processor, one_line, read_request
 from segzero.policy.checkpoint import Checkpoint
-from segzero.policy.protocol import Reply, Request, Sampling
+from segzero.policy.protocol import MAX_IMAGES, Reply, Request, Sampling
 
 ROOM = 4096  # tokens for question and answer, beside the image's
 ARCHITECTURES = {
@@ -52,7 +52,7 @@ class VLLMPolicy:
             "dtype": dtype if dtype != "auto" else "float32" if on_cpu else "bfloat16",
             "max_model_len": self.max_model_len,
             "tensor_parallel_size": tensor_parallel,
-            "limit_mm_per_prompt": {"image": 1, "video": 0},
+            "limit_mm_per_prompt": {"image": MAX_IMAGES, "video": 0},
             # Memory is laid out for the largest image of this frame, which may be far below the processor's limit.
             "mm_processor_kwargs": {"size": {"shortest_edge": checkpoint.min_pixels, "longest_edge": largest}},
             "use_tqdm_on_load": False,
@@ -78,7 +78,7 @@ class VLLMPolicy:
         prompts, params = [], []
         for place, request in enumerate(requests):
             text = read_request(request, self.checkpoint, self.processor, self.max_model_len)
-            prompts.append({"prompt": text, "multi_modal_data": {"image": request.image}})
+            prompts.append({"prompt": text, "multi_modal_data": {"image": request.images}})
             seed = sampling.seed_for(place) if sampling.temperature > 0 else None
             params.append(SamplingParams(temperature=sampling.temperature, max_tokens=sampling.max_tokens, seed=seed))
         if not prompts:

@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from PIL import Image
 
+from segzero.masks import Mask
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+SURE = 10.0  # the logit of a pixel that is inside for certain
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +26,16 @@ class Prompt:
     points: Sequence[tuple[float, float]] = ()
     labels: Sequence[int] = ()  # 1 inside, 0 outside, one for each point; none given: all inside
     mask: np.ndarray | None = None  # [h, w], one of `Drawn.logits`
+
+
+def as_logits(mask: Mask, grid: tuple[int, int]) -> np.ndarray:
+    """A mask [H, W] as `Prompt.mask` takes it: [h, w] on the segmenter's grid, 10 inside and -10 outside.
+
+    So Meta's own code makes them of masks; along the edges it is in between.
+    """
+    height, width = grid
+    cover = Image.fromarray(mask.astype(np.float32)).resize((width, height), Image.Resampling.BOX)
+    return ((np.asarray(cover) * 2 - 1) * SURE).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +79,10 @@ class Embeddings:
     def nbytes(self) -> int:
         """Memory held by the features."""
         return sum(level.numel() * level.element_size() for level in self.features)
+
+    def copy(self) -> "Embeddings":
+        """The same in memory of its own: a slice keeps the features of its whole batch alive."""
+        return Embeddings(tuple(level.clone() for level in self.features), self.sizes)
 
     def cpu(self) -> "Embeddings":
         """The same in main memory; `decode` takes either."""

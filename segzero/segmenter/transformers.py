@@ -46,9 +46,9 @@ class TransformersSegmenter:
 
     def _encode(self, images: Sequence[Image.Image]) -> list[torch.Tensor]:
         arrays = [np.array(image.convert("RGB")) for image in images]
-        pixels = self.processor(arrays, return_tensors="pt")["pixel_values"].to(self.device)
+        pixels = self.processor(arrays, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-            return [level.float() for level in self.model.get_image_embeddings(pixels)]
+            return [level.float() for level in self.model.get_image_embeddings(pixels.to(self.device))]
 
     @torch.inference_mode()
     def _draw(self, embeddings: Embeddings, rows: Rows) -> tuple[np.ndarray, np.ndarray]:

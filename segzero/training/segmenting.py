@@ -6,35 +6,16 @@ epoch and, in validation, again and again.
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from segzero.masks import RLE, encode
 from segzero.segmenter.protocol import Embeddings, Prompt, Segmenter
+from segzero.segmenter.remembering import EmbeddingCache
 
 Answers = list[list[Prompt]]  # what each answer wants drawn
 Masks = list[list[RLE]]  # one mask a prompt
-
-
-class EmbeddingCache:
-    """Encoded images by path, the least used thrown out first."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.held = limit, 0
-        self._kept: OrderedDict[str, Embeddings] = OrderedDict()
-
-    def get(self, path: str) -> Embeddings | None:
-        if path in self._kept:
-            self._kept.move_to_end(path)
-        return self._kept.get(path)
-
-    def put(self, path: str, embeddings: Embeddings) -> None:
-        self._kept[path] = embeddings
-        self.held += embeddings.nbytes
-        while self.held > self.limit and self._kept:
-            self.held -= self._kept.popitem(last=False)[1].nbytes
 
 
 @dataclass(eq=False)
@@ -97,8 +78,8 @@ class SegmenterService:
             made = self.segmenter.embed([load_image(path) for path in missing])
             self.encoded += len(missing)
             for index, path in enumerate(missing):
-                known[path] = made[index]
-                self.cache.put(path, made[index])
+                known[path] = encoded = made[index].copy()
+                self.cache.put(path, encoded)
         return {path: embeddings for path, embeddings in known.items() if embeddings is not None}
 
 

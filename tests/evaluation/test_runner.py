@@ -15,13 +15,12 @@ import pytest
 
 from segzero.data.sample import Object, from_parquet, to_parquet
 from segzero.errors import UserError
-from segzero.evaluation.answering import answer, asked, remember, settings_of
+from segzero.evaluation.answering import answer, remember, settings_of
 from segzero.evaluation.benchmarks import Task, get_benchmark
 from segzero.evaluation.metrics import giou, score_masks
 from segzero.evaluation.outputs import read_rows
 from segzero.evaluation.runner import evaluate, rescore
 from segzero.evaluation.store import NAME, Predictions
-from segzero.frames import stretch
 from segzero.pipeline import SegZeroPipeline
 from segzero.policy import load_policy
 
@@ -264,13 +263,14 @@ def test_time_outs_are_lines(pipeline, held_out, task, tmp_path):
     assert metrics["protocol"]["policy"] == {"name": "m", "backend": "OpenAIPolicy", "sha256": None}
 
 
-def test_a_reference_is_asked_as_boxes_of_the_frame(held_out):
-    turns = ({"question": "x", "boxes": [[56, 112, 224, 224], [0, 0, 112, 112]], "masks": []}, {"question": "y"})
-    sample = replace(held_out[0], question="what [REF:1] holds", turns=turns)
-    assert asked(sample, stretch(448)) == "what <box>[112, 224, 448, 448], [0, 0, 224, 224]</box> holds"
-    for wrong in ("[REF:0]", "[REF:2]", "[REF:3]"):
-        with pytest.raises(UserError, match="which has no boxes"):
-            asked(replace(sample, question=f"what {wrong} holds"), stretch(448))
+def test_a_question_is_asked_with_its_true_history(pipeline, held_out):
+    """A reference is asked as boxes of the policy's frame; one to a round that has none is that sample's failure."""
+    turns = ({"question": "x", "boxes": [[56, 56, 112, 112], [0, 0, 56, 56]], "masks": []}, {"question": "y"})
+    written = "what <box>[28, 28, 56, 56], [0, 0, 28, 28]</box> holds"
+    questions = ["what [REF:1] holds", "what [REF:2] holds", written]
+    good, bad, plain = answer(pipeline, [replace(held_out[0], question=q, turns=turns) for q in questions])
+    assert good.raw_text == plain.raw_text != ""
+    assert bad.error == "policy_error" and "round 2, which has no boxes" in bad.problem
 
 
 def test_samples_of_a_folder_of_prompts_are_own_data_too(pipeline, held_out, tmp_path):

@@ -19,8 +19,9 @@ from PIL import Image
 
 from segzero.errors import UserError
 from segzero.frames import native, relative, stretch
-from segzero.policy import Sampling, load_policy
+from segzero.policy import Request, Sampling, load_policy
 from segzero.policy.openai import split_address
+from segzero.prompts import render_messages
 
 MODELS = {"data": [{"id": "Qwen/Qwen2.5-VL-3B-Instruct", "owned_by": "someone"}]}
 
@@ -104,6 +105,16 @@ def test_the_request_holds_the_picture_and_plain_decoding(server, connect, ask):
     picture = Image.open(io.BytesIO(base64.b64decode(data)))
     assert kind == "data:image/png;base64" and picture.size == (840, 840)
     assert picture.tobytes() == request.image.tobytes()
+
+
+def test_two_images_travel_in_their_order(server, connect, ask):
+    policy = connect()
+    pictures = [policy.frame.fit(Image.new("RGB", (64, 48), colour)) for colour in ("red", "blue")]
+    policy.generate([Request(pictures[0], render_messages("the mug", policy.prompt, images=2), more=(pictures[1],))])
+    first, second, text = server.seen[0]["messages"][1]["content"]
+    urls = [part["image_url"]["url"].partition(",")[2] for part in (first, second)]
+    sent = [Image.open(io.BytesIO(base64.b64decode(url))) for url in urls]
+    assert [picture.getpixel((0, 0)) for picture in sent] == [(255, 0, 0), (0, 0, 255)] and text["type"] == "text"
 
 
 def test_vllm_is_told_to_leave_the_generation_config_out(server, connect, ask):

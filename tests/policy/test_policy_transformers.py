@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -51,10 +52,23 @@ def test_greedy_is_plain_argmax_whatever_the_batch(policy, requests):
     assert all(reply.tokens == 12 and reply.truncated for reply in together)
 
 
+def test_a_request_may_have_two_images(policy, requests):
+    """Mixed with requests of one; the second image, of another size, changes what is read."""
+    image, *others = [request.image for request in requests]
+    messages = render_messages("the red circle", policy.prompt, notes="The second image shows it, enlarged.", images=2)
+    mixed = [requests[1], *[Request(image, messages, more=(other,)) for other in others]]
+    replies = policy.generate(mixed, SHORT)
+    decode = policy.processor.tokenizer.decode
+    assert [r.text for r in replies] == [
+        decode(argmax_tokens(policy, request, 12), skip_special_tokens=True) for request in mixed
+    ]
+    assert replies[1] != replies[2]
+
+
 def argmax_tokens(policy, request: Request, count: int) -> list[int]:
     """Greedy decoding by whole forward passes, without a cache or the library's generate."""
     text = policy.processor.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False)
-    inputs = policy.processor(text=[text], images=[request.image], return_tensors="pt")
+    inputs = policy.processor(text=[text], images=[request.images], return_tensors="pt")
     start = inputs["input_ids"].shape[1]
     for _ in range(count):
         with torch.inference_mode():
@@ -155,6 +169,21 @@ def test_two_placeholders_for_one_image_are_refused(qwen25, ask):
     twice = [request.messages[0], *request.messages[1:] * 2]
     with pytest.raises(UserError, match=r"a request has one image; .* place 2"):
         qwen25.generate([Request(request.image, twice)])
+
+
+def test_every_image_needs_a_placeholder_and_room(qwen25, ask):
+    request = ask(qwen25)
+    with pytest.raises(UserError, match=r"a request has 2 images; .* place 1"):
+        qwen25.generate([Request(request.image, request.messages, more=(request.image,))])
+    both = render_messages("the mug", qwen25.prompt, images=2)
+    with pytest.raises(UserError, match="an image of 31x17 would be resized again"):
+        qwen25.generate([Request(request.image, both, more=(Image.new("RGB", (31, 17)),))])
+    empty = len(qwen25.processor.tokenizer(render(qwen25, "a")).input_ids)
+    long = "a" * (4090 - qwen25.checkpoint.image_tokens(request.image.size) - empty)
+    assert qwen25.generate([replace(request, messages=render_messages(long, qwen25.prompt))], Sampling(max_tokens=1))
+    with pytest.raises(UserError, match=r"of them the images'\) leaves no room"):
+        both = render_messages(long, qwen25.prompt, images=2)
+        qwen25.generate([Request(request.image, both, more=(request.image,))])
 
 
 def test_too_little_memory_halves_the_batches(qwen25, ask, monkeypatch):

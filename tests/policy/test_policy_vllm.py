@@ -9,7 +9,8 @@ import torch
 
 from segzero.errors import UserError
 from segzero.frames import FAMILY_FRAMES
-from segzero.policy import Sampling, load_policy
+from segzero.policy import Request, Sampling, load_policy
+from segzero.prompts import render_messages
 
 pytestmark = pytest.mark.slow
 SHORT = Sampling(max_tokens=12)
@@ -46,6 +47,16 @@ def test_a_cut_answer_is_that_of_transformers(engine, pipeline, held_out_request
     replies = engine.generate(held_out_requests[:4], cut)
     assert replies == pipeline.policy.generate(held_out_requests[:4], cut)
     assert all(reply.truncated and reply.tokens == 7 for reply in replies)
+
+
+def test_two_images_are_read_as_transformers_reads_them(engine, pipeline, held_out_requests):
+    messages = render_messages("the small ring", engine.prompt, notes="The second image shows it again.", images=2)
+    pairs = zip(held_out_requests[:4], held_out_requests[4:8], strict=True)
+    requests = [Request(first.image, messages, more=(second.image,)) for first, second in pairs]
+    bounded = Sampling(max_tokens=40)
+    replies = engine.generate([*requests, held_out_requests[0]], bounded)
+    assert replies == pipeline.policy.generate([*requests, held_out_requests[0]], bounded)
+    assert len({reply.text for reply in replies}) > 2
 
 
 def test_draws_differ_and_repeat(engine, held_out_requests):

@@ -1,0 +1,61 @@
+"""A person's clicks on something that was found -> what the segmenter is asked, the earlier mask with them.
+
+>>> correction(region, points=[(420, 300)], labels=[0], box=None, grid=(256, 256)).labels         # doctest: +SKIP
+(1, 0)
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from segzero.dialogue.registry import Region
+from segzero.errors import UserError
+from segzero.masks import Box, Mask, Point, decode
+from segzero.segmenter import Prompt
+from segzero.segmenter.protocol import as_logits
+
+MAX_POINTS = 1000  # of one region
+
+
+def correction(
+    region: Region, points: Sequence[Point], labels: Sequence[int], box: Box | None, grid: tuple[int, int]
+) -> Prompt:
+    """The points so far and the new ones, a box, and the earlier mask as logits of that grid, (height, width).
+
+    A new box rules: points inside the object but outside the box are dropped, and so is the mask beyond it. Without
+    a new one the region's own box stays, until a point inside the object lies outside the box.
+    """
+    if not len(points) and box is None:
+        raise UserError(f"nothing to correct instance {region.id} by: give points, a box or both")
+    if len(labels) not in (0, len(points)):
+        raise UserError(f"{len(points)} points but {len(labels)} labels; give one for each, or none")
+    if len(region.points) + len(points) > MAX_POINTS:
+        raise UserError(f"instance {region.id} has {len(region.points)} points; it can have {MAX_POINTS}")
+    earlier = list(zip(region.points, region.labels, strict=True))
+    new = [
+        ((float(x), float(y)), int(label)) for (x, y), label in zip(points, labels or [1] * len(points), strict=True)
+    ]
+    mask = decode(region.rle)
+    if box is not None:
+        earlier = [(point, label) for point, label in earlier if not label or _holds(box, point)]
+        mask = mask & _filled(box, mask.shape)
+    elif all(_holds(region.box, point) for point, label in [*earlier, *new] if label):
+        box = region.box
+    every = [*earlier, *new]
+    return Prompt(
+        box,
+        tuple(point for point, _ in every),
+        tuple(label for _, label in every),
+        as_logits(mask, grid) if mask.any() else None,
+    )
+
+
+def _holds(box: Box, point: Point) -> bool:
+    return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
+
+
+def _filled(box: Box, shape: tuple[int, ...]) -> Mask:
+    """The pixels [H, W] whose centres a box holds; of a box that makes no sense, none."""
+    rows, columns = np.arange(shape[0]) + 0.5, np.arange(shape[1]) + 0.5
+    inside_y, inside_x = (rows >= box[1]) & (rows <= box[3]), (columns >= box[0]) & (columns <= box[2])
+    return inside_y[:, None] & inside_x[None, :]

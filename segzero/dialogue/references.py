@@ -1,0 +1,138 @@
+"""References in questions: `[REF:2]`, "instance 3", "it", "the first one" -> regions of earlier rounds.
+
+`read_question` finds them, against a registry; how they are written for a policy is the business of
+`segzero.dialogue.memory`. `write_references` does both for records that hold their history themselves.
+
+>>> turns = ({"question": "the cup", "boxes": [[10, 20, 60, 80]]},)
+>>> write_references("what is left of [REF:1]", turns, Frame("stretch", 840), (100, 100))
+'what is left of <box>[84, 168, 504, 672]</box>'
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from segzero.dialogue.registry import Region, Registry, Round
+from segzero.errors import UserError
+from segzero.frames import Frame, Size
+from segzero.prompts import normalise
+
+MAX_REFERENCES = 8  # in one question
+MAX_QUESTION = 10_000  # characters
+ORDINALS = {"first": 0, "second": 1, "third": 2, "fourth": 3, "fifth": 4, "last": -1}
+
+_MARK = re.compile(r"\[REF:(\d{1,4})\]")
+_REFERENCE = re.compile(
+    r"""\[REF:\s*(?P<round>\d{1,4})\s*\]
+      | (?<!for\s)\binstances?\s+(?P<ids>\d{1,4}(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+)\d{1,4})*)\b
+      | \bthe\s+(?P<ordinal>first|second|third|fourth|fifth|last)\s+one\b(?!\s+from\b)
+      | \A(?:(?:what|where)\s+(?:is|are)\s+|find\s+|segment\s+|show\s+)?(?P<own>its|their)\b
+      | \b(?P<pronoun>it|them|this\s+one|that\s+one|these\s+ones|those\s+ones)\b(?!')
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_INNER = re.compile(r"\bwith\s+(?!it\b|them\b)\S", re.IGNORECASE)  # "the cup with a spoon in it" means no earlier cup
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Words that mean regions of one earlier round, or of several by their numbers."""
+
+    words: str
+    rounds: tuple[int, ...]
+    regions: tuple[Region, ...]
+    possessive: bool = False
+
+    @property
+    def empty(self) -> bool:
+        """True when the rounds were answered, and nothing was there."""
+        return not self.regions
+
+
+Question = tuple[str | Reference, ...]  # in the order of the words
+
+
+def read_question(text: str, registry: Registry, about: int | None = None) -> Question:
+    """The question's words, and the references among them.
+
+    Pronouns mean all that the last round found, or round `about`; a question without a reference then gets one.
+    In a first round they are words like any other. What can't be referred to is the user's mistake.
+    """
+    normalise(text)  # refuses what can't be asked
+    if len(text) > MAX_QUESTION:
+        raise UserError(f"the question has {len(text)} characters; at most {MAX_QUESTION} are read")
+    text = text.strip()
+    latest = registry.round(about) if about is not None else registry.rounds[-1] if registry.rounds else None
+    parts: list[str | Reference] = []
+    end = 0
+    for match in _REFERENCE.finditer(text):
+        reference = _resolve(match, registry, latest, inner=_INNER.search(text, 0, match.start()) is not None)
+        if reference is not None:
+            own = match.start("own") if reference.possessive else match.start()
+            parts += [text[end:own], reference]
+            end = match.end()
+    parts = [part for part in [*parts, text[end:]] if part]
+    if any("[ref" in part.lower() for part in parts if isinstance(part, str)):
+        raise UserError("a reference is written [REF:k], with the number of an earlier round")
+    count = len(references_in(parts))
+    if count > MAX_REFERENCES:
+        raise UserError(f"the question has {count} references; ask with at most {MAX_REFERENCES}")
+    if about is not None and latest is not None and not count:
+        parts = [_whole(f"[REF:{about}]", latest), " ", *parts]
+    return tuple(parts)
+
+
+def references_in(question: Iterable[str | Reference]) -> tuple[Reference, ...]:
+    """The references of a question that was read."""
+    return tuple(part for part in question if isinstance(part, Reference))
+
+
+def write_references(question: str, turns: Sequence[Mapping[str, Any]], frame: Frame, size: Size) -> str:
+    """The question with the boxes of round k, in the frame's numbers, for each `[REF:k]`; turns are a Sample's."""
+
+    def place(match: re.Match[str]) -> str:
+        try:
+            turn = turns[int(match[1]) - 1] if int(match[1]) else {}
+            return write_boxes(turn["boxes"], frame, size)
+        except (IndexError, KeyError, TypeError, ValueError, OverflowError):
+            raise UserError(f"its question refers to round {match[1]}, which has no boxes") from None
+
+    written = _MARK.sub(place, question)
+    normalise(written)  # refuses what can't be asked
+    return written
+
+
+def write_boxes(boxes: Iterable[Sequence[float]], frame: Frame, size: Size) -> str:
+    """Boxes as a question names them; none at all are `<box>[]</box>`, as an answer would say that nothing is there."""
+    written = [json.dumps(frame.to_frame([float(v) for v in box], size)) for box in boxes]
+    return f"<box>{', '.join(written) or '[]'}</box>"
+
+
+def _resolve(match: re.Match[str], registry: Registry, latest: Round | None, inner: bool) -> Reference | None:
+    """The reference that the words mean, or None where they mean nothing earlier."""
+    if match["round"]:
+        return _whole(match[0], registry.round(int(match["round"])))
+    if match["ids"]:
+        regions = tuple(registry.region(int(id)) for id in re.findall(r"\d+", match["ids"]))
+        return Reference(match[0], tuple(dict.fromkeys(region.round for region in regions)), regions)
+    if latest is None or (inner and not match["ordinal"]):
+        return None
+    reference = _whole(match["own"] or match[0], latest, possessive=match["own"] is not None)
+    if match["ordinal"] is None or reference.empty:
+        return reference
+    place = ORDINALS[match["ordinal"].lower()]
+    if place >= len(reference.regions):
+        raise UserError(f"{match[0]!r}: round {latest.number} found {len(reference.regions)}; name one by [REF:k]")
+    return Reference(match[0], reference.rounds, (reference.regions[place],))
+
+
+def _whole(words: str, round: Round, possessive: bool = False) -> Reference:
+    """Everything that a round found."""
+    if round.state == "unread":
+        raise UserError(
+            f"{words!r} means round {round.number}, whose answer could not be read ({round.error}); name another "
+            "round by [REF:k], or undo that one"
+        )
+    return Reference(words, (round.number,), round.regions, possessive)

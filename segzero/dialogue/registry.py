@@ -1,0 +1,140 @@
+"""What a dialogue has found so far: rounds, and in them regions with numbers that later rounds can name.
+
+>>> registry = Registry((100, 80)).add(Round(1, "the mug"))
+>>> registry.rounds[0].state, registry.regions
+('nothing', ())
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from segzero.drawing import Color, color_of
+from segzero.errors import UserError
+from segzero.frames import Size
+from segzero.masks import RLE, Box, Point, decode, encode
+from segzero.result import Found
+
+
+@dataclass(frozen=True)
+class Region:
+    """One object of a round, in original pixels."""
+
+    id: int  # 1, 2, ... through the whole dialogue
+    round: int
+    question: str
+    box: Box
+    points: tuple[Point, ...]
+    labels: tuple[int, ...]  # of each point: 1 inside, 0 outside
+    rle: RLE = field(repr=False, hash=False)  # a dict
+    score: float  # the IoU that the segmenter expects of the mask
+    color: Color  # as its round's overlay draws it
+
+    @property
+    def found(self) -> Found:
+        """The region as results have it, its mask decoded; points outside it are left out."""
+        inside = tuple(point for point, label in zip(self.points, self.labels, strict=True) if label)
+        return Found(decode(self.rle), self.box, inside, self.score)
+
+
+@dataclass(frozen=True)
+class Round:
+    """A question and what came of it."""
+
+    number: int  # 1, 2, ...
+    question: str  # as the person wrote it
+    regions: tuple[Region, ...] = ()
+    refers: tuple[int, ...] = ()  # the rounds that its question refers to
+    think: str = ""
+    raw_text: str = field(default="", repr=False)
+    error: str | None = None  # one of segzero.answer.ERRORS
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def state(self) -> Literal["found", "nothing", "unread"]:
+        """Whether there is a region to refer to, nothing was there, or the answer could not be read."""
+        if self.error is not None:
+            return "unread"
+        return "found" if self.regions else "nothing"
+
+
+@dataclass(frozen=True)
+class Registry:
+    """All rounds about an image of `size`. It never changes: each step gives a new one, so that steps can be undone."""
+
+    size: Size
+    rounds: tuple[Round, ...] = ()
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The regions of all rounds; region `id` is at place id - 1."""
+        return tuple(region for round in self.rounds for region in round.regions)
+
+    @property
+    def turns(self) -> tuple[dict[str, Any], ...]:
+        """The rounds as `Sample.turns` has them; one whose answer could not be read has no boxes."""
+        return tuple(
+            {"question": round.question}
+            if round.state == "unread"
+            else {
+                "question": round.question,
+                "boxes": [list(region.box) for region in round.regions],
+                "masks": [region.rle for region in round.regions],
+            }
+            for round in self.rounds
+        )
+
+    def round(self, number: int) -> Round:
+        """The round of that number, counted from 1."""
+        if not 1 <= number <= len(self.rounds):
+            raise UserError(f"there is no round {number}; {_have('round', len(self.rounds))}")
+        return self.rounds[number - 1]
+
+    def region(self, id: int) -> Region:
+        """The instance of that number, counted from 1 through all rounds."""
+        regions = self.regions
+        if not 1 <= id <= len(regions):
+            raise UserError(f"there is no instance {id}; {_have('instance', len(regions))}")
+        return regions[id - 1]
+
+    def number(self, question: str, found: tuple[Found, ...]) -> tuple[Region, ...]:
+        """What a new round found, as regions with the numbers that come next."""
+        first, count = len(self.regions) + 1, len(self.rounds) + 1
+        return tuple(
+            Region(
+                id=first + place,
+                round=count,
+                question=question,
+                box=one.box,
+                points=one.points,
+                labels=(1,) * len(one.points),
+                rle=encode(one.mask),
+                score=finite(one.score),
+                color=color_of(place),
+            )
+            for place, one in enumerate(found)
+        )
+
+    def add(self, round: Round) -> "Registry":
+        """The registry with one more round."""
+        assert round.number == len(self.rounds) + 1
+        return replace(self, rounds=(*self.rounds, round))
+
+    def correct(self, region: Region) -> "Registry":
+        """The registry with another region in place of the one of that number."""
+        self.region(region.id)
+        rounds = (
+            replace(round, regions=tuple(region if old.id == region.id else old for old in round.regions))
+            for round in self.rounds
+        )
+        return replace(self, rounds=tuple(rounds))
+
+
+def finite(score: float) -> float:
+    """A model run in half precision may give nan: nothing is expected of that mask."""
+    return float(score) if math.isfinite(score) else 0.0
+
+
+def _have(what: str, count: int) -> str:
+    known = {0: f"no {what}s yet", 1: f"one {what}"}
+    return f"this dialogue has {known.get(count, f'{what}s 1 to {count}')}"

@@ -1,0 +1,182 @@
+"""One thread for the models, and a queue before it: what waits and is alike is done together.
+
+>>> batcher = Batcher(check=lambda: None)
+>>> futures = [batcher.submit(lengths, word) for word in ("a", "mask")]          # doctest: +SKIP
+>>> [future.result() for future in futures]                                      # doctest: +SKIP
+[1, 4]
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from segzero.errors import UserError
+
+LINGER_SHARE = 0.2  # of the last batch's time
+Work = Callable[[list[Any]], list[Any]]  # a result for each item, in order
+
+
+class Busy(Exception):
+    """The queue is full."""
+
+
+class Dead(Exception):
+    """The models are gone, or going: no answer will come."""
+
+
+@dataclass(eq=False)
+class _Job:
+    work: Work
+    item: Any
+    future: "Future[Any]" = field(default_factory=Future)
+
+
+class Batcher:
+    """Work is begun in the order it came; up to `most` items of the same work share a call.
+
+    Whoever gives up cancels the future: what has not begun then never does. If a batch fails, its items are tried
+    one by one, so that nobody pays for another's mistake. After a failure that is not the user's, `check` says
+    whether the models still work; if it raises, the batcher is dead, and says so to all who wait and will come.
+    """
+
+    def __init__(
+        self,
+        check: Callable[[], None],
+        most: int = 16,
+        length: int = 64,
+        linger: float = 0.01,
+        seen: Callable[[int, float], None] = lambda items, seconds: None,
+    ) -> None:
+        self.check, self.most, self.length, self.linger, self.seen = check, most, length, linger, seen
+        self.why_dead = ""
+        self.busy_since: float | None = None  # time.monotonic
+        self.seconds_each = 0.1  # lately
+        self._queue: deque[_Job] = deque()
+        self._running: list[_Job] = []
+        self._changed = threading.Condition()
+        self._closing = False
+        self._last_items, self._last_seconds = 0, 0.0  # of the batch that ended just now
+        self._thread = threading.Thread(target=self._live, name="models", daemon=True)
+        self._thread.start()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def submit(self, work: Work, item: Any) -> "Future[Any]":
+        """`work([..., item, ...])` will be called; the future gets this item's result."""
+        with self._changed:
+            if self.why_dead or self._closing:
+                raise Dead(self.why_dead or "the server is shutting down")
+            if len(self._queue) >= self.length:
+                self._queue = deque(job for job in self._queue if not job.future.cancelled())
+            if len(self._queue) >= self.length:
+                raise Busy
+            job = _Job(work, item)
+            self._queue.append(job)
+            self._changed.notify()
+        return job.future
+
+    def wait(self) -> float:
+        """Seconds until what is queued now will be done, by the pace of late."""
+        return (len(self._queue) + len(self._running)) * self.seconds_each
+
+    def close(self, seconds: float) -> bool:
+        """Finish what was taken on, take on nothing more; False if that is not done in time."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def die(self, why: str) -> None:
+        """No more answers: all who wait are told."""
+        with self._changed:
+            self.why_dead = self.why_dead or why
+            jobs = [*self._running, *self._queue]
+            self._queue.clear()
+            self._changed.notify()
+        for job in jobs:
+            settle(job.future, error=Dead(self.why_dead))
+
+    def _live(self) -> None:
+        try:
+            while jobs := self._take():
+                self.busy_since = begin = time.monotonic()
+                self._do(jobs[0].work, jobs)
+                self.busy_since = None
+                seconds = time.monotonic() - begin
+                self.seconds_each += 0.2 * (seconds / len(jobs) - self.seconds_each)
+                self._last_items, self._last_seconds = len(jobs), seconds
+                self.seen(len(jobs), seconds)
+        finally:
+            self.busy_since = None
+            if not self._closing:
+                self.die("the thread of the models ended")
+
+    def _take(self) -> list[_Job]:
+        """The oldest job and those like it; none when it is time to end."""
+        with self._changed:
+            self._running = []
+            while True:
+                self._changed.wait_for(lambda: self._queue or self._closing or self.why_dead)
+                if not self._queue or self.why_dead:
+                    return []
+                self._gather()
+                work = next((job.work for job in self._queue if not job.future.cancelled()), None)
+                kept: deque[_Job] = deque()
+                for job in self._queue:
+                    if job.work != work or len(self._running) == self.most:
+                        kept.append(job)
+                    elif job.future.set_running_or_notify_cancel():
+                        self._running.append(job)
+                self._queue = deque(job for job in kept if not job.future.cancelled())
+                if self._running:
+                    return self._running
+
+    def _gather(self) -> None:
+        """Clients who got their answers from one batch ask again at nearly the same time: wait for them a little.
+
+        A client that is alone hardly waits. Without this, 16 clients would split into two halves that take turns.
+        """
+        expected = min(self.most, len(self._queue) + self._last_items)
+        seconds = max(self.linger, LINGER_SHARE * self._last_seconds) if self._last_items > 1 else self.linger
+        self._last_items = 0
+        self._changed.wait_for(lambda: len(self._queue) >= expected or self._closing, seconds)
+
+    def _do(self, work: Work, jobs: list[_Job]) -> None:
+        if self.why_dead:
+            return
+        try:
+            results = work([job.item for job in jobs])
+        except Exception as error:
+            if len(jobs) > 1:
+                for job in jobs:
+                    self._do(work, [job])
+                return
+            if not isinstance(error, UserError) and (why := self._ill()):
+                self.die(f"{type(error).__name__}: {error}; then {why}")
+            settle(jobs[0].future, error=error)
+            return
+        for job, result in zip(jobs, results, strict=True):
+            settle(job.future, result)
+
+    def _ill(self) -> str:
+        try:
+            self.check()
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+
+def settle(future: "Future[Any]", result: Any = None, error: BaseException | None = None) -> None:
+    """Give a future its result, if it still wants one."""
+    with suppress(InvalidStateError):  # given up meanwhile, or the other thread was quicker
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)

@@ -1,0 +1,202 @@
+"""The other side: a server's answers as the same objects that the pipeline gives. Needs no model and no torch.
+
+>>> client = Client("http://127.0.0.1:8000", token="secret")                         # doctest: +SKIP
+>>> result = client.segment("street.jpg", "what keeps the rain off")                 # doctest: +SKIP
+>>> result.think, result.union.shape                                                 # doctest: +SKIP
+"""
+
+import http.client
+import json
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from segzero.errors import TimedOut, UserError
+from segzero.files import png_bytes
+from segzero.images import load_image
+from segzero.masks import RLE, Box, Point, decode
+from segzero.result import Found, Segmentation
+
+LONGEST_WAIT = 30.0  # seconds between two tries, whatever the server says
+
+
+class Client:
+    """For any number of threads. A busy server is asked again `retries` times, when it says."""
+
+    def __init__(self, url: str, token: str | None = None, timeout: float = 120.0, retries: int = 5) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise UserError(f"{url!r} is no server; write http://HOST:PORT")
+        self.url, self.token, self.timeout, self.retries = url.rstrip("/"), token, timeout, retries
+
+    def segment(self, image: str | Path | bytes | Image.Image, question: str) -> Segmentation:
+        """Ask a question about an image."""
+        data = _file(image)
+        answer = self.send("POST", "/v1/segment", {"image": data, "question": question})
+        return _to_result(answer, load_image(image if isinstance(image, Image.Image) else data))
+
+    def draw(
+        self,
+        image: str | Path | bytes | Image.Image,
+        points: Sequence[Point] = (),
+        labels: Sequence[int] = (),
+        box: Box | None = None,
+        mask: RLE | None = None,
+    ) -> list[Found]:
+        """The three masks of one object, best first; `mask` is an earlier one to improve on."""
+        prompt = {"points": list(points), "labels": list(labels), "box": box, "mask": mask}
+        fields = {"image": _file(image), "prompts": json.dumps([prompt]), "all_masks": "true"}
+        [drawn] = self.send("POST", "/v1/prompt", fields)["objects"]
+        return [
+            Found(decode(each["rle"]), tuple(each["box"] or (0.0, 0.0, 0.0, 0.0)), tuple(points), each["score"])
+            for each in drawn["masks"]
+        ]
+
+    def dialogue(self, image: str | Path | bytes | Image.Image, memory: str = "text") -> "Conversation":
+        """Begin a dialogue; as a context manager it is deleted in the end."""
+        data = _file(image)
+        id = self.send("POST", "/v1/dialogues", {"image": data, "memory": memory})["id"]
+        return Conversation(self, f"/v1/dialogues/{id}", load_image(data))
+
+    def send(self, method: str, path: str, fields: dict[str, Any] | None = None) -> Any:
+        """The JSON that the server answers; fields that hold bytes make the body multipart."""
+        body, kind = _body(fields)
+        for attempt in range(self.retries + 1):
+            try:
+                return self._try(method, path, body, kind)
+            except _Again as again:
+                if attempt == self.retries:
+                    raise UserError(f"{again} ({attempt + 1} tries)") from None
+                time.sleep(min(again.seconds, LONGEST_WAIT))
+        raise AssertionError("unreachable")
+
+    def _try(self, method: str, path: str, body: bytes | None, kind: str) -> Any:
+        headers = {"Content-Type": kind} if body is not None else {}
+        if self.token is not None:
+            headers["Authorization"] = f"Bearer {self.token}"
+        request = urllib.request.Request(self.url + path, body, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=self.timeout) as response:
+                return json.loads(response.read() or b"null")
+        except urllib.error.HTTPError as error:
+            said = f"{self.url} answered {error.code}: {_message(error)}"
+            if error.code in (429, 503):
+                raise _Again(said, _seconds(error.headers.get("Retry-After"))) from None
+            raise (TimedOut if error.code == 504 else UserError)(said) from None
+        except TimeoutError:
+            raise TimedOut(f"{self.url} did not answer within {self.timeout:g} s") from None
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None) or error
+            if isinstance(reason, TimeoutError):
+                raise TimedOut(f"{self.url} did not answer within {self.timeout:g} s") from None
+            raise UserError(f"no answer from {self.url}: {reason}; start a server: segzero serve") from None
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A dialogue on the server, with the methods of `segzero.dialogue.Dialogue`."""
+
+    client: Client
+    path: str
+    image: Image.Image
+
+    def ask(self, question: str, about: int | None = None) -> Segmentation:
+        """A new round; it may refer to earlier ones by [REF:1], "instance 2" or "it"."""
+        return self._round("ask", {"question": question, "about": about})
+
+    def refine(
+        self, id: int, points: Sequence[Point] = (), labels: Sequence[int] = (), box: Box | None = None
+    ) -> Segmentation:
+        """The round of that instance, its mask corrected by points or another box."""
+        return self._round("refine", {"id": id, "points": list(points), "labels": list(labels), "box": box})
+
+    def undo(self) -> None:
+        """Take the last step back."""
+        self.client.send("POST", f"{self.path}/undo")
+
+    def clear(self) -> None:
+        """Forget all rounds; undo brings them back."""
+        self.client.send("POST", f"{self.path}/clear")
+
+    def rounds(self) -> list[Segmentation]:
+        """All rounds as they stand."""
+        return [_to_result(each, self.image) for each in self.client.send("GET", self.path)["rounds"]]
+
+    def delete(self) -> None:
+        """Have the server forget it."""
+        self.client.send("DELETE", self.path)
+
+    def __enter__(self) -> "Conversation":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.delete()
+
+    def _round(self, step: str, fields: dict[str, Any]) -> Segmentation:
+        return _to_result(self.client.send("POST", f"{self.path}/{step}", fields), self.image)
+
+
+class _Again(Exception):
+    """The server asks to be asked later."""
+
+    def __init__(self, said: str, seconds: float) -> None:
+        super().__init__(said)
+        self.seconds = seconds
+
+
+def _to_result(answer: dict[str, Any], image: Image.Image) -> Segmentation:
+    """An answer to a question, or a dialogue's round, with the image it is about."""
+    found = tuple(
+        Found(decode(each["rle"]), tuple(each["box"]), _inside(each), each["score"])
+        for each in answer.get("instances", answer.get("regions", ()))
+    )
+    told = {key: answer[key] for key in ("think", "raw_text", "error")} | {"timings": answer.get("timings", {})}
+    return Segmentation(image, answer["question"], found, warnings=tuple(answer["warnings"]), **told)
+
+
+def _inside(each: dict[str, Any]) -> tuple[Point, ...]:
+    labels = each.get("labels", [1] * len(each["points"]))
+    return tuple((x, y) for (x, y), label in zip(each["points"], labels, strict=True) if label)
+
+
+def _file(image: str | Path | bytes | Image.Image) -> bytes:
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, Image.Image):
+        return png_bytes(load_image(image))
+    try:
+        return Path(image).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot open {image}: {error.strerror or error}") from error
+
+
+def _body(fields: dict[str, Any] | None) -> tuple[bytes | None, str]:
+    if fields is None:
+        return None, ""
+    if not any(isinstance(value, bytes) for value in fields.values()):
+        return json.dumps(fields).encode(), "application/json"
+    boundary = uuid.uuid4().hex
+    parts = []
+    for name, value in fields.items():
+        is_file = isinstance(value, bytes)
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{"; filename=" + name if is_file else ""}'
+        parts += [head.encode() + b"\r\n\r\n", value if is_file else str(value).encode("utf-8", "replace"), b"\r\n"]
+    return b"".join([*parts, f"--{boundary}--\r\n".encode()]), f"multipart/form-data; boundary={boundary}"
+
+
+def _seconds(retry_after: str | None) -> float:
+    return float(retry_after) if retry_after and retry_after.isdigit() else 1.0
+
+
+def _message(error: urllib.error.HTTPError) -> str:
+    text = error.read(100_000).decode(errors="replace")
+    try:
+        return json.loads(text)["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        return " ".join(text.split())[:300]

@@ -1,0 +1,164 @@
+"""Who may come in, how many at once, with how much and for how long; and a line in the log for each.
+
+An ASGI middleware around the whole app. A client that is refused while it still sends is listened to for a while:
+a connection closed under its hands would lose the answer.
+"""
+
+import asyncio
+import json
+import logging
+import math
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from segzero.serving.limits import Limits, Tokens
+from segzero.serving.metrics import Metrics
+from segzero.serving.problems import ClientLeft, Problem
+
+log = logging.getLogger("segzero.serving")
+GUARDED = ("/v1/", "/metrics")  # the rest says nothing about anybody
+PLAIN = ("/v1/segment", "/v1/prompt", "/v1/dialogues", "/metrics")
+LISTENING = 10.0  # seconds, to a client that has been refused and still sends
+SILENCE = 0.5  # seconds, after which it is taken to send no more
+LEFT = 499  # in logs only: a client that left gets no answer
+
+
+@dataclass
+class _Visit:
+    """One request."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    most: int  # bytes
+    ends: float  # of time.monotonic
+    id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    began: float = field(default_factory=time.monotonic)
+    read: int = 0  # bytes
+    complete: bool = False  # the body is here
+    status: int = 0  # of the answer, once begun
+
+    def header(self, name: bytes) -> str:
+        return next((value.decode("latin-1") for key, value in self.scope["headers"] if key == name), "")
+
+    async def receive_within_limits(self) -> Message:
+        if self.complete:
+            return await self.receive()
+        try:
+            async with asyncio.timeout(self.ends - time.monotonic()):  # wait_for may swallow a cancellation
+                message = await self.receive()
+        except TimeoutError:
+            raise Problem(408, "too_slow", "the body did not arrive in time") from None
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        self.read += len(message.get("body", b""))
+        self.complete = not message.get("more_body", False)
+        if self.read > self.most:
+            raise too_large(self.most)
+        return message
+
+    async def send_with_id(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message = {**message, "headers": [*message["headers"], (b"x-request-id", self.id.encode())]}
+        await self.send(message)
+
+    async def refuse(self, problem: Problem) -> None:
+        """Answer, then listen to the rest of the body."""
+        if self.status:
+            return  # an answer has begun: nothing can be added
+        body = json.dumps(problem.body()).encode()
+        headers = {"content-type": "application/json", "content-length": str(len(body)), **problem.headers}
+        if not self.complete:
+            headers["connection"] = "close"
+        pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        await self.send_with_id({"type": "http.response.start", "status": problem.status, "headers": pairs})
+        await self.send({"type": "http.response.body", "body": body, "more_body": True})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LISTENING):
+                while not self.complete:
+                    async with asyncio.timeout(SILENCE):
+                        message = await self.receive()
+                    self.complete = message["type"] == "http.disconnect" or not message.get("more_body", False)
+        await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class Door:
+    """`wait` tells how many seconds a client that is sent away should stay away."""
+
+    def __init__(
+        self, app: ASGIApp, limits: Limits, tokens: Tokens, metrics: Metrics, wait: Callable[[], float]
+    ) -> None:
+        self.app, self.limits, self.tokens, self.metrics, self.wait = app, limits, tokens, metrics, wait
+        self.inside = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request in, or refuse it."""
+        if scope["type"] != "http" or not scope["path"].startswith(GUARDED):
+            await self.app(scope, receive, send)
+            return
+        visit = _Visit(scope, receive, send, self.limits.body, time.monotonic() + self.limits.seconds)
+        works = scope["method"] == "POST"
+        entered = 0  # or 1; who is refused, and listened to, takes no place
+        failed: Exception | None = None
+        try:
+            self._let_in(visit, works)
+            self._count(entered := int(works))
+            await self.app(scope, visit.receive_within_limits, visit.send_with_id)
+        except Problem as problem:
+            self._count(-entered)
+            entered = 0
+            await visit.refuse(problem)
+        except (ClientLeft, ClientDisconnect):
+            visit.status = LEFT
+        except Exception as error:
+            failed = error
+            await visit.refuse(Problem(500, "internal", f"a mistake of the server's; its log has it as {visit.id}"))
+        finally:
+            self._count(-entered)
+            self._note(visit, failed)
+
+    def _let_in(self, visit: _Visit, works: bool) -> None:
+        owner = self.tokens.owner(visit.header(b"authorization"))
+        if owner is None:
+            headers = {"WWW-Authenticate": "Bearer"}
+            raise Problem(401, "no_entry", "send a known token: Authorization: Bearer TOKEN", headers)
+        visit.scope["segzero.owner"], visit.scope["segzero.ends"] = owner, visit.ends
+        length = visit.header(b"content-length")
+        if length.isdigit() and int(length) > self.limits.body:
+            raise too_large(self.limits.body)
+        if works and self.inside >= self.limits.inside:
+            raise busy(self.wait())
+
+    def _count(self, more: int) -> None:
+        self.inside += more
+        self.metrics.inside.set(self.inside)
+
+    def _note(self, visit: _Visit, failed: Exception | None) -> None:
+        seconds = time.monotonic() - visit.began
+        path = visit.scope["path"]
+        # Of paths that clients choose themselves there may be any number; who is refused has not met a route.
+        path = getattr(visit.scope.get("route"), "path", path if path in PLAIN else "other")
+        self.metrics.requests.labels(path, visit.status).inc()
+        self.metrics.seconds.labels(path).observe(seconds)
+        fields: dict[str, Any] = {"id": visit.id, "method": visit.scope["method"], "path": path}
+        fields |= {"status": visit.status, "seconds": round(seconds, 4), "bytes": visit.read}
+        log.log(logging.ERROR if failed else logging.INFO, "request", extra={"fields": fields}, exc_info=failed)
+
+
+def busy(seconds: float) -> Problem:
+    """Come again later."""
+    again = str(max(1, math.ceil(seconds)))
+    return Problem(429, "busy", f"too many requests; try again in {again} s", {"Retry-After": again})
+
+
+def too_large(most: int) -> Problem:
+    """Of the body."""
+    return Problem(413, "too_large", f"the body has more than {most} bytes")

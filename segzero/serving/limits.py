@@ -1,0 +1,74 @@
+"""What a server takes on, and from whom."""
+
+import hashlib
+import hmac
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from segzero.errors import UserError
+
+TOKEN_VARIABLE = "SEGZERO_TOKENS"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one request and of all together; what is above them is refused, never cut."""
+
+    body: int = 32 << 20  # bytes
+    pixels: int = 25_000_000  # of an image
+    question: int = 2_000  # characters
+    prompts: int = 64  # objects in one /v1/prompt
+    inside: int = 64  # requests at once, from their first byte to their answer: it bounds memory too
+    seconds: float = 60.0  # from a request's first byte to its answer
+    batch: int = 16  # requests that the models see at once
+    cache: int = 1 << 30  # bytes of encoded images
+    dialogues: int = 64  # kept at once, each with its image and that image encoded
+    steps: int = 100  # of one dialogue
+    idle: float = 1800.0  # seconds after which a dialogue nobody uses is forgotten
+
+
+class Tokens:
+    """Who may come in. Without any token everybody may, and everybody is the same person.
+
+    >>> tokens = Tokens(["one-secret", "another"])
+    >>> tokens.owner("Bearer another") == Tokens(["another"]).owner("Bearer another")
+    True
+    >>> tokens.owner("Bearer guessed") is None
+    True
+    """
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._owners = [_digest(secret) for secret in secrets]
+
+    def __bool__(self) -> bool:
+        return bool(self._owners)
+
+    def owner(self, authorization: str) -> str | None:
+        """A name for whoever sends that header, which does not give the token away; None for a stranger."""
+        if not self._owners:
+            return ""
+        scheme, _, secret = authorization.partition(" ")
+        given = _digest(secret.strip())
+        known = [hmac.compare_digest(given, owner) for owner in self._owners]  # all, so that time tells nothing
+        return given if scheme.lower() == "bearer" and any(known) else None
+
+
+def read_tokens(file: Path | None) -> Tokens:
+    """From a file, one token a line, or from the environment's SEGZERO_TOKENS, with commas between them."""
+    if file is None:
+        lines = os.environ.get(TOKEN_VARIABLE, "").split(",")
+    else:
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read the tokens in {file}: {error}") from error
+    secrets = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if file is not None and not secrets:
+        raise UserError(f"{file} holds no token; write one a line, or leave --tokens out to let everybody in")
+    return Tokens(secrets)
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()

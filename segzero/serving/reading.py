@@ -1,0 +1,104 @@
+"""A request's body, JSON or multipart, becomes a checked model; its image becomes pixels.
+
+Both in a thread, as both take time.
+"""
+
+import asyncio
+from typing import Any, TypeVar
+
+import pydantic_core
+from fastapi import Request
+from PIL import Image
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+
+from segzero.images import load_image
+from segzero.masks import RLE, check_rle
+from segzero.segmenter import Prompt
+from segzero.serving.limits import Limits
+from segzero.serving.problems import Problem
+from segzero.serving.schema import Body, ObjectBody
+
+B = TypeVar("B", bound=Body)
+
+
+async def read_body(request: Request, model: type[B]) -> B:
+    """Of the kind that its Content-Type says; an empty body is an empty JSON object."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        # The door bounds the whole body, and so every part of it.
+        async with request.form(max_files=1, max_fields=8, max_part_size=1 << 40) as form:
+            fields: dict[str, Any] = {}
+            for name, value in form.items():
+                fields[name] = await value.read() if isinstance(value, UploadFile) else value
+        return await asyncio.to_thread(_check, model, fields, True)
+    body = await request.body()
+    if kind not in ("application/json", "") or (body and not kind):
+        raise Problem(415, "wrong_type", f"send application/json or multipart/form-data, not {kind or 'nothing'!r}")
+    return await asyncio.to_thread(_check, model, body or b"{}", False)
+
+
+def describe_body(model: type[Body]) -> dict[str, Any]:
+    """For OpenAPI, which FastAPI would write by itself if a body could be of one kind only."""
+    plain = model.model_json_schema(ref_template="{model}")
+    schema = _inlined(plain, plain.pop("$defs", {}))
+    content: dict[str, Any] = {"application/json": {"schema": schema, "example": model.example}}
+    if "image" in schema["properties"]:
+        fields = dict(schema["properties"]) | {"image": {"type": "string", "format": "binary"}}
+        fields |= {name: {"type": "string", "description": "JSON, as in a JSON body"} for name in model.as_json}
+        content["multipart/form-data"] = {"schema": {**schema, "properties": fields}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+async def open_image(data: bytes, limits: Limits) -> Image.Image:
+    """Checked before it is decoded: kind, width and height."""
+    return await asyncio.to_thread(load_image, data, limits.pixels, "the image")
+
+
+def read_prompt(body: ObjectBody, size: tuple[int, int]) -> tuple[Prompt, RLE | None]:
+    """A prompt, and the earlier mask, which becomes logits only where their size is known."""
+    rle = None
+    if body.mask is not None:
+        rle = check_rle(body.mask)
+        if rle["size"] != [size[1], size[0]]:
+            raise Problem(
+                422, "bad_request", f"the earlier mask is {rle['size'][1]}x{rle['size'][0]}, the image is not"
+            )
+    return Prompt(box=body.box, points=tuple(body.points), labels=tuple(body.labels)), rle
+
+
+def check_question(question: str, limits: Limits) -> str:
+    """A question that is short enough and made of characters."""
+    if len(question) > limits.question:
+        said = f"the question has {len(question)} characters; at most {limits.question} are read"
+        raise Problem(422, "question_too_long", said)
+    if any("\ud800" <= character <= "\udfff" for character in question):
+        raise Problem(422, "bad_request", "the question holds half a character (a lone surrogate); leave it out")
+    return question
+
+
+def _check(model: type[B], body: bytes | dict[str, Any], multipart: bool) -> B:
+    try:
+        if isinstance(body, bytes):
+            body = pydantic_core.from_json(body)
+        elif multipart:
+            body |= {name: pydantic_core.from_json(body[name]) for name in model.as_json if name in body}
+    except ValueError as error:
+        raise Problem(400, "not_json", f"the body is not JSON: {error}") from None
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the body"
+        raise Problem(422, "bad_request", f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _inlined(value: Any, definitions: dict[str, Any]) -> Any:
+    """A schema that refers to nothing outside of itself."""
+    if isinstance(value, list):
+        return [_inlined(item, definitions) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$ref" in value:
+        return _inlined(definitions[value["$ref"]], definitions)
+    return {key: _inlined(item, definitions) for key, item in value.items()}

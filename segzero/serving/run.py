@@ -1,0 +1,77 @@
+"""A server's life: bind, serve, and end well: on SIGTERM with every answer it owes, without models at once.
+
+>>> serve(create_app(pipeline), bind("127.0.0.1", 8000))                      # doctest: +SKIP
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+import uvicorn
+from fastapi import FastAPI
+
+from segzero.errors import UserError
+from segzero.serving.batching import Batcher
+
+log = logging.getLogger("segzero.serving")
+STUCK = 5  # times the seconds a request may take: a batch that needs longer will not end
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """The address, taken before the models are loaded: that it is in use is better known at once."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        taken = socket.socket(family)
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(address)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot serve at {host}:{port}: {reason}; choose another --host or --port") from error
+    return taken
+
+
+def serve(app: FastAPI, address: socket.socket) -> None:
+    """Until a signal comes, or the models die: then this raises."""
+    batcher: Batcher = app.state.models.batcher
+    if threading.current_thread() is threading.main_thread():
+        # uvicorn raises it again once all is done; what was asked for and went well is no death by a signal.
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
+    make_server(app).run(sockets=[address])
+    if not batcher.why_dead:
+        return
+    log.error("models gone", extra={"fields": {"why": batcher.why_dead}})
+    if batcher.busy_since is not None:  # the thread of the models can't be ended, and would be waited for
+        sys.stderr.flush()
+        os._exit(1)
+    raise UserError(f"the models are gone: {batcher.why_dead}; start the server again")
+
+
+def make_server(app: FastAPI) -> uvicorn.Server:
+    """uvicorn, which ends when the models do."""
+    seconds = app.state.limits.seconds
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(seconds) + 5,
+        lifespan="on",
+    )
+    return _Server(config, app.state.models.batcher, STUCK * seconds)
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, batcher: Batcher, stuck: float) -> None:
+        super().__init__(config)
+        self.batcher, self.stuck = batcher, stuck
+
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn asks ten times a second whether it is to end."""
+        since = self.batcher.busy_since
+        if since is not None and time.monotonic() - since > self.stuck:
+            self.batcher.die(f"a batch has not ended within {self.stuck:g} s")
+        return await super().on_tick(counter) or bool(self.batcher.why_dead)

@@ -1,0 +1,241 @@
+"""What clients send and get, as pydantic checks it and OpenAPI shows it."""
+
+import base64
+import binascii
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, WithJsonSchema
+
+CIRCLE = (  # red on white, 64x64
+    "data:image/png;base64,"
+    "iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQMAAACQp+OdAAAABlBMVEX////IHh7kMBY6AAAAc0lEQVR42t3QsQ3CQBSD4e9ekEjJ"
+    "CGzCsfmNwAgZ4coIoRxFgpSTUlBQ4crybzfmZzrXzdwWGJhSKoREXiutVYSREfHZhgsnhOsa71Am9cmmQUEqB+gbM5C5H3cKrU8m"
+    "FoTKq0czM8KTB0Kj7N/Y//NPegNCThcH8MjSBwAAAABJRU5ErkJggg=="
+)
+SHAPE: dict[str, Any] = {
+    "size": [64, 64],
+    "counts": "h`01j1:I4L4M2N2N2N2O0O2O0O2O0000000O20N100000001N101N101N2N2N2N3L4L7F]]1",
+}
+
+
+def read_data_url(value: object) -> bytes:
+    """The bytes of `data:image/...;base64,...`; a multipart body has them already."""
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str) or not value.startswith("data:"):
+        raise ValueError("send the image itself as data:image/png;base64,...; this server fetches nothing")
+    head, comma, body = value.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise ValueError("a data URL begins with data:image/png;base64,")
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"the data URL's base64 is damaged: {error}") from None
+
+
+def data_url(png: bytes) -> str:
+    """A PNG file as a data URL."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+_BINARY = {"type": "string", "description": "data:image/png;base64,... or another format's"}
+ImageBytes = Annotated[bytes, BeforeValidator(read_data_url), WithJsonSchema(_BINARY)]
+Format = Annotated[
+    Literal["rle", "png"], Field(description="How masks are written: COCO RLE, or PNG data URLs of 0 and 255.")
+]
+Point = tuple[FiniteFloat, FiniteFloat]
+Box = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
+
+
+class Body(BaseModel):
+    """A request's body; what is not known is refused, as it would be a typing error."""
+
+    model_config = ConfigDict(extra="forbid")
+    as_json: ClassVar[tuple[str, ...]] = ()  # fields that are JSON texts in a multipart body
+    example: ClassVar[dict[str, Any]] = {}
+
+
+class SegmentBody(Body):
+    """A question about an image."""
+
+    image: ImageBytes
+    question: str
+    format: Format = "rle"
+    example: ClassVar = {"image": CIRCLE, "question": "the largest shape", "format": "rle"}
+
+
+class ObjectBody(Body):
+    """One object to draw: points, a box, an earlier mask of it, in the image's pixels."""
+
+    points: list[Point] = Field(default=[], max_length=64)
+    labels: list[Literal[0, 1]] = Field(
+        default=[], max_length=64, description="1 inside, 0 outside, one for each point; none given: all inside."
+    )
+    box: Box | None = Field(default=None, description="x0, y0, x1, y1")
+    mask: dict[str, Any] | None = Field(default=None, description="An earlier mask of the same image, as RLE.")
+
+
+class PromptBody(Body):
+    """Objects to draw in an image, without a question."""
+
+    image: ImageBytes
+    prompts: list[ObjectBody] = Field(min_length=1)
+    all_masks: bool = Field(default=False, description="All three readings of each prompt, the best first.")
+    format: Format = "rle"
+    as_json: ClassVar = ("prompts",)
+    example: ClassVar = {
+        "image": CIRCLE,
+        "prompts": [{"points": [[24, 24], [60, 60]], "labels": [1, 0]}, {"box": [8, 8, 41, 41]}],
+        "all_masks": True,
+    }
+
+
+class DialogueBody(Body):
+    """An image to talk about."""
+
+    image: ImageBytes
+    memory: Literal["text", "marks", "crop"] = Field(default="text", description="How earlier rounds are told.")
+    example: ClassVar = {"image": CIRCLE, "memory": "text"}
+
+
+class AskBody(Body):
+    """A question that may refer to earlier ones: [REF:1], instance 2, it, the first one."""
+
+    question: str
+    about: int | None = Field(default=None, description='The round that "it" means, if not the last.')
+    format: Format = "rle"
+    example: ClassVar = {"question": "the shape left of [REF:1]"}
+
+
+class RefineBody(Body):
+    """A correction of one instance: more points, or another box."""
+
+    id: int
+    points: list[Point] = Field(default=[], max_length=64)
+    labels: list[Literal[0, 1]] = Field(default=[], max_length=64, description="1 inside, 0 outside.")
+    box: Box | None = Field(default=None, description="x0, y0, x1, y1")
+    format: Format = "rle"
+    example: ClassVar = {"id": 1, "points": [[24, 24]], "labels": [1]}
+
+
+class Size(BaseModel):
+    """Of the image, in pixels; a picture that its EXIF turns is measured upright."""
+
+    width: int
+    height: int
+
+
+class RLEAnswer(BaseModel):
+    """A mask as COCO writes it; pycocotools.mask.decode reads it."""
+
+    size: list[int] = Field(description="height, width")
+    counts: str
+
+
+class FoundAnswer(BaseModel):
+    """One object; `rle` or `png`, as was asked."""
+
+    box: Box
+    points: list[Point]
+    score: float = Field(description="The IoU that the segmenter expects of its mask.")
+    rle: RLEAnswer | None = None
+    png: str | None = None
+
+
+_SEGMENTED: dict[str, Any] = {
+    "question": "the largest shape",
+    "size": {"width": 64, "height": 64},
+    "error": None,
+    "warnings": [],
+    "think": "The red circle is wider and higher than the others.",
+    "raw_text": "<think>The red circle ...</think><answer>[...]</answer>",
+    "instances": [{"box": [8, 8, 40, 40], "points": [[24, 24]], "score": 0.93, "rle": SHAPE}],
+    "timings": {"queue": 0.01, "policy": 0.05, "segmenter": 0.01},
+}
+
+
+class SegmentAnswer(BaseModel):
+    """No instances and no error: nothing is there. An error: the policy's answer could not be read."""
+
+    question: str
+    size: Size
+    error: str | None = Field(description="None, or a code of docs/answers.md.")
+    warnings: list[str]
+    think: str
+    raw_text: str
+    instances: list[FoundAnswer]
+    timings: dict[str, float] = Field(description="Seconds: in the queue, and shares of the batch's time.")
+
+    model_config = ConfigDict(json_schema_extra={"example": _SEGMENTED})
+
+
+class MaskAnswer(BaseModel):
+    """One reading of a prompt."""
+
+    score: float = Field(description="Predicted IoU.")
+    box: Box | None = Field(description="The tightest box; None for an empty mask.")
+    rle: RLEAnswer | None = None
+    png: str | None = None
+
+
+class ObjectAnswer(BaseModel):
+    """Of one prompt: its best mask, or all three, best first."""
+
+    masks: list[MaskAnswer]
+
+
+class PromptAnswer(BaseModel):
+    """Objects in the order of the prompts."""
+
+    size: Size
+    objects: list[ObjectAnswer]
+
+
+class RegionAnswer(BaseModel):
+    """One object of a dialogue; later questions name it by its id: "instance 2"."""
+
+    id: int
+    box: Box
+    points: list[Point]
+    labels: list[int] = Field(description="Of each point: 1 inside, 0 outside.")
+    score: float
+    color: list[int]
+    rle: RLEAnswer | None = None
+    png: str | None = None
+
+
+class RoundAnswer(BaseModel):
+    """A question of a dialogue; later questions name it by its number: [REF:1]."""
+
+    number: int
+    question: str
+    refers: list[int] = Field(description="The rounds that the question refers to.")
+    state: Literal["found", "nothing", "unread"]
+    error: str | None
+    warnings: list[str]
+    think: str
+    raw_text: str
+    regions: list[RegionAnswer]
+
+
+class DialogueAnswer(BaseModel):
+    """A dialogue as it stands."""
+
+    id: str
+    size: Size
+    memory: str
+    idle: float = Field(description="Seconds without use after which it is forgotten.")
+    rounds: list[RoundAnswer]
+
+
+class ErrorDetail(BaseModel):
+    """A code for programs, a line for people."""
+
+    code: str
+    message: str
+
+
+class ErrorAnswer(BaseModel):
+    """Why there is no answer."""
+
+    error: ErrorDetail

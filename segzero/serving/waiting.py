@@ -1,0 +1,58 @@
+"""Between the event loop and the models: an answer is waited for while the client waits, and no longer."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+
+from segzero.serving import writing
+from segzero.serving.batching import Busy, Dead
+from segzero.serving.door import busy
+from segzero.serving.models import Models
+from segzero.serving.problems import ClientLeft, Problem
+
+T = TypeVar("T")
+
+
+async def answer_of(request: Request, models: Models, submit: Callable[..., "Future[T]"], *arguments: Any) -> T:
+    """What `submit(*arguments)` promises; the place is given up when the client leaves or its time is over."""
+    leaving = asyncio.create_task(_gone(request))
+    waiting: asyncio.Future[T] | None = None
+    try:
+        waiting = asyncio.wrap_future(submit(*arguments))
+        either: set[asyncio.Future[Any]] = {waiting, leaving}
+        seconds = request.scope["segzero.ends"] - time.monotonic()
+        await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            return waiting.result()
+        if leaving.done():
+            raise ClientLeft
+        raise Problem(504, "timed_out", "no answer in time; the server may be busy", {"Retry-After": "5"})
+    except Busy:
+        raise busy(models.batcher.wait()) from None
+    except Dead:
+        raise dead() from None
+    finally:
+        if waiting is not None:
+            waiting.cancel()  # and with it what was submitted: what has not begun will not
+        leaving.cancel()
+
+
+async def json_answer(write: Callable[..., dict[str, Any]], *arguments: Any, status: int = 200) -> Response:
+    """What `write` makes of the result, as a response."""
+    body = await asyncio.to_thread(lambda: writing.as_bytes(write(*arguments)))
+    return Response(body, status, media_type="application/json")
+
+
+def dead() -> Problem:
+    """Whoever watches over the server will start it again."""
+    return Problem(503, "models_gone", "the models are gone and the server is ending", {"Retry-After": "30"})
+
+
+async def _gone(request: Request) -> None:
+    """Returns when the client has left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

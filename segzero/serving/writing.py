@@ -1,0 +1,90 @@
+"""Results as JSON. Run in a thread: encoding large masks takes time."""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from segzero.dialogue import Registry, Round
+from segzero.files import png_bytes
+from segzero.masks import RLE, Mask, box_of, decode, encode
+from segzero.result import Segmentation
+from segzero.segmenter import Drawn
+from segzero.serving.schema import data_url
+
+
+def segmentation(result: Segmentation, format: str) -> dict[str, Any]:
+    """As `Segmentation.to_dict`, or with PNGs in place of the RLEs."""
+    answer = result.to_dict()
+    if format == "png":
+        for instance, found in zip(answer["instances"], result.instances, strict=True):
+            del instance["rle"]
+            instance["png"] = data_url(mask_png(found.mask))
+    return answer
+
+
+def objects(drawn: Sequence[Drawn], size: tuple[int, int], all_masks: bool, format: str) -> dict[str, Any]:
+    """The masks of each prompt, best first."""
+    return {
+        "size": {"width": size[0], "height": size[1]},
+        "objects": [{"masks": _masks(each, all_masks, format)} for each in drawn],
+    }
+
+
+def dialogue_round(round: Round, format: str) -> dict[str, Any]:
+    """A round as it stands, after corrections."""
+    told = ("number", "question", "state", "error", "think", "raw_text")
+    return {name: getattr(round, name) for name in told} | {
+        "refers": list(round.refers),
+        "warnings": list(round.warnings),
+        "regions": [
+            {
+                "id": region.id,
+                "box": list(region.box),
+                "points": [list(point) for point in region.points],
+                "labels": list(region.labels),
+                "score": region.score,
+                "color": list(region.color),
+                **_written(region.rle, format),
+            }
+            for region in round.regions
+        ],
+    }
+
+
+def dialogue_state(id: str, registry: Registry, memory: str, idle: float) -> dict[str, Any]:
+    """All rounds, masks as RLE."""
+    return {
+        "id": id,
+        "size": {"width": registry.size[0], "height": registry.size[1]},
+        "memory": memory,
+        "idle": idle,
+        "rounds": [dialogue_round(round, "rle") for round in registry.rounds],
+    }
+
+
+def as_bytes(answer: dict[str, Any]) -> bytes:
+    """In plain ASCII, so that no half character can spoil it."""
+    return json.dumps(answer, allow_nan=False).encode()
+
+
+def mask_png(mask: Mask) -> bytes:
+    """0 and 255, as `Segmentation.save` writes masks."""
+    return png_bytes(Image.fromarray(mask.astype(np.uint8) * 255))
+
+
+def _masks(drawn: Drawn, all_masks: bool, format: str) -> list[dict[str, Any]]:
+    order = drawn.scores.argsort()[::-1][: None if all_masks else 1]
+    masks = drawn.masks
+    return [_mask(masks[place], float(drawn.scores[place]), format) for place in order]
+
+
+def _mask(mask: Mask, score: float, format: str) -> dict[str, Any]:
+    return {"score": score if math.isfinite(score) else 0.0, "box": box_of(mask), **_written(encode(mask), format)}
+
+
+def _written(rle: RLE, format: str) -> dict[str, Any]:
+    return {"rle": rle} if format == "rle" else {"png": data_url(mask_png(decode(rle)))}

@@ -1,0 +1,64 @@
+"""A real server in a thread, on a port of its own, and ways to hold its models still."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+import uvicorn
+
+from segzero.pipeline import SegZeroPipeline
+from segzero.serving.app import create_app
+from segzero.serving.limits import Limits, Tokens
+from segzero.serving.models import Models
+from segzero.serving.run import bind, make_server
+
+
+@dataclass
+class Running:
+    """A server, and the models behind it."""
+
+    url: str
+    models: Models
+    server: uvicorn.Server
+    thread: threading.Thread
+
+    def http(self, token: str | None = None) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The models do nothing else meanwhile."""
+        begun, go = threading.Event(), threading.Event()
+        self.models.batcher.submit(lambda items: [(begun.set(), go.wait(30))], None)
+        assert begun.wait(10)
+        try:
+            yield
+        finally:
+            go.set()
+
+
+@contextmanager
+def running(pipeline: SegZeroPipeline, limits: Limits = Limits(), tokens: Tokens = Tokens()) -> Iterator[Running]:
+    """Serve until the block ends."""
+    app, address = create_app(pipeline, limits, tokens), bind("127.0.0.1", 0)
+    server = make_server(app)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [address]})
+    thread.start()
+    wait_until(lambda: server.started)
+    try:
+        yield Running(f"http://127.0.0.1:{address.getsockname()[1]}", app.state.models, server, thread)
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive(), "the server did not end"
+
+
+def wait_until(done, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.01)

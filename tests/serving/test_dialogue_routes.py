@@ -1,0 +1,130 @@
+"""Dialogues over HTTP: the same rounds as in this process, each its creator's, none for ever."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+import servers
+from servers import wait_until
+
+from segzero.dialogue import Dialogue
+from segzero.errors import UserError
+from segzero.masks import mask_iou
+from segzero.serving.client import Client
+from segzero.serving.limits import Limits, Tokens
+
+
+@pytest.fixture(scope="module")
+def scene(pipeline, held_out):
+    """A scene in which something is found."""
+    results = pipeline([sample.image for sample in held_out], [sample.question for sample in held_out])
+    return next(sample for sample, result in zip(held_out, results, strict=True) if result.instances)
+
+
+def test_rounds_are_those_of_a_dialogue_in_this_process(server, pipeline, scene):
+    here = Dialogue(scene.image, pipeline)
+    with Client(server.url).dialogue(scene.image) as there:
+        for question in (scene.question, "the shape left of [REF:1]", "the largest shape"):
+            ours, theirs = here.ask(question), there.ask(question)
+            assert theirs.raw_text == ours.raw_text and theirs.question == question
+            assert mask_iou(theirs.union, ours.union) > 0.99
+        x0, y0, x1, y1 = here.registry.regions[0].box
+        point = ((x0 + x1) / 2, (y0 + y1) / 2)
+        refined = here.refine(1, [point], [0])
+        assert mask_iou(there.refine(1, [point], [0]).union, refined.union) > 0.99
+        there.undo()
+        there.undo()
+        assert [r.question for r in there.rounds()] == [scene.question, "the shape left of [REF:1]"]
+        there.clear()
+        assert there.rounds() == []
+        there.undo()
+        assert len(there.rounds()) == 2
+    with pytest.raises(UserError, match="404"):
+        there.rounds()
+
+
+def test_mistakes_change_nothing(server, scene):
+    with Client(server.url).dialogue(scene.image) as dialogue:
+        for step, said in [
+            (lambda: dialogue.undo(), "nothing to undo"),
+            (lambda: dialogue.refine(7, [(1, 1)]), "no instance 7"),
+            (lambda: dialogue.ask("what is on [REF:3]"), "no round 3"),
+            (lambda: dialogue.ask(""), "empty"),
+            (lambda: dialogue.ask("x" * 3000), "3000 characters"),
+        ]:
+            with pytest.raises(UserError, match=said):
+                step()
+        assert dialogue.rounds() == []
+
+
+def test_a_dialogue_is_its_creators(pipeline, scene):
+    with servers.running(pipeline, tokens=Tokens(["mine", "yours"])) as server:
+        dialogue = Client(server.url, "mine").dialogue(scene.image)
+        dialogue.ask(scene.question)
+        with server.http("yours") as http:
+            for method, path in [("GET", ""), ("POST", "/ask"), ("POST", "/refine"), ("POST", "/undo"), ("DELETE", "")]:
+                assert http.request(method, dialogue.path + path, json={}).status_code == 404
+        with server.http() as http:
+            assert http.get(dialogue.path).status_code == 401
+        assert len(dialogue.rounds()) == 1
+
+
+def test_unused_dialogues_make_room(pipeline, scene):
+    with servers.running(pipeline, Limits(dialogues=2, idle=0.6)) as server, server.http() as http:
+        client = Client(server.url, retries=0)
+        first, second = client.dialogue(scene.image), client.dialogue(scene.image)
+        refused = http.post("/v1/dialogues", files={"image": scene.image})
+        assert refused.status_code == 429 and refused.json()["error"]["code"] == "too_many_dialogues"
+        time.sleep(0.4)
+        assert second.rounds() == []  # used
+        time.sleep(0.4)
+        client.dialogue(scene.image)
+        assert http.get(first.path).status_code == 404 and http.get(second.path).status_code == 200
+
+
+def test_a_dialogue_does_not_grow_for_ever(pipeline, scene):
+    with servers.running(pipeline, Limits(steps=2)) as server, Client(server.url).dialogue(scene.image) as dialogue:
+        dialogue.ask(scene.question)
+        dialogue.ask("the largest shape")
+        with pytest.raises(UserError, match="at most 2 steps"):
+            dialogue.ask("the smallest shape")
+        dialogue.undo()
+        dialogue.ask("the smallest shape")
+
+
+def test_steps_of_several_dialogues_share_batches_and_are_not_mixed_up(server, pipeline, held_out):
+    questions = ["the largest shape", "the smallest shape", "the shape left of [REF:1]"]
+
+    def talk(make) -> list[str]:
+        return [make.ask(question).raw_text for question in questions]
+
+    samples = held_out[:3]
+    expected = [talk(Dialogue(sample.image, pipeline)) for sample in samples]
+    batches = []
+    server.models.batcher.seen, seen = lambda items, seconds: batches.append(items), server.models.batcher.seen
+    try:
+        with ThreadPoolExecutor(3) as clients:
+            made = [Client(server.url).dialogue(sample.image) for sample in samples]
+            assert list(clients.map(talk, made)) == expected
+    finally:
+        server.models.batcher.seen = seen
+    assert max(batches) > 1
+
+
+def test_two_steps_of_one_dialogue_come_one_after_the_other(server, pipeline, scene):
+    dialogue = Client(server.url).dialogue(scene.image)
+    with ThreadPoolExecutor(4) as clients:
+        list(clients.map(dialogue.ask, ["the largest shape"] * 4))
+    assert len(dialogue.rounds()) == 4
+
+
+def test_a_step_nobody_waits_for_is_not_taken(server, scene):
+    dialogue = Client(server.url).dialogue(scene.image)
+    with server.http() as http, server.held():
+        with pytest.raises(httpx.ReadTimeout):
+            http.post(f"{dialogue.path}/ask", json={"question": "the largest shape"}, timeout=0.5)
+        wait_until(lambda: "segzero_requests_inside 0.0" in http.get("/metrics").text)
+    assert dialogue.rounds() == []
+    dialogue.ask(scene.question)
+    assert [round.question for round in dialogue.rounds()] == [scene.question]

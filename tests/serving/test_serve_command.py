@@ -1,0 +1,63 @@
+"""What `segzero serve` refuses before it loads a model, and what a program needs to talk to it."""
+
+import json
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from segzero.errors import UserError
+from segzero.serving.client import Client
+from segzero.serving.commands import serve
+from segzero.serving.limits import Tokens, read_tokens
+from segzero.serving.run import bind
+
+
+def test_a_port_in_use_is_said_at_once():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UserError, match="choose another --host or --port"):
+            serve(port=taken.getsockname()[1])
+    with pytest.raises(UserError, match="cannot serve at no"):
+        bind("no.such.host.invalid", 8000)
+
+
+def test_tokens_come_from_a_file_or_the_environment(tmp_path, monkeypatch):
+    file = tmp_path / "tokens"
+    file.write_text("# of the demo\nfirst\n\n  second  \n")
+    known = read_tokens(file)
+    assert (
+        known.owner("Bearer first")
+        and known.owner("bearer second")
+        and known.owner("Bearer first") != known.owner("Bearer second")
+    )
+    assert known.owner("Bearer # of the demo") is None and known.owner("first") is None and known.owner("") is None
+    file.write_text("\n")
+    with pytest.raises(UserError, match="holds no token"):
+        read_tokens(file)
+    with pytest.raises(UserError, match="cannot read"):
+        read_tokens(tmp_path / "none")
+    monkeypatch.setenv("SEGZERO_TOKENS", "a, b")
+    assert read_tokens(None).owner("Bearer b")
+    monkeypatch.delenv("SEGZERO_TOKENS")
+    assert not read_tokens(None) and Tokens().owner("") == ""
+
+
+def test_the_client_needs_no_model_and_no_server_library():
+    code = "import json, sys, segzero.serving.client; print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "transformers", "fastapi", "pydantic", "uvicorn", "httpx"} & set(json.loads(loaded))
+
+
+def test_the_client_says_what_is_wrong(tmp_path):
+    with pytest.raises(UserError, match="no server"):
+        Client("localhost:8000")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        client = Client(f"http://127.0.0.1:{free.getsockname()[1]}", timeout=5)
+    with pytest.raises(UserError, match="start a server: segzero serve"):
+        client.segment(b"image", "the shape")
+    with pytest.raises(UserError, match="cannot open"):
+        client.segment(tmp_path / "none.png", "the shape")
