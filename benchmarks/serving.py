@@ -1,0 +1,115 @@
+"""Requests a second of `segzero serve`: many clients at once against one request after the other.
+
+A server with the shipped models runs in a process of its own. Every answer is checked against that of its own image,
+asked alone before; the two ways take turns. Then many requests more, and what the server's memory did.
+
+    python benchmarks/serving.py [--clients 16] [--requests 20] [--repeats 3] [--more 2000]
+"""
+
+import argparse
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import httpx
+import psutil
+
+from segzero.tiny.questions import HELD_OUT_SEED, make_samples
+
+SCENES = make_samples(16, HELD_OUT_SEED + 3)
+PATIENCE = 120  # seconds until the server is ready, and for one request
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one request got, and how long it took."""
+
+    scene: int
+    text: str
+    seconds: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--requests", type=int, default=20, help="of each client")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--more", type=int, default=2000, help="requests over which memory is watched")
+    options = parser.parse_args()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "segzero", "serve", "--port", str(port), "--policy-backend", "transformers"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
+            wait_for(client, server)
+            measure(client, psutil.Process(server.pid), options)
+    finally:
+        server.terminate()
+        print(f"the server's exit code: {server.wait(PATIENCE)}")
+
+
+def measure(client: httpx.Client, server: psutil.Process, options: argparse.Namespace) -> None:
+    truth = {scene: ask(client, scene) for scene in range(len(SCENES))}
+    alone, together, waits, ratios = [], [], [], []
+    for _ in range(options.repeats):
+        one, _ = run(client, truth, 1, 3 * len(SCENES))
+        many, seconds = run(client, truth, options.clients, options.clients * options.requests)
+        alone.append(one)
+        together.append(many)
+        waits += seconds
+        ratios.append(many / one)
+    p95 = sorted(waits)[int(0.95 * len(waits))]
+    print(f"one after the other: {spread(alone)} requests/s")
+    print(f"{options.clients} clients at once: {spread(together)} requests/s, 95 % within {p95:.2f} s")
+    print(
+        f"ratio {statistics.median(ratios):.1f}x (from {min(ratios):.1f} to {max(ratios):.1f}); no answer was another's"
+    )
+    before = server.memory_info().rss
+    run(client, truth, options.clients, options.more)
+    grown = server.memory_info().rss - before
+    print(f"memory: {before / 2**20:.0f} MiB, and {grown / 2**20:+.0f} MiB after {options.more} requests more")
+
+
+def run(client: httpx.Client, truth: dict[int, Answer], clients: int, count: int) -> tuple[float, list[float]]:
+    """Requests a second, and how long each took."""
+    begin = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        answers = list(pool.map(lambda number: ask(client, number % len(SCENES)), range(count)))
+    rate = count / (time.perf_counter() - begin)
+    for answer in answers:
+        assert answer.text == truth[answer.scene].text, f"scene {answer.scene} got another answer"
+    return rate, [answer.seconds for answer in answers]
+
+
+def ask(client: httpx.Client, scene: int) -> Answer:
+    sample = SCENES[scene]
+    begin = time.perf_counter()
+    reply = client.post("/v1/segment", files={"image": sample.image}, data={"question": sample.question})
+    seconds = time.perf_counter() - begin
+    reply.raise_for_status()
+    return Answer(scene, reply.json()["raw_text"], seconds)
+
+
+def wait_for(client: httpx.Client, server: subprocess.Popen) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            if client.get("/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.2)
+    raise SystemExit("the server did not get ready")
+
+
+def spread(rates: list[float]) -> str:
+    return f"{statistics.median(rates):.1f} ({min(rates):.1f} to {max(rates):.1f})"
+
+
+if __name__ == "__main__":
+    main()
