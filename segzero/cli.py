@@ -13,6 +13,15 @@ from segzero.data.commands import data
 from segzero.dialogue.commands import chat
 from segzero.errors import UserError
 from segzero.evaluation.commands import app as evaluation
+from segzero.model_flags import (
+    DeviceOption,
+    FrameOption,
+    PolicyBackendOption,
+    PolicyOption,
+    PromptOption,
+    SegmenterBackendOption,
+    SegmenterOption,
+)
 from segzero.serving.commands import serve
 
 app = typer.Typer(
@@ -24,15 +33,6 @@ app = typer.Typer(
 )
 console = Console(highlight=False)
 
-PolicyOption = Annotated[
-    str | None, typer.Option("--policy", help="Folder or hub name of a Qwen-VL checkpoint; default: the shipped one.")
-]
-SegmenterOption = Annotated[
-    str | None, typer.Option("--segmenter", help="Folder or hub name of a SAM2 checkpoint; default: the shipped one.")
-]
-PolicyBackendOption = Annotated[str, typer.Option(help="auto, transformers, vllm or openai.")]
-SegmenterBackendOption = Annotated[str, typer.Option(help="auto, transformers or sam2.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 MaxPixelsOption = Annotated[int, typer.Option(help="Refuse larger images.", min=1)]
 
 
@@ -57,12 +57,8 @@ def infer(
     segmenter: SegmenterOption = None,
     policy_backend: PolicyBackendOption = "auto",
     segmenter_backend: SegmenterBackendOption = "auto",
-    frame: Annotated[
-        str | None, typer.Option(help="stretch(840), native or relative(1000); default: the checkpoint's.")
-    ] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="multi, vision_reasoner or seg_zero; default: the checkpoint's.")
-    ] = None,
+    frame: FrameOption = None,
+    prompt: PromptOption = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0.0)] = 0.0,
     max_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 1024,
     seed: Annotated[int, typer.Option(help="For temperatures above 0.")] = 0,

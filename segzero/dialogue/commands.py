@@ -6,6 +6,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from segzero.model_flags import (
+    DeviceOption,
+    FrameOption,
+    PolicyBackendOption,
+    PolicyOption,
+    PromptOption,
+    SegmenterBackendOption,
+    SegmenterOption,
+)
+
 console = Console(highlight=False)
 
 
@@ -16,23 +26,13 @@ def chat(
         str | None, typer.Option(help="How earlier rounds are told: text (default), marks or crop.")
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with a dialogue that /save wrote.")] = None,
-    policy: Annotated[
-        str | None,
-        typer.Option("--policy", help="Folder or hub name of a Qwen-VL checkpoint; default: the shipped one."),
-    ] = None,
-    segmenter: Annotated[
-        str | None,
-        typer.Option("--segmenter", help="Folder or hub name of a SAM2 checkpoint; default: the shipped one."),
-    ] = None,
-    policy_backend: Annotated[str, typer.Option(help="auto, transformers, vllm or openai.")] = "auto",
-    segmenter_backend: Annotated[str, typer.Option(help="auto, transformers or sam2.")] = "auto",
-    frame: Annotated[
-        str | None, typer.Option(help="stretch(840), native or relative(1000); default: the checkpoint's.")
-    ] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="multi, vision_reasoner or seg_zero; default: the checkpoint's.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    policy: PolicyOption = None,
+    segmenter: SegmenterOption = None,
+    policy_backend: PolicyBackendOption = "auto",
+    segmenter_backend: SegmenterBackendOption = "auto",
+    frame: FrameOption = None,
+    prompt: PromptOption = None,
+    device: DeviceOption = "auto",
     max_pixels: Annotated[int, typer.Option(help="Refuse larger images.", min=1)] = 89_000_000,
 ) -> None:
     """Ask about an image in several rounds: refer to what was found, correct it, take it back."""

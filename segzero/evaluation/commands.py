@@ -15,6 +15,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from segzero.errors import UserError, unknown_name
+from segzero.model_flags import (
+    DeviceOption,
+    FrameOption,
+    PolicyBackendOption,
+    PolicyOption,
+    PromptOption,
+    SegmenterBackendOption,
+    SegmenterOption,
+)
 
 app = typer.Typer(help="Benchmarks: answers, masks, figures one can publish.", no_args_is_help=True)
 console = Console(highlight=False, markup=False)  # paths and questions may hold brackets
@@ -48,13 +57,13 @@ def run(
     hf_config: Annotated[
         str, typer.Option("--hf_config", "--hf-config", help="Its configuration; there is one.")
     ] = "default",
-    policy: Annotated[str | None, typer.Option(help="Checkpoint or server; default: the shipped one.")] = None,
-    segmenter: Annotated[str | None, typer.Option(help="SAM2 checkpoint; default: the shipped one.")] = None,
-    policy_backend: Annotated[str, typer.Option(help="auto, transformers, vllm or openai.")] = "auto",
-    segmenter_backend: Annotated[str, typer.Option(help="auto, transformers or sam2.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    frame: Annotated[str | None, typer.Option(help="Default: the checkpoint's.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="Default: the checkpoint's.")] = None,
+    policy: PolicyOption = None,
+    segmenter: SegmenterOption = None,
+    policy_backend: PolicyBackendOption = "auto",
+    segmenter_backend: SegmenterBackendOption = "auto",
+    device: DeviceOption = "auto",
+    frame: FrameOption = None,
+    prompt: PromptOption = None,
     max_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 2048,
     batch: Annotated[int, typer.Option(help="Samples at once.", min=1)] = 16,
     workers: Annotated[int, typer.Option(help="Processes with models of their own, through Ray.", min=1)] = 1,

@@ -6,6 +6,15 @@ from typing import Annotated
 import typer
 
 from segzero.errors import UserError
+from segzero.model_flags import (
+    DeviceOption,
+    FrameOption,
+    PolicyBackendOption,
+    PolicyOption,
+    PromptOption,
+    SegmenterBackendOption,
+    SegmenterOption,
+)
 
 
 def serve(
@@ -14,13 +23,13 @@ def serve(
     tokens: Annotated[
         Path | None, typer.Option(help="Bearer tokens, one a line; default: those in $SEGZERO_TOKENS, with commas.")
     ] = None,
-    policy: Annotated[str | None, typer.Option(help="Checkpoint or server; default: the shipped one.")] = None,
-    segmenter: Annotated[str | None, typer.Option(help="SAM2 checkpoint; default: the shipped one.")] = None,
-    policy_backend: Annotated[str, typer.Option(help="auto, transformers, vllm or openai.")] = "auto",
-    segmenter_backend: Annotated[str, typer.Option(help="auto, transformers or sam2.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    frame: Annotated[str | None, typer.Option(help="Default: the checkpoint's.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="Default: the checkpoint's.")] = None,
+    policy: PolicyOption = None,
+    segmenter: SegmenterOption = None,
+    policy_backend: PolicyBackendOption = "auto",
+    segmenter_backend: SegmenterBackendOption = "auto",
+    device: DeviceOption = "auto",
+    frame: FrameOption = None,
+    prompt: PromptOption = None,
     max_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 1024,
     batch: Annotated[int, typer.Option(help="Requests that the models see at once.", min=1)] = 16,
     queue: Annotated[int, typer.Option(help="Requests inside at once; more are sent away (429).", min=1)] = 64,
