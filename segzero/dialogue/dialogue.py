@@ -14,7 +14,7 @@ from pathlib import Path
 
 from segzero.answer import parse_answer
 from segzero.dialogue.correction import correction
-from segzero.dialogue.memory import get_memory
+from segzero.dialogue.memory import RECENT, get_memory
 from segzero.dialogue.references import read_question, references_in
 from segzero.dialogue.registry import Registry, Round, finite
 from segzero.dialogue.saved import MAX_ROUNDS, read_dialogue, write_dialogue
@@ -28,7 +28,6 @@ from segzero.prompts import get_prompt, render_messages
 from segzero.result import Segmentation
 from segzero.segmenter import Embeddings
 
-RECENT = 4  # rounds that a prompt tells in full
 MAX_STEPS = 1000  # that can be undone
 
 

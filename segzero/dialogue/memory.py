@@ -23,6 +23,7 @@ from segzero.errors import UserError, unknown_name
 from segzero.frames import Frame, Size
 from segzero.masks import Box
 
+RECENT = 4  # rounds that a prompt tells in full
 OLDER = 12  # rounds that are told by a line each; the ones before them by their number alone
 LISTED = 12  # regions of one round that are told one by one
 MARGIN = 0.15  # of a region's sides, that a crop shows around it
@@ -50,7 +51,12 @@ def get_memory(name: str) -> Memory:
 
 
 def as_text(question: Question, registry: Registry, image: Image.Image, frame: Frame, rounds: int) -> Prepared:
-    """Regions as boxes and points, in the numbers that the policy writes itself."""
+    """Regions as boxes and points."""
+    return write_text(question, registry, frame, rounds)
+
+
+def write_text(question: Question, registry: Registry, frame: Frame, rounds: int) -> Prepared:
+    """Regions as boxes and points, in the numbers that the policy writes itself; this needs no image."""
     if not references_in(question):
         return Prepared(_words(question, str))
     size = registry.size
@@ -69,7 +75,7 @@ def as_marks(question: Question, registry: Registry, image: Image.Image, frame: 
     wanted = [region for reference in references for region in reference.regions]
     marked = {region.id: region for region in sorted([*wanted, *recent], key=lambda region: region.id)}
     if not wanted:
-        return as_text(question, registry, image, frame, rounds)
+        return write_text(question, registry, frame, rounds)
     if len(marked) > MAX_DRAWN:
         marked = {region.id: region for region in wanted}
         if len(marked) > MAX_DRAWN:
@@ -100,7 +106,7 @@ def as_crops(question: Question, registry: Registry, image: Image.Image, frame: 
     """A second image: what is referred to, cut out with a margin; several references stand side by side."""
     shown = list(dict.fromkeys(reference for reference in references_in(question) if not reference.empty))
     if not shown:
-        return as_text(question, registry, image, frame, rounds)
+        return write_text(question, registry, frame, rounds)
     crops = [image.crop(_surroundings(reference.regions, image.size)) for reference in shown]
     picture = frame.fit(_side_by_side(crops, image.size))
 
@@ -149,8 +155,7 @@ def _history(registry: Registry, rounds: int, describe: Callable[[Round], str]) 
 
 
 def _place(region: Region, frame: Frame, size: Size) -> str:
-    inside = [point for point, label in zip(region.points, region.labels, strict=True) if label][:1]
-    points = [f" <point>{json.dumps(frame.to_frame(point, size))}</point>" for point in inside]
+    points = [f" <point>{json.dumps(frame.to_frame(point, size))}</point>" for point in region.inside[:1]]
     return write_boxes([region.box], frame, size) + "".join(points)
 
 

@@ -31,10 +31,14 @@ class Region:
     color: Color  # as its round's overlay draws it
 
     @property
+    def inside(self) -> tuple[Point, ...]:
+        """The points that are inside."""
+        return tuple(point for point, label in zip(self.points, self.labels, strict=True) if label)
+
+    @property
     def found(self) -> Found:
         """The region as results have it, its mask decoded; points outside it are left out."""
-        inside = tuple(point for point, label in zip(self.points, self.labels, strict=True) if label)
-        return Found(decode(self.rle), self.box, inside, self.score)
+        return Found(decode(self.rle), self.box, self.inside, self.score)
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class Registry:
             else {
                 "question": round.question,
                 "boxes": [list(region.box) for region in round.regions],
+                "points": [[list(point) for point in region.inside] for region in round.regions],
                 "masks": [region.rle for region in round.regions],
             }
             for round in self.rounds
