@@ -58,6 +58,9 @@ def prepare(
     no_target: Annotated[
         float | None, typer.Option(help="Share of questions to which nothing is the answer; default: as they are.")
     ] = None,
+    dialogues: Annotated[
+        int, typer.Option(help="Questions become dialogues of up to so many rounds, wherever they can.", min=0)
+    ] = 0,
     filter_iou: Annotated[
         float | None, typer.Option(help="Keep what a segmenter draws with at least this IoU; 0.6 as published.")
     ] = None,
@@ -76,7 +79,7 @@ def prepare(
     from segzero.data.prepare import prepare as make
     from segzero.data.recipe import Recipe
 
-    recipe = Recipe(join, no_target, filter_iou)
+    recipe = Recipe(join, no_target, dialogues, filter_iou)
     options = named_options(option or []) | ({"split": split} if split else {})
     columns = (TextColumn("samples read"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:

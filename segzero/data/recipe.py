@@ -1,4 +1,4 @@
-"""Referring data -> training samples, a block at a time: points, joins, questions with no answer, what is left out.
+"""Referring data -> training samples, a block at a time: points, joins, dialogues, no answers, what is left out.
 
 >>> made = cook(list(read("data/mine", "folder")), Recipe(join=0.2), seeds=(0, 0))           # doctest: +SKIP
 >>> len(made.samples), made.left_out
@@ -9,19 +9,21 @@ What comes of a block depends on the block, the recipe and the seeds alone.
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
 
 from segzero.answer import MAX_OBJECTS
+from segzero.data.dialogues import from_instances
 from segzero.data.sample import Object, Sample
 from segzero.data.truth import LONGEST, losses, problems
 from segzero.errors import UserError
 from segzero.masks import box_of, decode, points_of, union
 
 MOST_JOINED = 3  # questions in one
+MOST_ROUNDS = 12  # of a conversation
 MOST_PARTS = 16  # of an image's questions that are joined
 TRIES = 20  # at a question whose category is not in an image
 
@@ -40,6 +42,7 @@ class Recipe:
 
     join: float = 0.0  # questions about several things, made of questions about each
     no_target: float | None = None  # questions to which nothing is the answer; None: as many as were read
+    dialogues: int = 0  # rounds of the conversations that questions become, wherever they can
     filter_iou: float | None = None  # a sample needs this IoU of each mask with the one that a segmenter draws
 
     def __post_init__(self) -> None:
@@ -49,6 +52,8 @@ class Recipe:
                 raise UserError(f"{name} {share} is no share; give a number from 0 to under 1, such as 0.2")
         if sum(shares.values()) > 0.9:
             raise UserError("--join and --no-target leave less than a tenth for the questions as they are")
+        if self.dialogues and not 2 <= self.dialogues <= MOST_ROUNDS:
+            raise UserError(f"--dialogues {self.dialogues}: a dialogue has 2 to {MOST_ROUNDS} rounds")
         if self.filter_iou is not None and not 0 < self.filter_iou < 1:
             raise UserError(f"--filter-iou {self.filter_iou} is no IoU between 0 and 1; 0.6 is usual")
 
@@ -80,8 +85,10 @@ def cook(block: Sequence[Sample], recipe: Recipe, seeds: Sequence[int], agree: A
         made.left_out["nothing is there, beyond the share asked for"] += len(nothing) - len(kept)
         nothing = [nothing[i] for i in kept]
         nothing += _borrowed(good, wanted - len(nothing), rng)
-    made.samples = [*there, *joined, *nothing]
-    made.kinds = +Counter({"as read": len(there), "joined": len(joined), "nothing there": len(nothing)})
+    talks = list(_conversations(there, recipe.dialogues, rng)) if recipe.dialogues else there
+    made.samples = [*talks, *joined, *nothing]
+    kinds = {"as read": len(there), "later rounds": len(talks) - len(there)}
+    made.kinds = +Counter(kinds | {"joined": len(joined), "nothing there": len(nothing)})
     made.left_out = +made.left_out  # without what is 0
     return made
 
@@ -138,11 +145,8 @@ def _unfit(sample: Sample) -> str:
 
 def _joined(samples: Sequence[Sample], wanted: int, rng: np.random.Generator) -> Iterator[Sample]:
     """Questions about several things in an image; each round gives an image one more, as long as there are any."""
-    by_image: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        if not sample.empty and not sample.turns:
-            by_image[image_key(sample)].append(sample)
-    choices = [_choices(group, rng) for group in by_image.values() if len(group) > 1]
+    single = (sample for sample in samples if not sample.empty and not sample.turns)
+    choices = [_choices(group, rng) for group in _by_image(single).values() if len(group) > 1]
     while wanted > 0 and choices:
         for some in [choices[i] for i in rng.permutation(len(choices))]:
             parts = next((parts for parts in some if _fit(parts)), None)
@@ -151,6 +155,18 @@ def _joined(samples: Sequence[Sample], wanted: int, rng: np.random.Generator) ->
             elif wanted > 0:
                 wanted -= 1
                 yield _join(parts)
+
+
+def _conversations(samples: Sequence[Sample], rounds: int, rng: np.random.Generator) -> Iterator[Sample]:
+    for group in _by_image(samples).values():
+        yield from from_instances(group, rounds, rng)
+
+
+def _by_image(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
+    groups: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        groups[image_key(sample)].append(sample)
+    return groups
 
 
 def _choices(group: Sequence[Sample], rng: np.random.Generator) -> Iterator[list[Sample]]:

@@ -17,8 +17,11 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from rewards.matching import matched_iou
 from segzero.answer import Answer, parse_answer
+from segzero.data.dialogues import KINDS as LATER_KINDS
 from segzero.data.sample import Sample
+from segzero.dialogue.history import recall, registry_of
 from segzero.prompts import render_messages
+from segzero.tiny.dialogues import make_dialogues
 from segzero.tiny.policy import FRAME
 from segzero.tiny.questions import HELD_OUT_SEED, KINDS, make_samples
 
@@ -45,6 +48,7 @@ class PolicyFigures:
     false_empty: float  # "nothing there" where something is
     count: int
     kinds: dict[str, KindFigures]
+    later_rounds: dict[str, KindFigures]  # of conversations, with true history
 
     def report(self) -> str:
         """A table for people."""
@@ -52,8 +56,9 @@ class PolicyFigures:
             f"{self.count} held-out questions: format {self.format:.3f}, box IoU {self.box_iou:.3f}, "
             f'"nothing there" right {self.nothing_right:.3f}, false "nothing there" {self.false_empty:.3f}'
         ]
-        for kind, figures in self.kinds.items():
-            lines.append(f"  {kind:10} {figures.score:.3f}  (chance {figures.chance:.3f}, {figures.count} questions)")
+        later = {f"{kind}, later round": figures for kind, figures in self.later_rounds.items()}
+        for kind, figures in {**self.kinds, **later}.items():
+            lines.append(f"  {kind:22} {figures.score:.3f}  (chance {figures.chance:.3f}, {figures.count} questions)")
         return "\n".join(lines)
 
     def to_json(self) -> dict:
@@ -70,9 +75,11 @@ def load_checkpoint(folder: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, Q
 def evaluate_policy(
     model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, count: int = HELD_OUT_COUNT
 ) -> PolicyFigures:
-    """Greedy answers to `count` held-out samples, scored."""
+    """Greedy answers to `count` held-out samples, and to the later rounds of a fourth as many conversations, scored."""
     samples = make_samples(count, HELD_OUT_SEED)
-    return score_texts(samples, answer_texts(model, processor, samples))
+    later = [s for s in make_dialogues(-(-count // 4), HELD_OUT_SEED) if s.turns]
+    texts = answer_texts(model, processor, [*samples, *later])
+    return score_texts(samples, texts[:count], later, texts[count:])
 
 
 @torch.inference_mode()
@@ -88,8 +95,7 @@ def answer_texts(
     for start in range(0, len(samples), batch_size):
         batch = samples[start : start + batch_size]
         prompts = [
-            processor.apply_chat_template(render_messages(s.question), tokenize=False, add_generation_prompt=True)
-            for s in batch
+            processor.apply_chat_template(_messages(s), tokenize=False, add_generation_prompt=True) for s in batch
         ]
         inputs = processor(text=prompts, images=[fitted_image(s) for s in batch], padding=True, return_tensors="pt")
         output = model.generate(**inputs, do_sample=False, max_new_tokens=MOST_TOKENS)
@@ -103,28 +109,45 @@ def fitted_image(sample: Sample) -> Image.Image:
     return FRAME.fit(Image.open(io.BytesIO(sample.image)).convert("RGB"))
 
 
-def score_texts(samples: Sequence[Sample], texts: Sequence[str]) -> PolicyFigures:
+def score_texts(
+    samples: Sequence[Sample], texts: Sequence[str], later: Sequence[Sample] = (), later_texts: Sequence[str] = ()
+) -> PolicyFigures:
     """The figures of one answer text a sample."""
-    answers = [parse_answer(text, "multi", FRAME.extent(s.size)) for s, text in zip(samples, texts, strict=True)]
+    answers = _read(samples, texts)
     scores = np.array([score_answer(answer, sample) for answer, sample in zip(answers, samples, strict=True)])
     readable = np.array([answer.error is None for answer in answers])
     empty = readable & np.array([not answer.instances for answer in answers])
     absent = np.array([sample.empty for sample in samples])
     false_empty = _mean(empty[~absent])
-    kinds = {}
-    for kind in KINDS:
-        of_kind = [i for i, s in enumerate(samples) if s.meta["kind"] == kind]
-        if of_kind:
-            chance = false_empty if kind == "nothing" else _mean(chance_score(samples[i]) for i in of_kind)
-            kinds[kind] = KindFigures(_mean(scores[of_kind]), chance, len(of_kind))
     return PolicyFigures(
         format=_mean(readable),
         box_iou=_mean(scores),
         nothing_right=_mean(empty[absent]),
         false_empty=false_empty,
         count=len(samples),
-        kinds=kinds,
+        kinds=_by_kind(KINDS, samples, answers),
+        later_rounds=_by_kind(LATER_KINDS, later, _read(later, later_texts)),
     )
+
+
+def _read(samples: Sequence[Sample], texts: Sequence[str]) -> list[Answer]:
+    return [parse_answer(text, "multi", FRAME.extent(s.size)) for s, text in zip(samples, texts, strict=True)]
+
+
+def _by_kind(kinds: Iterable[str], samples: Sequence[Sample], answers: Sequence[Answer]) -> dict[str, KindFigures]:
+    """Chance at "nothing there" is how often that is said where it is wrong."""
+    pairs = list(zip(samples, answers, strict=True))
+    false_empty = _mean(a.error is None and not a.instances for s, a in pairs if not s.empty)
+    found = {}
+    for kind in kinds:
+        scores = [
+            (score_answer(a, s), false_empty if s.empty else chance_score(s))
+            for s, a in pairs
+            if s.meta["kind"] == kind
+        ]
+        if scores:
+            found[kind] = KindFigures(*map(_mean, zip(*scores, strict=True)), len(scores))
+    return found
 
 
 def score_answer(answer: Answer, sample: Sample) -> float:
@@ -136,8 +159,15 @@ def score_answer(answer: Answer, sample: Sample) -> float:
 
 
 def chance_score(sample: Sample) -> float:
-    """The mean score of answering with one shape of the scene, whichever."""
-    return _mean(matched_iou([box], [o.box for o in sample.objects]) for box in sample.meta["shapes"])
+    """The mean score of answering with one shape of the scene, whichever, or what repeating the reference scores."""
+    true = [o.box for o in sample.objects]
+    repeated = [matched_iou(sample.turns[number - 1]["boxes"], true) for number in sample.meta.get("references", ())]
+    return max(_mean(matched_iou([box], true) for box in sample.meta["shapes"]), *repeated, 0.0)
+
+
+def _messages(sample: Sample) -> list[dict]:
+    asked = recall(sample.question, registry_of(sample.turns, sample.size), FRAME)
+    return render_messages(asked.question, notes=asked.notes)
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -1,7 +1,7 @@
 """Several questions about one image in one training row, behind the prefix that they share.
 
-All prompts of an image begin alike (system turn, image, the words before the question), so a row holds that prefix
-once and then the rest of each prompt with its answer. A branch sees the prefix and itself, and its positions go on
+All prompts of an image begin alike (system turn, image), so a row holds that prefix once and then the rest of each
+prompt with its answer. A branch sees the prefix and itself, and its positions go on
 from the prefix: what the model computes is what it would compute for each question alone.
 """
 
@@ -21,6 +21,15 @@ IGNORED = -100  # the label of a token that is not to be predicted
 
 
 @dataclass(frozen=True)
+class Pair:
+    """A question, what it is told beside it, and the answer's text."""
+
+    question: str
+    answer: str
+    notes: str = ""
+
+
+@dataclass(frozen=True)
 class Packed:
     """Rows of tokens, one an image."""
 
@@ -31,22 +40,21 @@ class Packed:
 
 
 class Packer:
-    """Turns (question, answer text) pairs into rows; all images are squares of CELLS x CELLS tokens."""
+    """Turns questions and answers into rows; all images are squares of CELLS x CELLS tokens."""
 
     def __init__(self, processor: Qwen2_5_VLProcessor, prompt: str = "multi"):
         self.tokenizer = processor.tokenizer
         self.prompt = prompt
-        before, _, _ = self._render("x").partition(get_prompt(prompt).before + "x")
-        self.shared_text = before + get_prompt(prompt).before
+        self.shared_text, _, _ = self._render("x").partition(get_prompt(prompt).before + "x")
         head, tail = self.shared_text.split("<|image_pad|>")
         self.image_start = len(self._encode(head))
         image = [self.tokenizer.convert_tokens_to_ids("<|image_pad|>")] * CELLS**2
         self.prefix = self._encode(head) + image + self._encode(tail)
         self.prefix_positions = self._prefix_positions()
 
-    def pack(self, rows: Sequence[Sequence[tuple[str, str]]]) -> Packed:
-        """One row an image, each a sequence of (question, answer text)."""
-        branches = [[self._branch(*pair) for pair in row] for row in rows]
+    def pack(self, rows: Sequence[Sequence[Pair]]) -> Packed:
+        """One row an image."""
+        branches = [[self._branch(pair) for pair in row] for row in rows]
         length = len(self.prefix) + max(sum(len(tokens) for tokens, _ in row) for row in branches)
         tokens = torch.zeros(len(rows), length, dtype=torch.long)
         labels = torch.full((len(rows), length), IGNORED)
@@ -69,13 +77,13 @@ class Packer:
         mask = torch.zeros(visible.shape).masked_fill(~visible, -1e9)[:, None]
         return Packed(tokens, labels, positions, mask)
 
-    def _branch(self, question: str, answer: str) -> tuple[list[int], int]:
+    def _branch(self, pair: Pair) -> tuple[list[int], int]:
         """The tokens after the shared prefix, and where among them the answer starts."""
-        rest = self._encode(self._render(question).removeprefix(self.shared_text))
-        return rest + self._encode(answer + "<|im_end|>"), len(rest)
+        rest = self._encode(self._render(pair.question, pair.notes).removeprefix(self.shared_text))
+        return rest + self._encode(pair.answer + "<|im_end|>"), len(rest)
 
-    def _render(self, question: str) -> str:
-        messages = render_messages(question, self.prompt)
+    def _render(self, question: str, notes: str = "") -> str:
+        messages = render_messages(question, self.prompt, notes)
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
     def _encode(self, text: str) -> list[int]:

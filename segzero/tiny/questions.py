@@ -16,6 +16,7 @@ from itertools import islice
 import numpy as np
 from PIL import Image
 
+from segzero.data.dialogues import CLEAR, EXTREMES, RELATIONS
 from segzero.data.sample import Object, Sample
 from segzero.masks import encode
 from segzero.tiny import scenes
@@ -25,14 +26,10 @@ KINDS = ("attribute", "colour", "kind", "size", "place", "relation", "odd", "sev
 HELD_OUT_SEED = 1_000_000  # seeds from here on are for tests only; training uses smaller ones
 
 LEAD = 0.04  # of the side: how far the leftmost is ahead of the next
-CLEAR = 0.06  # of the side: how far a shape is from a line it is said to be on one side of
 MOST_AT_ONCE = 3  # shapes in one answer
 SIZE_WORDS = {"large": "largest", "small": "smallest"}
 PLURAL = {"circle": "circles", "square": "squares", "triangle": "triangles", "ring": "rings"}
 
-# name -> which coordinate it compares, and whether it asks for the smaller (-1) or the larger (+1) one
-EXTREMES = {"leftmost": (0, -1), "rightmost": (0, 1), "topmost": (1, -1), "bottommost": (1, 1)}
-RELATIONS = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
 ROWS, COLUMNS = ("top", "", "bottom"), ("left", "", "right")
 
 
@@ -100,8 +97,13 @@ def _sample(seed: int, index: int, size: int) -> Sample:
 
 
 def region_of(shape: Shape, size: int) -> str:
-    """Where a shape is, in thirds of the picture: "top left", "top", ..., "center"."""
-    column, row = (min(int(3 * c / size), 2) for c in shape.centre)
+    """Where a shape is: "top left", "top", ..., "center"."""
+    return region_at(shape.centre, size)
+
+
+def region_at(centre: tuple[float, float], size: int) -> str:
+    """Where a place is, in thirds of the picture."""
+    column, row = (min(int(3 * c / size), 2) for c in centre)
     return f"{ROWS[row]} {COLUMNS[column]}".strip() or "center"
 
 

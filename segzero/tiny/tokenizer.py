@@ -33,6 +33,12 @@ SPECIAL_TOKENS = (
     "<|video_pad|>",
 )
 
+# What the prompt of a later round is made of, and words that only such rounds use.
+DIALOGUE_PIECES = (
+    *("Earlier in this dialogue:", "\nround ", "[REF:", "<box>[", "]</box>", " <point>[", "]</point>"),
+    *("others of the same", " one of", "emblem", "whole", "its", "kind", "size", "colour"),
+)
+
 # The constant pieces of a rendered answer, then digits one by one, then words with the space before them.
 _PIECES = (
     r'<think>|</think><answer>\[\{"bbox_2d": \[|</think><answer>\[\]</answer>|\], "point_2d": \[|\]\}, \{"bbox_2d": \['
@@ -71,7 +77,8 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
     )
     tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
-    tokenizer.add_tokens([AddedToken(s, special=False, normalized=False) for s in template_sentences()])
+    pieces = [*template_sentences(), *DIALOGUE_PIECES]
+    tokenizer.add_tokens([AddedToken(s, special=False, normalized=False) for s in pieces])
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 

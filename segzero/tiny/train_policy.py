@@ -1,8 +1,9 @@
-"""Training the tiny policy, in three stages: see, answer, even out.
+"""Training the tiny policy, in four stages: see, answer, converse, even out.
 
-First the vision tower alone with a dense head, then everything on questions and answers, then a short stage that
-asks more of the questions that lag behind. There, on purpose, many answers hedge: they name the right shape and then
-the one most like it. So the policy knows more than it says, and reinforcement learning has something to teach.
+First the vision tower alone with a dense head, then everything on questions and answers, then on later rounds of
+conversations besides, each with its true history, and last a short stage that asks more of the questions that lag
+behind. There, on purpose, many answers hedge: they name the right shape and then the one most like it. So the policy
+knows more than it says, and reinforcement learning has something to teach.
 
 Schedules count steps, not time, and all randomness comes from one seed: the same command gives the same policy on a
 fast and on a slow machine. Scenes are drawn as training goes; none is seen twice.
@@ -10,7 +11,7 @@ fast and on a slow machine. Scenes are drawn as training goes; none is seen twic
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,8 +22,14 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from segzero.answer import Answer, Instance, render_answer
+from segzero.data.dialogues import as_samples
+from segzero.data.sample import Sample
+from segzero.dialogue.history import recall, registry_of
+from segzero.frames import Size
+from segzero.masks import Box, Point
 from segzero.tiny.dense_head import DenseHead, dense_truth
-from segzero.tiny.packing import Packer, answer_logits, image_features
+from segzero.tiny.dialogues import conversation
+from segzero.tiny.packing import Packer, Pair, answer_logits, image_features
 from segzero.tiny.policy import FRAME, make_model, make_processor
 from segzero.tiny.questions import HELD_OUT_SEED, Question, describe, questions_of
 from segzero.tiny.scenes import Scene, Shape, make_scene
@@ -55,6 +62,8 @@ class Answers:
     odd: int = 0  # scenes of a batch in which all shapes but one are alike
     hedged: tuple[str, ...] = ()  # kinds of questions for one shape whose answers name a look-alike too ...
     hedging: float = 0.0  # ... this often
+    rounds: int = 0  # of a conversation about each scene, the later of which are asked besides
+    citing: float = 0.0  # share of their thoughts that begin with the boxes that are referred to
     dense_weight: float = 0.0  # of the dense head's loss at the start, falling to 0 at `steps`
     vision_share: float = 0.5  # of the rate, for the vision tower
 
@@ -66,6 +75,15 @@ class Recipe:
     seed: int = 0
     see: Vision = Vision()
     answer: Answers = Answers(steps=6000, stop_at=3000, rate=2.5e-3, batch=8, questions=4, dense_weight=0.7)
+    converse: Answers = Answers(
+        steps=1500,
+        stop_at=1500,
+        rate=2e-3,
+        batch=8,
+        questions=2,
+        rounds=3,
+        citing=0.5,
+    )
     even_out: Answers = Answers(
         steps=700,
         stop_at=700,
@@ -76,6 +94,8 @@ class Recipe:
         odd=6,
         hedged=("attribute", "kind", "size"),
         hedging=0.8,
+        rounds=2,
+        citing=0.5,
     )
 
     def shortened(self, share: float) -> "Recipe":
@@ -85,11 +105,11 @@ class Recipe:
             return max(1, round(share * steps))
 
         see = replace(self.see, steps=fewer(self.see.steps))
-        answer, even_out = (
+        answer, converse, even_out = (
             replace(stage, steps=fewer(stage.steps), stop_at=fewer(stage.stop_at))
-            for stage in (self.answer, self.even_out)
+            for stage in (self.answer, self.converse, self.even_out)
         )
-        return replace(self, see=see, answer=answer, even_out=even_out)
+        return replace(self, see=see, answer=answer, converse=converse, even_out=even_out)
 
 
 def train_policy(recipe: Recipe, log: Log = print) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
@@ -101,6 +121,7 @@ def train_policy(recipe: Recipe, log: Log = print) -> tuple[Qwen2_5_VLForConditi
     rng = np.random.default_rng(recipe.seed)
     train_vision(model, head, processor, recipe.see, rng, log)
     train_answers(model, head, processor, recipe.answer, rng, log)
+    train_answers(model, head, processor, recipe.converse, np.random.default_rng((recipe.seed, 2)), log)
     train_answers(model, head, processor, recipe.even_out, np.random.default_rng((recipe.seed, 1)), log)
     return model.eval(), processor
 
@@ -123,6 +144,8 @@ def train_answers(
     for step in range(stage.stop_at):
         scenes = [make_scene(rng, odd=i < stage.odd) for i in range(stage.batch)]
         rows = [_pairs(_choose(questions_of(s, rng), stage, rng), s, stage, rng) for s in scenes]
+        if stage.rounds:
+            rows = [[*row, *later_rounds(s, stage, rng)] for row, s in zip(rows, scenes, strict=True)]
         done = step / stage.steps
         rate = min(1, (step + 1) / WARM_UP) * (0.02 + 0.49 * (1 + math.cos(math.pi * done)))
         for group in optimizer.param_groups:
@@ -200,9 +223,28 @@ def _choose(questions: list[Question], stage: Answers, rng: np.random.Generator)
     return [kinds[kind][rng.integers(len(kinds[kind]))] for kind in order[: stage.questions]]
 
 
-def _pairs(questions: list[Question], scene: Scene, stage: Answers, rng: np.random.Generator) -> list[tuple[str, str]]:
+def _pairs(questions: list[Question], scene: Scene, stage: Answers, rng: np.random.Generator) -> list[Pair]:
     answered = [hedge(q, scene) if q.kind in stage.hedged and rng.random() < stage.hedging else q for q in questions]
-    return [(q.text, answer_text(q, scene.size)) for q in answered]
+    return [as_pair(question, scene.size) for question in answered]
+
+
+def later_rounds(scene: Scene, stage: Answers, rng: np.random.Generator) -> list[Pair]:
+    """The rounds of a conversation from the second on, each with its true history; the first has no other prompt."""
+    talk = conversation(scene, rng, stage.rounds)
+    if talk is None:
+        return []
+    size = (scene.size, scene.size)
+    samples = as_samples(talk.said, talk.things, Sample("", "", "", *size))
+    pairs = []
+    for sample in samples[1:]:
+        asked = recall(sample.question, registry_of(sample.turns, size), FRAME)
+        think = talk.think(sample.meta["round"])
+        if rng.random() < stage.citing:
+            boxes = sample.turns[sample.meta["references"][0] - 1]["boxes"]
+            think = " ".join([*(str(FRAME.to_frame(box, size)) for box in boxes), think])
+        answer = answer_text(think, [(o.box, o.points[0]) for o in sample.objects], size)
+        pairs.append(Pair(asked.question, answer, asked.notes))
+    return pairs
 
 
 def hedge(question: Question, scene: Scene) -> Question:
@@ -221,13 +263,19 @@ def hedge(question: Question, scene: Scene) -> Question:
     return replace(question, targets=(target, other), think=f"{question.think}, {describe([other], scene.size)}")
 
 
-def answer_text(question: Question, size: int) -> str:
-    """What a perfect policy would write, in the tiny policy's frame."""
+def as_pair(question: Question, size: int) -> Pair:
+    """The question, and what a perfect policy would write."""
+    places = [(shape.box, shape.point) for shape in question.targets]
+    return Pair(question.text, answer_text(question.think, places, (size, size)))
+
+
+def answer_text(think: str, places: Sequence[tuple[Box, Point]], size: Size) -> str:
+    """An answer in the tiny policy's frame."""
     found = []
-    for shape in question.targets:
-        x0, y0, x1, y1, px, py = FRAME.to_frame([*shape.box, *shape.point], (size, size))
+    for box, point in places:
+        x0, y0, x1, y1, px, py = FRAME.to_frame([*box, *point], size)
         found.append(Instance((x0, y0, x1, y1), ((px, py),)))
-    return render_answer(Answer(question.think, tuple(found)))
+    return render_answer(Answer(think, tuple(found)))
 
 
 def _minutes(since: float) -> str:

@@ -14,7 +14,7 @@ from segzero.tiny.packing import Packer, answer_logits, image_features, to_patch
 from segzero.tiny.policy import CELLS, FRAME, MAX_PIXELS, MIN_PIXELS, SIDE, make_model, make_processor
 from segzero.tiny.questions import questions_of
 from segzero.tiny.scenes import make_scene
-from segzero.tiny.train_policy import Recipe, answer_text, hedge, normalised, train_policy
+from segzero.tiny.train_policy import Recipe, as_pair, hedge, later_rounds, normalised, train_policy
 
 
 @pytest.fixture(scope="module")
@@ -68,21 +68,22 @@ def test_packed_rows_give_the_stock_forward_s_logits(untrained, scenes):
     model, processor = untrained
     rng = np.random.default_rng(0)
     rows = [
-        [(q.text, answer_text(q, scene.size)) for q in questions_of(scene, rng)[:count]]
+        [as_pair(q, scene.size) for q in questions_of(scene, rng)[:count]]
         for scene, count in zip(scenes, (3, 2), strict=True)  # unequal rows: one is padded
     ]
+    rows[1] += later_rounds(scenes[1], Recipe().converse, rng)
+    assert sum(bool(pair.notes) for row in rows for pair in row) == 2
     packer = Packer(processor)
     features = image_features(model, normalised(scenes, processor))
     logits, targets = answer_logits(model, packer.pack(rows), features, packer.image_start)
     expected_logits, expected_targets = [], []
     for scene, row in zip(scenes, rows, strict=True):
-        for question, answer in row:
-            prompt = processor.apply_chat_template(
-                render_messages(question), tokenize=False, add_generation_prompt=True
-            )
+        for pair in row:
+            messages = render_messages(pair.question, notes=pair.notes)
+            prompt = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             image = FRAME.fit(Image.fromarray(scene.image))
-            inputs = processor(text=[prompt + answer + "<|im_end|>"], images=[image], return_tensors="pt")
-            count = len(processor.tokenizer(answer + "<|im_end|>").input_ids)
+            inputs = processor(text=[prompt + pair.answer + "<|im_end|>"], images=[image], return_tensors="pt")
+            count = len(processor.tokenizer(pair.answer + "<|im_end|>").input_ids)
             expected_logits.append(model(**inputs).logits[0, -count - 1 : -1])
             expected_targets.append(inputs.input_ids[0, -count:])
     torch.testing.assert_close(targets, torch.cat(expected_targets))

@@ -65,8 +65,14 @@ def _samples(dialogue: Any, root: Path, number: int, source: str) -> list[Sample
                 meta=meta,
             )
         )
-        boxes, masks = [list(o.box) for o in objects], [o.rle for o in objects]
-        earlier.append({"question": asked, "boxes": boxes, "masks": masks})
+        earlier.append(
+            {
+                "question": asked,
+                "boxes": [list(o.box) for o in objects],
+                "points": [[list(point) for point in o.points] for o in objects],
+                "masks": [o.rle for o in objects],
+            }
+        )
     return samples
 
 

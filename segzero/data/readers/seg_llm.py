@@ -145,7 +145,7 @@ def _samples(conversation: Any, masks: Masks, pictures: Path, number: int, sourc
         raise UserError("its first question names no image")
     image = _picture(pictures, named[0])
     width, height = size = image_size(image)
-    meta = {"conversation": get_id(conversation, "conv_id", default=str(number))}
+    meta: dict[str, Any] = {"dialogue": number, "conversation": get_id(conversation, "conv_id", default=str(number))}
     meta |= {name: get(conversation, name, str, default="") for name in ("task", "base")}
     samples: list[Sample] = []
     earlier: list[dict[str, Any]] = []
@@ -170,7 +170,14 @@ def _samples(conversation: Any, masks: Masks, pictures: Path, number: int, sourc
                 meta=about,
             )
         )
-        earlier.append({"question": text, "boxes": [list(o.box) for o in objects], "masks": [o.rle for o in objects]})
+        earlier.append(
+            {
+                "question": text,
+                "boxes": [list(o.box) for o in objects],
+                "points": [[list(point) for point in o.points] for o in objects],
+                "masks": [o.rle for o in objects],
+            }
+        )
         rounds_of |= dict.fromkeys(names, index)
     return samples
 
