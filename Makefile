@@ -9,7 +9,7 @@ PINS := requirements/$(ACCELERATOR).txt requirements/dev.txt requirements/sam2.t
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-quick test-slow test-training lint format fuzz lock clean
+.PHONY: setup demo test test-quick test-slow test-training browser lint format fuzz lock clean
 
 setup:
 	@want="$$(cat $(PINS) setup.py Makefile | sha256sum | cut -c1-16)-$(ACCELERATOR)"; \
@@ -35,8 +35,16 @@ test: test-quick test-slow test-training
 test-quick: setup
 	@$(BIN)/python -m pytest -m "not slow and not training and not gpu"
 
-test-slow: setup
+test-slow: setup browser
 	@$(BIN)/python -m pytest -m "slow and not gpu"
+
+# The page is tested in a browser of the system's own.
+browser:
+	@for name in chromium-headless-shell chromium google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	echo "the page's tests need Chromium: install chromium or Debian's chromium-headless-shell" >&2; exit 2; fi; \
+	echo "installing Debian's headless Chromium"; export DEBIAN_FRONTEND=noninteractive; \
+	apt-get update -qq >/dev/null && apt-get install -y -qq --no-install-recommends chromium-headless-shell >/dev/null
 
 test-training: setup
 	@$(BIN)/python -m pytest -m "training and not gpu"
