@@ -47,7 +47,8 @@ def draw_overlay(image: Image.Image, instances: Sequence["Found"], size: Size | 
     canvas = enlarge(image, size)
     scale = size[0] / image.width, size[1] / image.height
     pen = max(1.0, math.sqrt(size[0] * size[1]) / 450)  # the width that everything else is measured in
-    shown = [(found, color_of(number)) for number, found in enumerate(instances[:MAX_DRAWN])]
+    numbers = [found.number or place for place, found in enumerate(instances[:MAX_DRAWN], 1)]
+    shown = [(found, color_of(number - 1)) for number, found in zip(numbers, instances, strict=False)]
     boxes = [_on_canvas(found.box, scale, size) for found, _ in shown]
     for box, (_, color) in zip(boxes, shown, strict=True):  # under the masks, as contours say more than boxes
         _draw_box(canvas, box, color, pen)
@@ -57,8 +58,8 @@ def draw_overlay(image: Image.Image, instances: Sequence["Found"], size: Size | 
     for found, color in shown:
         for x, y in found.points:
             taken.append(_draw_point(canvas, ((x + 0.5) * scale[0], (y + 0.5) * scale[1]), color, pen))
-    if len(instances) > 1:
-        for number, (box, (_, color)) in enumerate(zip(boxes, shown, strict=True), 1):
+    for number, box, (found, color) in zip(numbers, boxes, shown, strict=True):
+        if len(instances) > 1 or found.number:
             _draw_label(canvas, str(number), box, color, pen, taken)
     return canvas
 

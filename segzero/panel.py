@@ -78,10 +78,10 @@ def _chips(instances: Sequence["Found"], width: int) -> Image.Image:
     block = Image.new("RGB", (width, round(LINE * TEXT)), PAPER)
     draw, middle = ImageDraw.Draw(block), block.height / 2
     fitting = len(instances) if len(instances) * step <= width else (width - 200) // step
-    for number, found in enumerate(instances[:fitting]):
-        left = number * step
-        block.paste(color_of(number), (left, round(middle - 8)), rounded(16, 16, 8))
-        name, score = str(number + 1), f"{found.score:.2f}"
+    for place, found in enumerate(instances[:fitting]):
+        left, number = place * step, found.number or place + 1
+        block.paste(color_of(number - 1), (left, round(middle - 8)), rounded(16, 16, 8))
+        name, score = str(number), f"{found.score:.2f}"
         draw.text((left + 24, middle), name, INK, font, anchor="lm")
         draw.text((left + 34 + font.getlength(name), middle), score, MUTED, font, anchor="lm")
     if fitting < len(instances):

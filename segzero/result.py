@@ -46,6 +46,7 @@ class Found:
     box: tuple[float, float, float, float]  # x0, y0, x1, y1
     points: tuple[tuple[float, float], ...] = ()
     score: float = 0.0  # the IoU that the segmenter expects of its mask
+    number: int | None = None  # in a dialogue: the instance's own, which it keeps wherever it is drawn
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,6 @@ from segzero.answer import Answer
 from segzero.dialogue.memory import RECENT, Prepared, write_text
 from segzero.dialogue.references import read_question, references_in
 from segzero.dialogue.registry import Region, Registry, Round
-from segzero.drawing import color_of
 from segzero.errors import UserError
 from segzero.frames import Frame, Size
 from segzero.masks import RLE, Box, Point, from_polygons
@@ -88,7 +87,6 @@ def _regions(
             (1,) * len(inside),
             rle or _filled(box, registry.size),
             0.0,
-            color_of(place),
         )
         for place, (box, inside, rle) in enumerate(zip(boxes, points, masks, strict=True))
     )

@@ -80,18 +80,14 @@ def as_marks(question: Question, registry: Registry, image: Image.Image, frame: 
         marked = {region.id: region for region in wanted}
         if len(marked) > MAX_DRAWN:
             raise UserError(f"the question refers to {len(marked)} instances; at most {MAX_DRAWN} can be marked")
-    marks = {id: number for number, id in enumerate(marked, 1)}
-
     def name(reference: Reference) -> str:
         if reference.empty:
             return _nothing(reference)
-        if len(marks) == 1:  # the overlay numbers several only
-            return "the object marked in the second image"
-        numbers = [str(marks[region.id]) for region in reference.regions]
+        numbers = [str(region.id) for region in reference.regions]
         return f"the object{'s' * (len(numbers) > 1)} marked {', '.join(numbers)} in the second image"
 
     def describe(round: Round) -> str:
-        return _listed([f"mark {marks[r.id]}" if r.id in marks else "not marked" for r in round.regions])
+        return _listed([f"mark {r.id}" if r.id in marked else "not marked" for r in round.regions])
 
     # Drawn at the size that the policy sees, so that lines and numbers stay as wide as they are meant to be.
     overlay = draw_overlay(image, [region.found for region in marked.values()], frame.model_size(image.size))

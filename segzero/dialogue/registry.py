@@ -28,7 +28,11 @@ class Region:
     labels: tuple[int, ...]  # of each point: 1 inside, 0 outside
     rle: RLE = field(repr=False, hash=False)  # a dict
     score: float  # the IoU that the segmenter expects of the mask
-    color: Color  # as its round's overlay draws it
+
+    @property
+    def color(self) -> Color:
+        """As every overlay draws it."""
+        return color_of(self.id - 1)
 
     @property
     def inside(self) -> tuple[Point, ...]:
@@ -38,7 +42,7 @@ class Region:
     @property
     def found(self) -> Found:
         """The region as results have it, its mask decoded; points outside it are left out."""
-        return Found(decode(self.rle), self.box, self.inside, self.score)
+        return Found(decode(self.rle), self.box, self.inside, self.score, self.id)
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Round:
     """A question and what came of it."""
 
     number: int  # 1, 2, ...
-    question: str  # as the person wrote it
+    question: str  # as the person wrote it; one drawn by hand may have none
     regions: tuple[Region, ...] = ()
     refers: tuple[int, ...] = ()  # the rounds that its question refers to
     think: str = ""
@@ -115,7 +119,6 @@ class Registry:
                 labels=(1,) * len(one.points),
                 rle=encode(one.mask),
                 score=finite(one.score),
-                color=color_of(place),
             )
             for place, one in enumerate(found)
         )

@@ -5,7 +5,7 @@
         {"box": [x0, y0, x1, y1], "points": [[x, y]], "labels": [1], "score": 0.9, "rle": {"size": ..., "counts": ...}}
     ]}]}
 
-Numbers and colours are not in it: they follow from the order.
+Numbers and colours are not in it: they follow from the order. A round that was drawn by hand may have the question "".
 """
 
 import hashlib
@@ -20,7 +20,6 @@ from segzero.answer import ERRORS, MAX_OBJECTS
 from segzero.dialogue.correction import MAX_POINTS
 from segzero.dialogue.memory import get_memory
 from segzero.dialogue.registry import Region, Registry, Round
-from segzero.drawing import color_of
 from segzero.errors import UserError
 from segzero.files import write_atomically
 from segzero.frames import Size
@@ -37,10 +36,15 @@ def write_dialogue(registry: Registry, image: Image.Image, memory: str, path: Pa
     """Write a registry whole or not at all."""
     if path.is_dir():
         raise UserError(f"cannot write {path}: it is a folder; name a file in it")
+    return write_atomically(path, dialogue_file(registry, image, memory))
+
+
+def dialogue_file(registry: Registry, image: Image.Image, memory: str) -> bytes:
+    """The file itself."""
     data = json.dumps(to_dict(registry, image, memory), allow_nan=False).encode()
     if len(data) > MAX_BYTES:
         raise UserError(f"the dialogue is too large to save: {len(data)} bytes, at most {MAX_BYTES} are read back")
-    return write_atomically(path, data)
+    return data
 
 
 def read_dialogue(path: Path, image: Image.Image) -> tuple[Registry, str]:
@@ -117,8 +121,9 @@ def _from_round(round: Round) -> dict[str, Any]:
 def _to_round(value: Any, number: int, registry: Registry) -> Round:
     if not isinstance(value, dict):
         raise UserError("it must be an object")
-    question = _text(value.get("question"), "question")
-    normalise(question)
+    question, raw_text = _text(value.get("question"), "question"), _text(value.get("raw_text"), "raw_text")
+    if question or raw_text:  # one that was drawn by hand may have neither
+        normalise(question)
     refers = _list(value.get("refers"), "refers", MAX_ROUNDS)
     if not all(type(k) is int and 0 < k < number for k in refers):
         raise UserError("it refers to rounds that are not before it")
@@ -135,7 +140,7 @@ def _to_round(value: Any, number: int, registry: Registry) -> Round:
         tuple(_to_region(each, first, place, number, question, registry.size) for place, each in enumerate(regions)),
         tuple(refers),
         _text(value.get("think"), "think"),
-        _text(value.get("raw_text"), "raw_text"),
+        raw_text,
         error,
         tuple(warnings),
     )
@@ -159,7 +164,7 @@ def _to_region(value: Any, first: int, place: int, number: int, question: str, s
         raise UserError(f"a region's mask is not of the image's {width}x{height} pixels")
     [score] = _numbers([value.get("score")], 1)
     box, pairs = (x0, y0, x1, y1), tuple((x, y) for x, y in points)
-    return Region(first + place, number, question, box, pairs, tuple(labels), rle, score, color_of(place))
+    return Region(first + place, number, question, box, pairs, tuple(labels), rle, score)
 
 
 def _text(value: Any, what: str) -> str:

@@ -35,7 +35,8 @@ def test_numbers_run_on_and_the_image_is_encoded_once(dialogue, scene):
     count = len(first.instances)
     assert len(second.instances) == count > 0  # a question that refers to nothing is asked alone
     assert [region.id for region in dialogue.registry.regions] == list(range(1, 2 * count + 1))
-    assert dialogue.registry.region(count + 1).color == dialogue.registry.region(1).color
+    assert [found.number for found in second.instances] == list(range(count + 1, 2 * count + 1))
+    assert dialogue.registry.region(count + 1).color != dialogue.registry.region(1).color
     dialogue.refine(1, box=first.instances[0].box)
     assert dialogue.pipeline.segmenter.embedded == 1
 

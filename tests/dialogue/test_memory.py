@@ -8,7 +8,7 @@ from PIL import Image
 
 from segzero.dialogue.memory import MEMORIES, OLDER, get_memory
 from segzero.dialogue.references import read_question
-from segzero.drawing import MAX_DRAWN
+from segzero.drawing import MAX_DRAWN, draw_overlay
 from segzero.errors import UserError
 from segzero.frames import native, relative, stretch
 
@@ -74,12 +74,16 @@ def test_marks_draw_what_is_meant_and_the_last_rounds(make_registry):
     changed = np.asarray(prepared.image).std(axis=2) > 5  # the picture is grey
     assert changed[100, 40] and changed[30, 20]  # inside the cup and the spoon
     assert not changed[150, 170]  # inside the plate, whose round is older
-    assert 'round 3, "question 3": mark 2' in prepared.notes
+    assert 'round 3, "question 3": mark 3' in prepared.notes
 
 
-def test_a_lone_mark_has_no_number(make_registry):
-    prepared = prepare("marks", "left of it", make_registry([CUP]))
-    assert prepared.question == "left of the object marked in the second image"
+def test_marks_are_the_numbers_of_the_instances(make_registry):
+    registry = make_registry([CUP], [PLATE], [SPOON])
+    alone = prepare("marks", "left of it", registry, rounds=1)
+    assert alone.question == "left of the object marked 3 in the second image"
+    drawn = draw_overlay(GREY, [registry.region(3).found], (200, 200))
+    unnumbered = replace(registry.region(3).found, number=None)
+    assert (np.asarray(drawn) != draw_overlay(GREY, [unnumbered], (200, 200))).any()
 
 
 def test_more_than_can_be_marked_is_refused(make_registry):
