@@ -6,13 +6,14 @@
 (3.0, 7.0)
 """
 
-from rewards.case import Case, read_case
+from rewards.case import Case, Told, read_case
 from rewards.custom import CustomReward, Guard, load_reward
-from rewards.presets import PRESETS, RANKED, get_rubric, score
+from rewards.presets import DRAWN, PRESETS, RANKED, get_rubric, score
 from rewards.ranking import QuantileRanks
 from rewards.rubric import Reward, Rubric, Term
 
 __all__ = [
+    "DRAWN",
     "PRESETS",
     "RANKED",
     "Case",
@@ -22,6 +23,7 @@ __all__ = [
     "Reward",
     "Rubric",
     "Term",
+    "Told",
     "get_rubric",
     "load_reward",
     "read_case",

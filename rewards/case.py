@@ -35,6 +35,14 @@ Numbers = tuple[float, ...]
 
 
 @dataclass(frozen=True)
+class Told:
+    """The boxes of earlier rounds that a prompt holds, in the policy's numbers, as the prompt writes them."""
+
+    referred: frozenset[Numbers] = frozenset()  # what the question refers to
+    others: frozenset[Numbers] = frozenset()
+
+
+@dataclass(frozen=True)
 class Case:
     """One response and its truth. Make it with `read_case`."""
 
@@ -46,15 +54,21 @@ class Case:
     drawn: RLE | None = None  # what the segmenter drew for the answer; None: there is no segmenter
     true_mask: RLE | None = None
     ignore: RLE | None = None  # pixels that count neither way
+    told: Told = Told()
+
+    @cached_property
+    def written(self) -> Answer:
+        """What the response says, in the policy's numbers; parsed when the first term asks."""
+        extent = (SIDE / self.scale[0], SIDE / self.scale[1])
+        return self.parsed or parse_answer(self.response, self.format, extent)
 
     @cached_property
     def answer(self) -> Answer:
-        """What the response says, in the 840 frame; parsed when the first term asks."""
-        extent = (SIDE / self.scale[0], SIDE / self.scale[1])
-        answer = self.parsed or parse_answer(self.response, self.format, extent)
+        """What the response says, in the 840 frame."""
         if self.scale == (1.0, 1.0):
-            return answer
-        return replace(answer, instances=tuple(_scaled(instance, self.scale) for instance in answer.instances))
+            return self.written
+        instances = tuple(_scaled(instance, self.scale) for instance in self.written.instances)
+        return replace(self.written, instances=instances)
 
     @cached_property
     def pairs(self) -> list[Pair]:
@@ -87,20 +101,22 @@ def read_case(
     format: str = "multi",
     answer: Answer | None = None,
     masks: Sequence[RLE | NDArray] | None = None,
+    told: Told | None = None,
 ) -> Case:
     """A response and its truth, ready to be scored.
 
     `truth`: a Sample, a list of {"bbox_2d", "point_2d"} or a published `solution`, in pixels of an image of
     `size` (the Sample's own, else 840x840). `frame`: the one the policy writes in; without it, 840x840
     pixels as published. `answer`: the response, if it is parsed already. `masks`: what the segmenter drew,
-    in pixels of the original image, for `mask_iou`; the truth must then be a Sample with masks.
+    in pixels of the original image, for `mask_iou`; the truth must then be a Sample with masks. `told`: the
+    boxes that the prompt held, for `cites`; which they were, the prompt alone says, not the truth.
     """
     size = size or (truth.size if isinstance(truth, Sample) else (SIDE, SIDE))
     where = f"truth of sample {truth.id!r}" if isinstance(truth, Sample) else "truth"
     to_square = (SIDE / size[0], SIDE / size[1])
     objects = tuple(_scaled(instance, to_square) for instance in _read_truth(truth, where))
     width, height = (frame or SQUARE).extent(size)
-    case = Case(response, objects, (SIDE / width, SIDE / height), format, answer)
+    case = Case(response, objects, (SIDE / width, SIDE / height), format, answer, told=told or Told())
     if masks is None:
         return case
     true_mask = truth.mask() if isinstance(truth, Sample) else None

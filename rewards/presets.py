@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from rewards import object_terms as objects
 from rewards import published
-from rewards.case import Truth, read_case
+from rewards.case import Told, Truth, read_case
+from rewards.citing import cites
 from rewards.rubric import Reward, Rubric, Term
 from rewards.text_terms import fresh_thinking, non_repetition, thinking_format
 from segzero.errors import unknown_name
@@ -24,6 +25,15 @@ def _seg_zero(strict: bool) -> Rubric:
         Term("points", partial(published.two_points_near, strict=strict)),
     ))  # fmt: skip
 
+
+_MASK = (
+    Term("thinking", thinking_format),
+    Term("format", objects.clean_answer),
+    Term("mask_iou", objects.drawn_mask_iou, weight=3.0),
+    Term("count", objects.count_ratio),
+    Term("presence", objects.presence),
+    Term("non_repetition", fresh_thinking),
+)
 
 PRESETS: dict[str, Rubric] = {
     "seg_zero": _seg_zero(strict=False),
@@ -43,16 +53,11 @@ PRESETS: dict[str, Rubric] = {
         Term("presence", objects.presence),
         Term("non_repetition", fresh_thinking),
     )),
-    "mask": Rubric((
-        Term("thinking", thinking_format),
-        Term("format", objects.clean_answer),
-        Term("mask_iou", objects.drawn_mask_iou, weight=3.0),
-        Term("count", objects.count_ratio),
-        Term("presence", objects.presence),
-        Term("non_repetition", fresh_thinking),
-    )),
+    "mask": Rubric(_MASK),
+    "dialogue": Rubric((*_MASK, Term("cites", cites))),
 }  # fmt: skip
 
+DRAWN = ("mask", "dialogue")  # presets with a term about what the segmenter draws
 RANKED = {"soft": ("box_iou", "box_l1", "points")}  # the terms that training passes through QuantileRanks
 
 
@@ -75,6 +80,7 @@ def score(
     frame: Frame | None = None,
     format: str = "multi",
     masks: Sequence[RLE | NDArray] | None = None,
+    told: Told | None = None,
 ) -> Reward:
     """What a response earns under a preset; `read_case` says what the arguments are.
 
@@ -82,4 +88,4 @@ def score(
     >>> score("vision_reasoner", f"<think>a mug</think><answer>{truth}</answer>", truth)
     Reward(total=7.0, terms={'thinking': 1.0, 'format': 2.0, 'accuracy': 3.0, 'non_repetition': 1.0})
     """
-    return get_rubric(preset).score(read_case(response, truth, size, frame, format, masks=masks))
+    return get_rubric(preset).score(read_case(response, truth, size, frame, format, masks=masks, told=told))

@@ -73,22 +73,31 @@ def run_demo(out: Path, shown: int, steps: int, seed: int, policy_backend: str, 
 def learn(out: Path, steps: int, seed: int) -> tuple[Path, Path]:
     """Train the shipped policy on fresh scenes; the folders of the run and of the merged policy."""
     from segzero.tiny.questions import HELD_OUT_SEED, make_samples, make_training_samples
+
+    training = make_training_samples(steps * BATCH, TRAIN_SEED + seed)
+    return train(out, training, make_samples(VALIDATED, HELD_OUT_SEED + VALIDATION_SEED + seed), steps, seed, "mask")
+
+
+def train(
+    out: Path, training: list[Sample], validation: list[Sample], steps: int, seed: int, reward: str, *overrides: str
+) -> tuple[Path, Path]:
+    """`segzero train` and `segzero merge`; the run's step that does best in validation is the one merged."""
     from segzero.training import checkpoints
 
     _refuse_to_mix(out)
     data, run, merged = out / "scenes", out / "run", out / "merged"
-    to_parquet(make_training_samples(steps * BATCH, TRAIN_SEED + seed), data / "train.parquet")
-    to_parquet(make_samples(VALIDATED, HELD_OUT_SEED + VALIDATION_SEED + seed), data / "val.parquet")
-    every = max(1, steps // 5)
+    to_parquet(training, data / "train.parquet")
+    to_parquet(validation, data / "val.parquet")
     _segzero(
         "train",
-        "reward=mask",
+        f"reward={reward}",
         f"data.train_batch_size={BATCH}",
         f"data.seed={seed}",
         f"trainer.default_local_dir={run}",
         f"trainer.total_training_steps={steps}",
-        f"trainer.test_freq={every}",
+        f"trainer.test_freq={max(1, steps // 5)}",
         f"trainer.save_freq={steps}",
+        *overrides,
         DATA=str(data),
     )
     best = checkpoints.best(run)

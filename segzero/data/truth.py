@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rewards import PRESETS, read_case
+from rewards import DRAWN, PRESETS, read_case
 from rewards.case import SQUARE
 from segzero.answer import MAX_OBJECTS, POINTS, Answer, Instance, render_answer
 from segzero.data.sample import Object, Sample
@@ -20,7 +20,6 @@ from segzero.prompts import normalise
 
 ONE_OBJECT = ("seg_zero", "seg_zero_strict")  # presets that can score nothing else
 SOME_OBJECT = ("vision_reasoner",)  # as published, nothing is worth anything where nothing is there
-MASKS = ("mask",)  # presets that compare masks
 LOOSE = 0.5  # a box whose IoU with its mask's own box is lower is another's
 LONGEST = 800  # letters, some 200 tokens: what a prompt of 1300 leaves beside the image and the words around it
 
@@ -122,5 +121,5 @@ def losses(sample: Sample) -> dict[str, list[str]]:
 def _applies(preset: str, sample: Sample) -> bool:
     count = len(sample.objects)
     fits = count == 1 if preset in ONE_OBJECT else count > 0 or preset not in SOME_OBJECT
-    fits = fits and (preset not in MASKS or all(true.rle is not None for true in sample.objects))
+    fits = fits and (preset not in DRAWN or all(true.rle is not None for true in sample.objects))
     return fits and count <= MAX_OBJECTS and all(true.points for true in sample.objects)

@@ -8,6 +8,7 @@
 'round 1, "the cup": <box>[84, 168, 504, 672]</box>'
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -93,13 +94,20 @@ def _regions(
 
 
 def _box(values: Sequence[float]) -> Box:
-    x0, y0, x1, y1 = (float(value) for value in values)
+    x0, y0, x1, y1 = (_finite(value) for value in values)
     return x0, y0, x1, y1
 
 
 def _point(values: Sequence[float]) -> Point:
-    x, y = (float(value) for value in values)
+    x, y = (_finite(value) for value in values)
     return x, y
+
+
+def _finite(value: float) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("a number is not finite")
+    return number
 
 
 def _filled(box: Box, size: Size) -> RLE:

@@ -1,7 +1,8 @@
 """Our Sample parquet as verl's dataset. Images travel as paths: embedded ones are written out once, by content.
 
 Every sample is tried at the start: those whose image can't be read, whose image or masks are not of the size that
-the file says, or whose prompt is too long are left out, counted and named once.
+the file says, or whose prompt is too long are left out, counted and named once; so are later rounds of a dialogue
+whose answer needs no policy.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from segzero.errors import UserError
 from segzero.files import write_atomically
 from segzero.masks import check_rle
 from segzero.policy.checkpoint import Checkpoint, read_checkpoint
-from segzero.prompts import render_messages
+from segzero.training.asking import ask
 from segzero.training.encoding import Encoder, open_fitted
 
 AT_ONCE = 256  # samples in memory with their images, while they are tried
@@ -38,6 +39,7 @@ class Report:
     kept: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)  # sample id -> reason
     overlong: dict[str, int] = field(default_factory=dict)  # sample id -> tokens
+    needless: list[str] = field(default_factory=list)  # ids of samples that refer to nothing but "nothing there"
 
     def __str__(self) -> str:
         lines = [f"{self.kept} samples"]
@@ -47,6 +49,8 @@ class Report:
         if self.overlong:
             name, tokens = next(iter(self.overlong.items()))
             lines.append(f"{len(self.overlong)} left out as too long (first: {name}: {tokens} tokens)")
+        if self.needless:
+            lines.append(f"{len(self.needless)} left out as needing no policy (first: {self.needless[0]})")
         return "; ".join(lines)
 
 
@@ -82,7 +86,7 @@ class SampleDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = self.samples[index]
         return {
-            "raw_prompt": messages_with_path(sample, self.checkpoint.prompt),
+            "raw_prompt": messages_with_path(sample, self.checkpoint),
             "data_source": sample.source or "samples",
             "reward_model": {"style": "rule", "ground_truth": to_json(sample)},
             "extra_info": {"index": index, "id": sample.id},
@@ -105,9 +109,9 @@ def checkpoint_of(config: DictConfig) -> Checkpoint:
     return read_checkpoint(config.checkpoint, config.get("frame"), config.get("prompt"))
 
 
-def messages_with_path(sample: Sample, prompt: str) -> list[dict]:
+def messages_with_path(sample: Sample, checkpoint: Checkpoint) -> list[dict]:
     """The rendered messages, the image's path in the placeholder."""
-    messages = render_messages(sample.question, prompt)
+    messages = ask(sample, checkpoint.frame).messages(checkpoint.prompt)
     for message in messages:
         message["content"] = [
             {**part, "image": sample.image} if part["type"] == "image" else part for part in message["content"]
@@ -130,6 +134,8 @@ def usable(
                 tokens = _size_problem(sample, tried[_key(sample)]) or _attempt(partial(_count, encoder, sample))
                 if isinstance(tokens, str):
                     report.unreadable[sample.id] = tokens
+                elif tokens == 0:
+                    report.needless.append(sample.id)
                 elif tokens > max_prompt_length:
                     report.overlong[sample.id] = tokens
                 else:
@@ -153,7 +159,9 @@ def _size_problem(sample: Sample, size: tuple[int, int] | str) -> str | None:
 
 
 def _count(encoder: Encoder, sample: Sample) -> int:
-    return len(encoder.encode(sample))
+    """The tokens of a sample's prompt; 0 where no policy is asked."""
+    asked = ask(sample, encoder.checkpoint.frame)
+    return 0 if asked.needless else len(encoder.encode(sample, asked))
 
 
 def to_json(sample: Sample) -> str:

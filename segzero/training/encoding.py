@@ -16,7 +16,8 @@ from segzero.data.sample import Sample
 from segzero.errors import UserError
 from segzero.images import load_image
 from segzero.policy.checkpoint import Checkpoint
-from segzero.prompts import get_prompt, render_messages
+from segzero.prompts import get_prompt
+from segzero.training.asking import Asked, ask
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +44,10 @@ class Encoder:
         """The answer format that the prompt asks for."""
         return get_prompt(self.checkpoint.prompt).format
 
-    def encode(self, sample: Sample) -> Encoded:
-        """The ids of a sample's prompt."""
-        text = _chat(self.processor, render_messages(sample.question, self.checkpoint.prompt))
+    def encode(self, sample: Sample, asked: Asked | None = None) -> Encoded:
+        """The ids of a sample's prompt. `asked`: what its policy is asked, if not after its true history."""
+        asked = asked or ask(sample, self.checkpoint.frame)
+        text = _chat(self.processor, asked.messages(self.checkpoint.prompt))
         short = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         placeholder = self.processor.image_token_id
         assert short.count(placeholder) == 1, "prompts.normalise lets no special token through"

@@ -214,7 +214,8 @@ def describe(config: DictConfig, batch: Batch, shape: Shape, memory: Memory, sec
         f"{steps} steps in {_clock(steps * seconds.total)}",
         f"         assuming {card.tflops:g} TFLOP/s and {card.gb_per_s:g} GB/s an accelerator "
         f"(segzero.accelerator), every answer at its limit of {config.data.max_response_length} tokens; "
-        f"without validation, saving and the start",
+        f"without {'the earlier rounds of data.own_history, ' if config.data.own_history else ''}validation, saving "
+        f"and the start",
     ]
     return lines
 

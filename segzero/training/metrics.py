@@ -8,7 +8,7 @@ import numpy as np
 
 from segzero.evaluation.metrics import Score, ciou, giou, n_acc, precision_at, score_masks, t_acc
 from segzero.masks import union
-from segzero.training.rollouts import Group
+from segzero.training.rollouts import Group, History
 
 FLAT = 1e-6  # a group whose rewards differ by less teaches nothing: its advantages are rounding errors
 
@@ -31,6 +31,10 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     metrics["answer/readable"] = errors["none"] / len(answers)
     metrics["answer/truncated"] = float(np.mean([answer.truncated for answer in answers]))
     metrics["answer/tokens"] = float(np.mean([answer.tokens for answer in answers]))
+    later = [group.history for group in groups if group.asked.notes]
+    if later:
+        metrics["dialogue/own_history"] = later.count(History.OWN) / len(later)
+        metrics["dialogue/fallbacks"] = later.count(History.FALLBACK) / len(later)
     for phase in ("generate", "reward"):
         metrics[f"rollout/{phase}_seconds"] = float(np.mean([group.seconds[phase] for group in groups]))
     return metrics

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rewards import get_rubric, load_reward
+from rewards import DRAWN, get_rubric, load_reward
 from segzero.data.sample import from_parquet
 from segzero.errors import UserError, unknown_name
 from segzero.policy.checkpoint import read_checkpoint
@@ -81,6 +81,7 @@ def check(config: DictConfig) -> Batch:
     _check_lengths(config)
     _check_hardware(config, batch)
     _check_reward(config)
+    _check_own_history(config)
     _check_segmenter(config)
     _check_folder(Path(config.trainer.default_local_dir))
     for path in [*data_files(config, "train"), *data_files(config, "val")]:
@@ -196,13 +197,22 @@ def _check_reward(config: DictConfig) -> None:
         raise UserError("reward.name is not set; name your function, as in reward.name=my_module.my_reward")
     name = config.reward.name
     load_reward(name) if "." in name else get_rubric(name)
-    if name == "mask" and not config.segzero.segmenter.path:
-        raise UserError("reward=mask needs a segmenter; set segzero.segmenter.path")
+    if name in DRAWN and not config.segzero.segmenter.path:
+        raise UserError(f"reward={name} needs a segmenter; set segzero.segmenter.path")
     wanted, written = FORMATS.get(name), get_prompt(config.data.prompt).format
     if wanted and wanted != written:
         raise UserError(
             f"reward={name} scores answers of the format {wanted!r}, but the prompt {config.data.prompt!r} asks for "
             f"{written!r}; set data.prompt={'seg_zero' if wanted == 'seg_zero' else 'vision_reasoner'}"
+        )
+
+
+def _check_own_history(config: DictConfig) -> None:
+    share = config.data.own_history
+    if not isinstance(share, int | float) or isinstance(share, bool) or not 0 <= share <= 1:
+        raise UserError(
+            f"data.own_history={share}: it must be a number from 0 to 1, the share of later rounds that are asked "
+            f"after the policy's own answers"
         )
 
 

@@ -21,7 +21,7 @@ from segzero.training.rollouts import Answer, Group
 class Extremes(NamedTuple):
     """Of one group."""
 
-    sample: Sample
+    group: Group
     best: Answer
     worst: Answer
 
@@ -41,18 +41,11 @@ class Recorder:
         if self.groups <= 0 or not groups:
             return
         spread = sorted(groups, key=lambda group: max(group.totals) - min(group.totals), reverse=True)
-        chosen = [Extremes(group.sample, *_best_and_worst(group)) for group in spread[: self.groups]]
+        chosen = [Extremes(group, *_best_and_worst(group)) for group in spread[: self.groups]]
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "rollouts.jsonl").open("a") as out:
             for seen in chosen:
-                row = {
-                    "step": step,
-                    "sample": seen.sample.id,
-                    "image": str(seen.sample.image),
-                    "question": seen.sample.question,
-                    "best": _describe(seen.best),
-                    "worst": _describe(seen.worst),
-                }
+                row = {"step": step, **_about(seen.group), "best": _describe(seen.best), "worst": _describe(seen.worst)}
                 out.write(json.dumps(row) + "\n")
         if self.panels_every and step % self.panels_every == 0:
             files = [self.folder / f"step_{step:06}_{place}.png" for place in range(len(chosen))]
@@ -60,13 +53,14 @@ class Recorder:
                 self.panel(*seen).save(file)
             show(step, chosen, files, loggers.logger if loggers else {})
 
-    def panel(self, sample: Sample, best: Answer, worst: Answer) -> Image.Image:
+    def panel(self, group: Group, best: Answer, worst: Answer) -> Image.Image:
         """Three sheets side by side: what is true, the best answer, the worst answer."""
+        sample = group.sample
         image = load_image(sample.image)
         true = tuple(
             Found(decode(o.rle) if o.rle else _filled(o.box, sample.size), o.box, o.points, 1.0) for o in sample.objects
         )
-        sheets = [Segmentation(image, f"True: {sample.question}", true).panel()]
+        sheets = [Segmentation(image, f"True: {_words(group)}", true).panel()]
         for name, answer in (("Best", best), ("Worst", worst)):
             terms = ", ".join(f"{term} {value:.2f}" for term, value in answer.scored.terms.items())
             parsed = answer.scored.answer
@@ -93,6 +87,18 @@ class Recorder:
 def _best_and_worst(group: Group) -> tuple[Answer, Answer]:
     ranked = sorted(group.answers, key=lambda answer: answer.scored.total)
     return ranked[-1], ranked[0]
+
+
+def _about(group: Group) -> dict[str, Any]:
+    """The sample, and what was asked."""
+    sample, asked = group.sample, group.asked
+    found = {"sample": sample.id, "image": str(sample.image), "question": asked.question}
+    return found | ({"notes": asked.notes, "history": group.history.value} if asked.notes else {})
+
+
+def _words(group: Group) -> str:
+    """What was asked, in one line."""
+    return " | ".join([group.asked.question, *group.asked.notes.splitlines()])
 
 
 def _describe(answer: Answer) -> dict[str, Any]:
@@ -136,8 +142,8 @@ def _rows(chosen: Sequence[Extremes], files: Sequence[Path], picture: Callable[[
     """A table's rows, one a group."""
     return [
         {
-            "sample": seen.sample.id,
-            "question": seen.sample.question,
+            "sample": seen.group.sample.id,
+            "question": _words(seen.group),
             "best": seen.best.scored.total,
             "worst": seen.worst.scored.total,
             "panel": picture(str(file)),

@@ -6,6 +6,7 @@ would resume from, verl's own checks, and estimates of memory and time. Nothing 
 
 import asyncio
 import io
+import json
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from rewards import Told
 from segzero.data.check import true_answer
 from segzero.data.sample import Sample, from_parquet
 from segzero.errors import UserError
@@ -65,6 +67,7 @@ class Walk:
 
 def walk(config: DictConfig, split: str) -> Walk:
     """Read, encode and score every sample as the run would; the truth, as the policy would write it, is the answer."""
+    from segzero.training.asking import ask
     from segzero.training.dataset import Report, checkpoint_of, usable
     from segzero.training.encoding import Encoder, processor_of
     from segzero.training.rewarding import Scorer
@@ -78,8 +81,9 @@ def walk(config: DictConfig, split: str) -> Walk:
     async def score() -> None:
         for sample, tokens in usable(_read(config, files, split), encoder, config.data.max_prompt_length, report):
             _check_masks(config, sample)
-            text = true_answer(sample, frame, encoder.format)
-            [scored] = await scorer.score(sample, [text])
+            told = ask(sample, frame).told
+            text = _citing(true_answer(sample, frame, encoder.format), told)
+            [scored] = await scorer.score(sample, [text], told=told)
             found.count += 1
             found.tokens += tokens
             found.earned += scored.total
@@ -109,6 +113,12 @@ def _check_masks(config: DictConfig, sample: Sample) -> None:
             f"sample {sample.id!r} has an object without a mask, which the segmenter's masks are compared with; "
             f"give every object an RLE, or go without: segzero.segmenter.path=null"
         )
+
+
+def _citing(text: str, told: Told) -> str:
+    """The answer, whose think-chain names what its question refers to."""
+    boxes = ", ".join(json.dumps(box) for box in sorted(told.referred))
+    return text.replace("</think>", f" It is about {boxes}.</think>", 1) if boxes else text
 
 
 def _show(sample: Sample, encoder, text: str, total: float) -> str:

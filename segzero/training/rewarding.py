@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rewards import PRESETS, RANKED, Case, Guard, QuantileRanks, Reward, get_rubric, load_reward, read_case
+from rewards import DRAWN, PRESETS, RANKED, Case, Guard, QuantileRanks, Reward, Told, get_rubric, load_reward, read_case
 from segzero.answer import Answer, parse_answer
 from segzero.data.sample import Sample
 from segzero.errors import UserError
@@ -24,8 +24,6 @@ from segzero.frames import Frame
 from segzero.masks import RLE
 from segzero.pipeline import in_pixels
 from segzero.segmenter.protocol import Prompt
-
-NEEDS_MASKS = ("mask",)  # presets with a term about what SAM2 draws
 
 
 class Drawer(Protocol):
@@ -61,17 +59,22 @@ class Scorer:
         self.reward, self.format, self.frame, self.drawer = reward, format, frame, drawer
         self.guard = Guard(load_reward(reward)) if "." in reward else None
         self.rubric = None if self.guard else get_rubric(reward)
-        self.draws = drawer is not None and reward in NEEDS_MASKS
+        self.draws = drawer is not None and reward in DRAWN
         self.ranks = QuantileRanks(PRESETS[reward], RANKED[reward]) if reward in RANKED else None
         self._unranked: list[Reward] = []
 
-    async def score(self, sample: Sample, texts: Sequence[str], validating: bool = False) -> list[Scored]:
-        """One result a text. In validation masks are drawn whatever the reward needs, and no rank is learnt."""
+    async def score(
+        self, sample: Sample, texts: Sequence[str], validating: bool = False, told: Told | None = None
+    ) -> list[Scored]:
+        """One result a text; `told`: the boxes that its prompt held.
+
+        In validation masks are drawn whatever the reward needs, and no rank is learnt.
+        """
         draws = self.drawer is not None if validating else self.draws
         answers = [parse_answer(text, self.format, self.frame.extent(sample.size)) for text in texts]
         masks = await self._draw(sample, answers) if draws else None
         cases = [
-            read_case(text, sample, None, self.frame, self.format, answer, masks[i] if masks else None)
+            read_case(text, sample, None, self.frame, self.format, answer, masks[i] if masks else None, told)
             for i, (text, answer) in enumerate(zip(texts, answers, strict=True))
         ]
         rewards = self._rewards(cases, sample.id)

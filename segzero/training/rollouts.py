@@ -12,13 +12,18 @@ import time
 from collections.abc import Coroutine, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import torch
 import transfer_queue as tq
 from tensordict import TensorDict
 
+from segzero.answer import Answer as ParsedAnswer
+from segzero.answer import parse_answer
 from segzero.data.sample import Sample
+from segzero.errors import UserError
+from segzero.training.asking import Asked, ask, ask_after_own_answers, takes_own_history
 from segzero.training.encoding import Encoded, Encoder
 from segzero.training.rewarding import Scored, Scorer
 from segzero.training.watch import Watch
@@ -38,13 +43,23 @@ class Answer:
     scored: Scored
 
 
+class History(StrEnum):
+    """What a prompt tells of earlier rounds."""
+
+    TRUE = "true"
+    OWN = "own"  # as the policy itself answered them
+    FALLBACK = "fallback"  # the true one, as after the policy's own answers the question can't be asked
+
+
 @dataclass(frozen=True, eq=False)
 class Group:
     """All answers to one prompt."""
 
     sample: Sample
+    asked: Asked
     answers: tuple[Answer, ...]
     seconds: dict[str, float] = field(default_factory=dict)  # generate, reward
+    history: History = History.TRUE
 
     @property
     def totals(self) -> list[float]:
@@ -62,9 +77,11 @@ class Rollouts:
         scorer: Scorer,
         rollout_config: Any,
         watch: Watch | None = None,
+        own_history: float = 0.0,
     ) -> None:
         self.servers, self.samples, self.encoder, self.scorer = list(servers), samples, encoder, scorer
         self.config = rollout_config
+        self.own_history = own_history  # share of later rounds asked after the policy's own answers
         self.watch = watch or Watch({})
         self.changed = threading.Event()  # a group was finished, or something broke
         self.failure: BaseException | None = None
@@ -127,26 +144,60 @@ class Rollouts:
         asyncio.run_coroutine_threadsafe(watched(), self._loop)
 
     async def _train_group(self, uid: str, index: int, step: int) -> None:
-        group, encoded, written = await self._group(self.samples[index])
+        sample = self.samples[index]
+        own = takes_own_history(sample.id, step, self.own_history)
+        group, encoded, written = await self._group(sample, own=own)
         self._finished.append(group)  # before the trainer can take it up, and then ask for all that are finished
         await self._hand_over(uid, index, step, group, encoded, written)
 
-    async def _group(self, sample: Sample, validating: bool = False) -> tuple[Group, Encoded, list[Any]]:
-        count = 1 if validating else self.config.n
-        encoded = self.encoder.encode(sample)
+    async def _group(
+        self, sample: Sample, validating: bool = False, own: bool = False
+    ) -> tuple[Group, Encoded, list[Any]]:
         begin = time.perf_counter()
-        written = await self._next_server().write_group.remote(
-            encoded.short, sample.image, self.encoder.checkpoint, count, self._sampling(greedy=validating)
-        )
+        asked, history = ask(sample, self.encoder.checkpoint.frame), History.TRUE
+        encoded = self.encoder.encode(sample, asked)
+        if own and asked.notes:
+            found = await self._after_own_answers(sample)
+            asked, encoded = found or (asked, encoded)
+            history = History.OWN if found else History.FALLBACK
+        written = await self._write(sample, encoded, 1 if validating else self.config.n, greedy=validating)
         generated = time.perf_counter()
         texts = [self.encoder.read(answer.ids) for answer in written]
-        scored = await self.scorer.score(sample, texts, validating)
+        scored = await self.scorer.score(sample, texts, validating, asked.told)
         seconds = {"generate": generated - begin, "reward": time.perf_counter() - generated}
         answers = tuple(
             Answer(text, len(answer.ids), answer.truncated, each)
             for text, answer, each in zip(texts, written, scored, strict=True)
         )
-        return Group(sample, answers, seconds), encoded, written
+        return Group(sample, asked, answers, seconds, history), encoded, written
+
+    async def _after_own_answers(self, sample: Sample) -> tuple[Asked, Encoded] | None:
+        """What a sample's policy is asked after its own earlier answers; None if after those it can't be."""
+        frame = self.encoder.checkpoint.frame
+
+        async def write(asked: Asked) -> ParsedAnswer | None:
+            encoded = self._fitting(sample, asked)
+            if encoded is None:
+                return None
+            [answer] = await self._write(sample, encoded, 1, greedy=True)
+            return parse_answer(self.encoder.read(answer.ids), self.encoder.format, frame.extent(sample.size))
+
+        asked = await ask_after_own_answers(sample, frame, write)
+        encoded = asked and self._fitting(sample, asked)
+        return (asked, encoded) if asked and encoded else None
+
+    def _fitting(self, sample: Sample, asked: Asked) -> Encoded | None:
+        """The prompt, unless it is too long or can't be asked."""
+        try:
+            encoded = self.encoder.encode(sample, asked)
+        except UserError:
+            return None
+        return encoded if len(encoded) <= self.config.prompt_length else None
+
+    async def _write(self, sample: Sample, encoded: Encoded, count: int, greedy: bool) -> list[Any]:
+        return await self._next_server().write_group.remote(
+            encoded.short, sample.image, self.encoder.checkpoint, count, self._sampling(greedy)
+        )
 
     def _next_server(self) -> Any:
         """Replicas take turns, a group each: all groups of a batch ask for the same amount of work."""

@@ -136,7 +136,15 @@ class Trainer(PPOTrainerSync):
             asks["segmenter"] = segmenter.ping.remote
         self.watch = Watch(asks, trainers)
         self.watch.start()
-        rollouts = Rollouts(servers, self.train_dataset.samples, encoder, self.scorer, rollout, self.watch)
+        rollouts = Rollouts(
+            servers,
+            self.train_dataset.samples,
+            encoder,
+            self.scorer,
+            rollout,
+            self.watch,
+            own_history=self.config.data.own_history,
+        )
         self.replay_buffer.rollouts = rollouts
         return rollouts
 

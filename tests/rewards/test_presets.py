@@ -6,16 +6,16 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rewards import PRESETS, RANKED, get_rubric, score
+from rewards import DRAWN, PRESETS, RANKED, Told, get_rubric, score
 from segzero.answer import Answer, Instance, render_answer
 from segzero.data.sample import Object, Sample
 from segzero.errors import UserError
 from segzero.frames import native, relative, stretch
 
-OURS = ("soft", "mask")
+OURS = ("soft", "mask", "dialogue")
 MULTI = ("vision_reasoner", *OURS)
 FORMAT = {preset: "multi" if preset in MULTI else "seg_zero" for preset in PRESETS}
-HIGHEST = {"seg_zero": 5, "seg_zero_strict": 5, "vision_reasoner": 7, "soft": 7, "mask": 8}
+HIGHEST = {"seg_zero": 5, "seg_zero_strict": 5, "vision_reasoner": 7, "soft": 7, "mask": 8, "dialogue": 9}
 
 
 def write(preset, instances, think="the mug stands left"):
@@ -158,7 +158,7 @@ def test_nothing_there_can_be_learnt(preset):
     nothing, one = [], [Instance((100, 100, 200, 200), ((150, 150),))]
     assert total(preset, nothing, nothing) == HIGHEST[preset]
     false = score(preset, write(preset, one), sample_of(nothing))
-    assert {false.terms[name] for name in false.terms.keys() - {"thinking", "format", "non_repetition"}} == {0}
+    assert {false.terms[name] for name in false.terms.keys() - {"thinking", "format", "non_repetition", "cites"}} == {0}
     unreadable = "<think>no mug</think><answer>there is none</answer>"
     assert total(preset, unreadable, nothing) < false.total
     assert total(preset, nothing, one) < total(preset, [moved(one[0], 300)], one)
@@ -197,8 +197,19 @@ def in_frame(instance, frame, size):
     return Instance(frame.to_frame(instance.box, size), [frame.to_frame(point, size) for point in instance.points])
 
 
+def test_in_a_dialogue_citing_is_one_ninth():
+    """Beside what `mask` pays; without a reference it is a constant."""
+    [cup] = scene = [Instance((100, 100, 200, 200), ((150, 150),))]
+    told = Told(referred=frozenset({(10, 20, 30, 40)}))
+    for think, worth in (("beside [10, 20, 30, 40]", 1.0), ("beside it", 0.0)):
+        text, truth = write("mask", [cup], think), sample_of(scene)
+        assert score("dialogue", text, truth, told=told).total == total("mask", text, scene) + worth
+        assert score("dialogue", text, truth).total == total("mask", text, scene) + 1.0
+
+
 def test_names():
     assert set(HIGHEST) == set(PRESETS)
+    assert {preset for preset, rubric in PRESETS.items() if "mask_iou" in {t.name for t in rubric.terms}} == set(DRAWN)
     for preset, names in RANKED.items():
         assert set(names) <= {term.name for term in get_rubric(preset).terms}
     with pytest.raises(UserError, match="unknown reward preset 'seg_zro'; did you mean 'seg_zero'"):

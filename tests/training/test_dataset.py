@@ -77,6 +77,30 @@ def test_bad_samples_are_left_out_and_named(make, samples, tmp_path, capsys):
     assert "1 samples; 3 left out as unreadable (first: gone: no such image" in said
 
 
+def test_later_rounds_are_asked_after_the_earlier_ones(make, samples):
+    box = [28.0, 56.0, 84.0, 112.0]
+    found, nothing = {"question": "the ring", "boxes": [box]}, {"question": "a cup", "boxes": []}
+    questions = {
+        "later": ("what is left of it", (nothing, found)),
+        "nothing": ("what is left of [REF:1]", (nothing, found)),
+        "both": ("what is between [REF:1] and [REF:2]", (nothing, found)),
+        "unread": ("what is left of it", ({"question": "the ring"},)),
+        "first": ("what is left of [REF:1]", ()),
+        "broken": ("the ring", ({"question": "the ring", "boxes": [[1, 2]]},)),
+    }
+    dataset = make([replace(samples[0], id=id, question=q, turns=turns) for id, (q, turns) in questions.items()], 300)
+    assert [sample.id for sample in dataset.samples] == ["later", "both"]
+    assert list(dataset.report.unreadable) == ["unread", "first", "broken"]
+    assert dataset.report.needless == ["nothing"]
+    assert "1 left out as needing no policy (first: nothing)" in str(dataset.report)
+    text = dataset[0]["raw_prompt"][1]["content"][-1]["text"]
+    assert text.startswith('''Earlier in this dialogue:
+round 1, "a cup": nothing there
+round 2, "the ring": <box>[14, 28, 42, 56]</box>
+Please find "what is left of <box>[14, 28, 42, 56]</box>"''')
+    assert from_json(dataset[0]["reward_model"]["ground_truth"]).turns == (nothing, found)
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_no_sample_is_the_users_mistake(make, samples, count):
     with pytest.raises(UserError, match=r"no samples in|no usable sample in"):

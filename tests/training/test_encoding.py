@@ -1,5 +1,7 @@
 """Our encoding, which never opens an image, equals the checkpoint's own processor and verl's positions."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -7,6 +9,9 @@ from random_checkpoints import FAMILIES
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from segzero.data.sample import Sample
+from segzero.dialogue import Dialogue
+from segzero.pipeline import SegZeroPipeline
+from segzero.policy import Reply
 from segzero.prompts import render_messages
 from segzero.training.encoding import open_fitted
 
@@ -28,6 +33,32 @@ def check_ids_and_grid(encoder, sample):
 def test_ids_and_grid_are_those_of_the_processor(encoder, samples):
     for sample in samples:
         check_ids_and_grid(encoder, sample)
+
+
+class Policy:
+    """Says that something is at one place, and remembers what it was asked."""
+
+    def __init__(self, checkpoint) -> None:
+        self.frame, self.prompt = checkpoint.frame, checkpoint.prompt
+
+    def generate(self, requests, sampling):
+        [request] = requests
+        self.asked = request.messages
+        text = '<think></think><answer>[{"bbox_2d": [20, 30, 40, 50], "point_2d": [30, 40]}]</answer>'
+        return [Reply(text, 20, False)]
+
+
+def test_a_later_round_is_asked_as_a_dialogue_asks_it(encoder, segmenter, samples):
+    policy = Policy(encoder.checkpoint)
+    dialogue = Dialogue(samples[0].image, SegZeroPipeline(policy, segmenter))
+    dialogue.ask("the ring")
+    dialogue.ask("what is above it")
+    turns = dialogue.registry.turns
+    dialogue.ask("what is left of [REF:1]")
+    text = encoder.processor.apply_chat_template(policy.asked, add_generation_prompt=True, tokenize=False)
+    assert text.count("[20, 30, 40, 50]") == 3  # in the notes twice, and in the question
+    later = replace(samples[0], question="what is left of [REF:1]", turns=turns)
+    assert encoder.encode(later).short == encoder.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,5 +1,6 @@
 """A dry run of every shipped configuration, and what it says."""
 
+import re
 import sys
 import types
 
@@ -11,6 +12,7 @@ from segzero.data.check import true_answer
 from segzero.data.sample import to_parquet
 from segzero.errors import UserError
 from segzero.files import config_dir
+from segzero.tiny.dialogues import make_dialogues
 from segzero.tiny.questions import make_samples
 from segzero.training import estimate, plan
 from segzero.training.config import compose
@@ -29,6 +31,7 @@ QUICK = [
     ("qwen3_vl_4b", "gpu8", "visionreasoner_1k", "soft"),
     ("qwen2_5_vl_7b", "gpu8_46g", "visionreasoner_7k", "vision_reasoner"),
     ("qwen2_5_vl_7b", "multinode", "scenes", "custom"),
+    ("tiny", "cpu", "dialogues", "dialogue"),
 ]
 TOO_LARGE = [("qwen2_5_vl_7b", "gpu1")]
 REST = [(m, h) for m in RELEASED for h in names("hardware") if h != "cpu" and (m, h) not in TOO_LARGE]
@@ -128,6 +131,16 @@ def test_the_published_run_takes_about_the_published_time(folder, monkeypatch):
 
 def test_what_is_missing_here_is_said_not_refused(dry_run):
     assert "here it could not run: trainer.n_gpus_per_node=8" in dry_run("qwen2_5_vl_7b", "gpu8")
+
+
+def test_later_rounds_are_shown_as_they_are_asked_and_their_truth_cites(dry_run, folder, tmp_path):
+    file = to_parquet([sample for sample in make_dialogues(8, 12) if sample.turns], tmp_path / "later.parquet")
+    overrides = [f"data.train_files={file}", "reward=dialogue", "data.own_history=0.5"]
+    said = dry_run("tiny", "cpu", *overrides)
+    assert said.count("Earlier in this dialogue:") == said.count("It is about [") == 2
+    assert all(float(earned) > 8.5 for earned in re.findall("this answer earns ([0-9.]+)", said))
+    assert "training: 16 samples" in said
+    assert "without the earlier rounds of data.own_history, validation" in said
 
 
 def test_batches_in_words():

@@ -12,9 +12,10 @@ from PIL import Image
 from segzero.answer import parse_answer
 from segzero.frames import native
 from segzero.masks import encode
+from segzero.training.asking import ask
 from segzero.training.recorder import Recorder
 from segzero.training.rewarding import Scored
-from segzero.training.rollouts import Answer, Group
+from segzero.training.rollouts import Answer, Group, History
 
 NOTHING = "<think>There is none.</think><answer>[]</answer>"
 CORNER = '<think>In the corner.</think><answer>[{"bbox_2d": [0, 0, 40, 40], "point_2d": [20, 20]}]</answer>'
@@ -22,6 +23,10 @@ CORNER = '<think>In the corner.</think><answer>[{"bbox_2d": [0, 0, 40, 40], "poi
 
 def answer(total, text=NOTHING, masks=None):
     return Answer(text, 5, False, Scored(total, {"box_iou": total / 2}, parse_answer(text), masks))
+
+
+def group(sample, *answers, history=History.TRUE):
+    return Group(sample, ask(sample, native()), answers, history=history)
 
 
 @pytest.fixture
@@ -34,9 +39,9 @@ def shown(samples):
 def groups(samples, shown):
     """Three groups, whose answers differ not at all, much, and a little."""
     return [
-        Group(samples[1], (answer(1.0), answer(1.0))),
-        Group(shown, (answer(3.0), answer(0.0, "no idea"), answer(5.0, CORNER))),
-        Group(samples[2], (answer(2.0), answer(1.0))),
+        group(samples[1], answer(1.0), answer(1.0)),
+        group(shown, answer(3.0), answer(0.0, "no idea"), answer(5.0, CORNER)),
+        group(samples[2], answer(2.0), answer(1.0)),
     ]
 
 
@@ -78,10 +83,10 @@ def test_a_panel_shows_what_was_drawn_or_else_the_boxes(shown, tmp_path):
     corner[:40, :40] = True  # what the answer's box holds
     elsewhere[-40:, -40:] = True
     worst = answer(0.0, "no idea")
-    boxes = recorder.panel(shown, answer(5.0, CORNER), worst)
-    assert same(boxes, recorder.panel(shown, answer(5.0, CORNER, (encode(corner),)), worst))
-    assert not same(boxes, recorder.panel(shown, answer(5.0, CORNER, (encode(elsewhere),)), worst))
-    assert not same(boxes, recorder.panel(shown, worst, answer(5.0, CORNER)))
+    boxes = recorder.panel(group(shown), answer(5.0, CORNER), worst)
+    assert same(boxes, recorder.panel(group(shown), answer(5.0, CORNER, (encode(corner),)), worst))
+    assert not same(boxes, recorder.panel(group(shown), answer(5.0, CORNER, (encode(elsewhere),)), worst))
+    assert not same(boxes, recorder.panel(group(shown), worst, answer(5.0, CORNER)))
 
 
 def test_without_true_masks_a_panel_shows_the_true_boxes(shown, tmp_path):
@@ -89,8 +94,20 @@ def test_without_true_masks_a_panel_shows_the_true_boxes(shown, tmp_path):
     [true] = shown.objects
     unmasked = replace(shown, objects=(replace(true, rle=None),))
     absent = replace(shown, objects=())
-    panels = [recorder.panel(sample, answer(1.0), answer(0.0)) for sample in (shown, unmasked, absent)]
+    panels = [recorder.panel(group(sample), answer(1.0), answer(0.0)) for sample in (shown, unmasked, absent)]
     assert not any(same(a, b) for a, b in (panels[:2], panels[1:], panels[::2]))
+
+
+def test_what_was_asked_after_earlier_rounds_is_recorded_as_it_was_asked(shown, tmp_path):
+    later = replace(
+        shown, question="what is left of it", turns=({"question": "the ring", "boxes": [[28, 56, 84, 112]]},)
+    )
+    Recorder(tmp_path, native(), 1, panels_every=1).record(1, [group(later, answer(1.0), history=History.OWN)])
+    [row] = lines(tmp_path)
+    assert row["question"] == "what is left of <box>[28, 56, 84, 112]</box>"
+    assert row["notes"] == 'Earlier in this dialogue:\nround 1, "the ring": <box>[28, 56, 84, 112]</box>'
+    assert row["history"] == "own"
+    assert (tmp_path / "step_000001_0.png").exists()
 
 
 def same(a, b):

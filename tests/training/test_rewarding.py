@@ -3,12 +3,16 @@
 import asyncio
 import sys
 import types
+from dataclasses import replace
 
 import pytest
 
 from segzero.answer import Answer, Instance, render_answer
+from segzero.dialogue.history import answered
+from segzero.dialogue.registry import Registry
 from segzero.errors import UserError
 from segzero.frames import relative
+from segzero.training.asking import ask
 from segzero.training.rewarding import Scorer
 from segzero.training.segmenting import SegmenterService
 
@@ -78,6 +82,21 @@ def test_a_truth_that_a_preset_cannot_use_is_named(samples, encoder):
     with pytest.raises(UserError, match=f"reward=seg_zero cannot score sample '{several.id}': .* one object") as error:
         score(Scorer("seg_zero", "seg_zero", encoder.checkpoint.frame), several, ["<answer>{}</answer>"])
     assert "\n" not in str(error.value)
+
+
+def test_a_think_chain_is_asked_to_cite_what_its_prompt_held(samples, segmenter, encoder):
+    """Not what is true of the earlier rounds: the policy may have been told its own answers to them."""
+    frame = encoder.checkpoint.frame
+    scorer = Scorer("dialogue", "multi", frame, SegmenterService(segmenter))
+    sample = next(sample for sample in samples if len(sample.objects) == 1)
+    turns = ({"question": "the ring", "boxes": [[28, 56, 84, 112]]},)
+    later = replace(sample, question="what is left of it", turns=turns)
+    own = answered(Registry(sample.size), "the ring", Answer(instances=(Instance((1.0, 2.0, 9.0, 12.0)),)), frame)
+    texts = [f"<think>beside {box}</think><answer>[]</answer>" for box in ("[14, 28, 42, 56]", "[1, 2, 9, 12]")]
+    for registry, cited in ((None, [1.0, 0.0]), (own, [0.0, 1.0])):
+        scored = score(scorer, later, texts, told=ask(later, frame, registry).told)
+        assert [each.terms["cites"] for each in scored] == cited
+        assert all(each.masks == () for each in scored)  # drawn, as for `mask`
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -19,8 +20,10 @@ class Server:
     def __init__(self, reply) -> None:
         self.write_group, self.reply = self, reply
         self.writing = self.most = 0
+        self.asked: list[tuple[list[int], int, float]] = []
 
     async def remote(self, ids, image, checkpoint, count, sampling):
+        self.asked.append((ids, count, sampling["temperature"]))
         self.writing += 1
         self.most = max(self.most, self.writing)
         try:
@@ -46,11 +49,17 @@ async def never(count):
 def started(samples, encoder):
     """started(reply) -> Rollouts with one server."""
     config = SimpleNamespace(
-        n=2, temperature=1.0, top_p=1.0, top_k=-1, response_length=8, val_kwargs=SimpleNamespace(top_p=1.0, top_k=-1)
+        n=2,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=-1,
+        prompt_length=300,
+        response_length=8,
+        val_kwargs=SimpleNamespace(top_p=1.0, top_k=-1),
     )
 
-    def start(reply, **options):
-        scorer = Scorer("vision_reasoner", "multi", encoder.checkpoint.frame)
+    def start(reply, samples=samples, reward="vision_reasoner", **options):
+        scorer = Scorer(reward, "multi", encoder.checkpoint.frame)
         return Rollouts([Server(reply)], samples, encoder, scorer, config, **options)
 
     return start
@@ -120,3 +129,100 @@ def test_the_first_failure_is_the_one_that_is_told(started):
     rollouts.changed.clear()
     rollouts.generate_sequences(batch(1))
     wait_for_failure(rollouts, RayActorError, "first")
+
+
+# Later rounds of a dialogue
+
+FOUND = '<think>here</think><answer>[{"bbox_2d": [20, 30, 40, 50], "point_2d": [30, 40]}]</answer>'
+OTHER = '<think>there</think><answer>[{"bbox_2d": [60, 30, 80, 50], "point_2d": [70, 40]}]</answer>'
+MANY = FOUND.replace("]</answer>", ', {"bbox_2d": [60, 30, 80, 50], "point_2d": [70, 40]}' * 20 + "]</answer>")
+CITED = "<think>left of [20, 30, 40, 50]</think><answer>[]</answer>"
+
+
+@pytest.fixture
+def later(samples):
+    """A third round."""
+    turns = (
+        {"question": "the ring", "boxes": [[28.0, 56.0, 84.0, 112.0]]},
+        {"question": "what is above it", "boxes": [[0.0, 0.0, 20.0, 20.0]]},
+    )
+    return replace(samples[0], id="later", question="what is left of [REF:1]", turns=turns)
+
+
+@pytest.fixture
+def trained(started, later, encoder, monkeypatch):
+    """trained(texts, own_history) -> what was asked, the group, and the fields that verl gets."""
+    handed = []
+
+    async def take(fields=None, **options):
+        handed.extend([] if fields is None else [fields])
+
+    monkeypatch.setattr(module.tq, "async_kv_batch_put", take)
+    monkeypatch.setattr(module.tq, "async_kv_put", take)
+
+    def train(texts, own_history=1.0, sample=later):
+        left = iter(texts)
+
+        async def reply(count):
+            ids = encoder.processor.tokenizer(next(left), add_special_tokens=False)["input_ids"]
+            return [
+                SimpleNamespace(ids=ids, log_probs=[-0.1] * len(ids), truncated=False, weights=0) for _ in range(count)
+            ]
+
+        rollouts = started(reply, [sample], "dialogue", own_history=own_history)
+        rollouts.generate_sequences(batch(0))
+        assert rollouts.changed.wait(10)
+        rollouts.check()
+        [group] = rollouts.drain()
+        asked = [(encoder.processor.tokenizer.decode(ids), *how) for ids, *how in rollouts.servers[0].asked]
+        return asked, group, handed.pop()
+
+    return train
+
+
+def test_a_group_is_asked_after_the_policys_own_answers(trained, encoder, later):
+    asked, group, fields = trained([FOUND, OTHER, CITED])
+    assert [how for _, *how in asked] == [[1, 0.0], [1, 0.0], [2, 1.0]]  # greedy, greedy, then the group
+    texts = [text for text, *_ in asked]
+    assert '"the ring"' in texts[0] and "Earlier" not in texts[0]
+    assert 'find "what is above <box>[20, 30, 40, 50]</box>"' in texts[1]
+    assert 'find "what is left of <box>[20, 30, 40, 50]</box>"' in texts[2]
+    assert 'round 2, "what is above it": <box>[60, 30, 80, 50]</box> <point>[70, 40]</point>' in texts[2]
+    assert group.history == "own" and [answer.scored.terms["cites"] for answer in group.answers] == [1.0, 1.0]
+    prompts = [row.tolist() for row in fields["prompts"].unbind()]
+    assert prompts == [encoder.encode(later, group.asked).ids] * 2  # what verl learns from is what was asked
+    assert "[20, 30, 40, 50]" in encoder.processor.tokenizer.decode(prompts[0])
+
+
+@pytest.mark.parametrize(
+    ("said", "history"),
+    [
+        (["no idea", CITED], "fallback"),  # round 2 refers to round 1, and so does the question
+        (["<think>?</think><answer>[]</answer>", CITED], "fallback"),  # nobody is asked what nothing follows from
+        ([MANY, CITED], "fallback"),  # too long a prompt, for round 2 already
+        ([FOUND, MANY, CITED], "fallback"),
+        ([FOUND, "no idea", CITED], "own"),  # told as no answer
+    ],
+)
+def test_where_own_answers_leave_nothing_to_ask_the_true_ones_are_told(trained, encoder, later, said, history):
+    asked, group, _ = trained(said)
+    assert group.history == history
+    assert [how for _, *how in asked] == [[1, 0.0]] * (len(said) - 1) + [[2, 1.0]]
+    if history == "fallback":
+        assert asked[-1][0] == encoder.processor.tokenizer.decode(encoder.encode(later).short)
+        assert [answer.scored.terms["cites"] for answer in group.answers] == [0.0, 0.0]
+    else:
+        assert 'round 2, "what is above it": no answer' in asked[-1][0]
+
+
+@pytest.mark.parametrize(("question", "share"), [("what is left of [REF:1]", 0.0), ("the largest shape", 1.0)])
+def test_no_earlier_round_is_asked_for_nothing(trained, later, question, share):
+    asked, group, _ = trained([FOUND], share, replace(later, question=question))
+    assert len(asked) == 1 and group.history == "true"
+
+
+def test_validation_tells_the_true_history(started, later, encoder):
+    rollouts = started(write, [later], own_history=1.0)
+    [group] = rollouts.answer([later])
+    assert group.history == "true"
+    assert [(ids, count) for ids, count, _ in rollouts.servers[0].asked] == [(encoder.encode(later).short, 1)]

@@ -1,14 +1,17 @@
 """What the log says of a step and of a validation."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from segzero.answer import parse_answer
 from segzero.evaluation.metrics import giou
+from segzero.frames import native
+from segzero.training.asking import ask
 from segzero.training.metrics import group_metrics, score_group, validation_metrics
 from segzero.training.rewarding import Scored
-from segzero.training.rollouts import Answer, Group
+from segzero.training.rollouts import Answer, Group, History
 
 
 def answer(total, text="<think></think><answer>[]</answer>", masks=None, truncated=False, **terms):
@@ -18,7 +21,7 @@ def answer(total, text="<think></think><answer>[]</answer>", masks=None, truncat
 @pytest.fixture
 def group(samples):
     def group(*answers, sample=samples[0]):
-        return Group(sample, answers, {"generate": 1.0, "reward": 0.5})
+        return Group(sample, ask(sample, native()), answers, {"generate": 1.0, "reward": 0.5})
 
     return group
 
@@ -34,6 +37,21 @@ def test_terms_errors_and_flat_groups(group):
     assert metrics["answer/error/no_answer"] == 0.25
     assert metrics["answer/truncated"] == 0.25
     assert group_metrics([]) == {}
+
+
+def test_whose_answers_the_later_rounds_were_asked_after(samples):
+    turns = ({"question": "the ring", "boxes": [[28, 56, 84, 112]]},)
+    later = replace(samples[0], question="what is left of it", turns=turns)
+    seconds = {"generate": 1.0, "reward": 0.5}
+
+    def group(sample, history):
+        return Group(sample, ask(sample, native()), (answer(1.0), answer(0.0)), seconds, history)
+
+    first = group(samples[0], History.TRUE)
+    metrics = group_metrics([first, *(group(later, history) for history in ["own", "own", "fallback", "true"])])
+    assert metrics["dialogue/own_history"] == 1 / 2
+    assert metrics["dialogue/fallbacks"] == 1 / 4
+    assert not any(name.startswith("dialogue/") for name in group_metrics([first]))
 
 
 def test_rewards_that_are_equal_up_to_rounding_are_flat(group):

@@ -1,0 +1,126 @@
+"""What is asked after earlier rounds, true ones or the policy's own; and when."""
+
+import asyncio
+
+import pytest
+
+from segzero.answer import Answer, Instance
+from segzero.data.sample import Sample
+from segzero.errors import UserError
+from segzero.frames import stretch
+from segzero.training.asking import ask, ask_after_own_answers, takes_own_history
+
+FRAME = stretch(200)  # twice the pixels of the image
+CUP = {"question": "the cup", "boxes": [[10, 20, 30, 40]], "points": [[[20, 30]]]}
+SPOONS = {"question": "the spoons beside [REF:1]", "boxes": [[50, 0, 60, 90], [70, 0, 80, 90]]}
+
+
+def sample_of(question, *turns):
+    return Sample("s", "", question, 100, 100, turns=turns)
+
+
+def told(question, *turns):
+    asked = ask(sample_of(question, *turns), FRAME)
+    return set(asked.told.referred), set(asked.told.others)
+
+
+def test_a_question_without_a_reference_is_asked_alone():
+    asked = ask(sample_of("the largest fork", CUP, SPOONS), FRAME)
+    assert (asked.question, asked.notes, asked.needless) == ("the largest fork", "", False)
+    assert asked.told.referred == asked.told.others == frozenset()
+    assert asked.messages("multi") == ask(sample_of("the largest fork"), FRAME).messages("multi")
+
+
+def test_what_the_prompt_tells_and_what_of_it_is_referred_to():
+    cup, spoon, other = (20, 40, 60, 80), (100, 0, 120, 180), (140, 0, 160, 180)
+    assert told("what lies in [REF:1]", CUP, SPOONS) == ({cup}, {spoon, other})
+    assert told("the lid of the first one", CUP, SPOONS) == ({spoon}, {cup, other})
+    assert told("the table below [REF:1] and [REF:2]", CUP, SPOONS) == ({cup, spoon, other}, set())
+    assert told("the table below [REF:1], instance 1 and [1, 2, 3, 4]", CUP) == ({cup}, {(1, 2, 3, 4)})
+
+
+def test_all_that_it_refers_to_is_nothing():
+    nothing = {"question": "a fork", "boxes": []}
+    assert ask(sample_of("its handle", nothing), FRAME).needless
+    assert not ask(sample_of("the table below [REF:1] and [REF:2]", nothing, CUP), FRAME).needless
+
+
+def own(sample, *answers):
+    """What is asked, and all that was asked before, where the policy gives these answers."""
+    heard, answers = [], iter(answers)
+
+    async def write(asked):
+        heard.append((asked.question, asked.notes))
+        return next(answers)
+
+    return asyncio.run(ask_after_own_answers(sample, FRAME, write)), heard
+
+
+def test_earlier_rounds_are_answered_one_after_the_other():
+    said = [Answer(instances=(Instance((2.0, 4.0, 6.0, 8.0), ((3.0, 5.0),)),)), Answer(instances=())]
+    asked, heard = own(sample_of("what lies in [REF:1]", CUP, SPOONS), *said)
+    cup = 'Earlier in this dialogue:\nround 1, "the cup": <box>[2, 4, 6, 8]</box> <point>[3, 5]</point>'
+    assert heard == [("the cup", ""), ("the spoons beside <box>[2, 4, 6, 8]</box>", cup)]
+    assert asked.question == "what lies in <box>[2, 4, 6, 8]</box>"
+    assert asked.notes == f'{cup}\nround 2, "the spoons beside [REF:1]": nothing there'
+    assert asked.told.referred == {(2, 4, 6, 8)}
+
+
+def test_an_answer_that_could_not_be_read_is_told_as_none():
+    said = [Answer(error="no_answer"), Answer(instances=(Instance((2.0, 4.0, 6.0, 8.0)),))]
+    fork = {"question": "the fork", "boxes": []}
+    asked, _ = own(sample_of("what lies in [REF:2]", CUP, fork), *said)
+    assert asked.notes.splitlines()[1:] == [
+        'round 1, "the cup": no answer',
+        'round 2, "the fork": <box>[2, 4, 6, 8]</box>',
+    ]
+
+
+def test_a_round_that_refers_to_such_an_answer_has_none_either():
+    asked, heard = own(sample_of("the forks beside [REF:2]", CUP, SPOONS), Answer(error="no_answer"))
+    assert asked is None
+    assert heard == [("the cup", "")]
+
+
+def test_nobody_is_asked_what_can_only_be_nothing():
+    asked, heard = own(sample_of("the forks beside [REF:2]", CUP, SPOONS), Answer())
+    assert asked is None
+    assert heard == [("the cup", "")]
+
+
+@pytest.mark.parametrize("said", [[None], [Answer(instances=(Instance((2.0, 4.0, 6.0, 8.0)),)), None]])
+def test_a_policy_that_will_not_write(said):
+    asked, heard = own(sample_of("what lies in [REF:1]", CUP, SPOONS), *said)
+    assert asked is None
+    assert len(heard) == len(said)
+
+
+def test_a_reference_to_a_later_one_than_there_is():
+    """The true round has two spoons, the policy found one."""
+    said = [Answer(instances=(Instance((2.0, 4.0, 6.0, 8.0)),))] * 2
+    assert ask(sample_of("what lies on the second one", CUP, SPOONS), FRAME).notes
+    assert own(sample_of("what lies on the second one", CUP, SPOONS), *said)[0] is None
+
+
+def test_the_true_history_must_be_sound():
+    with pytest.raises(UserError, match="there is no round 3"):
+        ask(sample_of("[REF:3]", CUP, SPOONS), FRAME)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_a_share_of_samples_and_steps_takes_its_own_history(share):
+    chosen = [[takes_own_history(f"sample-{i}", step, share) for step in range(60)] for i in range(60)]
+    assert sum(map(sum, chosen)) == pytest.approx(3600 * share, abs=100)
+    if 0 < share < 1:
+        assert all(0 < sum(steps) < 60 for steps in chosen)  # every sample at some steps
+        assert all(0 < sum(samples) < 60 for samples in zip(*chosen, strict=True))  # and some at every step
+
+
+def test_the_choice_is_the_same_in_every_process():
+    assert [takes_own_history("sample-0", step, 0.5) for step in range(6)] == [True, True, True, False, False, True]
+
+
+def test_a_larger_share_takes_what_a_smaller_one_does():
+    names = [f"sample-{i}" for i in range(500)]
+    few, many = ({name for name in names if takes_own_history(name, 3, share)} for share in (0.2, 0.6))
+    assert few < many

@@ -1,0 +1,32 @@
+"""A run on dialogues: half of the later rounds are asked after what the policy itself answers to the earlier ones."""
+
+import json
+
+import pytest
+from launching import logged, start, wait
+
+from segzero.data.sample import to_parquet
+from segzero.tiny.dialogues import make_dialogues
+from segzero.tiny.questions import HELD_OUT_SEED
+
+pytestmark = pytest.mark.training
+
+
+def test_two_steps_on_dialogues(tmp_path):
+    to_parquet(make_dialogues(8, 11), tmp_path / "train.parquet")
+    to_parquet(make_dialogues(2, HELD_OUT_SEED + 11), tmp_path / "val.parquet")
+    run = tmp_path / "run"
+    asked = ["data=dialogues", "reward=dialogue", "data.own_history=0.5", "data.train_batch_size=8", "segzero.record=8"]
+    said = wait(start(tmp_path, run, *asked, "trainer.total_training_steps=2", "trainer.test_freq=2"))
+    rows = [row["data"] for row in logged(run) if "reward/cites/mean" in row["data"]]
+    assert len(rows) == 2, said[-3000:]
+    recorded = [json.loads(line) for line in (run / "rollouts" / "rollouts.jsonl").read_text().splitlines()]
+    assert len(recorded) == 16
+    later = [row for row in recorded if "notes" in row]
+    own = [row for row in later if row["history"] == "own"]
+    assert 0 < len(own) < len(later) < len(recorded)
+    assert all("<box>" in row["question"] and row["notes"].startswith("Earlier in this dialogue:") for row in own)
+    for data in rows:
+        assert 0 <= data["dialogue/own_history"] + data["dialogue/fallbacks"] <= 1
+        assert abs(data["actor/ppo_kl"]) < 1e-3  # vLLM wrote after the very prompts that the trainer learns from
+    assert "val/giou" in rows[-1]
