@@ -1,4 +1,4 @@
-# make demo | test | lint | fuzz | lock. Each sets up what it needs in .venv; a second call installs nothing.
+# make demo | demo-ui | test | lint | fuzz | lock. Each sets up what it needs in .venv; a second call installs nothing.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 ACCELERATOR ?= $(shell if nvidia-smi -L 2>/dev/null | grep -q GPU; then echo cuda; else echo cpu; fi)
@@ -9,7 +9,7 @@ PINS := requirements/$(ACCELERATOR).txt requirements/dev.txt requirements/sam2.t
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-quick test-slow test-training browser lint format fuzz lock clean
+.PHONY: setup demo demo-ui test test-quick test-slow test-training browser lint format fuzz lock clean
 
 setup:
 	@want="$$(cat $(PINS) setup.py Makefile | sha256sum | cut -c1-16)-$(ACCELERATOR)"; \
@@ -29,6 +29,9 @@ install:
 demo: setup
 	@rm -rf demo
 	@$(BIN)/segzero demo --out demo
+
+demo-ui: setup
+	@$(BIN)/segzero demo-ui
 
 test: test-quick test-slow test-training
 

@@ -6,11 +6,12 @@
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -19,13 +20,23 @@ from segzero.errors import UserError
 from segzero.frames import Frame, Size
 from segzero.images import load_image
 from segzero.masks import Box, Point
-from segzero.policy import Policy, Reply, Request, Sampling, load_policy
+from segzero.policy import Policy, Request, Sampling, load_policy
 from segzero.prompts import get_prompt, render_messages
 from segzero.result import Found, Segmentation
 from segzero.segmenter import Embeddings, Prompt, Segmenter, load_segmenter
 
 GREEDY = Sampling()
 ImageLike = str | Path | bytes | Image.Image
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the policy wrote about an image, and how it was read; nothing is drawn yet."""
+
+    question: str
+    text: str
+    answer: Answer
+    seconds: float
 
 
 @dataclass
@@ -61,48 +72,73 @@ class SegZeroPipeline:
         speaker = load_policy(policy or tiny.policy_path(), policy_backend, frame=frame, prompt=prompt, device=device)
         return cls(speaker, drawer, sampling=sampling or GREEDY)
 
-    def __call__(self, images: Sequence[ImageLike], questions: Sequence[str]) -> list[Segmentation]:
-        """One result for each image and question, in order."""
-        return list(self.stream(images, questions))
+    def __call__(
+        self, images: Sequence[ImageLike], questions: Sequence[str], notes: Sequence[str] = ()
+    ) -> list[Segmentation]:
+        """One result for each image and question, in order; `notes` are what each is told beside its question."""
+        return list(self.stream(images, questions, notes))
 
-    def stream(self, images: Sequence[ImageLike], questions: Sequence[str]) -> Iterator[Segmentation]:
+    def stream(
+        self, images: Sequence[ImageLike], questions: Sequence[str], notes: Sequence[str] = ()
+    ) -> Iterator[Segmentation]:
         """The same, a batch at a time, for progress bars and for more images than fit into memory."""
         if len(images) != len(questions):
             raise UserError(f"{len(images)} images but {len(questions)} questions; give one question for each image")
         for start in range(0, len(images), self.batch):
-            loaded = [load_image(image) for image in images[start : start + self.batch]]
-            yield from self._run(loaded, list(questions[start : start + self.batch]))
+            some = slice(start, start + self.batch)
+            yield from self._run([load_image(image) for image in images[some]], questions[some], notes[some])
 
-    def _run(self, images: list[Image.Image], questions: list[str]) -> list[Segmentation]:
+    def ask(self, images: Sequence[Image.Image], questions: Sequence[str], notes: Sequence[str] = ()) -> list[Said]:
+        """What the policy says of each image and question, without masks."""
+        begin = time.perf_counter()
+        prompt, frame = self.prompt or self.policy.prompt, self.policy.frame
+        requests = [
+            Request(frame.fit(image), render_messages(question, prompt, told))
+            for image, question, told in zip(images, questions, notes or [""] * len(questions), strict=True)
+        ]
+        replies = self.policy.generate(requests, self.sampling)
+        answers = [
+            parse_answer(reply.text, get_prompt(prompt).format, extent=frame.extent(image.size))
+            for reply, image in zip(replies, images, strict=True)
+        ]
+        seconds = (time.perf_counter() - begin) / max(len(images), 1)
+        rows = zip(questions, replies, answers, strict=True)
+        return [Said(question, reply.text, answer, seconds) for question, reply, answer in rows]
+
+    def draw(self, images: Sequence[Image.Image], said: Sequence[Said]) -> list[Segmentation]:
+        """Masks for what was said of each image. One picture that stands there several times is encoded once."""
+        begin = time.perf_counter()
+        places: dict[int, list[int]] = defaultdict(list)  # where each picture stands that has something to draw
+        for place, (image, one) in enumerate(zip(images, said, strict=True)):
+            if one.answer.instances:
+                places[id(image)].append(place)
+        found: list[tuple[Found, ...]] = [()] * len(images)
+        if places:
+            pictures = [images[first] for first, *_ in places.values()]
+            each = [[said[place].answer.instances for place in of_picture] for of_picture in places.values()]
+            together = [Answer(instances=tuple(chain.from_iterable(instances))) for instances in each]
+            drawn = draw_answers(self.segmenter, self.segmenter.embed(pictures), together, self.policy.frame)
+            for of_picture, masks in zip(places.values(), map(iter, drawn), strict=True):
+                for place in of_picture:
+                    found[place] = tuple(islice(masks, len(said[place].answer.instances)))
+        seconds = (time.perf_counter() - begin) / max(len(images), 1)
+        return [_result(*row, seconds) for row in zip(images, said, found, strict=True)]
+
+    def _run(self, images: Sequence[Image.Image], questions: Sequence[str], notes: Sequence[str]) -> list[Segmentation]:
         from torch import OutOfMemoryError
 
-        prompt = self.prompt or self.policy.prompt
-        frame = self.policy.frame
-        begin = time.perf_counter()
-        requests = [
-            Request(frame.fit(image), render_messages(question, prompt))
-            for image, question in zip(images, questions, strict=True)
-        ]
         with ThreadPoolExecutor(1) as beside:  # the policy leaves cores idle, or computes elsewhere
             encoding = beside.submit(self.segmenter.embed, images)
-            replies = self.policy.generate(requests, self.sampling)
+            said = self.ask(images, questions, notes)
+            begin = time.perf_counter()
         if isinstance(encoding.exception(), OutOfMemoryError):  # a GPU without room for both at once
             del encoding  # with its traceback, which would keep the failed batch alive
             embeddings = self.segmenter.embed(images)
         else:
             embeddings = encoding.result()
-        answered = time.perf_counter()
-        answers = [
-            parse_answer(reply.text, get_prompt(prompt).format, extent=frame.extent(image.size))
-            for reply, image in zip(replies, images, strict=True)
-        ]
-        found = draw_answers(self.segmenter, embeddings, answers, frame)
-        timings = {
-            "policy": (answered - begin) / len(images),
-            "segmenter": (time.perf_counter() - answered) / len(images),
-        }
-        rows = zip(images, questions, replies, answers, found, strict=True)
-        return [_result(*row, timings) for row in rows]
+        found = draw_answers(self.segmenter, embeddings, [one.answer for one in said], self.policy.frame)
+        seconds = (time.perf_counter() - begin) / len(images)
+        return [_result(*row, seconds) for row in zip(images, said, found, strict=True)]
 
 
 def draw_answers(
@@ -141,13 +177,14 @@ def _clip(value: float, limit: float) -> float:
     return min(max(value, 0.0), float(limit))
 
 
-def _result(
-    image: Image.Image,
-    question: str,
-    reply: Reply,
-    answer: Answer,
-    found: tuple[Found, ...],
-    timings: dict[str, float],
-) -> Segmentation:
-    details: dict[str, Any] = {"error": answer.error, "warnings": answer.warnings, "timings": timings}
-    return Segmentation(image, question, found, think=answer.think, raw_text=reply.text, **details)
+def _result(image: Image.Image, said: Said, found: tuple[Found, ...], seconds: float) -> Segmentation:
+    return Segmentation(
+        image,
+        said.question,
+        found,
+        think=said.answer.think,
+        raw_text=said.text,
+        error=said.answer.error,
+        warnings=said.answer.warnings,
+        timings={"policy": said.seconds, "segmenter": seconds},
+    )

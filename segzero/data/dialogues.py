@@ -135,14 +135,7 @@ def as_samples(said: Sequence[Asked], things: Sequence[Thing], about: Sample) ->
                 meta=meta,
             )
         )
-        turns.append(
-            {
-                "question": each.text,
-                "boxes": [list(o.box) for o in objects],
-                "points": [[list(point) for point in o.points] for o in objects],
-                "masks": [o.rle for o in objects],
-            }
-        )
+        turns.append(samples[-1].turn)
     return samples
 
 

@@ -67,6 +67,16 @@ class Sample:
         """Width and height of the original image."""
         return self.width, self.height
 
+    @property
+    def turn(self) -> dict[str, Any]:
+        """This round, as the `turns` of later rounds tell it."""
+        return {
+            "question": self.question,
+            "boxes": [list(o.box) for o in self.objects],
+            "points": [[list(point) for point in o.points] for o in self.objects],
+            "masks": [o.rle for o in self.objects],
+        }
+
     def mask(self) -> RLE | None:
         """The union of the objects' masks, or None when some object has no mask."""
         rles = [o.rle for o in self.objects if o.rle is not None]

@@ -18,14 +18,15 @@ from segzero.dialogue.references import read_question, references_in
 from segzero.dialogue.registry import Region, Registry, Round
 from segzero.errors import UserError
 from segzero.frames import Frame, Size
-from segzero.masks import RLE, Box, Point, from_polygons
+from segzero.masks import RLE, Box, Point, decode, from_polygons, points_of
 from segzero.pipeline import in_pixels
 
 
 def registry_of(turns: Sequence[Mapping[str, Any]], size: Size) -> Registry:
     """Earlier rounds as a dialogue has them; a turn without boxes is a round whose answer could not be read.
 
-    A turn is {"question", "boxes", and maybe "points" and "masks" for each box}; a box without a mask is its own.
+    A turn is {"question", "boxes", and maybe "points" and "masks" for each box}. A box without a mask is its own; one
+    without points has the mask's.
     """
     registry = Registry(size)
     for number, turn in enumerate(turns, 1):
@@ -44,7 +45,7 @@ def answered(registry: Registry, question: str, answer: Answer, frame: Frame) ->
     if answer.error is not None:
         return registry.add(Round(number, question, error=answer.error))
     placed = [in_pixels(instance, frame, size) for instance in answer.instances]
-    regions = _regions(registry, question, [box for box, _ in placed], [points for _, points in placed], [])
+    regions = _regions(registry, question, [box for box, _ in placed], [points for _, points in placed])
     return registry.add(Round(number, question, regions, think=answer.think))
 
 
@@ -64,8 +65,12 @@ def _round(registry: Registry, number: int, turn: Mapping[str, Any]) -> Round:
     if boxes is None:
         return Round(number, question, error="no_answer")
     boxes = [_box(box) for box in boxes]
-    points = [tuple(_point(point) for point in each) for each in turn.get("points") or [()] * len(boxes)]
-    masks = list(turn.get("masks") or [])
+    masks = list(turn.get("masks") or [None] * len(boxes))
+    told = turn.get("points") or [()] * len(boxes)
+    points = [
+        tuple(_point(point) for point in each) or (points_of(decode(rle)) if rle else ())
+        for each, rle in zip(told, masks, strict=True)
+    ]
     return Round(number, question, _regions(registry, question, boxes, points, masks))
 
 
@@ -74,7 +79,7 @@ def _regions(
     question: str,
     boxes: Sequence[Box],
     points: Sequence[tuple[Point, ...]],
-    masks: Sequence[RLE | None],
+    masks: Sequence[RLE | None] | None = None,
 ) -> tuple[Region, ...]:
     first, round = len(registry.regions) + 1, len(registry.rounds) + 1
     masks = masks or [None] * len(boxes)

@@ -1,18 +1,18 @@
 """References in questions: `[REF:2]`, "instance 3", "it", "the first one" -> regions of earlier rounds.
 
 `read_question` finds them, against a registry; how they are written for a policy is the business of
-`segzero.dialogue.memory`. `write_references` does both for records that hold their history themselves.
+`segzero.dialogue.memory`.
 
->>> turns = ({"question": "the cup", "boxes": [[10, 20, 60, 80]]},)
->>> write_references("what is left of [REF:1]", turns, Frame("stretch", 840), (100, 100))
-'what is left of <box>[84, 168, 504, 672]</box>'
+>>> registry = Registry((100, 80)).add(Round(1, "the mug"))
+>>> words, reference = read_question("what is left of [REF:1]", registry)
+>>> words, reference.rounds, reference.empty
+('what is left of ', (1,), True)
 """
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from segzero.dialogue.registry import Region, Registry, Round
 from segzero.errors import UserError
@@ -23,7 +23,6 @@ MAX_REFERENCES = 8  # in one question
 MAX_QUESTION = 10_000  # characters
 ORDINALS = {"first": 0, "second": 1, "third": 2, "fourth": 3, "fifth": 4, "last": -1}
 
-_MARK = re.compile(r"\[REF:(\d{1,4})\]")
 _REFERENCE = re.compile(
     r"""\[REF:\s*(?P<round>\d{1,4})\s*\]
       | (?<!for\s)\binstances?\s+(?P<ids>\d{1,4}(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+)\d{1,4})*)\b
@@ -34,6 +33,10 @@ _REFERENCE = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _INNER = re.compile(r"\bwith\s+(?!it\b|them\b)\S", re.IGNORECASE)  # "the cup with a spoon in it" means no earlier cup
+
+
+class LostReference(UserError):
+    """A question that refers to what the earlier rounds don't have, or to a round whose answer could not be read."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def read_question(text: str, registry: Registry, about: int | None = None) -> Qu
     """The question's words, and the references among them.
 
     Pronouns mean all that the last round found, or round `about`; a question without a reference then gets one.
-    In a first round they are words like any other. What can't be referred to is the user's mistake.
+    In a first round they are words like any other. What can't be referred to is the user's mistake, a LostReference.
     """
     normalise(text)  # refuses what can't be asked
     if len(text) > MAX_QUESTION:
@@ -68,7 +71,10 @@ def read_question(text: str, registry: Registry, about: int | None = None) -> Qu
     parts: list[str | Reference] = []
     end = 0
     for match in _REFERENCE.finditer(text):
-        reference = _resolve(match, registry, latest, inner=_INNER.search(text, 0, match.start()) is not None)
+        try:
+            reference = _resolve(match, registry, latest, inner=_INNER.search(text, 0, match.start()) is not None)
+        except UserError as error:
+            raise LostReference(str(error)) from None
         if reference is not None:
             own = match.start("own") if reference.possessive else match.start()
             parts += [text[end:own], reference]
@@ -87,21 +93,6 @@ def read_question(text: str, registry: Registry, about: int | None = None) -> Qu
 def references_in(question: Iterable[str | Reference]) -> tuple[Reference, ...]:
     """The references of a question that was read."""
     return tuple(part for part in question if isinstance(part, Reference))
-
-
-def write_references(question: str, turns: Sequence[Mapping[str, Any]], frame: Frame, size: Size) -> str:
-    """The question with the boxes of round k, in the frame's numbers, for each `[REF:k]`; turns are a Sample's."""
-
-    def place(match: re.Match[str]) -> str:
-        try:
-            turn = turns[int(match[1]) - 1] if int(match[1]) else {}
-            return write_boxes(turn["boxes"], frame, size)
-        except (IndexError, KeyError, TypeError, ValueError, OverflowError):
-            raise UserError(f"its question refers to round {match[1]}, which has no boxes") from None
-
-    written = _MARK.sub(place, question)
-    normalise(written)  # refuses what can't be asked
-    return written
 
 
 def write_boxes(boxes: Iterable[Sequence[float]], frame: Frame, size: Size) -> str:

@@ -14,17 +14,17 @@ from typing import Any
 from PIL import Image
 
 from segzero.data.sample import Sample
-from segzero.dialogue.references import write_references
-from segzero.errors import TimedOut, UserError
+from segzero.dialogue.history import registry_of
+from segzero.errors import UserError
 from segzero.evaluation.benchmarks import Unreadable
 from segzero.evaluation.cache import Cache, RememberedPolicy, RememberedSegmenter
+from segzero.evaluation.histories import PREDICTED, Failure, Round, with_predicted_history, with_true_history
 from segzero.evaluation.prediction import Prediction
 from segzero.evaluation.protocol import fingerprint
 from segzero.frames import Frame
 from segzero.pipeline import SegZeroPipeline
 from segzero.policy import Sampling, load_policy
 from segzero.prompts import get_prompt
-from segzero.result import Segmentation
 from segzero.segmenter import load_segmenter
 
 Item = Sample | Unreadable
@@ -88,64 +88,45 @@ def remember(pipeline: SegZeroPipeline, cache: Path) -> SegZeroPipeline:
     )
 
 
-def answer(pipeline: SegZeroPipeline, items: Sequence[Item]) -> list[Prediction]:
-    """One prediction for each item, in order. What concerns one of them becomes its failure; the rest is raised."""
+def answer(pipeline: SegZeroPipeline, items: Sequence[Item], history: str | None = None) -> list[Prediction]:
+    """One prediction for each item, in order. What concerns one of them becomes its failure; the rest is raised.
+
+    `history`: which earlier rounds samples of dialogues are told of, the true ones or those "predicted" by the policy.
+    """
     done: dict[int, Prediction] = {}
-    ready: dict[int, tuple[Sample, Image.Image, str]] = {}
+    ready: dict[int, Round] = {}
+    images: dict[str | bytes, Image.Image] = {}
     for number, item in enumerate(items):
         if isinstance(item, Unreadable):
             done[number] = Prediction.failed(item, "unreadable", item.problem)
             continue
         try:
-            image = _open(item, pipeline.policy.frame)
+            image = _open(item, pipeline.policy.frame, images)
         except UserError as error:
             done[number] = Prediction.failed(item, "image_error", str(error))
             continue
         try:
-            ready[number] = item, image, write_references(item.question, item.turns, pipeline.policy.frame, item.size)
+            ready[number] = Round(item, image, registry_of(item.turns, item.size))
         except UserError as error:
-            done[number] = Prediction.failed(item, "policy_error", str(error))
-    results = _ask(pipeline, list(ready.values()))
-    for (number, (sample, *_)), result in zip(ready.items(), results, strict=True):
-        if isinstance(result, Segmentation):
-            done[number] = Prediction.of(sample, result)
+            done[number] = Prediction.failed(item, "unreadable", str(error))
+    ask = with_predicted_history if history == PREDICTED else with_true_history
+    for (number, round), outcome in zip(ready.items(), ask(pipeline, list(ready.values())), strict=True):
+        if isinstance(outcome, Failure):
+            done[number] = Prediction.failed(round.sample, outcome.code, outcome.problem)
         else:
-            code = "time_out" if isinstance(result, TimedOut) else "policy_error"
-            done[number] = Prediction.failed(sample, code, str(result))
+            done[number] = Prediction.of(round.sample, outcome)
     return [done[number] for number in range(len(items))]
 
 
-def _open(sample: Sample, frame: Frame) -> Image.Image:
-    image = sample.open()
+def _open(sample: Sample, frame: Frame, images: dict[str | bytes, Image.Image]) -> Image.Image:
+    """The sample's image; rounds of one dialogue get one object."""
+    if sample.image not in images:
+        images[sample.image] = sample.open()
+    image = images[sample.image]
     if image.size != sample.size:
         raise UserError(f"its image is {image.width}x{image.height}, its record says {sample.width}x{sample.height}")
     frame.model_size(image.size)  # refuses shapes the policy can't see
     return image
-
-
-def _ask(
-    pipeline: SegZeroPipeline, ready: Sequence[tuple[Sample, Image.Image, str]]
-) -> Sequence[Segmentation | UserError]:
-    """All at once; if that is refused, one after the other. Refused one and all, it is no sample's fault."""
-    if not ready:
-        return []
-    try:
-        return pipeline([image for _, image, _ in ready], [question for *_, question in ready])
-    except UserError as error:
-        if len(ready) == 1:
-            if isinstance(error, TimedOut):
-                return [error]
-            raise UserError(f"sample {ready[0][0].id!r}: {error}") from error
-    found: list[Segmentation | UserError] = []
-    for _, image, question in ready:
-        try:
-            found += pipeline([image], [question])
-        except UserError as error:
-            found.append(error)
-    refused = [each for each in found if isinstance(each, UserError) and not isinstance(each, TimedOut)]
-    if len(refused) == len(found):
-        raise refused[0]
-    return found
 
 
 def _has_hash(value: Any) -> bool:

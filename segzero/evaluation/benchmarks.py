@@ -70,6 +70,7 @@ class Task:
     source: str
     images: str = ""
     limit: int | None = None  # only so many, the first
+    history: str | None = None  # of dialogues: what earlier rounds are, true or predicted
 
     def read(self) -> Iterator[Sample | Unreadable]:
         """Each sample of the benchmark, and each record that should have been one, in order."""

@@ -29,6 +29,7 @@ app = typer.Typer(help="Benchmarks: answers, masks, figures one can publish.", n
 console = Console(highlight=False, markup=False)  # paths and questions may hold brackets
 
 LAYOUTS = ("segzero", "seg_zero")
+ASKED = {"true": ("true",), "predicted": ("predicted",), "both": ("true", "predicted")}  # --history
 SHOWN = 5  # problems of the data, and samples that changed
 HEADLINES = ("giou", "ciou", "p@0.5", "n_acc", "t_acc", "rec_box", "rec_mask_box", "objects_f1", "count_exact")
 LOG_EVERY = 60  # seconds, where there is no terminal to draw a bar on
@@ -72,6 +73,10 @@ def run(
         "evaluation"
     ),
     cache: Annotated[Path, typer.Option(help="Where answers and masks are kept.")] = DEFAULT_CACHE,
+    history: Annotated[
+        str | None,
+        typer.Option(help="Of dialogues, what earlier rounds are: true, predicted or both (default), side by side."),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse data of which a record can't be read.")] = False,
     save_preds: Annotated[
         Path | None, typer.Option("--save_preds", "--save-preds", help="ConverSeg's pictures go here.")
@@ -81,12 +86,15 @@ def run(
     """Evaluate a policy and a segmenter. Stopped, the same command goes on where it was."""
     if context.invoked_subcommand is not None:
         return
+    if history is not None and history not in ASKED:
+        raise unknown_name("history", history, list(ASKED))
     if output not in LAYOUTS:
         raise unknown_name("output", output, list(LAYOUTS))
     from segzero import tiny
     from segzero.evaluation.answering import Models
     from segzero.evaluation.exports import file_stem
     from segzero.evaluation.runner import survey
+    from segzero.evaluation.side_by_side import folder_of, write_side_by_side
     from segzero.evaluation.workers import started
 
     if hf_config != "default":
@@ -95,13 +103,17 @@ def run(
     if format or option:
         tasks = [_in_format(task, format, option or []) for task in tasks]
     tasks = [replace(task, limit=limit) for task in tasks]
-    folders = [out / file_stem(task.benchmark.name) for task in tasks]
-    counts = []
+    counts: list[int] = []
+    histories: list[tuple[str | None, ...]] = []  # of each task
     for task in tasks:
-        count, problems = survey(task)
+        count, problems, dialogues = survey(task)
         _tell_problems(task.benchmark.name, count, problems, strict)
         _tell_count(task, count)
         counts.append(count)
+        histories.append(ASKED[history or "both"] if dialogues else (None,))
+    if history is not None and not any(map(any, histories)):
+        names = ", ".join(task.benchmark.name for task in tasks)
+        raise UserError(f"--history {history}: no sample of {names} has earlier rounds; leave --history out")
     models = Models(
         policy or _shipped("policy", tiny.policy_path()),
         segmenter or _shipped("segmenter", tiny.segmenter_path()),
@@ -115,11 +127,19 @@ def run(
         cache.expanduser(),
     )
     with started(models, workers) as (answer_all, settings):
-        for task, folder, count in zip(tasks, folders, counts, strict=True):
-            _evaluate(task, count, folder, answer_all, settings, batch)
-    for task, folder in zip(tasks, folders, strict=True):
-        pictures = save_preds / folder.name if save_preds and len(tasks) > 1 else save_preds
-        _write_extras(task, folder, pictures, output)
+        for task, count, wanted in zip(tasks, counts, histories, strict=True):
+            for each in wanted:
+                where = out / file_stem(task.benchmark.name)
+                _evaluate(replace(task, history=each), count, where, answer_all, settings, batch)
+            if any(wanted):
+                where = out / file_stem(task.benchmark.name)
+                _show_rounds(write_side_by_side(where), where)
+    for task, wanted in zip(tasks, histories, strict=True):
+        for each in wanted:
+            folder = folder_of(out / file_stem(task.benchmark.name), each)
+            several = len(tasks) > 1 or len(wanted) > 1
+            pictures = save_preds / folder.relative_to(out) if save_preds and several else save_preds
+            _write_extras(task, folder, pictures, output)
 
 
 @app.command()
@@ -131,13 +151,15 @@ def rescore(
     from segzero.evaluation.outputs import read_run
     from segzero.evaluation.runner import rescore as score_anew
     from segzero.evaluation.runner import task_of
+    from segzero.evaluation.side_by_side import histories_in
 
-    task = task_of(read_run(folder), folder)
+    histories = list(histories_in(folder).values())
+    task = None
     if data is not None:
+        [told, *_] = histories or [folder]
+        task = task_of(read_run(told), told)
         task = replace(task.benchmark.find(data), limit=task.limit)
-    metrics = score_anew(folder, task)
-    _write_extras(task, folder, None, LAYOUTS[0])
-    _show(metrics, folder)
+    (_show_rounds if histories else _show)(score_anew(folder, task), folder)
 
 
 @app.command()
@@ -149,8 +171,18 @@ def compare(
     """Two evaluations of the same samples: figures side by side, and the samples that changed."""
     from segzero.evaluation.outputs import read_rows, write_json
     from segzero.evaluation.pairing import compare_runs
+    from segzero.evaluation.side_by_side import pairs_of
 
-    found = compare_runs(read_rows(first), read_rows(second))
+    compared = {}
+    for history, (one, other) in pairs_of(first, second).items():
+        compared[history] = compare_runs(read_rows(one), read_rows(other))
+        _show_comparison(compared[history], one, other)
+    if out is not None:
+        write_json(out, compared.get("", compared))
+        console.print(f"all of it is in {out}")
+
+
+def _show_comparison(found: dict[str, Any], first: Path, second: Path) -> None:
     table = Table(f"{found['samples']} samples", str(first), str(second), "change", "95 % interval", "p", box=None)
     for name, line in found["figures"].items():
         table.add_row(
@@ -167,9 +199,6 @@ def compare(
         errors = " -> ".join(str(line[name] or "answered") for name in ("error_a", "error_b"))
         said = "" if line["error_a"] == line["error_b"] else f" ({errors})"
         console.print(f"  {line['a']:.3f} -> {line['b']:.3f}{said}  {line['id']}: {line['question']}")
-    if out is not None:
-        write_json(out, found)
-        console.print(f"all of it is in {out}")
 
 
 def _tasks(benchmark: str | None, data: Path, input_json: Path | None, hf: str | None, splits: str) -> list:
@@ -241,10 +270,11 @@ def _tell_count(task: Any, count: int) -> None:
 
 def _evaluate(task: Any, count: int, out: Path, answer_all: Any, settings: dict[str, Any], batch: int) -> None:
     from segzero.evaluation.runner import evaluate
+    from segzero.evaluation.side_by_side import folder_of
 
-    with _bar(task.benchmark.name, count) as (bar, show):
+    with _bar(_title(task.benchmark.name, task.history), count) as (bar, show):
         metrics = evaluate(task, out, answer_all, settings, batch, bar.console.print, show)
-    _show(metrics, out)
+    _show(metrics, folder_of(out, task.history))
 
 
 @contextmanager
@@ -286,7 +316,8 @@ def _write_extras(task: Any, out: Path, save_preds: Path | None, output: str) ->
 
 
 def _show(metrics: dict[str, Any], out: Path) -> None:
-    table = Table(metrics["benchmark"], "", "95 % interval", "samples", box=None, padding=(0, 2, 0, 0))
+    title = _title(metrics["benchmark"], metrics["protocol"].get("history"))
+    table = Table(title, "", "95 % interval", "samples", box=None, padding=(0, 2, 0, 0))
     for name in HEADLINES:
         if figure := metrics["figures"].get(name):
             interval = "" if figure["low"] is None else f"{figure['low']:.3f} to {figure['high']:.3f}"
@@ -298,6 +329,32 @@ def _show(metrics: dict[str, Any], out: Path) -> None:
         told = ", ".join(f"{name} {value}" for name, value in figures.items())
         console.print(f"published, in percent: {model} {told}")
     console.print(f"in {out}/", soft_wrap=True)
+
+
+def _show_rounds(both: dict[str, Any], out: Path) -> None:
+    """The leading figure by round and the failures, for each history."""
+    from segzero.evaluation.side_by_side import leading, told
+
+    histories = list(both["histories"])
+    [name, *_] = leading(both) or ["giou"]
+    console.print(f"{both['benchmark']}: {name} by round")
+    heads = [head for history in histories for head in (f"{history} history", "failed")]
+    table = Table("round", *heads, box=None, padding=(0, 2, 0, 0))
+    for number, found in {"all": both["histories"], **both["by_round"]}.items():
+        cells = []
+        for history in histories:
+            one = found.get(history, {"figures": {}, "failed": 0, "samples": 0})
+            cells += [told(one["figures"].get(name)), f"{one['failed']} of {one['samples']}"]
+        table.add_row(number, *cells)
+    console.print(table)
+    for history, whole in both["histories"].items():
+        for code, count in whole["errors"].items():
+            console.print(f"failed with {history} history, {code}: {count} of {whole['samples']}")
+    console.print(f"side by side in {out}/", soft_wrap=True)
+
+
+def _title(name: str, history: str | None) -> str:
+    return f"{name}, {history} history" if history else name
 
 
 def _shipped(what: str, path: Path) -> str:

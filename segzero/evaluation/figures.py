@@ -93,10 +93,11 @@ def _count_off(row: Row, power: int) -> Part | None:
 
 
 def _published(part: Callable[[Score], Part]) -> Callable[[Row], Part | None]:
-    """Seg-Zero's scripts: an unreadable answer has IoU 0; every other failure is left out, and an empty union."""
+    """Seg-Zero's scripts: an unreadable answer has IoU 0, and so have those that refer to it; every other failure
+    is left out, and an empty union."""
 
     def of_row(row: Row) -> Part | None:
-        score, unreadable = row.published, row.error in ERRORS
+        score, unreadable = row.published, row.error in (*ERRORS, "lost_reference")
         if score is None or (not unreadable and (row.error or not score.union)):
             return None
         return part(score)
@@ -151,6 +152,7 @@ class Table:
     names: tuple[str, ...]
     columns: NDArray[np.float64]  # [N, 2F] what stands above the figures' lines, then what stands below
     speaks: NDArray[np.bool_]  # [N, F] whether the figure speaks of the row
+    units: NDArray[np.intp]  # [N] numbers 0, 1, ...: rows of one dialogue share theirs
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> "Table":
@@ -165,16 +167,24 @@ class Table:
         means = np.array([name.startswith(MEANS) for name in names]) & speaks.any(axis=0)
         lost = np.outer([row.lost for row in rows], means)
         sums[:, 1][lost] = 1
-        return cls(names, sums.reshape(len(rows), -1), speaks | lost)
+        return cls(names, sums.reshape(len(rows), -1), speaks | lost, _units(rows))
+
+    @property
+    def drawn(self) -> NDArray[np.float64]:
+        """The columns [U, 2F] of what is drawn when resampling: a row, or all rows of a dialogue together."""
+        together = np.zeros((len(np.unique(self.units)), self.columns.shape[1]))
+        np.add.at(together, self.units, self.columns)
+        return together
 
     def take(self, places: Sequence[int]) -> "Table":
         """The table of these rows alone."""
-        return Table(self.names, self.columns[places], self.speaks[places])
+        _, units = np.unique(self.units[places], return_inverse=True)
+        return Table(self.names, self.columns[places], self.speaks[places], units)
 
     def only(self, names: Sequence[str]) -> "Table":
         """The table of these figures alone."""
         at = np.array([self.names.index(name) for name in names])
-        return Table(tuple(names), self.columns[:, [*at, *at + len(self.names)]], self.speaks[:, at])
+        return Table(tuple(names), self.columns[:, [*at, *at + len(self.names)]], self.speaks[:, at], self.units)
 
     def values(self) -> dict[str, float]:
         """Every figure over all rows; nan where nothing is below the line."""
@@ -185,6 +195,12 @@ class Table:
         top, bottom = np.split(sums, 2, axis=-1)
         ratios = np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
         return np.where([FIGURES[name].root for name in self.names], np.sqrt(ratios), ratios)
+
+
+def _units(rows: Sequence[Row]) -> NDArray[np.intp]:
+    numbers: dict[object, int] = {}
+    names = ((row.source, row.dialogue) if row.dialogue else place for place, row in enumerate(rows))
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.intp)
 
 
 def _relevant(rows: Sequence[Row]) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ report.html         one page to look at
 """
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ def write_metrics(out: Path, task: Task, predictions: Predictions, settings: dic
             "reader": benchmark.reader,
             "options": {**benchmark.options, **benchmark.keep},
             "limit": task.limit,
+            **({"history": task.history} if task.history else {}),
             "level": benchmark.level,
             "ignored_pixels": benchmark.ignore,
             "note": benchmark.note,
@@ -118,7 +119,12 @@ def result_of(sample: Sample, prediction: Prediction) -> Segmentation:
 def panel_of(sample: Sample, prediction: Prediction) -> Image.Image:
     """The question, the image, the answer and beside it the truth, where that is more than a count."""
     truth = None if places_unknown(sample) else true_founds(sample, sample.size)
-    return draw_panel(result_of(sample, prediction), truth)
+    result = result_of(sample, prediction)
+    earlier = [str(turn.get("question")) for turn in sample.turns if isinstance(turn, dict)]
+    if earlier:  # what a question refers to is nothing to look at without them
+        rounds = "; ".join(f"{number} {question}" for number, question in enumerate(earlier, 1))
+        result = replace(result, question=f"{sample.question} (rounds before it: {rounds})")
+    return draw_panel(result, truth)
 
 
 def _write_report(path: Path, task: Task, predictions: Predictions, rows: list[Row], metrics: dict[str, Any]) -> None:
@@ -127,10 +133,15 @@ def _write_report(path: Path, task: Task, predictions: Predictions, rows: list[R
     for item, prediction in predictions.pairs(task.read()):
         if item.id in shown and isinstance(item, Sample):
             panels[item.id] = panel_of(item, prediction)
-    protocol = metrics["protocol"]
-    facts = {name: _told(value) for name, value in protocol.items() if value not in (None, "", {})}
-    facts |= {f"published, {model}": _told(figures) for model, figures in metrics["published"].items()}
-    write_atomically(path, write_page(metrics["benchmark"], metrics, rows, panels, facts).encode("utf-8", "replace"))
+    title = f"{metrics['benchmark']}, {task.history} history" if task.history else metrics["benchmark"]
+    html = write_page(title, metrics, rows, panels, facts_of(metrics))
+    write_atomically(path, html.encode("utf-8", "replace"))
+
+
+def facts_of(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """How figures were made, and what others published, as a page tells it."""
+    facts = {name: _told(value) for name, value in metrics["protocol"].items() if value not in (None, "", {})}
+    return facts | {f"published, {model}": _told(figures) for model, figures in metrics["published"].items()}
 
 
 def _told(value: Any) -> str:

@@ -9,6 +9,7 @@
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,15 @@ SHOWN = 3  # ids in a message
 def compare_runs(a: Iterable[Row], b: Iterable[Row], resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
     """Figures of both runs, their difference b - a with its 95 % interval and p-value; samples whose IoU changed.
 
-    Samples are paired by id. The interval resamples pairs; the p-value swaps the runs within pairs at random. It is
-    that of one figure: of twenty figures, one below 0.05 is to be expected by chance.
+    Samples are paired by id. The interval resamples pairs; the p-value swaps the runs within pairs at random. All
+    rounds of a dialogue are drawn and swapped together. The p-value is that of one figure: of twenty figures, one
+    below 0.05 is to be expected by chance.
     """
     rows_a, rows_b = _paired(_by_id(a, "first"), _by_id(b, "second"))
     table_a, table_b = Table.of(rows_a), Table.of(rows_b)
     names = [name for name in table_a.names if name in table_b.names]
-    table_a, table_b = table_a.only(names), table_b.only(names)
-    columns_a, columns_b = table_a.columns, table_b.columns
+    table_a, table_b = table_a.only(names), replace(table_b.only(names), units=table_a.units)
+    columns_a, columns_b = table_a.drawn, table_b.drawn
     values_a, values_b = table_a.ratios(columns_a.sum(axis=0)), table_b.ratios(columns_b.sum(axis=0))
 
     def difference(sums_a: NDArray, sums_b: NDArray) -> NDArray:

@@ -25,6 +25,7 @@ FAILURES = {
     "image_error": "the image can't be read, or is not what its record says",
     "policy_error": "the policy refused the request",
     "time_out": "the policy did not answer in time",
+    "lost_reference": "it refers to an earlier round whose answer could not be read, or to what that did not find",
 }
 NOTHING_RIGHT = Score(0, 0, failed=True)  # of a record whose truth is not known
 

@@ -6,21 +6,24 @@
 {'value': 0.62, 'low': 0.57, 'high': 0.67, 'of': 200}
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
-from itertools import islice
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from segzero.data.sample import Sample
 from segzero.errors import UserError
 from segzero.evaluation.answering import Item, comparable
 from segzero.evaluation.benchmarks import Benchmark, Task, Unreadable
+from segzero.evaluation.histories import PREDICTED
 from segzero.evaluation.outputs import read_run, write_json, write_metrics
 from segzero.evaluation.prediction import Prediction
 from segzero.evaluation.scoring import score_sample
+from segzero.evaluation.side_by_side import folder_of, histories_in, write_side_by_side
 from segzero.evaluation.store import NAME, Predictions
 
-AnswerAll = Callable[[Iterator[list[Item]]], Iterator[list[Prediction]]]
+AnswerAll = Callable[[Iterator[list[Item]], str | None], Iterator[list[Prediction]]]  # chunks, and their history
+LONGEST = 32  # samples for each of a chunk's dialogues
 
 
 def evaluate(
@@ -34,26 +37,47 @@ def evaluate(
 ) -> dict[str, Any]:
     """Answer what has no line in predictions.jsonl yet, then score all lines; returns what metrics.json holds.
 
+    A task with a history is evaluated in that history's folder in `out`, and both are set side by side.
     `tell` gets lines for the user, `progress` the predictions whenever there are more of them.
     """
-    _begin(out, task, settings)
-    with Predictions.open(out / NAME) as predictions:
+    folder = folder_of(out, task.history)
+    _begin(out, folder, task, settings)
+    with Predictions.open(folder / NAME) as predictions:
         if predictions.torn:
             tell(f"{predictions.path}: dropped an unfinished last line of {predictions.torn} bytes")
         if len(predictions):
             tell(f"{len(predictions)} samples are finished already; going on")
         progress(predictions)
-        for done in answer_all(_chunks(task, predictions, batch)):
+        for done in answer_all(_chunks(task, predictions, batch), task.history):
             predictions.append(done)
             progress(predictions)
-        return write_metrics(out, task, predictions, dict(settings))
+        metrics = write_metrics(folder, task, predictions, dict(settings))
+    if task.history:
+        write_side_by_side(out)
+    return metrics
 
 
 def rescore(out: Path, task: Task | None = None) -> dict[str, Any]:
-    """The figures of finished predictions anew; nothing is asked or drawn. `task`: its data, where they have moved."""
+    """The figures of finished predictions anew; nothing is asked or drawn. `task`: its data, where they have moved.
+
+    Of dialogues, `out` holds one evaluation for each history, or is one of them.
+    """
+    if histories := histories_in(out):
+        for folder in histories.values():
+            _rescore(folder, task)
+        return write_side_by_side(out)
+    metrics = _rescore(out, task)
+    if out.absolute() in histories_in(out.absolute().parent).values():
+        write_side_by_side(out.absolute().parent)
+    return metrics
+
+
+def _rescore(out: Path, task: Task | None) -> dict[str, Any]:
     run = read_run(out)
+    told = task_of(run, out)
     with Predictions.open(out / NAME, write=False) as predictions:
-        return write_metrics(out, task or task_of(run, out), predictions, run["settings"])
+        task = told if task is None else replace(task, history=told.history)
+        return write_metrics(out, task, predictions, run["settings"])
 
 
 def task_of(run: Mapping[str, Any], out: Path) -> Task:
@@ -65,45 +89,80 @@ def task_of(run: Mapping[str, Any], out: Path) -> Task:
         raise UserError(f"{out / 'run.json'} names no benchmark and data; evaluate into another --out") from error
 
 
-def survey(task: Task) -> tuple[int, list[str]]:
-    """How many samples there are, and what is wrong with those that can't be read.
+class Survey(NamedTuple):
+    """What there is to evaluate."""
 
-    Before a model is loaded: a truth that can't be scored is refused here, and not when the answers are there.
-    """
-    count, problems = 0, []
+    samples: int  # and records that should have been one
+    problems: list[str]  # what is wrong with those that can't be read
+    dialogues: bool  # some sample has rounds before it
+
+
+def survey(task: Task) -> Survey:
+    """Look through the data before a model is loaded: a truth that can't be scored is refused here."""
+    count, problems, dialogues = 0, [], False
     for item in task.read():
         count += 1
         if isinstance(item, Unreadable):
             problems.append(item.problem)
         else:
+            dialogues = dialogues or bool(item.turns)
             score_sample(item, ())
-    return count, problems
+    return Survey(count, problems, dialogues)
 
 
-def _begin(out: Path, task: Task, settings: Mapping[str, Any]) -> None:
-    """Write run.json, or see that it says the same."""
+def _begin(out: Path, folder: Path, task: Task, settings: Mapping[str, Any]) -> None:
+    """Write run.json, or see that it says the same; so must that of the same rounds with the other history."""
     benchmark = task.benchmark
     what: dict[str, Any] = {"benchmark": benchmark.name, "reader": benchmark.reader, "limit": task.limit}
     what |= {"options": dict(benchmark.options), "keep": dict(benchmark.keep)}
-    if not (out / "run.json").exists():
-        if (out / NAME).exists():
-            raise UserError(f"{out} holds a {NAME} without its run.json; choose another --out")
-        write_json(out / "run.json", {"what": what, "settings": dict(settings), "task": asdict(task)})
-        return
-    run = read_run(out)
-    before, now = ({**run.get("what", {}), **comparable(run.get("settings", {}))}, what | comparable(settings))
+    begun = histories_in(out)
+    if begun and not task.history:
+        raise UserError(f"{out} holds an evaluation of dialogues; choose another --out")
+    if task.history and (out / "run.json").exists():
+        raise UserError(f"{out} holds an evaluation that knows of no history; choose another --out")
+    for other in dict.fromkeys([folder, *begun.values()]):
+        if (other / "run.json").exists():
+            _compare(other, what | comparable(settings))
+    if not (folder / "run.json").exists():
+        if (folder / NAME).exists():
+            raise UserError(f"{folder} holds a {NAME} without its run.json; choose another --out")
+        write_json(folder / "run.json", {"what": what, "settings": dict(settings), "task": asdict(task)})
+
+
+def _compare(folder: Path, now: Mapping[str, Any]) -> None:
+    run = read_run(folder)
+    before = {**run.get("what", {}), **comparable(run.get("settings", {}))}
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             raise UserError(
-                f"{out} holds an evaluation with other settings: its {name} is {before.get(name)}, now it is "
+                f"{folder} holds an evaluation with other settings: its {name} is {before.get(name)}, now it is "
                 f"{now.get(name)}; choose another --out"
             )
 
 
 def _chunks(task: Task, predictions: Predictions, batch: int) -> Iterator[list[Item]]:
-    todo = (item for item in task.read() if not _is_done(item, predictions))
-    while chunk := list(islice(todo, batch)):
+    """So many samples at a time; with predicted history, so many dialogues."""
+    chunk: list[Item] = []
+    begun: set[Hashable] = set()
+    for item in task.read():
+        if _is_done(item, predictions):
+            continue
+        name = _dialogue(item) if task.history == PREDICTED else item.id
+        if (len(begun) == batch and name not in begun) or len(chunk) == batch * LONGEST:
+            yield chunk
+            chunk, begun = [], set()
+        chunk.append(item)
+        begun.add(name)
+    if chunk:
         yield chunk
+
+
+def _dialogue(item: Item) -> Hashable:
+    """The same for rounds that begin with the same question about the same image."""
+    if not isinstance(item, Sample) or not item.turns:
+        return getattr(item, "image", item.id), getattr(item, "question", "")
+    first = item.turns[0]
+    return item.image, str(first.get("question", "")) if isinstance(first, dict) else ""
 
 
 def _is_done(item: Item, predictions: Predictions) -> bool:

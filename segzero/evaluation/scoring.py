@@ -46,7 +46,8 @@ class Row:
     concept: str = ""
     source: str = ""
     split: str = ""
-    round: int | None = None  # of a dialogue, from 1
+    dialogue: str = ""  # which of its source's conversations it belongs to
+    round: int | None = None  # of that dialogue, from 1
     score: Score | None = None  # of everything that was drawn, as one mask
     published: Score | None = None  # the same with ignored pixels as target, as Seg-Zero's sets have them
     box_iou: float | None = None  # one true object: the box around all predicted boxes against its box
@@ -81,7 +82,8 @@ def score_sample(sample: Sample, predicted: Sequence[Predicted], error: str | No
         sample.concept,
         sample.source,
         sample.split,
-        round=sample.meta.get("round"),
+        dialogue=str(sample.meta.get("dialogue", "")),
+        round=_round(sample),
         true_objects=len(boxes),
         predicted_objects=len(found),
         true_count=_true_count(sample),
@@ -122,6 +124,13 @@ def _counted(
 
 def _less(mask: RLE, ignore: RLE | None) -> RLE:
     return mask if ignore is None else without(mask, ignore)
+
+
+def _round(sample: Sample) -> int | None:
+    number = sample.meta.get("round", len(sample.turns) + 1 if sample.turns else None)
+    if number is not None and not (type(number) is int and number >= 1):
+        raise UserError(f"sample {sample.id!r}: its round must be a whole number from 1, not {number!r}")
+    return number
 
 
 def _true_count(sample: Sample) -> int | None:

@@ -1,7 +1,7 @@
 """How sure a figure is: bootstrap intervals, and whether two runs over the same samples differ.
 
-Both draw whole samples, so what a sample adds above and below a figure's line is drawn together. The same seed
-gives the same numbers.
+Both draw whole samples, so what a sample adds above and below a figure's line is drawn together. Rounds of a dialogue
+depend on each other: there a row is a whole dialogue. The same seed gives the same numbers.
 
 >>> sums = bootstrap([[0.0], [1.0], [1.0], [2.0]], resamples=4000)
 >>> [round(bound, 2) for bound in np.quantile(sums[:, 0] / 4, [0.025, 0.975]).tolist()]

@@ -28,7 +28,7 @@ def summarise(rows: Iterable[Row], resamples: int = RESAMPLES, seed: int = 0) ->
     """Overall figures with 95 % intervals, the same by category, concept, ..., and every failure by its code.
 
     `figures` is name -> {"value", "low", "high", "of"}, `of` being how many samples the figure speaks of; one that
-    speaks of none is left out. `by_category` and its like are there when there are several.
+    speaks of none is left out. `by_category` and its like are there when there are several, `by_round` for dialogues.
     """
     rows = list(rows)
     if not rows:
@@ -43,15 +43,19 @@ def summarise(rows: Iterable[Row], resamples: int = RESAMPLES, seed: int = 0) ->
     ious = [row.score.iou if row.score else 0.0 for row in rows if row.score or row.lost]
     summary["iou_histogram"] = np.histogram(ious, BINS, (0, 1))[0].tolist()
     summary["resampling"] = {"resamples": resamples, "seed": seed, "level": 0.95}
+    if dialogues := {(row.source, row.dialogue) for row in rows if row.dialogue}:
+        summary["resampling"]["of"] = "dialogues"
+        summary["dialogues"] = len(dialogues)
     for name in GROUPS:
         places = defaultdict(list)
         for place, row in enumerate(rows):
             places[getattr(row, name)].append(place)
-        if len(places) > 1:
+        if len(places) > 1 or (name == "round" and None not in places):
             summary[f"by_{name}"] = {
                 str(group): {
                     "samples": len(chosen),
                     "failed": sum(rows[place].error is not None for place in chosen),
+                    "errors": {code: each["count"] for code, each in _errors([rows[p] for p in chosen]).items()},
                     "figures": _figures(table.take(chosen), resamples, seed),
                 }
                 for group, chosen in sorted(places.items(), key=lambda item: (item[0] is None, item[0]))
@@ -72,7 +76,7 @@ def _errors(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
 
 
 def _figures(table: Table, resamples: int, seed: int) -> dict[str, dict[str, float | int | None]]:
-    low, high = interval(table.ratios(bootstrap(table.columns, resamples, seed)))
+    low, high = interval(table.ratios(bootstrap(table.drawn, resamples, seed)))
     rows = zip(table.values().items(), low, high, table.speaks.sum(axis=0), strict=True)
     return {
         name: {"value": value, "low": _plain(least), "high": _plain(most), "of": int(of)}

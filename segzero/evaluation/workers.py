@@ -1,7 +1,7 @@
 """Who answers: this process, or several through Ray, each with its own models. Lines are written by one process.
 
 >>> with started(models, workers=4) as (answer_all, settings):                             # doctest: +SKIP
-...     for predictions in answer_all(chunks):                                             # in the order they finish
+...     for predictions in answer_all(chunks, None):                                       # in the order they finish
 ...         print(len(predictions))
 """
 
@@ -26,7 +26,7 @@ def started(models: Models, workers: int = 1) -> Iterator[tuple[AnswerAll, dict[
         return
     pipeline, settings = models.load()
     try:
-        yield lambda chunks: (answer(pipeline, chunk) for chunk in chunks), settings
+        yield lambda chunks, history: (answer(pipeline, chunk, history) for chunk in chunks), settings
     finally:
         pipeline.policy.close()
 
@@ -39,9 +39,9 @@ class _Worker:
         self.pipeline, settings = models.load()
         return settings
 
-    def answer(self, items: Sequence[Item]) -> list[Prediction]:
+    def answer(self, items: Sequence[Item], history: str | None) -> list[Prediction]:
         """A chunk."""
-        return answer(self.pipeline, items)
+        return answer(self.pipeline, items, history)
 
 
 @contextmanager
@@ -60,12 +60,12 @@ def _with_ray(models: Models, workers: int) -> Iterator[tuple[AnswerAll, dict[st
         actor = ray.remote(num_cpus=1, num_gpus=share)(_Worker)
         actors = [actor.remote() for _ in range(workers)]
         settings = _get([each.load.remote(models) for each in actors])[0]
-        yield lambda chunks: _share_out(actors, chunks), settings
+        yield lambda chunks, history: _share_out(actors, chunks, history), settings
     finally:
         ray.shutdown()
 
 
-def _share_out(actors: Sequence[Any], chunks: Iterator[list[Item]]) -> Iterator[list[Prediction]]:
+def _share_out(actors: Sequence[Any], chunks: Iterator[list[Item]], history: str | None) -> Iterator[list[Prediction]]:
     import ray
 
     running: dict[Any, Any] = {}  # what comes -> who makes it
@@ -73,7 +73,7 @@ def _share_out(actors: Sequence[Any], chunks: Iterator[list[Item]]) -> Iterator[
     def give(actor: Any) -> None:
         chunk = next(chunks, None)
         if chunk is not None:
-            running[actor.answer.remote(chunk)] = actor
+            running[actor.answer.remote(chunk, history)] = actor
 
     for actor in [*actors] * QUEUED:
         give(actor)

@@ -140,13 +140,10 @@ def _by_kind(kinds: Iterable[str], samples: Sequence[Sample], answers: Sequence[
     false_empty = _mean(a.error is None and not a.instances for s, a in pairs if not s.empty)
     found = {}
     for kind in kinds:
-        scores = [
-            (score_answer(a, s), false_empty if s.empty else chance_score(s))
-            for s, a in pairs
-            if s.meta["kind"] == kind
-        ]
-        if scores:
-            found[kind] = KindFigures(*map(_mean, zip(*scores, strict=True)), len(scores))
+        of_kind = [(s, a) for s, a in pairs if s.meta["kind"] == kind]
+        if of_kind:
+            chance = _mean(false_empty if s.empty else chance_score(s) for s, _ in of_kind)
+            found[kind] = KindFigures(_mean(score_answer(a, s) for s, a in of_kind), chance, len(of_kind))
     return found
 
 

@@ -126,7 +126,14 @@ def test_own_data_becomes_good_data(tmp_path):
     prepare(str(tmp_path / "mine"), "folder", tmp_path / "out")
     report = check(tmp_path / "out")
     assert report.ok, report.wrong
-    assert report.highest == {"seg_zero": 1, "seg_zero_strict": 1, "vision_reasoner": 1, "soft": 2, "mask": 2, "dialogue": 2}
+    assert report.highest == {
+        "seg_zero": 1,
+        "seg_zero_strict": 1,
+        "vision_reasoner": 1,
+        "soft": 2,
+        "mask": 2,
+        "dialogue": 2,
+    }
 
 
 def test_folders_may_share_ids_but_no_image(tmp_path):

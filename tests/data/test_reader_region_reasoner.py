@@ -43,6 +43,7 @@ def test_rounds_know_the_rounds_before_them(file, tmp_path):
     assert [turn["question"] for turn in sky.turns] == ["the man", "what [REF:1] holds"]
     assert sky.turns[0]["boxes"] == [[2, 1, 6, 4], [7, 4, 10, 7]]
     assert sky.turns[0]["masks"] == [o.rle for o in man.objects]
+    assert sky.turns[0]["points"] == [[], []]  # one for each box, as many as the objects have
     assert sky.objects[0].box == (0, 0, 12, 1)
     assert list(from_parquet(to_parquet([man, held, sky], tmp_path / "x.parquet"))) == [man, held, sky]
 

@@ -70,7 +70,9 @@ def test_rounds_know_the_rounds_before_them(file, tmp_path):
     assert between.question == "between [REF:1] and [REF:2]"
     assert between.objects[0].box == (0, 6, 12, 8)
     assert [turn["boxes"] for turn in between.turns] == [[[2, 1, 6, 4]], [[7, 4, 10, 7]]]
+    assert {tuple(turn) for turn in between.turns} == {("question", "boxes", "points", "masks")}
     assert between.meta == {
+        "dialogue": 0,
         "conversation": "mr_refcoco_7",
         "task": "referential",
         "base": "coco",

@@ -16,6 +16,7 @@ from segzero.evaluation.answering import answer, remember, settings_of
 from segzero.evaluation.benchmarks import OWN, Task, Unreadable, get_benchmark, load_benchmarks
 from segzero.evaluation.runner import evaluate, survey
 from segzero.evaluation.scoring import Predicted, score_sample
+from segzero.evaluation.side_by_side import folder_of
 from segzero.evaluation.store import NAME
 from segzero.evaluation.summary import summarise
 
@@ -51,12 +52,17 @@ def test_an_entry_says_how_it_is_read(name):
 def test_every_benchmark_is_evaluated(name, root, remembering, tmp_path):
     assert get_benchmark(name).is_at(root)
     task = get_benchmark(name).find(root)
-    count, problems = survey(task)
-    assert (count, problems) == (SAMPLES.get(name, 1), [])
+    count, problems, dialogues = survey(task)
+    assert (count, problems, dialogues) == (SAMPLES.get(name, 1), [], task.benchmark.level == "round")
+    task = replace(task, history="true" if dialogues else None)
     metrics = evaluate(
-        task, tmp_path, lambda chunks: (answer(remembering, chunk) for chunk in chunks), settings_of(remembering), 2
+        task,
+        tmp_path,
+        lambda chunks, history: (answer(remembering, chunk, history) for chunk in chunks),
+        settings_of(remembering),
+        2,
     )
-    lines = [json.loads(line) for line in (tmp_path / NAME).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder_of(tmp_path, task.history) / NAME).read_text().splitlines()]
     assert len(lines) == metrics["samples"] == count
     assert [line["id"] for line in lines] == [item.id for item in task.read()]
     assert all(line["raw_text"] for line in lines)
@@ -113,7 +119,7 @@ def test_own_masks_that_are_no_masks_of_the_image_are_listed(tmp_path, held_out)
     rows = table.to_pylist()
     rows.append(rows[0] | {"id": "bomb", "objects": [rows[0]["objects"][0] | {"rle": bomb.objects[0].rle}]})
     pq.write_table(pa.Table.from_pylist(rows, table.schema), tmp_path / "data" / "a.parquet")
-    count, problems = survey(get_benchmark(OWN).find(tmp_path / "data"))
+    count, problems, _ = survey(get_benchmark(OWN).find(tmp_path / "data"))
     assert count == 3 and [problem.split(":")[0] for problem in problems] == ["sample 'wide'", "sample 'bomb'"]
 
 

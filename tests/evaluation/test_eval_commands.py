@@ -124,6 +124,11 @@ def test_convsegs_hub_mode_and_all_benchmarks_that_are_there(run, tmp_path):
         (["--hf_dataset", "nobody/nothing", "--hf_splits", ","], "names no split"),
         (["--hf_dataset", "nobody/nothing", "--hf_config", "other"], "only the configuration 'default'"),
         (["--benchmark", "own", "--output", "segzreo"], "did you mean 'segzero'"),
+        (["--benchmark", "own", "--history", "ture"], "did you mean 'true'"),
+        (
+            ["--benchmark", "own", "--data", "good", "--history", "predicted"],
+            "no sample of own has earlier rounds; leave",
+        ),
         (["--benchmark", "own", "--data", "good", "--policy", "no/such"], "no/such"),
         (["--benchmark", "own", "--data", "good", "--segmenter", "no/such"], "no/such"),
         (["--benchmark", "own", "--data", "good", "--prompt", "mutli"], "did you mean 'multi'"),
@@ -148,6 +153,36 @@ def test_an_output_folder_that_cannot_be_one(run, tmp_path, held_out):
     (tmp_path / "evaluation").write_text("a file stands where the folder should be")
     code, _, err = run("--benchmark", "own", "--data", "mine", *TINY)
     assert code == 2 and err.count("\n") == 1 and "evaluation" in err
+
+
+@pytest.mark.slow
+def test_dialogues_of_a_data_root(run, tmp_path):
+    """Both histories beside each other, and a benchmark that knows of none as ever."""
+    write_all(tmp_path / "root")
+    names = ("regiondial_refcocog", "mr_refcoco", "refcoco_val")
+    args = ("--benchmark", ",".join(names), "--data", "root", *TINY, "--save_preds", "preds")
+    code, out, _ = run(*args, "--history", "true")
+    assert code == 0 and "predicted" not in out
+    code, out, _ = run(*args)  # both, one of which is finished
+    assert code == 0 and "2 samples are finished already" in out
+    assert "mr_refcoco: giou by round" in out and "mr_refcoco, predicted history" in out
+    for name in names[:2]:
+        folder = tmp_path / "evaluation" / name
+        both = json.loads((folder / "metrics.json").read_text())
+        assert list(both["by_round"]) == ["1", "2"] and set(both["by_round"]["2"]) == {"true", "predicted"}
+        assert (folder / "report.html").is_file() and (folder / "predicted_history/report.html").is_file()
+    assert (tmp_path / "evaluation/refcoco_val/predictions.jsonl").is_file()
+    assert {path.name for path in (tmp_path / "preds/mr_refcoco").iterdir()} == {"true_history", "predicted_history"}
+    assert (tmp_path / "preds/refcoco_val").is_dir()
+
+    code, out, _ = run("compare", "evaluation/mr_refcoco", "evaluation/mr_refcoco", "--out", "both.json")
+    assert code == 0 and set(json.loads((tmp_path / "both.json").read_text())) == {"true", "predicted"}
+    code, out, _ = run("compare", *(f"evaluation/mr_refcoco/{each}_history" for each in ("true", "predicted")))
+    assert code == 0 and "2 samples" in out
+    before = (tmp_path / "evaluation/mr_refcoco/metrics.json").read_bytes()
+    code, out, _ = run("rescore", "evaluation/mr_refcoco")
+    assert code == 0 and "giou by round" in out
+    assert (tmp_path / "evaluation/mr_refcoco/metrics.json").read_bytes() == before
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ def samples(held_out):
 def finished(pipeline, samples, tmp_path_factory) -> tuple[Path, Task]:
     root = tmp_path_factory.mktemp("evaluation")
     task = get_benchmark("own").find(to_parquet(samples, root / "data" / "test.parquet").parent)
-    evaluate(task, root / "out", lambda chunks: (answer(pipeline, c) for c in chunks), settings_of(pipeline), 16)
+    evaluate(task, root / "out", lambda chunks, _: (answer(pipeline, c) for c in chunks), settings_of(pipeline), 16)
     return root / "out", task
 
 
@@ -70,7 +70,7 @@ def test_pictures_as_converseg_names_them(finished, samples, tmp_path):
 def test_of_a_truth_that_is_a_count_alone_no_mask_is_drawn(pipeline, held_out, tmp_path):
     counted = replace(held_out[0], id="counted", objects=(), meta={"count": 3})
     task = get_benchmark("own").find(to_parquet([counted, held_out[1]], tmp_path / "data" / "test.parquet").parent)
-    evaluate(task, tmp_path / "out", lambda chunks: (answer(pipeline, c) for c in chunks), settings_of(pipeline), 2)
+    evaluate(task, tmp_path / "out", lambda chunks, _: (answer(pipeline, c) for c in chunks), settings_of(pipeline), 2)
     with Predictions.open(tmp_path / "out" / NAME, write=False) as predictions:
         save_pictures(tmp_path / "preds", task, predictions)
     names = {path.name for path in (tmp_path / "preds").iterdir()}

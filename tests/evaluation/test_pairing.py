@@ -68,3 +68,12 @@ def test_runs_over_different_samples_are_refused(a, b, message):
     with pytest.raises(UserError) as refusal:
         compare_runs(a, b)
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_rounds_of_a_dialogue_are_swapped_together():
+    """Every one of 20 samples gained a pixel; of two dialogues, that is twice the same."""
+    before, after = run(*[4] * 20), run(*[5] * 20)
+    rounds = [replace(row, dialogue=f"d{i % 2}") for i, row in enumerate(before)]
+    assert compare_runs(before, after)["figures"]["giou"]["p"] < 0.001
+    found = compare_runs(rounds, after)["figures"]["giou"]  # what one run knows of dialogues holds for both
+    assert found["p"] == pytest.approx(0.5, abs=0.02) and found["difference"] == pytest.approx(0.1)

@@ -63,6 +63,50 @@ def test_by_round_of_a_dialogue():
     assert list(summarise([replace(row, round=10 - i) for i, row in enumerate(rounds)])["by_round"]) == ["8", "9", "10"]
 
 
+def test_rounds_of_a_dialogue_are_drawn_together():
+    """Four dialogues of which all rounds are right or all wrong are as sure as four samples, not as twelve."""
+
+    def rows(dialogue: bool) -> list[Row]:
+        return [
+            scored(
+                f"{d}-{n}",
+                "####......" if d % 2 else ".....#....",
+                meta={"dialogue": d, "round": n} if dialogue else {},
+            )
+            for d in range(4)
+            for n in (1, 2, 3)
+        ]
+
+    together, apart = summarise(rows(dialogue=True)), summarise(rows(dialogue=False))
+    four = summarise([scored(str(d), "####......" if d % 2 else ".....#....") for d in range(4)])
+    for name in ("giou", "ciou", "p@0.5"):
+        value, low, high = (together["figures"][name][each] for each in ("value", "low", "high"))
+        assert value == apart["figures"][name]["value"]
+        assert (low, high) == (four["figures"][name]["low"], four["figures"][name]["high"])
+    assert apart["figures"]["giou"]["low"] > together["figures"]["giou"]["low"] == 0
+    assert (together["dialogues"], together["resampling"]["of"]) == (4, "dialogues") and "dialogues" not in apart
+    assert together["by_round"]["2"]["figures"]["giou"]["of"] == 4
+
+
+def test_dialogues_of_two_sources_may_have_one_name():
+    rows = [scored(f"{source}-{n}", meta={"dialogue": 0, "round": n}, source=source) for source in "ab" for n in (1, 2)]
+    assert summarise(rows)["dialogues"] == 2
+
+
+@pytest.mark.parametrize("number", [0, -1, "2", 1.5, True, [1]])
+def test_a_round_that_is_no_number_is_refused(number):
+    with pytest.raises(UserError, match="its round must be a whole number from 1"):
+        scored("a", meta={"round": number})
+
+
+def test_failures_of_a_round_by_code():
+    rows = [scored("a", meta={"round": 1}), scored("b", error="lost_reference", meta={"round": 2})]
+    groups = summarise(rows)["by_round"]
+    assert groups["1"]["errors"] == {} and groups["2"]["errors"] == {"lost_reference": 1}
+    assert groups["2"]["figures"]["giou"] == {"value": 0.0, "low": 0.0, "high": 0.0, "of": 1}
+    assert groups["2"]["figures"]["published_giou"]["of"] == 1  # no denominator is without it
+
+
 def test_the_histogram_counts_every_sample():
     histogram = summarise(ROWS)["iou_histogram"]
     assert (histogram[0], histogram[10], histogram[19], sum(histogram)) == (3, 1, 1, 5)

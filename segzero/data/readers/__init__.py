@@ -13,6 +13,7 @@ from typing import Any
 
 from segzero.data.readers.coco import read_coco
 from segzero.data.readers.conver_seg import read_converseg
+from segzero.data.readers.flags import read_flags
 from segzero.data.readers.folder import read_folder
 from segzero.data.readers.label_studio import read_label_studio
 from segzero.data.readers.reason_seg import read_reason_seg
@@ -36,6 +37,7 @@ READERS: dict[str, Callable[..., Iterator[Record]]] = {
     "label_studio": read_label_studio,
     "region_reasoner": read_region_reasoner,
     "seg_llm": read_seg_llm,
+    "flags": read_flags,
 }
 
 

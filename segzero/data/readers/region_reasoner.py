@@ -65,14 +65,7 @@ def _samples(dialogue: Any, root: Path, number: int, source: str) -> list[Sample
                 meta=meta,
             )
         )
-        earlier.append(
-            {
-                "question": asked,
-                "boxes": [list(o.box) for o in objects],
-                "points": [[list(point) for point in o.points] for o in objects],
-                "masks": [o.rle for o in objects],
-            }
-        )
+        earlier.append(samples[-1].turn)
     return samples
 
 

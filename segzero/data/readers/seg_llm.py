@@ -170,14 +170,7 @@ def _samples(conversation: Any, masks: Masks, pictures: Path, number: int, sourc
                 meta=about,
             )
         )
-        earlier.append(
-            {
-                "question": text,
-                "boxes": [list(o.box) for o in objects],
-                "points": [[list(point) for point in o.points] for o in objects],
-                "masks": [o.rle for o in objects],
-            }
-        )
+        earlier.append(samples[-1].turn)
         rounds_of |= dict.fromkeys(names, index)
     return samples
 
