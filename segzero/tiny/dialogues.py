@@ -31,13 +31,22 @@ class Conversation:
     said: tuple[Asked, ...]
     first_think: str
 
-    def think(self, round: int) -> str:
-        """A short true chain of thought for that round: what it refers to, then what it finds."""
+    def answer(self, round: int, echo: bool = False) -> tuple[str, tuple[Object, ...]]:
+        """A short chain of thought for that round, what it refers to and then what it finds, and what that is.
+
+        With `echo` what is referred to is found as well, which is wrong.
+        """
         asked = self.said[round - 1]
         if not asked.refers:
-            return self.first_think
-        earlier = self._describe(self.said[asked.refers - 1].targets)
-        return f"{earlier}; {_link(asked)} {self._describe(asked.targets) or 'no'}"
+            return self.first_think, self._objects(asked.targets)
+        earlier, found = self.said[asked.refers - 1].targets, asked.targets
+        if echo and found:
+            found += tuple(place for place in earlier if place not in found)
+        think = f"{self._describe(earlier)}; {_link(asked)} {self._describe(found) or 'no'}"
+        return think, self._objects(found)
+
+    def _objects(self, places: Sequence[int]) -> tuple[Object, ...]:
+        return tuple(self.things[place].object for place in places)
 
     def _describe(self, places: Sequence[int]) -> str:
         shapes = self.scene.shapes

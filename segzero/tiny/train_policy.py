@@ -2,8 +2,9 @@
 
 First the vision tower alone with a dense head, then everything on questions and answers, then on later rounds of
 conversations besides, each with its true history, and last a short stage that asks more of the questions that lag
-behind. There, on purpose, many answers hedge: they name the right shape and then the one most like it. So the policy
-knows more than it says, and reinforcement learning has something to teach.
+behind. There, on purpose, many answers hedge: they name the right shape and then the one most like it, and in later
+rounds also what is referred to. So the policy knows more than it says, and reinforcement learning has something to
+teach.
 
 Schedules count steps, not time, and all randomness comes from one seed: the same command gives the same policy on a
 fast and on a slow machine. Scenes are drawn as training goes; none is seen twice.
@@ -63,6 +64,7 @@ class Answers:
     hedged: tuple[str, ...] = ()  # kinds of questions for one shape whose answers name a look-alike too ...
     hedging: float = 0.0  # ... this often
     rounds: int = 0  # of a conversation about each scene, the later of which are asked besides
+    echoing: float = 0.0  # share of their answers that name what is referred to besides
     citing: float = 0.0  # share of their thoughts that begin with the boxes that are referred to
     dense_weight: float = 0.0  # of the dense head's loss at the start, falling to 0 at `steps`
     vision_share: float = 0.5  # of the rate, for the vision tower
@@ -76,11 +78,11 @@ class Recipe:
     see: Vision = Vision()
     answer: Answers = Answers(steps=6000, stop_at=3000, rate=2.5e-3, batch=8, questions=4, dense_weight=0.7)
     converse: Answers = Answers(
-        steps=1500,
-        stop_at=1500,
-        rate=2e-3,
+        steps=6000,
+        stop_at=3000,
+        rate=2.5e-3,
         batch=8,
-        questions=2,
+        questions=1,
         rounds=3,
         citing=0.5,
     )
@@ -94,7 +96,8 @@ class Recipe:
         odd=6,
         hedged=("attribute", "kind", "size"),
         hedging=0.8,
-        rounds=2,
+        rounds=3,
+        echoing=0.5,
         citing=0.5,
     )
 
@@ -238,11 +241,12 @@ def later_rounds(scene: Scene, stage: Answers, rng: np.random.Generator) -> list
     pairs = []
     for sample in samples[1:]:
         asked = recall(sample.question, registry_of(sample.turns, size), FRAME)
-        think = talk.think(sample.meta["round"])
+        echoes = stage.echoing > 0 and rng.random() < stage.echoing
+        think, objects = talk.answer(sample.meta["round"], echoes)
         if rng.random() < stage.citing:
             boxes = sample.turns[sample.meta["references"][0] - 1]["boxes"]
             think = " ".join([*(str(FRAME.to_frame(box, size)) for box in boxes), think])
-        answer = answer_text(think, [(o.box, o.points[0]) for o in sample.objects], size)
+        answer = answer_text(think, [(o.box, o.points[0]) for o in objects], size)
         pairs.append(Pair(asked.question, answer, asked.notes))
     return pairs
 

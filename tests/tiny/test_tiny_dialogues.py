@@ -60,12 +60,28 @@ def test_thoughts_say_what_is_referred_to_and_what_is_found():
             continue
         shapes = talk.scene.shapes
         for number, asked in enumerate(talk.said[1:], 2):
-            before, _, after = talk.think(number).partition("; ")
+            think, objects = talk.answer(number)
+            assert objects == tuple(talk.things[place].object for place in asked.targets)
+            before, _, after = think.partition("; ")
             seen.add(asked.kind)
             for names, places in ((before, talk.said[asked.refers - 1].targets), (after, asked.targets)):
                 assert all(shapes[place].name in names for place in places if place < len(shapes))
             assert after.endswith(" no") == (not asked.targets)
     assert seen == set(KINDS)
+
+
+def test_an_echo_names_what_is_referred_to_besides():
+    rng = np.random.default_rng(6)
+    echoed = 0
+    for _ in range(30):
+        talk = conversation(make_scene(rng), rng)
+        for number, asked in enumerate(talk.said[1:] if talk else (), 2):
+            objects, more = talk.answer(number)[1], talk.answer(number, echo=True)[1]
+            referred = {talk.things[place].object.box for place in talk.said[asked.refers - 1].targets}
+            boxes = {o.box for o in objects}
+            assert {o.box for o in more} == (boxes | referred if boxes else set()) and more[: len(objects)] == objects
+            echoed += len(more) > len(objects)
+    assert echoed > 10
 
 
 def test_repeating_the_reference_counts_as_chance(rounds):
