@@ -23,6 +23,7 @@ from segzero.model_flags import (
     SegmenterOption,
 )
 from segzero.serving.commands import serve
+from segzero.serving.demo_ui import demo_ui
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -159,6 +160,7 @@ def merge(
 
 app.command()(chat)
 app.command()(serve)
+app.command()(demo_ui)
 app.add_typer(data, name="data")
 app.add_typer(evaluation, name="eval")
 

@@ -16,6 +16,10 @@ class TimedOut(UserError):
     """Somebody was asked and did not answer in time: it may be this one question's fault."""
 
 
+class Unavailable(UserError):
+    """Somebody else's server can't be reached, or can't answer now: another try may do better."""
+
+
 def unknown_name(kind: str, name: str, known: list[str]) -> UserError:
     """An error for a name that is not on the list, with the nearest one that is.
 

@@ -27,14 +27,10 @@ def correction(
     """
     if not len(points) and box is None:
         raise UserError(f"nothing to correct instance {region.id} by: give points, a box or both")
-    if len(labels) not in (0, len(points)):
-        raise UserError(f"{len(points)} points but {len(labels)} labels; give one for each, or none")
     if len(region.points) + len(points) > MAX_POINTS:
         raise UserError(f"instance {region.id} has {len(region.points)} points; it can have {MAX_POINTS}")
     earlier = list(zip(region.points, region.labels, strict=True))
-    new = [
-        ((float(x), float(y)), int(label)) for (x, y), label in zip(points, labels or [1] * len(points), strict=True)
-    ]
+    new = _labelled(points, labels)
     mask = decode(region.rle)
     if box is not None:
         earlier = [(point, label) for point, label in earlier if not label or _holds(box, point)]
@@ -48,6 +44,26 @@ def correction(
         tuple(label for _, label in every),
         as_logits(mask, grid) if mask.any() else None,
     )
+
+
+def clicks(points: Sequence[Point], labels: Sequence[int], box: Box | None) -> Prompt:
+    """The same of something new, of which nothing is known yet."""
+    if not len(points) and box is None:
+        raise UserError("nothing to draw from: give points, a box or both")
+    if len(points) > MAX_POINTS:
+        raise UserError(f"{len(points)} points; an instance can have {MAX_POINTS}")
+    new = _labelled(points, labels)
+    if box is None and not any(label for _, label in new):
+        raise UserError("all points are outside; give one inside, or a box")
+    return Prompt(box, tuple(point for point, _ in new), tuple(label for _, label in new))
+
+
+def _labelled(points: Sequence[Point], labels: Sequence[int]) -> list[tuple[Point, int]]:
+    """Each point with its label; none given: all inside."""
+    if len(labels) not in (0, len(points)):
+        raise UserError(f"{len(points)} points but {len(labels)} labels; give one for each, or none")
+    labels = labels or [1] * len(points)
+    return [((float(x), float(y)), int(label)) for (x, y), label in zip(points, labels, strict=True)]
 
 
 def _holds(box: Box, point: Point) -> bool:

@@ -4,35 +4,37 @@
 >>> mug = dialogue.ask("the mug").instances[0]                                            # doctest: +SKIP
 >>> dialogue.refine(1, points=[(420, 300)], labels=[0])  # without what is at this pixel    # doctest: +SKIP
 >>> dialogue.ask("the hand that holds it")                                                # doctest: +SKIP
+>>> dialogue.draw(points=[(80, 60)])  # by hand, no policy is asked                       # doctest: +SKIP
 >>> dialogue.undo()                                                                       # doctest: +SKIP
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from segzero.answer import parse_answer
-from segzero.dialogue.correction import correction
+from segzero.dialogue.correction import clicks, correction
 from segzero.dialogue.memory import RECENT, get_memory
 from segzero.dialogue.references import read_question, references_in
-from segzero.dialogue.registry import Registry, Round, finite
+from segzero.dialogue.registry import Region, Registry, Round, finite
 from segzero.dialogue.saved import MAX_ROUNDS, read_dialogue, write_dialogue
 from segzero.errors import UserError
 from segzero.frames import Size
 from segzero.images import load_image
-from segzero.masks import Box, Point, box_of, encode
+from segzero.masks import Box, Mask, Point, box_of, encode
 from segzero.pipeline import ImageLike, SegZeroPipeline, draw_answers
 from segzero.policy import Request
-from segzero.prompts import get_prompt, render_messages
-from segzero.result import Segmentation
-from segzero.segmenter import Embeddings
+from segzero.prompts import get_prompt, normalise, render_messages
+from segzero.result import Found, Segmentation
+from segzero.segmenter import Embeddings, Prompt
+from segzero.segmenter.protocol import best_first
 
 MAX_STEPS = 1000  # that can be undone
 
 
 class Dialogue:
-    """Ask, refine, undo and clear; each step either happens as a whole or leaves everything as it was.
+    """Ask, draw, refine, undo and clear; each step either happens as a whole or leaves everything as it was.
 
     Of the pipeline it uses `policy.generate`, `segmenter.embed` (once) and `segmenter.decode`. `memory` is how earlier
     rounds are told: text, marks or crop; `recent` is how many of them in full. Not to be shared between threads.
@@ -55,16 +57,15 @@ class Dialogue:
         """All rounds so far, and their regions."""
         return self._steps[-1]
 
-    def ask(self, question: str, about: int | None = None) -> Segmentation:
-        """A new round. `about` is the round that "it" means, if not the last.
+    def ask(self, question: str, about: int | None = None, hear: Callable[[str], object] | None = None) -> Segmentation:
+        """A new round. `about` is the round that "it" means, if not the last; `hear` is told what the policy writes.
 
         If all that the question refers to was found to be nothing, so is the answer, and no model is asked.
         """
         begin = time.perf_counter()
         pipeline, registry = self.pipeline, self.registry
         policy = pipeline.policy
-        if len(registry.rounds) >= MAX_ROUNDS:
-            raise UserError(f"a dialogue has at most {MAX_ROUNDS} rounds; clear this one, or begin another")
+        self._room()
         read = read_question(question, registry, about)
         references = references_in(read)
         round = Round(
@@ -80,7 +81,7 @@ class Dialogue:
         prompt = pipeline.prompt or policy.prompt
         more = () if prepared.image is None else (prepared.image,)
         messages = render_messages(prepared.question, prompt, prepared.notes, images=1 + len(more))
-        [reply] = policy.generate([Request(self._fitted, messages, more)], pipeline.sampling)
+        [reply] = policy.generate([Request(self._fitted, messages, more, hear)], pipeline.sampling)
         answered = time.perf_counter()
         answer = parse_answer(reply.text, get_prompt(prompt).format, extent=policy.frame.extent(self.image.size))
         [found] = draw_answers(pipeline.segmenter, self._embed(), [answer], policy.frame)
@@ -96,29 +97,76 @@ class Dialogue:
         timings = {"policy": answered - begin, "segmenter": time.perf_counter() - answered}
         return replace(self.result(round.number), timings=timings)
 
+    def draw(
+        self,
+        points: Sequence[Point] = (),
+        labels: Sequence[int] = (),
+        box: Box | None = None,
+        question: str = "",
+        choice: int = 0,
+    ) -> Segmentation:
+        """A new round by hand: one instance from points, a box or both, and no policy is asked.
+
+        `question` is what to call it; `choice` takes another of the `candidates` than the best.
+        """
+        self._room()
+        if question:
+            normalise(question)
+        prompt = clicks(points, labels, box)
+        mask, score = self._drawn(prompt, choice)
+        tight = box_of(mask)
+        if tight is None:
+            raise UserError("the segmenter draws nothing there; give other points, another box or another choice")
+        number = len(self.registry.rounds) + 1
+        [region] = self.registry.number(question.strip(), (Found(mask, tight, tuple(prompt.points), score),))
+        region = replace(region, labels=tuple(prompt.labels), box=_clip(box, self.image.size) if box else tight)
+        self._take(self.registry.add(Round(number, question.strip(), (region,))))
+        return self.result(number)
+
     def refine(
-        self, id: int, points: Sequence[Point] = (), labels: Sequence[int] = (), box: Box | None = None
+        self,
+        id: int,
+        points: Sequence[Point] = (),
+        labels: Sequence[int] = (),
+        box: Box | None = None,
+        choice: int = 0,
     ) -> Segmentation:
         """The round of that instance, its mask drawn anew from the earlier one with more points, or another box.
 
-        Labels are 1 (inside) or 0 (outside), one for each point; without labels all points are inside.
+        Labels are 1 (inside) or 0 (outside), one for each point; without labels all points are inside. `choice` takes
+        another of the `candidates` than the best.
         """
         region = self.registry.region(id)
-        embeddings = self._embed()
-        grid = embeddings.features[0].shape[-2:]
-        prompt = correction(region, points, labels, box, (int(grid[0]), int(grid[1])))
-        [[drawn]] = self.pipeline.segmenter.decode(embeddings, [[prompt]])
-        mask = drawn.masks[0]
+        prompt = self._correction(region, points, labels, box)
+        mask, score = self._drawn(prompt, choice)
         corrected = replace(
             region,
             box=_clip(box, self.image.size) if box is not None else box_of(mask) or region.box,
             points=tuple(prompt.points),
             labels=tuple(prompt.labels),
             rle=encode(mask),
-            score=finite(float(drawn.scores[0])),
+            score=score,
         )
         self._take(self.registry.correct(corrected))
         return self.result(region.round)
+
+    def candidates(
+        self,
+        id: int | None = None,
+        points: Sequence[Point] = (),
+        labels: Sequence[int] = (),
+        box: Box | None = None,
+    ) -> list[tuple[Mask, float]]:
+        """The masks that `refine` (of instance `id`) or `draw` (without it) choose from, the best first.
+
+        Each with the IoU that the segmenter expects of it. Nothing changes.
+        """
+        prompt = (
+            clicks(points, labels, box)
+            if id is None
+            else self._correction(self.registry.region(id), points, labels, box)
+        )
+        return self._readings(prompt)
 
     def undo(self) -> None:
         """Take back the last step: a round, a correction, or that everything was cleared."""
@@ -167,6 +215,25 @@ class Dialogue:
 
     def _take(self, registry: Registry) -> None:
         self._steps = (*self._steps[-MAX_STEPS:], registry)
+
+    def _room(self) -> None:
+        if len(self.registry.rounds) >= MAX_ROUNDS:
+            raise UserError(f"a dialogue has at most {MAX_ROUNDS} rounds; clear this one, or begin another")
+
+    def _correction(self, region: Region, points: Sequence[Point], labels: Sequence[int], box: Box | None) -> Prompt:
+        grid = self._embed().features[0].shape[-2:]
+        return correction(region, points, labels, box, (int(grid[0]), int(grid[1])))
+
+    def _drawn(self, prompt: Prompt, choice: int) -> tuple[Mask, float]:
+        readings = self._readings(prompt)
+        if not 0 <= choice < len(readings):
+            raise UserError(f"there is no choice {choice}; 0 (the best) to {len(readings) - 1} can be taken")
+        return readings[choice]
+
+    def _readings(self, prompt: Prompt) -> list[tuple[Mask, float]]:
+        [[drawn]] = self.pipeline.segmenter.decode(self._embed(), [[prompt]], all_masks=True)
+        masks = drawn.masks
+        return [(masks[place], finite(float(drawn.scores[place]))) for place in best_first(drawn)]
 
     def _embed(self) -> Embeddings:
         if self._embeddings is None:

@@ -80,6 +80,7 @@ def as_marks(question: Question, registry: Registry, image: Image.Image, frame: 
         marked = {region.id: region for region in wanted}
         if len(marked) > MAX_DRAWN:
             raise UserError(f"the question refers to {len(marked)} instances; at most {MAX_DRAWN} can be marked")
+
     def name(reference: Reference) -> str:
         if reference.empty:
             return _nothing(reference)

@@ -15,19 +15,23 @@ import re
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPException
+from contextlib import contextmanager
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
-from segzero.errors import TimedOut, UserError, unknown_name
+from segzero.errors import TimedOut, Unavailable, UserError, unknown_name
 from segzero.frames import Frame, native, parse_frame
 from segzero.policy.chat import one_line
 from segzero.policy.checkpoint import DEFAULT_PROMPT, read_checkpoint, released
 from segzero.policy.protocol import Reply, Request, Sampling
 from segzero.prompts import get_prompt
+
+T = TypeVar("T")
 
 BUSY = {408, 429, 500, 502, 503, 504}  # worth another try
 # vLLM fills what a request leaves open from the checkpoint's generation config; this is plain decoding.
@@ -75,6 +79,8 @@ class OpenAIPolicy:
             "seed": seed,
             **self.extras,
         }
+        if hear := request.hear:
+            return self._repeat(lambda: self._listen(body, hear))
         answer = self._call("/chat/completions", body)
         try:
             choice = answer["choices"][0]
@@ -99,33 +105,76 @@ class OpenAIPolicy:
         return cards[name]
 
     def _call(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The server's JSON; asks again while it is busy or its answer got lost."""
+        """The server's JSON."""
+
+        def read() -> Any:
+            with self._open(path, body) as response:
+                return json.load(response)
+
+        return self._repeat(read)
+
+    def _repeat(self, ask: Callable[[], T]) -> T:
+        """Ask again while the server is busy, or where its answer got lost."""
         problem: Exception = _Busy()
         for attempt in range(self.retries + 1):
             if attempt:
                 time.sleep(min(0.25 * 2**attempt, 10.0))
             try:
-                return self._send(path, body)
+                with self._explained():
+                    return ask()
             except (_Busy, TimedOut) as busy:
                 problem = busy
-        kind = TimedOut if isinstance(problem, TimedOut) else UserError
+        kind = TimedOut if isinstance(problem, TimedOut) else Unavailable
         raise kind(f"{problem} ({self.retries + 1} tries)")
 
-    def _send(self, path: str, body: dict[str, Any] | None) -> Any:
+    def _listen(self, body: dict[str, Any], hear: Callable[[str], object]) -> Reply:
+        """The answer, told while it comes: server-sent events, each a JSON object, the last one [DONE]."""
+        text, finish, tokens = "", None, None
+        ends = time.monotonic() + self.timeout
+        asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        with self._open("/chat/completions", asked) as response:
+            for line in response:
+                if time.monotonic() > ends:
+                    raise TimeoutError
+                if not line.startswith(b"data:") or line[5:].strip() == b"[DONE]":
+                    continue
+                event = json.loads(line[5:])
+                try:
+                    tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
+                    for choice in event.get("choices") or ():
+                        finish = choice.get("finish_reason") or finish
+                        if new := choice["delta"].get("content"):
+                            text += new
+                            hear(text)
+                except (AttributeError, KeyError, TypeError):
+                    raise UserError(f"{self.url} streams something else than answers: {one_line(event)}") from None
+        if finish is None:
+            raise _Busy(f"{self.url} broke off")
+        if tokens is None:
+            raise UserError(f"{self.url} streams no usage; a server that does is needed to follow answers")
+        return Reply(text, tokens, truncated=finish == "length")
+
+    def _open(self, path: str, body: dict[str, Any] | None) -> HTTPResponse:
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get("OPENAI_API_KEY"):
             headers["Authorization"] = f"Bearer {key}"
         data = None if body is None else json.dumps(body).encode()
         try:
-            question = urllib.request.Request(self.url + path, data, headers)
-            with urllib.request.urlopen(question, timeout=self.timeout) as response:
-                return json.load(response)
+            return urllib.request.urlopen(urllib.request.Request(self.url + path, data, headers), timeout=self.timeout)
         except urllib.error.HTTPError as error:
             problem = _explain(error, self.url, path)
             raise (_Busy if error.code in BUSY else UserError)(problem) from None
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What can go wrong between here and the server, in one line."""
+        try:
+            yield
+        except UserError:
+            raise
         except urllib.error.URLError as error:
             if not isinstance(error.reason, TimeoutError):
-                raise UserError(f"no server at {self.url} ({error.reason}); start one: vllm serve MODEL") from None
+                raise Unavailable(f"no server at {self.url} ({error.reason}); start one: vllm serve MODEL") from None
             raise TimedOut(f"{self.url} did not answer within {self.timeout:g} s") from None
         except TimeoutError:
             raise TimedOut(f"{self.url} did not answer within {self.timeout:g} s") from None

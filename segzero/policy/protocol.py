@@ -1,7 +1,8 @@
 """What every policy offers: fitted images and messages in, text out."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from PIL import Image
@@ -14,11 +15,16 @@ MAX_IMAGES = 2  # of one request
 
 @dataclass(frozen=True)
 class Request:
-    """One image and what is asked about it; `more` images may show it once more, marked or enlarged."""
+    """One image and what is asked about it; `more` images may show it once more, marked or enlarged.
+
+    Who wants to see the answer while it is written gives `hear`, which is told all of its text so far, now and then,
+    in whatever thread the policy writes. It may begin anew, where a batch was given up and tried again.
+    """
 
     image: Image.Image  # as Frame.fit returns it; coordinates are this one's
     messages: list[dict]  # as prompts.render_messages returns them, with a placeholder for each image
     more: tuple[Image.Image, ...] = ()  # fitted as well
+    hear: Callable[[str], object] | None = field(default=None, compare=False, repr=False)
 
     @property
     def images(self) -> list[Image.Image]:

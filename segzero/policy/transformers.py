@@ -12,6 +12,7 @@ from segzero.errors import UserError
 from segzero.policy.chat import load_processor, one_line, read_request
 from segzero.policy.checkpoint import Checkpoint
 from segzero.policy.protocol import Reply, Request, Sampling
+from segzero.policy.speaking import Speaking
 from segzero.policy.writing import write_answers
 
 
@@ -72,11 +73,22 @@ class TransformersPolicy:
         seeds = [sampling.seed_for(i) for i in places]
         choose = _Draw(sampling.temperature, seeds, self.device) if sampling.temperature > 0 else _largest
         limit = min(sampling.max_tokens, self.checkpoint.max_length - inputs["input_ids"].shape[1])
-        return [self._reply(answer) for answer in write_answers(self.model, inputs, self.stops, limit, choose)]
+        speaking = {
+            row: Speaking(self._text, request.hear) for row, request in enumerate(requests) if request.hear is not None
+        }
+
+        def written(row: int, token: int) -> None:
+            if row in speaking:
+                speaking[row].add(token)
+
+        answers = write_answers(self.model, inputs, self.stops, limit, choose, written)
+        return [self._reply(answer) for answer in answers]
 
     def _reply(self, tokens: list[int]) -> Reply:
-        text = self.processor.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Reply(text, len(tokens), truncated=tokens[-1] not in self.stops)
+        return Reply(self._text(tokens), len(tokens), truncated=tokens[-1] not in self.stops)
+
+    def _text(self, tokens: list[int]) -> str:
+        return self.processor.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def _largest(logits: torch.Tensor, places: list[int]) -> torch.Tensor:

@@ -13,12 +13,21 @@ from transformers.cache_utils import Cache, DynamicLayer
 ROOM = 64  # tokens by which the cache grows
 
 Choose = Callable[[torch.Tensor, list[int]], torch.Tensor]  # logits [B, vocabulary], rows' places -> tokens [B]
+Written = Callable[[int, int], None]  # a row's place and its next token
 
 
 def write_answers(
-    model: PreTrainedModel, inputs: BatchFeature, stops: Sequence[int], limit: int, choose: Choose
+    model: PreTrainedModel,
+    inputs: BatchFeature,
+    stops: Sequence[int],
+    limit: int,
+    choose: Choose,
+    written: Written = lambda row, token: None,
 ) -> list[list[int]]:
-    """At most `limit` tokens for each row of `inputs`, padded on the left; the last is a stop token if one came."""
+    """At most `limit` tokens for each row of `inputs`, padded on the left; the last is a stop token if one came.
+
+    `written` is told each of them at once.
+    """
     cache = Cache(layer_class_to_replicate=RoomyLayer)
     positions, _ = model.model.get_rope_index(**inputs)  # [3, B, T]
     logits = model(**inputs, position_ids=positions, past_key_values=cache, logits_to_keep=1).logits[:, -1]
@@ -33,6 +42,7 @@ def write_answers(
         for row, token in zip(rows, tokens.tolist(), strict=True):
             if not _ended(answers[row], stops):
                 answers[row].append(token)
+                written(row, token)
         alive = [i for i, row in enumerate(rows) if len(answers[row]) < limit and not _ended(answers[row], stops)]
         if not alive:
             return answers

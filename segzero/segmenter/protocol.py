@@ -59,6 +59,11 @@ class Drawn:
         return (enlarged[0] > 0).numpy()
 
 
+def best_first(drawn: Drawn) -> list[int]:
+    """The places of its masks, by the IoU that the model expects; one without a number comes last."""
+    return np.argsort(-drawn.scores, kind="stable").tolist()
+
+
 @dataclass(frozen=True, eq=False)
 class Embeddings:
     """Encoded images: costly to make, cheap to ask again. `embeddings[3]` and `embeddings[:2]` are Embeddings too."""

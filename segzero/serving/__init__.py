@@ -1,5 +1,8 @@
 """The same walk over HTTP: requests of many clients share batches, and an image is encoded once for all of them.
 
-A request's way: `door` (who may come in, and how much) -> `reading` -> `models` through `batching` -> `writing`.
-`app` says what is where, `run` starts and ends it, `client` is the other side.
+A request's way: `door` (who may come in, and how much) -> `reading` (and `fetching`) -> `models`, which share what
+`sharing` lists through `batching` -> `writing`, or `streaming` while the answer is being written.
+
+`app` says what is where, each `*_routes` adds its own; `loading` and `run` start it and end it; `client` is the other
+side, `ui` the page.
 """

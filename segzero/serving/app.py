@@ -6,29 +6,31 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 from segzero import __version__
-from segzero.errors import TimedOut, UserError
+from segzero.errors import UserError
 from segzero.pipeline import SegZeroPipeline
-from segzero.policy import Policy
-from segzero.segmenter import Segmenter
 from segzero.serving import writing
 from segzero.serving.dialogue_routes import add_dialogues
 from segzero.serving.door import Door
+from segzero.serving.extras import Extras
+from segzero.serving.label_studio_routes import add_label_studio
 from segzero.serving.limits import Limits, Tokens
 from segzero.serving.metrics import Metrics
 from segzero.serving.models import Models
-from segzero.serving.problems import Problem
+from segzero.serving.offer_routes import add_offer
+from segzero.serving.problems import Problem, dead, problem_of
 from segzero.serving.reading import check_question, describe_body, open_image, read_body, read_prompt
 from segzero.serving.schema import ErrorAnswer, PromptAnswer, PromptBody, SegmentAnswer, SegmentBody
-from segzero.serving.waiting import answer_of, dead, json_answer
+from segzero.serving.ui import add_ui
+from segzero.serving.waiting import answer_of, json_answer
 
 ABOUT = """Segment by reasoning: a question about an image becomes a think-chain, boxes, points and masks.
 
@@ -41,16 +43,18 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         413: "The body is too large.",
         422: "The image, the question or a field can't be used.",
         429: "Too many requests at once.",
-        503: "The models are gone; the server is going.",
+        503: "The models are gone and the server is going, or a policy's own server does not answer.",
         504: "No answer in time.",
     }.items()
 }
 
 
-def create_app(pipeline: SegZeroPipeline, limits: Limits = Limits(), tokens: Tokens = Tokens()) -> FastAPI:
+def create_app(
+    pipeline: SegZeroPipeline, limits: Limits = Limits(), tokens: Tokens = Tokens(), extras: Extras = Extras()
+) -> FastAPI:
     """The server as an ASGI app; the models are `app.state.models`, whose thread ends with the app's lifespan."""
     metrics = Metrics()
-    models = Models(pipeline, limits, metrics.batch_done)
+    models = Models(pipeline, limits, metrics.batch_done, extras.policies, extras.segmenters)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -63,9 +67,14 @@ def create_app(pipeline: SegZeroPipeline, limits: Limits = Limits(), tokens: Tok
     app.add_middleware(Door, limits=limits, tokens=tokens, metrics=metrics, wait=models.batcher.wait)
     app.add_exception_handler(UserError, _user_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _wrong_address)
     _add_state(app, models, metrics)
-    _add_segmenting(app, models, limits)
-    metrics.watch(models, add_dialogues(app, models, limits, ERRORS))
+    add_offer(app, models, limits, extras, ERRORS)
+    _add_segmenting(app, models, limits, extras)
+    metrics.watch(models, add_dialogues(app, models, limits, extras, ERRORS))
+    add_label_studio(app, models, limits, extras, ERRORS)
+    if extras.page:
+        add_ui(app)
     return app
 
 
@@ -80,8 +89,7 @@ def _add_state(app: FastAPI, models: Models, metrics: Metrics) -> None:
         """The models answer, and which they are."""
         if models.batcher.why_dead:
             return JSONResponse(dead().body(), 503, dead().headers)
-        names = {"policy": _named(models.pipeline.policy), "segmenter": _named(models.segmenter)}
-        return JSONResponse({"status": "ready", **names})
+        return JSONResponse({"status": "ready", "policy": models.policies[0], "segmenter": models.segmenters[0]})
 
     @app.get("/metrics", tags=["state"])
     async def metrics_page() -> Response:
@@ -89,7 +97,7 @@ def _add_state(app: FastAPI, models: Models, metrics: Metrics) -> None:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _add_segmenting(app: FastAPI, models: Models, limits: Limits) -> None:
+def _add_segmenting(app: FastAPI, models: Models, limits: Limits, extras: Extras) -> None:
     @app.post(
         "/v1/segment",
         tags=["segment"],
@@ -100,9 +108,10 @@ def _add_segmenting(app: FastAPI, models: Models, limits: Limits) -> None:
     async def segment(request: Request) -> Response:
         """Ask a question about an image."""
         body = await read_body(request, SegmentBody)
+        chosen = models.choose(body.policy, body.segmenter)
         question = check_question(body.question, limits)
-        image = await open_image(body.image, limits)
-        result = await answer_of(request, models, models.segment, image, question)
+        image = await open_image(body.image, limits, extras.fetch)
+        result = await answer_of(request, models, models.segment, image, question, chosen)
         return await json_answer(writing.segmentation, result, body.format)
 
     @app.post(
@@ -115,18 +124,19 @@ def _add_segmenting(app: FastAPI, models: Models, limits: Limits) -> None:
     async def prompt(request: Request) -> Response:
         """Draw masks from points, boxes and earlier masks."""
         body = await read_body(request, PromptBody)
+        chosen = models.choose(body.policy, body.segmenter)
         if len(body.prompts) > limits.prompts:
             raise Problem(422, "bad_request", f"{len(body.prompts)} prompts; at most {limits.prompts} in one request")
-        image = await open_image(body.image, limits)
+        image = await open_image(body.image, limits, extras.fetch)
         asked = await asyncio.to_thread(lambda: [read_prompt(each, image.size) for each in body.prompts])
         prompts, earlier = [each for each, _ in asked], [rle for _, rle in asked]
-        drawn = await answer_of(request, models, models.draw, image, prompts, earlier)
+        drawn = await answer_of(request, models, models.draw, image, prompts, earlier, chosen)
         return await json_answer(writing.objects, drawn, image.size, body.all_masks, body.format)
 
 
 async def _user_error(request: Request, error: Exception) -> Response:
-    status, code = (504, "timed_out") if isinstance(error, TimedOut) else (422, "refused")
-    return JSONResponse(Problem(status, code, str(error)).body(), status)
+    problem = problem_of(error)
+    return JSONResponse(problem.body(), problem.status, problem.headers)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -135,6 +145,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return JSONResponse(Problem(error.status_code, code, str(error.detail)).body(), error.status_code, error.headers)
 
 
-def _named(model: Policy | Segmenter) -> str:
-    """A hub name as it is; of a folder, only what it is called: where it lies is nobody's business."""
-    return Path(model.name).name if Path(model.name).is_absolute() else model.name
+async def _wrong_address(request: Request, error: Exception) -> Response:
+    """Parameters in the path or behind the question mark; bodies are read by `reading`."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    problem = Problem(422, "bad_request", f"{first['loc'][-1]}: {first['msg']}")
+    return JSONResponse(problem.body(), problem.status)

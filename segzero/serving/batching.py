@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from segzero.errors import UserError
+from segzero.errors import TimedOut, Unavailable, UserError
 
 LINGER_SHARE = 0.2  # of the last batch's time
 Work = Callable[[list[Any]], list[Any]]  # a result for each item, in order
@@ -40,7 +40,8 @@ class Batcher:
     """Work is begun in the order it came; up to `most` items of the same work share a call.
 
     Whoever gives up cancels the future: what has not begun then never does. If a batch fails, its items are tried
-    one by one, so that nobody pays for another's mistake. After a failure that is not the user's, `check` says
+    one by one, so that nobody pays for another's mistake; not if it asked a server that does not answer: that is
+    told to all at once. After a failure that is not the user's, `check` says
     whether the models still work; if it raises, the batcher is dead, and says so to all who wait and will come.
     """
 
@@ -153,6 +154,10 @@ class Batcher:
             return
         try:
             results = work([job.item for job in jobs])
+        except (Unavailable, TimedOut) as error:  # asking for each of them again would take as long again
+            for job in jobs:
+                settle(job.future, error=error)
+            return
         except Exception as error:
             if len(jobs) > 1:
                 for job in jobs:

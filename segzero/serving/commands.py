@@ -1,5 +1,6 @@
 """`segzero serve`: parses its flags and starts the server."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +11,11 @@ from segzero.model_flags import (
     DeviceOption,
     FrameOption,
     PolicyBackendOption,
-    PolicyOption,
     PromptOption,
     SegmenterBackendOption,
-    SegmenterOption,
 )
+
+SEVERAL = "; several times: clients choose, the first is the default"
 
 
 def serve(
@@ -23,8 +24,12 @@ def serve(
     tokens: Annotated[
         Path | None, typer.Option(help="Bearer tokens, one a line; default: those in $SEGZERO_TOKENS, with commas.")
     ] = None,
-    policy: PolicyOption = None,
-    segmenter: SegmenterOption = None,
+    policy: Annotated[
+        list[str] | None, typer.Option(help=f"Folder, hub name or server of a Qwen-VL checkpoint{SEVERAL}.")
+    ] = None,
+    segmenter: Annotated[
+        list[str] | None, typer.Option(help=f"Folder or hub name of a SAM2 checkpoint{SEVERAL}.")
+    ] = None,
     policy_backend: PolicyBackendOption = "auto",
     segmenter_backend: SegmenterBackendOption = "auto",
     device: DeviceOption = "auto",
@@ -38,17 +43,28 @@ def serve(
     max_pixels: Annotated[int, typer.Option(help="Of an image (422).", min=1)] = 25_000_000,
     max_question: Annotated[int, typer.Option(help="Characters (422).", min=1)] = 2_000,
     cache_megabytes: Annotated[int, typer.Option(help="Encoded images to keep.", min=0)] = 1024,
+    examples: Annotated[
+        Path | None, typer.Option(help="A folder of pictures to begin with; default: synthetic scenes.")
+    ] = None,
+    flags: Annotated[Path | None, typer.Option(help="Keep answers that people flag in this folder.")] = None,
+    fetch_urls: Annotated[
+        bool, typer.Option("--fetch-urls", help="Fetch images that are named by their address, from public ones only.")
+    ] = False,
+    ui: Annotated[bool, typer.Option(help="Show the web page at /ui.")] = True,
 ) -> None:
-    """Answer over HTTP; /docs on the server describes the interface."""
+    """Answer over HTTP; /docs on the server describes the interface, /ui is a page to try it."""
     try:
         from segzero.serving.app import create_app
         from segzero.serving.run import bind
         from segzero.serving.run import serve as run
     except ImportError as error:
         raise UserError(f"the server does not import here ({error}); pip install 'segzero[serve]'") from error
-    from segzero.pipeline import SegZeroPipeline
     from segzero.policy import Sampling
+    from segzero.serving.examples import read_examples
+    from segzero.serving.fetching import fetch
+    from segzero.serving.flags import Flags
     from segzero.serving.limits import Limits, read_tokens
+    from segzero.serving.loading import Wanted, load
     from segzero.serving.logs import set_up_logs
 
     known = read_tokens(tokens)
@@ -61,22 +77,19 @@ def serve(
         batch=batch,
         cache=cache_megabytes << 20,
     )
+    shown = None if examples is None else read_examples(examples)
+    if flags is not None:
+        Flags(flags, limits.flags)  # what can't be written is better known before models are loaded
     address = bind(host, port)
     if not policy or not segmenter:
         typer.echo("models not named are the small ones that come with SegZero, made for its synthetic scenes")
-    pipeline = SegZeroPipeline.from_pretrained(
-        policy,
-        segmenter,
-        policy_backend=policy_backend,
-        segmenter_backend=segmenter_backend,
-        frame=frame,
-        prompt=prompt,
-        device=device,
-        sampling=Sampling(max_tokens=max_tokens),
-    )
+    wanted = Wanted(policy_backend, segmenter_backend, device, frame, prompt, Sampling(max_tokens=max_tokens), seconds)
+    pipeline, extras = load(policy or [], segmenter or [], wanted)
+    extras = replace(extras, examples=shown, flags=flags, fetch=fetch if fetch_urls else None, page=ui)
     set_up_logs()
     typer.echo(f"serving at http://{host}:{port}, described at /docs; {'tokens' if known else 'no token'} needed")
     try:
-        run(create_app(pipeline, limits, known), address)
+        run(create_app(pipeline, limits, known, extras), address)
     finally:
-        pipeline.policy.close()
+        for each in (pipeline.policy, *extras.policies):
+            each.close()

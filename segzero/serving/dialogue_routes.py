@@ -1,4 +1,4 @@
-"""/v1/dialogues: create, look at, ask, refine, undo, clear, delete. Rounds of different dialogues share batches."""
+"""/v1/dialogues: create, ask, draw, refine, undo, clear, delete. Rounds of different dialogues share batches."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,43 +10,70 @@ from segzero.dialogue import Dialogue, Round
 from segzero.pipeline import SegZeroPipeline
 from segzero.serving import writing
 from segzero.serving.dialogues import Dialogues, Kept
+from segzero.serving.export_routes import add_exports
+from segzero.serving.extras import Extras
+from segzero.serving.flag_routes import add_flags
 from segzero.serving.limits import Limits
 from segzero.serving.models import Models
 from segzero.serving.problems import Problem
 from segzero.serving.reading import check_question, describe_body, open_image, read_body
-from segzero.serving.schema import AskBody, Body, DialogueAnswer, DialogueBody, RefineBody, RoundAnswer
+from segzero.serving.schema import (
+    AskBody,
+    Body,
+    CandidatesAnswer,
+    CandidatesBody,
+    DialogueAnswer,
+    DialogueBody,
+    DrawBody,
+    RefineBody,
+    RoundAnswer,
+)
+from segzero.serving.streaming import EventStream, Heard, wants_events
 from segzero.serving.waiting import answer_of, json_answer
 
+Step = Callable[[Dialogue], Round | None]
+EVENTS: dict[str, Any] = {"text/event-stream": {"schema": {"type": "string"}}}
 
-def add_dialogues(app: FastAPI, models: Models, limits: Limits, errors: dict[int | str, dict[str, Any]]) -> Dialogues:
+
+def add_dialogues(
+    app: FastAPI, models: Models, limits: Limits, extras: Extras, errors: dict[int | str, dict[str, Any]]
+) -> Dialogues:
     """Add the routes; gives what keeps the dialogues."""
     dialogues = Dialogues(limits)
     common: dict[str, Any] = {"tags": ["dialogues"], "responses": errors}
     state: dict[str, Any] = common | {"response_model": DialogueAnswer}
     round: dict[str, Any] = common | {"response_model": RoundAnswer}
+    streamed = round | {"responses": {**errors, 200: {"content": EVENTS, "description": "The round, or its stream."}}}
 
     def kept_for(request: Request, id: str) -> Kept:
         return dialogues.find(id, request.scope["segzero.owner"])
 
     async def tell(kept: Kept, status: int = 200) -> Response:
-        dialogue = kept.dialogue
-        told = (kept.id, dialogue.registry, dialogue.memory, limits.idle)
+        dialogue, chosen = kept.dialogue, kept.chosen
+        told = (kept.id, dialogue.registry, chosen.policy, chosen.segmenter, dialogue.memory, limits.idle)
         return await json_answer(writing.dialogue_state, *told, status=status)
 
-    async def take(request: Request, kept: Kept, step: Callable[[Dialogue], Round | None], format: str) -> Response:
-        """A step forward. One that the client did not wait for has not happened, or can be undone."""
-        if kept.steps >= limits.steps:
-            raise Problem(409, "too_long", f"a dialogue has at most {limits.steps} steps; undo some, or begin another")
+    def with_models(kept: Kept, step: Callable[[Dialogue], Any]) -> Callable[[SegZeroPipeline], Any]:
+        """The step, for a thread in which the dialogue's models are shared with others."""
 
-        def work(pipeline: SegZeroPipeline) -> Round | None:
+        def work(pipeline: SegZeroPipeline) -> Any:
             before, kept.dialogue.pipeline = kept.dialogue.registry, pipeline
             try:
                 return step(kept.dialogue)
             finally:
-                kept.dialogue.pipeline = models.pipeline
+                kept.dialogue.pipeline = kept.chosen.pipeline
                 kept.steps += kept.dialogue.registry is not before
 
-        done = await answer_of(request, models, models.run, work, kept.alone)
+        return work
+
+    def room(kept: Kept) -> None:
+        if kept.steps >= limits.steps:
+            raise Problem(409, "too_long", f"a dialogue has at most {limits.steps} steps; undo some, or begin another")
+
+    async def take(request: Request, kept: Kept, step: Step, format: str) -> Response:
+        """A step forward. One that the client did not wait for has not happened, or can be undone."""
+        room(kept)
+        done = await answer_of(request, models, models.run, with_models(kept, step), kept.alone, kept.chosen)
         return await tell(kept) if done is None else await json_answer(writing.dialogue_round, done, format)
 
     @app.post("/v1/dialogues", status_code=201, openapi_extra=describe_body(DialogueBody), **state)
@@ -54,24 +81,51 @@ def add_dialogues(app: FastAPI, models: Models, limits: Limits, errors: dict[int
         """Begin a dialogue about an image."""
         dialogues.room()
         body = await read_body(request, DialogueBody)
-        image = await open_image(body.image, limits)
-        dialogue = await asyncio.to_thread(Dialogue, image, models.pipeline, body.memory)
-        return await tell(dialogues.add(dialogue, request.scope["segzero.owner"]), 201)
+        chosen = models.choose(body.policy, body.segmenter)
+        image = await open_image(body.image, limits, extras.fetch)
+        dialogue = await asyncio.to_thread(Dialogue, image, chosen.pipeline, body.memory)
+        return await tell(dialogues.add(dialogue, request.scope["segzero.owner"], chosen), 201)
 
     @app.get("/v1/dialogues/{id}", **state)
     async def look(request: Request, id: str) -> Response:
         """All rounds so far."""
         return await tell(kept_for(request, id))
 
-    @app.post("/v1/dialogues/{id}/ask", openapi_extra=describe_body(AskBody), **round)
+    @app.post("/v1/dialogues/{id}/ask", openapi_extra=describe_body(AskBody), **streamed)
     async def ask(request: Request, id: str) -> Response:
-        """A new round."""
+        """A new round.
+
+        With `Accept: text/event-stream` the answer is server-sent events: `text` with {"text": what is new} while the
+        policy writes, then one `round` (as without streaming) or one `error`.
+        """
         kept = kept_for(request, id)
         body = await read_body(request, AskBody)
         question = check_question(body.question, limits)
+        heard = Heard() if wants_events(request) else None
 
         def step(dialogue: Dialogue) -> Round:
-            dialogue.ask(question, body.about)
+            dialogue.ask(question, body.about, heard.hear if heard else None)
+            return dialogue.registry.rounds[-1]
+
+        if heard is None:
+            return await take(request, kept, step, body.format)
+        room(kept)
+        return EventStream(
+            heard,
+            lambda: models.run(with_models(kept, step), kept.alone, kept.chosen),
+            lambda done: writing.dialogue_round(done, body.format),
+            models.batcher.wait,
+        )
+
+    @app.post("/v1/dialogues/{id}/draw", openapi_extra=describe_body(DrawBody), **round)
+    async def draw(request: Request, id: str) -> Response:
+        """A new round by hand; its instance can be referred to and refined like any other."""
+        kept = kept_for(request, id)
+        body = await read_body(request, DrawBody)
+        question = check_question(body.question, limits)
+
+        def step(dialogue: Dialogue) -> Round:
+            dialogue.draw(body.points, body.labels, body.box, question, body.choice)
             return dialogue.registry.rounds[-1]
 
         return await take(request, kept, step, body.format)
@@ -83,10 +137,24 @@ def add_dialogues(app: FastAPI, models: Models, limits: Limits, errors: dict[int
         body = await read_body(request, RefineBody)
 
         def step(dialogue: Dialogue) -> Round:
-            dialogue.refine(body.id, body.points, body.labels, body.box)
+            dialogue.refine(body.id, body.points, body.labels, body.box, body.choice)
             return dialogue.registry.round(dialogue.registry.region(body.id).round)
 
         return await take(request, kept, step, body.format)
+
+    @app.post(
+        "/v1/dialogues/{id}/candidates",
+        openapi_extra=describe_body(CandidatesBody),
+        response_model=CandidatesAnswer,
+        **common,
+    )
+    async def candidates(request: Request, id: str) -> Response:
+        """The masks that refine (of an instance) or draw could give; nothing changes."""
+        kept = kept_for(request, id)
+        body = await read_body(request, CandidatesBody)
+        work = with_models(kept, lambda dialogue: dialogue.candidates(body.id, body.points, body.labels, body.box))
+        masks = await answer_of(request, models, models.run, work, kept.alone, kept.chosen)
+        return await json_answer(writing.candidates, masks, body.format)
 
     @app.post("/v1/dialogues/{id}/clear", **state)
     async def clear(request: Request, id: str) -> Response:
@@ -114,4 +182,6 @@ def add_dialogues(app: FastAPI, models: Models, limits: Limits, errors: dict[int
         dialogues.drop(id, request.scope["segzero.owner"])
         return Response(status_code=204)
 
+    add_exports(app, kept_for, common)
+    add_flags(app, kept_for, extras.flags, limits, common)
     return dialogues

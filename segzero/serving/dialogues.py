@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from segzero.dialogue import Dialogue
 from segzero.serving.limits import Limits
 from segzero.serving.problems import Problem
+from segzero.serving.sharing import Answering
 
 
 @dataclass(eq=False)
@@ -17,6 +18,7 @@ class Kept:
 
     dialogue: Dialogue
     owner: str
+    chosen: Answering
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     steps: int = 0  # that undo could take back
     used: float = field(default_factory=time.monotonic)
@@ -42,10 +44,10 @@ class Dialogues:
             said = f"{self.limits.dialogues} dialogues are open, which is all there is room for; delete one, or wait"
             raise Problem(429, "too_many_dialogues", said, {"Retry-After": again})
 
-    def add(self, dialogue: Dialogue, owner: str) -> Kept:
+    def add(self, dialogue: Dialogue, owner: str, chosen: Answering) -> Kept:
         """Keep a dialogue for whoever made it."""
         self.room()
-        kept = Kept(dialogue, owner)
+        kept = Kept(dialogue, owner, chosen)
         self._kept[kept.id] = kept
         return kept
 

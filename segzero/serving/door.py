@@ -7,7 +7,6 @@ a connection closed under its hands would lose the answer.
 import asyncio
 import json
 import logging
-import math
 import time
 import uuid
 from collections.abc import Callable
@@ -20,11 +19,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from segzero.serving.limits import Limits, Tokens
 from segzero.serving.metrics import Metrics
-from segzero.serving.problems import ClientLeft, Problem
+from segzero.serving.problems import ClientLeft, Problem, busy
 
 log = logging.getLogger("segzero.serving")
-GUARDED = ("/v1/", "/metrics")  # the rest says nothing about anybody
-PLAIN = ("/v1/segment", "/v1/prompt", "/v1/dialogues", "/metrics")
+GUARDED = ("/v1/", "/label-studio/", "/metrics")  # the rest says nothing about anybody
+PLAIN = ("/v1/segment", "/v1/prompt", "/v1/dialogues", "/label-studio/predict", "/metrics")
 LISTENING = 10.0  # seconds, to a client that has been refused and still sends
 SILENCE = 0.5  # seconds, after which it is taken to send no more
 LEFT = 499  # in logs only: a client that left gets no answer
@@ -105,7 +104,7 @@ class Door:
             await self.app(scope, receive, send)
             return
         visit = _Visit(scope, receive, send, self.limits.body, time.monotonic() + self.limits.seconds)
-        works = scope["method"] == "POST"
+        works = scope["method"] == "POST" or scope["path"].endswith("/export")
         entered = 0  # or 1; who is refused, and listened to, takes no place
         failed: Exception | None = None
         try:
@@ -151,12 +150,6 @@ class Door:
         fields: dict[str, Any] = {"id": visit.id, "method": visit.scope["method"], "path": path}
         fields |= {"status": visit.status, "seconds": round(seconds, 4), "bytes": visit.read}
         log.log(logging.ERROR if failed else logging.INFO, "request", extra={"fields": fields}, exc_info=failed)
-
-
-def busy(seconds: float) -> Problem:
-    """Come again later."""
-    again = str(max(1, math.ceil(seconds)))
-    return Problem(429, "busy", f"too many requests; try again in {again} s", {"Retry-After": again})
 
 
 def too_large(most: int) -> Problem:

@@ -1,5 +1,6 @@
 """What a server takes on, and from whom."""
 
+import base64
 import hashlib
 import hmac
 import os
@@ -27,6 +28,7 @@ class Limits:
     dialogues: int = 64  # kept at once, each with its image and that image encoded
     steps: int = 100  # of one dialogue
     idle: float = 1800.0  # seconds after which a dialogue nobody uses is forgotten
+    flags: int = 1 << 30  # bytes of answers that people flagged
 
 
 class Tokens:
@@ -46,13 +48,18 @@ class Tokens:
         return bool(self._owners)
 
     def owner(self, authorization: str) -> str | None:
-        """A name for whoever sends that header, which does not give the token away; None for a stranger."""
+        """A name for whoever sends that header, which does not give the token away; None for a stranger.
+
+        Programs that know only names and passwords (Label Studio) send any name, and the token as the password.
+        """
         if not self._owners:
             return ""
         scheme, _, secret = authorization.partition(" ")
+        if scheme.lower() == "basic":
+            secret = _password(secret)
         given = _digest(secret.strip())
         known = [hmac.compare_digest(given, owner) for owner in self._owners]  # all, so that time tells nothing
-        return given if scheme.lower() == "bearer" and any(known) else None
+        return given if scheme.lower() in ("bearer", "basic") and any(known) else None
 
 
 def read_tokens(file: Path | None) -> Tokens:
@@ -68,6 +75,14 @@ def read_tokens(file: Path | None) -> Tokens:
     if file is not None and not secrets:
         raise UserError(f"{file} holds no token; write one a line, or leave --tokens out to let everybody in")
     return Tokens(secrets)
+
+
+def _password(written: str) -> str:
+    """Of `base64(name:password)`."""
+    try:
+        return base64.b64decode(written, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def _digest(secret: str) -> str:

@@ -47,7 +47,7 @@ class Metrics:
         open_ones = Gauge("segzero_dialogues", "Dialogues that are kept.", registry=self.registry)
         open_ones.set_function(lambda: len(dialogues))
         held = Gauge("segzero_embedding_cache_bytes", "Encoded images that are kept.", registry=self.registry)
-        held.set_function(lambda: models.segmenter.cache.held)
+        held.set_function(lambda: sum(segmenter.cache.held for segmenter in models.remembering))
         self.registry.register(_Images(models))
 
     def text(self) -> bytes:
@@ -57,10 +57,10 @@ class Metrics:
 
 class _Images(Collector):
     def __init__(self, models: Models) -> None:
-        self.segmenter = models.segmenter
+        self.segmenters = models.remembering
 
     def collect(self) -> list[Metric]:
         images = CounterMetricFamily("segzero_images", "Images encoded, or remembered.", labels=["how"])
-        images.add_metric(["encoded"], self.segmenter.encoded)
-        images.add_metric(["remembered"], self.segmenter.remembered)
+        images.add_metric(["encoded"], sum(segmenter.encoded for segmenter in self.segmenters))
+        images.add_metric(["remembered"], sum(segmenter.remembered for segmenter in self.segmenters))
         return [images]

@@ -1,37 +1,34 @@
 """What the server asks of the models: whole batches, run by the one thread that owns them."""
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from typing import Any
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
 
 from PIL import Image
 
-from segzero.masks import RLE, decode
+from segzero.errors import TimedOut, Unavailable, unknown_name
+from segzero.masks import RLE
 from segzero.pipeline import SegZeroPipeline
-from segzero.policy import Policy, Reply, Request, Sampling
+from segzero.policy import Policy
 from segzero.prompts import normalise
 from segzero.result import Segmentation
-from segzero.segmenter import Drawn, Embeddings, Prompt, Segmenter
-from segzero.segmenter.protocol import as_logits
+from segzero.segmenter import Drawn, Prompt, Segmenter
 from segzero.segmenter.remembering import RememberingSegmenter
 from segzero.serving.batching import Batcher, Work, settle
 from segzero.serving.limits import Limits
+from segzero.serving.sharing import Answering, Asked, Drawing, Writing
 
-Ask = Callable[[Work, Any], Any]  # what `work([..., item, ...])` gives for the item
-
-
-@dataclass(frozen=True, eq=False)
-class _Question:
-    image: Image.Image
-    question: str
-    since: float = field(default_factory=time.perf_counter)
+M = TypeVar("M", Policy, Segmenter)
 
 
 class Models:
-    """A pipeline shared by all clients. Each method returns a future; cancelling it gives the place up.
+    """Pipelines shared by all clients: the first policy and segmenter are the default, `choose` gives others.
+
+    Each method that asks returns a future; cancelling it gives the place up.
 
     >>> models = Models(SegZeroPipeline.from_pretrained(), Limits())                    # doctest: +SKIP
     >>> models.segment(image, "the largest shape").result().think                       # doctest: +SKIP
@@ -42,25 +39,64 @@ class Models:
         pipeline: SegZeroPipeline,
         limits: Limits,
         seen: Callable[[int, float], None] = lambda items, seconds: None,
+        policies: Sequence[Policy] = (),
+        segmenters: Sequence[Segmenter] = (),
     ) -> None:
-        self.segmenter = RememberingSegmenter(pipeline.segmenter, limits.cache)
-        self.pipeline = replace(pipeline, segmenter=self.segmenter, batch=limits.batch)
+        """`policies` and `segmenters`: those beside the pipeline's own."""
+        drawers = _by_name([pipeline.segmenter, *segmenters])
+        cache = limits.cache // len(drawers)
+        drawings = {name: Drawing(RememberingSegmenter(drawer, cache)) for name, drawer in drawers.items()}
+        writings = {
+            name: Writing(policy, pipeline.sampling) for name, policy in _by_name([pipeline.policy, *policies]).items()
+        }
+        self._offered = {
+            (policy, segmenter): Answering(
+                policy,
+                segmenter,
+                replace(pipeline, policy=writing.policy, segmenter=drawing.segmenter, batch=limits.batch),
+                writing,
+                drawing,
+            )
+            for policy, writing in writings.items()
+            for segmenter, drawing in drawings.items()
+        }
+        self.policies, self.segmenters = list(writings), list(drawings)
+        self.remembering = [drawing.segmenter for drawing in drawings.values()]
+        self.default = next(iter(self._offered.values()))
+        self.pipeline, self.segmenter = self.default.pipeline, self.remembering[0]
         self.batcher = Batcher(self._check, limits.batch, limits.inside, seen=seen)
         self._steps = ThreadPoolExecutor(limits.inside, "step")
 
-    def segment(self, image: Image.Image, question: str) -> "Future[Segmentation]":
+    def choose(self, policy: str | None = None, segmenter: str | None = None) -> Answering:
+        """The models of those names; without a name, the first."""
+        policy, segmenter = policy or self.policies[0], segmenter or self.segmenters[0]
+        if policy not in self.policies:
+            raise unknown_name("policy", policy, self.policies)
+        if segmenter not in self.segmenters:
+            raise unknown_name("segmenter", segmenter, self.segmenters)
+        return self._offered[policy, segmenter]
+
+    def segment(self, image: Image.Image, question: str, chosen: Answering | None = None) -> "Future[Segmentation]":
         """Ask the policy, draw what it names. What can't be asked is refused here, before it waits."""
+        chosen = chosen or self.default
         normalise(question)
-        self.pipeline.policy.frame.model_size(image.size)
-        return self.batcher.submit(self._segment, _Question(image, question))
+        chosen.pipeline.policy.frame.model_size(image.size)
+        return self.batcher.submit(chosen.answer, Asked(image, question))
 
     def draw(
-        self, image: Image.Image, prompts: list[Prompt], earlier: list[RLE | None] | None = None
+        self,
+        image: Image.Image,
+        prompts: list[Prompt],
+        earlier: list[RLE | None] | None = None,
+        chosen: Answering | None = None,
     ) -> "Future[list[Drawn]]":
         """All three masks of each prompt; `earlier` holds for each the mask to improve on, or None."""
-        return self.batcher.submit(self._draw, (image, prompts, earlier or [None] * len(prompts)))
+        drawing = (chosen or self.default).drawing
+        return self.batcher.submit(drawing.draw, (image, prompts, earlier or [None] * len(prompts)))
 
-    def run(self, work: Callable[[SegZeroPipeline], Any], alone: threading.Lock) -> "Future[Any]":
+    def run(
+        self, work: Callable[[SegZeroPipeline], Any], alone: threading.Lock, chosen: Answering | None = None
+    ) -> "Future[Any]":
         """Work that asks the models now and then, in a thread of its own while it holds the lock.
 
         What it asks of the pipeline it is given shares batches with what other work asks.
@@ -77,7 +113,7 @@ class Models:
                 if done.cancelled():
                     return
                 try:
-                    result = work(self._shared(ask))
+                    result = work((chosen or self.default).shared(ask))
                 except BaseException as error:  # whatever it is: else the client would wait for ever
                     settle(done, error=error)
                 else:
@@ -91,69 +127,25 @@ class Models:
         self._steps.shutdown(wait=not self.batcher.why_dead)
         self.batcher.close(0 if self.batcher.why_dead else seconds)
 
-    def _shared(self, ask: Ask) -> SegZeroPipeline:
-        policy = _SharedPolicy(self.pipeline.policy, ask, self._generate)
-        return replace(self.pipeline, policy=policy, segmenter=_SharedSegmenter(self.segmenter, ask))
-
-    def _segment(self, asked: list[_Question]) -> list[Segmentation]:
-        begin = time.perf_counter()
-        found = self.pipeline([each.image for each in asked], [each.question for each in asked])
-        return [
-            replace(result, timings={"queue": begin - each.since, **result.timings})
-            for each, result in zip(asked, found, strict=True)
-        ]
-
-    def _draw(self, asked: list[tuple[Image.Image, list[Prompt], list[RLE | None]]]) -> list[list[Drawn]]:
-        embeddings = self.segmenter.embed([image for image, *_ in asked])
-        height, width = embeddings.features[0].shape[-2:]
-        prompts = [
-            [
-                replace(prompt, mask=as_logits(decode(rle), (height, width))) if rle else prompt
-                for prompt, rle in zip(*each, strict=True)
-            ]
-            for _, *each in asked
-        ]
-        return self.segmenter.decode(embeddings, prompts, all_masks=True)
-
-    def _generate(self, asked: list[list[Request]]) -> list[list[Reply]]:
-        replies = iter(self.pipeline.policy.generate([each for one in asked for each in one], self.pipeline.sampling))
-        return [[next(replies) for _ in one] for one in asked]
-
     def _check(self) -> None:
-        """The smallest thing that needs both models."""
+        """The smallest thing that needs each of the models; servers that are asked elsewhere may be gone for now."""
         image = Image.new("RGB", (64, 64))
-        self.pipeline([image], ["the largest shape"])
-        embeddings = self.segmenter.segmenter.embed([image])
-        self.segmenter.decode(embeddings, [[Prompt(points=((32, 32),))]])
+        for name in self.policies:
+            with suppress(Unavailable, TimedOut):
+                self.choose(name).pipeline([image], ["the largest shape"])
+        for segmenter in self.remembering:
+            embeddings = segmenter.segmenter.embed([image])
+            segmenter.decode(embeddings, [[Prompt(points=((32, 32),))]])
 
 
-class _SharedPolicy:
-    def __init__(self, policy: Policy, ask: Ask, generate: Work) -> None:
-        self.name, self.frame, self.prompt = policy.name, policy.frame, policy.prompt
-        self._ask, self._generate = ask, generate
-
-    def generate(self, requests: list[Request], sampling: Sampling = Sampling()) -> list[Reply]:
-        """As the server samples, whatever is asked for: else requests could share no batch."""
-        return self._ask(self._generate, requests)
-
-    def close(self) -> None:
-        """The policy goes on: it is others' too."""
-
-
-class _SharedSegmenter:
-    def __init__(self, segmenter: Segmenter, ask: Ask) -> None:
-        self.segmenter, self.name, self._ask = segmenter, segmenter.name, ask
-
-    def embed(self, images: Sequence[Image.Image]) -> Embeddings:
-        return self._ask(self._embed, images)
-
-    def decode(
-        self, embeddings: Embeddings, prompts: Sequence[Sequence[Prompt]], all_masks: bool = False
-    ) -> list[list[Drawn]]:
-        return self._ask(self._decode, (embeddings, prompts, all_masks))
-
-    def _embed(self, asked: list[Sequence[Image.Image]]) -> list[Embeddings]:
-        return [self.segmenter.embed(images) for images in asked]
-
-    def _decode(self, asked: list[tuple[Embeddings, Sequence[Sequence[Prompt]], bool]]) -> list[list[list[Drawn]]]:
-        return [self.segmenter.decode(*each) for each in asked]
+def _by_name(models: Sequence[M]) -> dict[str, M]:
+    """A hub name as it is; of a folder, only what it is called: where it lies is nobody's business."""
+    named: dict[str, M] = {}
+    for model in models:
+        name = first = Path(model.name).name if Path(model.name).is_absolute() else model.name
+        count = 1
+        while name in named:
+            count += 1
+            name = f"{first} ({count})"
+        named[name] = model
+    return named

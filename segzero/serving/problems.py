@@ -1,6 +1,14 @@
 """What a client is told when there is no answer: a status, a code for programs and a line for people."""
 
+import logging
+import math
 from collections.abc import Mapping
+
+from segzero.errors import TimedOut, Unavailable, UserError
+from segzero.serving.batching import Dead
+
+log = logging.getLogger("segzero.serving")
+SOON = {"Retry-After": "5"}
 
 
 class Problem(Exception):
@@ -21,3 +29,35 @@ class Problem(Exception):
 
 class ClientLeft(Exception):
     """Nobody waits for the answer any more."""
+
+
+def problem_of(error: BaseException) -> Problem:
+    """What a client is told of an exception. Where the policy's own server is, is nobody's business."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, Dead):
+        return dead()
+    if isinstance(error, Unavailable):
+        log.warning("a policy's server can't be asked", extra={"fields": {"why": str(error)}})
+        return Problem(503, "unavailable", "the server that answers for this policy is out of reach; try later", SOON)
+    if isinstance(error, TimedOut):
+        return timed_out()
+    if isinstance(error, UserError):
+        return Problem(422, "refused", str(error))
+    return Problem(500, "internal", "a mistake of the server's; its log has it")
+
+
+def dead() -> Problem:
+    """Whoever watches over the server will start it again."""
+    return Problem(503, "models_gone", "the models are gone and the server is ending", {"Retry-After": "30"})
+
+
+def timed_out() -> Problem:
+    """The client's time is over."""
+    return Problem(504, "timed_out", "no answer in time; the server may be busy", SOON)
+
+
+def busy(seconds: float) -> Problem:
+    """Come again later."""
+    again = str(max(1, math.ceil(seconds)))
+    return Problem(429, "busy", f"too many requests; try again in {again} s", {"Retry-After": again})

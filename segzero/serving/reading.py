@@ -15,6 +15,7 @@ from starlette.datastructures import UploadFile
 from segzero.images import load_image
 from segzero.masks import RLE, check_rle
 from segzero.segmenter import Prompt
+from segzero.serving.extras import Fetch
 from segzero.serving.limits import Limits
 from segzero.serving.problems import Problem
 from segzero.serving.schema import Body, ObjectBody
@@ -50,9 +51,14 @@ def describe_body(model: type[Body]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-async def open_image(data: bytes, limits: Limits) -> Image.Image:
-    """Checked before it is decoded: kind, width and height."""
-    return await asyncio.to_thread(load_image, data, limits.pixels, "the image")
+async def open_image(image: bytes | str, limits: Limits, fetch: Fetch | None) -> Image.Image:
+    """Checked before it is decoded: kind, width and height; fetched first, if it is an address and that is allowed."""
+    if isinstance(image, str):
+        if fetch is None:
+            said = "send the image itself, as a file or as data:image/png;base64,...; this server fetches nothing"
+            raise Problem(422, "bad_request", said)
+        image = await asyncio.to_thread(fetch, image, limits.body)
+    return await asyncio.to_thread(load_image, image, limits.pixels, "the image")
 
 
 def read_prompt(body: ObjectBody, size: tuple[int, int]) -> tuple[Prompt, RLE | None]:

@@ -18,12 +18,14 @@ SHAPE: dict[str, Any] = {
 }
 
 
-def read_data_url(value: object) -> bytes:
-    """The bytes of `data:image/...;base64,...`; a multipart body has them already."""
+def read_data_url(value: object) -> bytes | str:
+    """The bytes of `data:image/...;base64,...`; a multipart body has them already. Addresses stay what they are."""
     if isinstance(value, bytes):
         return value
+    if isinstance(value, str) and value.startswith(("http://", "https://")):
+        return value
     if not isinstance(value, str) or not value.startswith("data:"):
-        raise ValueError("send the image itself as data:image/png;base64,...; this server fetches nothing")
+        raise ValueError("send the image itself as data:image/png;base64,...; files are not fetched by a path")
     head, comma, body = value.partition(",")
     if not comma or not head.endswith(";base64"):
         raise ValueError("a data URL begins with data:image/png;base64,")
@@ -38,8 +40,11 @@ def data_url(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-_BINARY = {"type": "string", "description": "data:image/png;base64,... or another format's"}
-ImageBytes = Annotated[bytes, BeforeValidator(read_data_url), WithJsonSchema(_BINARY)]
+_BINARY = {
+    "type": "string",
+    "description": "data:image/png;base64,... or another format's; https://... where the server fetches images.",
+}
+ImageBytes = Annotated[bytes | str, BeforeValidator(read_data_url), WithJsonSchema(_BINARY)]
 Format = Annotated[
     Literal["rle", "png"], Field(description="How masks are written: COCO RLE, or PNG data URLs of 0 and 255.")
 ]
@@ -55,7 +60,14 @@ class Body(BaseModel):
     example: ClassVar[dict[str, Any]] = {}
 
 
-class SegmentBody(Body):
+class ModelsBody(Body):
+    """Which of the models that /v1/models lists; the first ones, if none are named."""
+
+    policy: str | None = Field(default=None, description="A policy of /v1/models.")
+    segmenter: str | None = Field(default=None, description="A segmenter of /v1/models.")
+
+
+class SegmentBody(ModelsBody):
     """A question about an image."""
 
     image: ImageBytes
@@ -75,7 +87,7 @@ class ObjectBody(Body):
     mask: dict[str, Any] | None = Field(default=None, description="An earlier mask of the same image, as RLE.")
 
 
-class PromptBody(Body):
+class PromptBody(ModelsBody):
     """Objects to draw in an image, without a question."""
 
     image: ImageBytes
@@ -90,7 +102,7 @@ class PromptBody(Body):
     }
 
 
-class DialogueBody(Body):
+class DialogueBody(ModelsBody):
     """An image to talk about."""
 
     image: ImageBytes
@@ -107,15 +119,50 @@ class AskBody(Body):
     example: ClassVar = {"question": "the shape left of [REF:1]"}
 
 
-class RefineBody(Body):
-    """A correction of one instance: more points, or another box."""
+class ClicksBody(Body):
+    """Points, a box, or both, in the image's pixels."""
 
-    id: int
     points: list[Point] = Field(default=[], max_length=64)
     labels: list[Literal[0, 1]] = Field(default=[], max_length=64, description="1 inside, 0 outside.")
     box: Box | None = Field(default=None, description="x0, y0, x1, y1")
+
+
+_CHOICE: Any = Field(default=0, ge=0, le=2, description="Which of the candidates, the best being 0.")
+
+
+class RefineBody(ClicksBody):
+    """A correction of one instance: more points, or another box."""
+
+    id: int
+    choice: int = _CHOICE
     format: Format = "rle"
     example: ClassVar = {"id": 1, "points": [[24, 24]], "labels": [1]}
+
+
+class DrawBody(ClicksBody):
+    """A new round made by hand, which no policy is asked for."""
+
+    question: str = Field(default="", description="What it is called.")
+    choice: int = _CHOICE
+    format: Format = "rle"
+    example: ClassVar = {"points": [[24, 24], [60, 60]], "labels": [1, 0]}
+
+
+class CandidatesBody(ClicksBody):
+    """What refine (of instance `id`) or draw (without it) would choose from."""
+
+    id: int | None = None
+    format: Format = "rle"
+    example: ClassVar = {"points": [[24, 24]]}
+
+
+class FlagBody(Body):
+    """A person's word on a round."""
+
+    round: int
+    verdict: Literal["good", "bad"]
+    note: str = Field(default="", max_length=2_000)
+    example: ClassVar = {"round": 1, "verdict": "bad", "note": "the mask holds its shadow too"}
 
 
 class Size(BaseModel):
@@ -223,9 +270,51 @@ class DialogueAnswer(BaseModel):
 
     id: str
     size: Size
+    policy: str
+    segmenter: str
     memory: str
     idle: float = Field(description="Seconds without use after which it is forgotten.")
     rounds: list[RoundAnswer]
+
+
+class CandidatesAnswer(BaseModel):
+    """Nothing has changed yet; `choice` takes one of these by its place."""
+
+    masks: list[MaskAnswer] = Field(description="The best first.")
+
+
+class PolicyAnswer(BaseModel):
+    """A policy or a segmenter, by the name that bodies choose it with."""
+
+    name: str
+    default: bool
+
+
+class LimitsAnswer(BaseModel):
+    """What is refused above them."""
+
+    megabytes: float = Field(description="Of a request's body.")
+    pixels: int = Field(description="Of an image.")
+    question: int = Field(description="Characters.")
+
+
+class ModelsAnswer(BaseModel):
+    """What this server has."""
+
+    policies: list[PolicyAnswer]
+    segmenters: list[PolicyAnswer]
+    memories: list[str]
+    flags: bool = Field(description="Whether rounds can be flagged.")
+    limits: LimitsAnswer
+
+
+class ExampleAnswer(BaseModel):
+    """A picture to begin with."""
+
+    name: str
+    question: str
+    followups: list[str]
+    image: str = Field(description="Its address on this server.")
 
 
 class ErrorDetail(BaseModel):

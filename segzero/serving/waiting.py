@@ -7,19 +7,19 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
+from starlette.types import Receive
 
 from segzero.serving import writing
 from segzero.serving.batching import Busy, Dead
-from segzero.serving.door import busy
 from segzero.serving.models import Models
-from segzero.serving.problems import ClientLeft, Problem
+from segzero.serving.problems import ClientLeft, busy, dead, timed_out
 
 T = TypeVar("T")
 
 
 async def answer_of(request: Request, models: Models, submit: Callable[..., "Future[T]"], *arguments: Any) -> T:
     """What `submit(*arguments)` promises; the place is given up when the client leaves or its time is over."""
-    leaving = asyncio.create_task(_gone(request))
+    leaving = asyncio.create_task(gone(request.receive))
     waiting: asyncio.Future[T] | None = None
     try:
         waiting = asyncio.wrap_future(submit(*arguments))
@@ -30,7 +30,7 @@ async def answer_of(request: Request, models: Models, submit: Callable[..., "Fut
             return waiting.result()
         if leaving.done():
             raise ClientLeft
-        raise Problem(504, "timed_out", "no answer in time; the server may be busy", {"Retry-After": "5"})
+        raise timed_out()
     except Busy:
         raise busy(models.batcher.wait()) from None
     except Dead:
@@ -47,12 +47,7 @@ async def json_answer(write: Callable[..., dict[str, Any]], *arguments: Any, sta
     return Response(body, status, media_type="application/json")
 
 
-def dead() -> Problem:
-    """Whoever watches over the server will start it again."""
-    return Problem(503, "models_gone", "the models are gone and the server is ending", {"Retry-After": "30"})
-
-
-async def _gone(request: Request) -> None:
+async def gone(receive: Receive) -> None:
     """Returns when the client has left."""
-    while (await request.receive())["type"] != "http.disconnect":
+    while (await receive())["type"] != "http.disconnect":
         pass

@@ -13,6 +13,7 @@ from segzero.files import png_bytes
 from segzero.masks import RLE, Mask, box_of, decode, encode
 from segzero.result import Segmentation
 from segzero.segmenter import Drawn
+from segzero.segmenter.protocol import best_first
 from segzero.serving.schema import data_url
 
 
@@ -55,15 +56,24 @@ def dialogue_round(round: Round, format: str) -> dict[str, Any]:
     }
 
 
-def dialogue_state(id: str, registry: Registry, memory: str, idle: float) -> dict[str, Any]:
+def dialogue_state(
+    id: str, registry: Registry, policy: str, segmenter: str, memory: str, idle: float
+) -> dict[str, Any]:
     """All rounds, masks as RLE."""
     return {
         "id": id,
         "size": {"width": registry.size[0], "height": registry.size[1]},
+        "policy": policy,
+        "segmenter": segmenter,
         "memory": memory,
         "idle": idle,
         "rounds": [dialogue_round(round, "rle") for round in registry.rounds],
     }
+
+
+def candidates(masks: Sequence[tuple[Mask, float]], format: str) -> dict[str, Any]:
+    """Masks to choose from."""
+    return {"masks": [_mask(mask, score, format) for mask, score in masks]}
 
 
 def as_bytes(answer: dict[str, Any]) -> bytes:
@@ -77,7 +87,7 @@ def mask_png(mask: Mask) -> bytes:
 
 
 def _masks(drawn: Drawn, all_masks: bool, format: str) -> list[dict[str, Any]]:
-    order = drawn.scores.argsort()[::-1][: None if all_masks else 1]
+    order = best_first(drawn)[: None if all_masks else 1]
     masks = drawn.masks
     return [_mask(masks[place], float(drawn.scores[place]), format) for place in order]
 

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -57,6 +59,15 @@ def test_two_images_are_read_as_transformers_reads_them(engine, pipeline, held_o
     replies = engine.generate([*requests, held_out_requests[0]], bounded)
     assert replies == pipeline.policy.generate([*requests, held_out_requests[0]], bounded)
     assert len({reply.text for reply in replies}) > 2
+
+
+def test_answers_are_heard_step_by_step(engine, held_out_requests):
+    some = held_out_requests[:3]
+    heard: list[str] = []
+    replies = engine.generate([some[0], replace(some[1], hear=heard.append), some[2]])
+    assert replies == engine.generate(some)
+    assert heard[-1] == replies[1].text and len(heard) > 10
+    assert all(later.startswith(earlier) for earlier, later in pairwise(heard))
 
 
 def test_draws_differ_and_repeat(engine, held_out_requests):

@@ -1,16 +1,19 @@
 """A real server in a thread, on a port of its own, and ways to hold its models still."""
 
+import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 import uvicorn
 
 from segzero.pipeline import SegZeroPipeline
 from segzero.serving.app import create_app
+from segzero.serving.extras import Extras
 from segzero.serving.limits import Limits, Tokens
 from segzero.serving.models import Models
 from segzero.serving.run import bind, make_server
@@ -24,6 +27,7 @@ class Running:
     models: Models
     server: uvicorn.Server
     thread: threading.Thread
+    go: threading.Event = field(default_factory=threading.Event)  # ends `held` early
 
     def http(self, token: str | None = None) -> httpx.Client:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -32,7 +36,8 @@ class Running:
     @contextmanager
     def held(self) -> Iterator[None]:
         """The models do nothing else meanwhile."""
-        begun, go = threading.Event(), threading.Event()
+        begun, go = threading.Event(), self.go
+        go.clear()
         self.models.batcher.submit(lambda items: [(begun.set(), go.wait(30))], None)
         assert begun.wait(10)
         try:
@@ -42,9 +47,11 @@ class Running:
 
 
 @contextmanager
-def running(pipeline: SegZeroPipeline, limits: Limits = Limits(), tokens: Tokens = Tokens()) -> Iterator[Running]:
+def running(
+    pipeline: SegZeroPipeline, limits: Limits = Limits(), tokens: Tokens = Tokens(), extras: Extras = Extras()
+) -> Iterator[Running]:
     """Serve until the block ends."""
-    app, address = create_app(pipeline, limits, tokens), bind("127.0.0.1", 0)
+    app, address = create_app(pipeline, limits, tokens, extras), bind("127.0.0.1", 0)
     server = make_server(app)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [address]})
     thread.start()
@@ -62,3 +69,14 @@ def wait_until(done, seconds: float = 10) -> None:
     while not done():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.01)
+
+
+def events(lines: Iterable[str]) -> list[tuple[str, Any]]:
+    """Names and data of server-sent events."""
+    found, name = [], ""
+    for line in lines:
+        if line.startswith("event: "):
+            name = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            found.append((name, json.loads(line.removeprefix("data: "))))
+    return found

@@ -44,6 +44,30 @@ def test_rounds_are_those_of_a_dialogue_in_this_process(server, pipeline, scene)
         there.rounds()
 
 
+@pytest.mark.slow
+def test_rounds_by_hand_are_those_of_a_dialogue_in_this_process(server, pipeline, scene):
+    here = Dialogue(scene.image, pipeline)
+    with Client(server.url).dialogue(scene.image) as there:
+        x0, y0, x1, y1 = here.ask(scene.question).instances[0].box
+        there.ask(scene.question)
+        point, outside = ((x0 + x1) / 2, (y0 + y1) / 2), (1.0, 1.0)
+        for id in (None, 1):
+            theirs = there.candidates(id, [point, outside], [1, 0])
+            for (mask, score), found in zip(here.candidates(id, [point, outside], [1, 0]), theirs, strict=True):
+                assert mask_iou(found.mask, mask) > 0.99 and found.score == pytest.approx(score, abs=1e-3)
+        assert len(there.rounds()) == 1
+        ours = here.draw([point], box=(x0, y0, x1, y1), question="that one", choice=1)
+        drawn = there.draw([point], box=(x0, y0, x1, y1), question="that one", choice=1)
+        assert drawn.question == "that one" and mask_iou(drawn.union, ours.union) > 0.99
+        ours = here.refine(2, [outside], [0], choice=2)
+        assert mask_iou(there.refine(2, [outside], [0], choice=2).union, ours.union) > 0.99
+        there.undo()
+        there.undo()
+        assert len(there.rounds()) == 1
+        with pytest.raises(UserError, match="choice"):
+            there.draw([point], choice=3)
+
+
 def test_mistakes_change_nothing(server, scene):
     with Client(server.url).dialogue(scene.image) as dialogue:
         for step, said in [

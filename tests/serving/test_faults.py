@@ -5,8 +5,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -168,35 +166,6 @@ def test_a_batch_that_never_ends_is_given_up(pipeline, ask):
             assert http.post("/v1/segment", **ask).status_code == 504
         server.thread.join(10)  # five times the time of a request
         assert not server.thread.is_alive() and "not ended" in server.models.batcher.why_dead
-
-
-@pytest.fixture
-def started(tmp_path):
-    """`segzero serve` in a process of its own; gives its URL, the process and the file of its log."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url, log = f"http://127.0.0.1:{port}", tmp_path / "log"
-    processes = []
-
-    def start(*arguments: str) -> tuple[str, subprocess.Popen, Path]:
-        command = [sys.executable, "-m", "segzero", "serve", "--port", str(port), "--policy-backend", "transformers"]
-        with log.open("wb") as file:
-            processes.append(subprocess.Popen([*command, *arguments], stdout=file, stderr=file, cwd=Path.cwd()))
-        wait_until(lambda: processes[0].poll() is not None or ready(url), 90)
-        return url, processes[0], log
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.wait()
-
-
-def ready(url: str) -> bool:
-    try:
-        return httpx.get(url + "/readyz").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 @pytest.mark.slow

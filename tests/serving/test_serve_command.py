@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from segzero.errors import UserError
 from segzero.serving.client import Client
@@ -49,6 +50,43 @@ def test_the_client_needs_no_model_and_no_server_library():
     code = "import json, sys, segzero.serving.client; print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not {"torch", "transformers", "fastapi", "pydantic", "uvicorn", "httpx"} & set(json.loads(loaded))
+
+
+@pytest.mark.slow
+def test_what_the_command_was_given_reaches_the_server(started, tmp_path):
+    from segzero import tiny
+
+    Image.new("RGB", (30, 20), "teal").save(tmp_path / "sky.png")
+    given = ["--policy", str(tiny.policy_path())] * 2 + ["--segmenter", str(tiny.segmenter_path())] * 2
+    given += ["--examples", str(tmp_path), "--flags", str(tmp_path / "flags"), "--no-ui", "--max-question", "99"]
+    url, process, log = started(*given)
+    assert process.poll() is None, log.read_text()
+    client = Client(url)
+    told = client.models()
+    first, second = (each["name"] for each in told["policies"])
+    assert second == f"{first} (2)" and len(told["segmenters"]) == 2 and told["flags"]
+    assert told["limits"]["question"] == 99
+    [example] = client.send("GET", "/v1/examples")
+    assert example["name"] == "sky"
+    with client.dialogue(tmp_path / "sky.png", policy=second) as dialogue:
+        dialogue.draw([(3, 3)])
+        dialogue.flag(1, "bad")
+        with pytest.raises(UserError, match="fetches nothing"):
+            client.send("POST", "/v1/segment", {"image": "https://example.com/cat.png", "question": "the cat"})
+    assert len((tmp_path / "flags" / "flags.jsonl").read_text().splitlines()) == 1
+    with pytest.raises(UserError, match="404"):
+        client.send("GET", "/ui/")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [({"examples": "none"}, "no such folder of examples"), ({"flags": "file/below"}, "cannot keep flags in")],
+)
+def test_folders_that_cannot_be_used_are_said_before_models_are_loaded(tmp_path, wrong, said):
+    (tmp_path / "file").touch()
+    [(name, place)] = wrong.items()
+    with pytest.raises(UserError, match=said):
+        serve(port=1, **{name: tmp_path / place})
 
 
 def test_the_client_says_what_is_wrong(tmp_path):

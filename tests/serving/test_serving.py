@@ -143,7 +143,7 @@ def test_images_that_cannot_be_used(server, found):
 
 SEGMENT_MISTAKES = [
     ({"image": "https://example.com/cat.png"}, 422, "fetches nothing"),
-    ({"image": "file:///etc/passwd"}, 422, "fetches nothing"),
+    ({"image": "file:///etc/passwd"}, 422, "send the image itself"),
     ({"image": "data:image/png;base64,%%%"}, 422, "damaged"),
     ({"image": None}, 422, "image:"),
     ({"question": ""}, 422, "empty"),

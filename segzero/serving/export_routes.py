@@ -1,0 +1,90 @@
+"""/v1/dialogues/ID/export: a dialogue as files to take home."""
+
+import asyncio
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from typing import Any, Literal
+
+from fastapi import FastAPI, Query, Request, Response
+from PIL import Image
+
+from segzero.dialogue import Registry
+from segzero.dialogue.saved import dialogue_file
+from segzero.drawing import draw_overlay
+from segzero.files import png_bytes
+from segzero.masks import area, decode
+from segzero.serving.dialogues import Kept
+from segzero.serving.writing import mask_png
+
+BY_HAND = "drawn by hand"  # the category of regions without a question
+
+
+def add_exports(app: FastAPI, kept_for: Callable[[Request, str], Kept], common: dict[str, Any]) -> None:
+    """Add the route."""
+
+    @app.get("/v1/dialogues/{id}/export", response_class=Response, **common)
+    async def export(
+        request: Request,
+        id: str,
+        format: Literal["coco", "overlay", "masks", "json"] = "json",
+        round: int | None = Query(default=None, description="Of an overlay: this round alone."),
+    ) -> Response:
+        """COCO JSON of all regions, a picture, masks as PNGs in a zip, or the file that `segzero chat` goes on with."""
+        dialogue = kept_for(request, id).dialogue
+        registry, image = dialogue.registry, dialogue.image
+        if format == "coco":
+            name, kind, data = "dialogue_coco.json", "application/json", await asyncio.to_thread(as_coco, registry)
+        elif format == "masks":
+            name, kind, data = "dialogue_masks.zip", "application/zip", await asyncio.to_thread(as_masks, registry)
+        elif format == "overlay":
+            name = f"round_{round}_overlay.png" if round is not None else "dialogue_overlay.png"
+            kind, data = "image/png", await asyncio.to_thread(as_overlay, registry, image, round)
+        else:
+            name, kind = "dialogue.json", "application/json"
+            data = await asyncio.to_thread(dialogue_file, registry, image, dialogue.memory)
+        return Response(data, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
+
+
+def as_coco(registry: Registry) -> bytes:
+    """One annotation a region, with its number; the questions are the categories."""
+    categories: dict[str, int] = {}
+    annotations = []
+    for region in registry.regions:
+        x0, y0, x1, y1 = region.box
+        annotations.append(
+            {
+                "id": region.id,
+                "image_id": 1,
+                "category_id": categories.setdefault(region.question or BY_HAND, len(categories) + 1),
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "area": area(region.rle),
+                "segmentation": region.rle,
+                "iscrowd": 0,
+                "score": region.score,
+                "round": region.round,
+            }
+        )
+    width, height = registry.size
+    whole = {
+        "images": [{"id": 1, "file_name": "image.png", "width": width, "height": height}],
+        "annotations": annotations,
+        "categories": [{"id": number, "name": question} for question, number in categories.items()],
+    }
+    return json.dumps(whole, allow_nan=False).encode()
+
+
+def as_overlay(registry: Registry, image: Image.Image, number: int | None = None) -> bytes:
+    """The image with a round's regions drawn on it, or with those of all rounds, numbered."""
+    regions = registry.regions if number is None else registry.round(number).regions
+    return png_bytes(draw_overlay(image, [region.found for region in regions]))
+
+
+def as_masks(registry: Registry) -> bytes:
+    """A zip of a PNG for each region, 0 and 255."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as zipped:  # PNGs are compressed already
+        for region in registry.regions:
+            zipped.writestr(f"round_{region.round}_instance_{region.id}.png", mask_png(decode(region.rle)))
+    return file.getvalue()

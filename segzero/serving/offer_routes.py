@@ -1,0 +1,65 @@
+"""/v1/models and /v1/examples: what there is to choose from."""
+
+import asyncio
+from typing import Any
+
+from fastapi import FastAPI, Response
+from fastapi.responses import JSONResponse
+
+from segzero.dialogue.memory import MEMORIES
+from segzero.serving.examples import Example, made_examples
+from segzero.serving.extras import Extras
+from segzero.serving.limits import Limits
+from segzero.serving.models import Models
+from segzero.serving.problems import Problem
+from segzero.serving.schema import ExampleAnswer, ModelsAnswer
+
+
+def add_offer(
+    app: FastAPI, models: Models, limits: Limits, extras: Extras, errors: dict[int | str, dict[str, Any]]
+) -> None:
+    """Add the routes."""
+    common: dict[str, Any] = {"tags": ["offer"], "responses": {401: errors[401]}}
+
+    async def shown() -> tuple[Example, ...]:
+        return await asyncio.to_thread(made_examples) if extras.examples is None else extras.examples
+
+    @app.get("/v1/models", response_model=ModelsAnswer, **common)
+    async def offered() -> Response:
+        """The models, the memories of dialogues, and the limits."""
+        return JSONResponse(
+            {
+                "policies": [{"name": name, "default": not place} for place, name in enumerate(models.policies)],
+                "segmenters": [{"name": name, "default": not place} for place, name in enumerate(models.segmenters)],
+                "memories": list(MEMORIES),
+                "flags": extras.flags is not None,
+                "limits": {
+                    "megabytes": limits.body / (1 << 20),
+                    "pixels": limits.pixels,
+                    "question": limits.question,
+                },
+            }
+        )
+
+    @app.get("/v1/examples", response_model=list[ExampleAnswer], **common)
+    async def examples() -> Response:
+        """Pictures to begin with, and questions about them."""
+        return JSONResponse(
+            [
+                {
+                    "name": each.name,
+                    "question": each.question,
+                    "followups": list(each.followups),
+                    "image": f"/v1/examples/{number}/image",
+                }
+                for number, each in enumerate(await shown(), 1)
+            ]
+        )
+
+    @app.get("/v1/examples/{number}/image", response_class=Response, **common)
+    async def picture(number: int) -> Response:
+        """One of them."""
+        known = await shown()
+        if not 1 <= number <= len(known):
+            raise Problem(404, "not_found", f"there are examples 1 to {len(known)}")
+        return Response(known[number - 1].image, media_type=known[number - 1].kind)

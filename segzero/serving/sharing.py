@@ -1,0 +1,125 @@
+"""Models that many ask at once: what can be asked together is a bound method that takes a list, for the batcher.
+
+Work of the same method shares a call, whichever segmenter a policy's answers are then drawn by.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from PIL import Image
+
+from segzero.masks import RLE, decode
+from segzero.pipeline import SegZeroPipeline
+from segzero.policy import Policy, Reply, Request, Sampling
+from segzero.result import Segmentation
+from segzero.segmenter import Drawn, Embeddings, Prompt
+from segzero.segmenter.protocol import as_logits
+from segzero.segmenter.remembering import RememberingSegmenter
+from segzero.serving.batching import Work
+
+Ask = Callable[[Work, Any], Any]  # what `work([..., item, ...])` gives for the item
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A question, and since when it waits."""
+
+    image: Image.Image
+    question: str
+    since: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True, eq=False)
+class Writing:
+    """What a policy is asked."""
+
+    policy: Policy
+    sampling: Sampling
+
+    def write(self, asked: list[list[Request]]) -> list[list[Reply]]:
+        """Replies to the requests of several."""
+        replies = iter(self.policy.generate([each for one in asked for each in one], self.sampling))
+        return [[next(replies) for _ in one] for one in asked]
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """What a segmenter is asked."""
+
+    segmenter: RememberingSegmenter
+
+    def draw(self, asked: list[tuple[Image.Image, list[Prompt], list[RLE | None]]]) -> list[list[Drawn]]:
+        """All masks of prompts about several images; earlier masks become logits here, where their size is known."""
+        embeddings = self.segmenter.embed([image for image, *_ in asked])
+        height, width = embeddings.features[0].shape[-2:]
+        prompts = [
+            [
+                replace(prompt, mask=as_logits(decode(rle), (height, width))) if rle else prompt
+                for prompt, rle in zip(*each, strict=True)
+            ]
+            for _, *each in asked
+        ]
+        return self.segmenter.decode(embeddings, prompts, all_masks=True)
+
+    def embed(self, asked: list[Sequence[Image.Image]]) -> list[Embeddings]:
+        """One after the other: what is known already is not encoded again."""
+        return [self.segmenter.embed(images) for images in asked]
+
+    def decode(self, asked: list[tuple[Embeddings, Sequence[Sequence[Prompt]], bool]]) -> list[list[list[Drawn]]]:
+        """One after the other."""
+        return [self.segmenter.decode(*each) for each in asked]
+
+
+@dataclass(frozen=True, eq=False)
+class Answering:
+    """A policy with a segmenter, by the names that clients know."""
+
+    policy: str
+    segmenter: str
+    pipeline: SegZeroPipeline
+    writing: Writing
+    drawing: Drawing
+
+    def answer(self, asked: list[Asked]) -> list[Segmentation]:
+        """The whole walk for several images with a question each."""
+        begin = time.perf_counter()
+        found = self.pipeline([each.image for each in asked], [each.question for each in asked])
+        return [
+            replace(result, timings={"queue": begin - each.since, **result.timings})
+            for each, result in zip(asked, found, strict=True)
+        ]
+
+    def shared(self, ask: Ask) -> SegZeroPipeline:
+        """The pipeline for somebody in another thread, who `ask`s and waits."""
+        return replace(
+            self.pipeline, policy=_SharedPolicy(self.writing, ask), segmenter=_SharedSegmenter(self.drawing, ask)
+        )
+
+
+class _SharedPolicy:
+    def __init__(self, writing: Writing, ask: Ask) -> None:
+        policy = writing.policy
+        self.name, self.frame, self.prompt = policy.name, policy.frame, policy.prompt
+        self._write, self._ask = writing.write, ask
+
+    def generate(self, requests: list[Request], sampling: Sampling = Sampling()) -> list[Reply]:
+        """As the server samples, whatever is asked for: else requests could share no batch."""
+        return self._ask(self._write, requests)
+
+    def close(self) -> None:
+        """The policy goes on: it is others' too."""
+
+
+class _SharedSegmenter:
+    def __init__(self, drawing: Drawing, ask: Ask) -> None:
+        self.name, self._drawing, self._ask = drawing.segmenter.name, drawing, ask
+
+    def embed(self, images: Sequence[Image.Image]) -> Embeddings:
+        return self._ask(self._drawing.embed, images)
+
+    def decode(
+        self, embeddings: Embeddings, prompts: Sequence[Sequence[Prompt]], all_masks: bool = False
+    ) -> list[list[Drawn]]:
+        return self._ask(self._drawing.decode, (embeddings, prompts, all_masks))
