@@ -21,7 +21,20 @@ from segzero.data.readers import READERS, read
 from segzero.data.readers.plain_pickle import loads
 from segzero.data.sample import to_parquet
 from segzero.errors import UserError
+from segzero.masks import encode
 
+TURN = {"question": "the mug", "boxes": [[1, 1, 4, 4]], "points": [[[2, 2]]], "masks": [encode(box_mask(1, 1, 4, 4))]}
+FLAG = {"id": "f", "verdict": "good", "note": "", "policy": "p", "segmenter": "s", "image": "cat.jpg", "width": 12}
+FLAG |= {
+    "height": 8,
+    "question": "the cup",
+    "state": "found",
+    "error": None,
+    "think": "",
+    "raw_text": "",
+    "turns": [TURN],
+}
+FLAG |= {"objects": [{"box": [1, 1, 4, 4], "points": [[2, 2]], "rle": TURN["masks"][0]}]}
 ODD = [None, True, -1, 0, 10**30, 1.5, float("nan"), "", "x", "\ud800", [], [[]], {}, {"a": []}, [None], [{}]]
 
 
@@ -78,11 +91,13 @@ def published(format: str, folder: Path) -> tuple[Path, list[tuple[Path, Any]]]:
         "label_studio": (folder / "ls.json", [(folder / "ls.json", [task(POLYGON, RECTANGLE, BRUSH)])]),
         "region_reasoner": (folder / "rr.json", [(folder / "rr.json", [DIALOGUE])]),
         "seg_llm": (folder / "conversations_folder/a/x.json", seg_llm),
+        "flags": (folder, [(folder / "flags.jsonl", FLAG)]),
     }[format]
 
 
 @pytest.mark.parametrize(
-    "format", ["coco", "reason_seg", "grefcoco", "converseg", "folder", "label_studio", "region_reasoner", "seg_llm"]
+    "format",
+    ["coco", "reason_seg", "grefcoco", "converseg", "folder", "label_studio", "region_reasoner", "seg_llm", "flags"],
 )
 def test_whatever_a_file_holds_is_read_or_one_line(format, tmp_path):
     """No other exception comes out, what is wrong is a single line, and what is read can be stored."""
