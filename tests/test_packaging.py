@@ -20,6 +20,8 @@ def test_the_demo_runs_from_a_wheel(tmp_path):
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     assert (site / "segzero" / "py.typed").exists() and (site / "rewards" / "py.typed").exists()
+    page = Path("segzero/serving/ui/static")
+    assert {file.name for file in (site / page).iterdir()} == {file.name for file in (ROOT / page).iterdir()}
 
     where = "import segzero, segzero.tiny; print(segzero.__file__, segzero.tiny.policy_path());"
     where += "from segzero.files import config_dir; print(config_dir());"

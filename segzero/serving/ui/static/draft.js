@@ -47,7 +47,7 @@ export function choose(choice) {
 /** Take the chosen mask: the instance is corrected, or a new round holds it. */
 export async function keep() {
   const { draft, dialogue } = state;
-  if (!draft?.masks?.length || state.busy) return;
+  if (!draft?.masks?.length || draft.waiting || state.busy) return;
   const name = draft.id ? "" : byId("tray-name").value.trim();
   const prompt = { ...asked(draft), choice: draft.choice, ...(name && { question: name }) };
   update({ busy: "Keeping it" });
@@ -99,7 +99,7 @@ export function showDraft() {
   byId("tray-title").textContent = draft.id ? `Correct instance ${draft.id}` : "A new instance";
   byId("tray-said").textContent = draft.said ?? (draft.waiting && !draft.masks ? "Drawing ..." : advice(draft));
   byId("tray-name").hidden = Boolean(draft.id);
-  byId("keep").disabled = !draft.masks?.length || Boolean(state.busy);
+  byId("keep").disabled = !draft.masks?.length || draft.waiting || Boolean(state.busy);
   byId("keep").replaceChildren(icon("check"), draft.id ? "Keep" : "Add");
   const list = byId("masks");
   list.classList.toggle("waiting", Boolean(draft.waiting));

@@ -91,16 +91,29 @@ export function reopen() {
 /** The examples that the server offers. */
 export async function loadExamples() {
   const examples = await api.examples();
-  const shown = await Promise.all(examples.map(async (each) => ({ ...each, blob: await api.fetchBlob(each.image) })));
-  byId("examples-part").hidden = !shown.length;
-  byId("examples").replaceChildren(
-    ...shown.map(({ name, question, followups, blob }) => {
-      const image = make("img", { src: URL.createObjectURL(blob), alt: "" });
-      const go = () => open(blob, name, { question, followups });
-      const label = make("span", {}, question || name);
-      return make("li", {}, make("button", { type: "button", class: "example", onclick: go }, image, label));
-    }),
-  );
+  byId("examples-part").hidden = !examples.length;
+  byId("examples").replaceChildren(...examples.map(card));
+}
+
+/** An example; its picture is fetched once the card is in sight. */
+function card({ name, question, followups, image }) {
+  let blob = null;
+  const again = (error) => {
+    blob = null;
+    throw error;
+  };
+  const fetched = () => (blob ??= api.fetchBlob(image).catch(again));
+  const small = make("img", { alt: "" });
+  const onclick = () => fetched().then((file) => open(file, name, { question, followups }), fail);
+  const label = make("span", {}, question || name);
+  const button = make("button", { type: "button", class: "example", onclick }, small, label);
+  const sight = new IntersectionObserver(([{ isIntersecting }]) => {
+    if (!isIntersecting) return;
+    sight.disconnect();
+    fetched().then((file) => (small.src = URL.createObjectURL(file)), fail);
+  });
+  sight.observe(button);
+  return make("li", {}, button);
 }
 
 function openFirst(files) {

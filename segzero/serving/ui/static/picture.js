@@ -135,7 +135,7 @@ function square(found, width, height) {
     return [(width - side) / 2, (height - side) / 2, side];
   }
   const [x0, y0, x1, y1] = [0, 1, 2, 3].map((k) => Math[k < 2 ? "min" : "max"](...boxes.map((box) => box[k])));
-  const wanted = Math.max(x1 - x0, y1 - y0) * 1.3;
+  const wanted = Math.max(x1 - x0, y1 - y0) * 1.6; // a mask may be larger than its box
   const side = Math.min(Math.max(wanted, Math.max(width, height) / 4), Math.max(width, height));
   const within = (middle, length) =>
     side >= length ? (length - side) / 2 : Math.min(Math.max(middle - side / 2, 0), length - side);

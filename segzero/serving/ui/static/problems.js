@@ -39,7 +39,7 @@ export function showProblem() {
 function told(error, again) {
   const retry = again && { action: "Try again", run: again };
   if (error.code === "gone") return { text: "The server does not answer. Start it again, then go on here.", ...retry };
-  if (error.code === "models_gone") return { text: "The server is going down. Once it runs again, go on here.", ...retry };
+  if (error.code === "models_gone") return { text: "The server is ending. Start it again, then go on here.", ...retry };
   if (error.code === "no_dialogue") {
     const text = "The server has forgotten this dialogue: it was idle too long, or the server was started again.";
     return { text, action: "Begin again with this picture", run: reopen };

@@ -153,8 +153,8 @@ byId("opacity").addEventListener("input", (event) => {
 
 /** The tool bar and the line that says what a click does. */
 export function showTools() {
-  canvas.dataset.tool = state.tool;
-  for (const button of document.querySelectorAll("[data-tool]:not(canvas)")) {
+  canvas.dataset.held = state.tool;
+  for (const button of document.querySelectorAll("[data-tool]")) {
     button.setAttribute("aria-pressed", String(button.dataset.tool === state.tool));
   }
   byId("hint").textContent = hint();
