@@ -17,7 +17,7 @@ from segzero.errors import UserError
 from segzero.frames import FAMILY_FRAMES, Frame, frame_for, parse_frame, stretch
 from segzero.prompts import get_prompt
 
-CARD = "segzero.json"  # {"prompt": "multi", "frame": "stretch(840)"}, written by our own exports
+CARD = "segzero.json"  # {"prompt": "multi", "frame": "stretch(840)", "name": "..."}, each of which may be left out
 DEFAULT_PROMPT = "multi"
 
 # Checkpoints that carry no card: the last part of their name -> prompt. All were trained in stretch(840).
@@ -95,6 +95,21 @@ def write_card(folder: str | Path, prompt: str, frame: Frame) -> None:
     temporary = Path(folder, CARD + ".tmp")
     temporary.write_text(json.dumps({"prompt": prompt, "frame": str(frame)}) + "\n")
     temporary.replace(Path(folder, CARD))
+
+
+def shown_name(path: str) -> str:
+    """What people are told a policy or a segmenter is called.
+
+    A folder is what its card calls it, else its last part: where it lies is nobody's business. Others keep their name.
+
+    >>> shown_name("/models/mine/merged"), shown_name("Qwen/Qwen2.5-VL-7B-Instruct")
+    ('merged', 'Qwen/Qwen2.5-VL-7B-Instruct')
+    """
+    if not Path(path).is_absolute():
+        return path
+    card = _read_json(path, CARD) if Path(path).is_dir() else None
+    name = (card or {}).get("name")
+    return name if isinstance(name, str) and name else Path(path).name
 
 
 def _read_card(path: str) -> tuple[str | None, str | None] | None:

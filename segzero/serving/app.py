@@ -27,7 +27,7 @@ from segzero.serving.metrics import Metrics
 from segzero.serving.models import Models
 from segzero.serving.offer_routes import add_offer
 from segzero.serving.problems import Problem, dead, problem_of
-from segzero.serving.reading import check_question, describe_body, open_image, read_body, read_prompt
+from segzero.serving.reading import check_masks, check_question, describe_body, open_image, read_body, read_prompt
 from segzero.serving.schema import ErrorAnswer, PromptAnswer, PromptBody, SegmentAnswer, SegmentBody
 from segzero.serving.ui import add_ui
 from segzero.serving.waiting import answer_of, json_answer
@@ -40,6 +40,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for status, meaning in {
         400: "The body is not what its Content-Type says.",
         401: "No known bearer token.",
+        403: "A web page of another site sent it.",
         413: "The body is too large.",
         422: "The image, the question or a field can't be used.",
         429: "Too many requests at once.",
@@ -125,9 +126,8 @@ def _add_segmenting(app: FastAPI, models: Models, limits: Limits, extras: Extras
         """Draw masks from points, boxes and earlier masks."""
         body = await read_body(request, PromptBody)
         chosen = models.choose(body.policy, body.segmenter)
-        if len(body.prompts) > limits.prompts:
-            raise Problem(422, "bad_request", f"{len(body.prompts)} prompts; at most {limits.prompts} in one request")
         image = await open_image(body.image, limits, extras.fetch)
+        check_masks(len(body.prompts), image.size)
         asked = await asyncio.to_thread(lambda: [read_prompt(each, image.size) for each in body.prompts])
         prompts, earlier = [each for each, _ in asked], [rle for _, rle in asked]
         drawn = await answer_of(request, models, models.draw, image, prompts, earlier, chosen)

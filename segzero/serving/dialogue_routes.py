@@ -182,6 +182,6 @@ def add_dialogues(
         dialogues.drop(id, request.scope["segzero.owner"])
         return Response(status_code=204)
 
-    add_exports(app, kept_for, common)
+    add_exports(app, models, kept_for, common)
     add_flags(app, kept_for, extras.flags, limits, common)
     return dialogues

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from segzero.serving.limits import Limits, Tokens
 from segzero.serving.metrics import Metrics
+from segzero.serving.origins import check_origin
 from segzero.serving.problems import ClientLeft, Problem, busy
 
 log = logging.getLogger("segzero.serving")
@@ -129,6 +130,7 @@ class Door:
         if owner is None:
             headers = {"WWW-Authenticate": "Bearer"}
             raise Problem(401, "no_entry", "send a known token: Authorization: Bearer TOKEN", headers)
+        check_origin(visit.scope, bool(self.tokens))
         visit.scope["segzero.owner"], visit.scope["segzero.ends"] = owner, visit.ends
         length = visit.header(b"content-length")
         if length.isdigit() and int(length) > self.limits.body:

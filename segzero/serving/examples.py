@@ -3,10 +3,13 @@
 DIR/examples.json, if there is one: [{"image": "cat.jpg", "name": "A cat", "question": "the cat", "followups": [...]}]
 """
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+
+from PIL import Image
 
 from segzero.data.readers.pictures import inside
 from segzero.data.readers.records import get, read_json
@@ -18,7 +21,6 @@ LISTED = "examples.json"
 MADE = 6  # synthetic scenes
 MOST = 48  # of a folder's
 MAX_BYTES = 32 << 20  # of one picture
-KINDS = {".jpg": "jpeg", ".tif": "tiff"}  # the other endings are their kind's name
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,9 @@ def _example(path: Path, name: str = "", question: str = "", followups: tuple[st
     for text in (question, *followups):
         if text:
             normalise(text)
+    if path.is_file() and path.stat().st_size > MAX_BYTES:
+        raise UserError(f"{path} has more than {MAX_BYTES} bytes; shrink it")
     load_image(path)  # a picture that can't be read is better known now
     data = path.read_bytes()
-    if len(data) > MAX_BYTES:
-        raise UserError(f"{path} has more than {MAX_BYTES} bytes; shrink it")
-    ending = path.suffix.lower()
-    return Example(name or path.stem, question, followups, data, f"image/{KINDS.get(ending, ending[1:])}")
+    kind = Image.open(io.BytesIO(data)).get_format_mimetype()  # what it is, whatever its name says
+    return Example(name or path.stem, question, followups, data, kind or "application/octet-stream")

@@ -1,10 +1,11 @@
 """/v1/dialogues/ID/export: a dialogue as files to take home."""
 
-import asyncio
 import io
 import json
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Literal
 
 from fastapi import FastAPI, Query, Request, Response
@@ -16,12 +17,16 @@ from segzero.drawing import draw_overlay
 from segzero.files import png_bytes
 from segzero.masks import area, decode
 from segzero.serving.dialogues import Kept
+from segzero.serving.models import Models
+from segzero.serving.waiting import answer_of
 from segzero.serving.writing import mask_png
 
 BY_HAND = "drawn by hand"  # the category of regions without a question
 
+_exporting = ThreadPoolExecutor(2, "export")  # of their own: many large pictures would keep all other work waiting
 
-def add_exports(app: FastAPI, kept_for: Callable[[Request, str], Kept], common: dict[str, Any]) -> None:
+
+def add_exports(app: FastAPI, models: Models, kept_for: Callable[[Request, str], Kept], common: dict[str, Any]) -> None:
     """Add the route."""
 
     @app.get("/v1/dialogues/{id}/export", response_class=Response, **common)
@@ -34,16 +39,18 @@ def add_exports(app: FastAPI, kept_for: Callable[[Request, str], Kept], common: 
         """COCO JSON of all regions, a picture, masks as PNGs in a zip, or the file that `segzero chat` goes on with."""
         dialogue = kept_for(request, id).dialogue
         registry, image = dialogue.registry, dialogue.image
+        make: Callable[[], bytes]
         if format == "coco":
-            name, kind, data = "dialogue_coco.json", "application/json", await asyncio.to_thread(as_coco, registry)
+            name, kind, make = "dialogue_coco.json", "application/json", partial(as_coco, registry)
         elif format == "masks":
-            name, kind, data = "dialogue_masks.zip", "application/zip", await asyncio.to_thread(as_masks, registry)
+            name, kind, make = "dialogue_masks.zip", "application/zip", partial(as_masks, registry)
         elif format == "overlay":
             name = f"round_{round}_overlay.png" if round is not None else "dialogue_overlay.png"
-            kind, data = "image/png", await asyncio.to_thread(as_overlay, registry, image, round)
+            kind, make = "image/png", partial(as_overlay, registry, image, round)
         else:
             name, kind = "dialogue.json", "application/json"
-            data = await asyncio.to_thread(dialogue_file, registry, image, dialogue.memory)
+            make = partial(dialogue_file, registry, image, dialogue.memory)
+        data = await answer_of(request, models, _exporting.submit, make)
         return Response(data, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
 
 

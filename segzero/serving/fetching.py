@@ -137,7 +137,7 @@ def _get(parts: SplitResult, most: int, ends: float, is_allowed: IsAllowed, head
 
 def _hang_up(sock: socket.socket) -> None:
     with suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # a TLS socket's own would fail whoever reads from it
 
 
 def _connect(host: str, port: int, ends: float, is_allowed: IsAllowed) -> socket.socket:

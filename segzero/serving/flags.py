@@ -6,8 +6,11 @@ The image is beside it, once for all its lines: images/HASH.png. Who flagged is 
 
 import hashlib
 import json
+import logging
+import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from segzero.serving.problems import Problem
 
 FILE = "flags.jsonl"
 IMAGES = "images"
+log = logging.getLogger("segzero.serving")
 
 
 class Flags:
@@ -31,7 +35,7 @@ class Flags:
         self._alone = threading.Lock()
         try:
             (folder / IMAGES).mkdir(parents=True, exist_ok=True)
-            (folder / FILE).touch()
+            _end_line(folder / FILE)
             self._held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         except OSError as error:
             raise UserError(f"cannot keep flags in {folder}: {error.strerror or error}") from error
@@ -49,14 +53,34 @@ class Flags:
             picture = b"" if (self.folder / name).exists() else png_bytes(image)
             if self._held + len(picture) + len(line) > self.limit:
                 raise Problem(507, "flags_full", "there is no room for more flags; tell whoever runs this server")
-            if picture:
-                write_atomically(self.folder / name, picture)
             try:
-                with (self.folder / FILE).open("ab") as file:
-                    file.write(line)
-            except OSError as error:
-                raise UserError(f"the flag could not be written: {error.strerror or error}") from error
+                if picture:
+                    write_atomically(self.folder / name, picture)
+                self._append(line)
+            except (OSError, UserError) as error:
+                log.error("a flag is lost", extra={"fields": {"why": str(error)}})
+                lost = "the flag could not be written; tell whoever runs this server"
+                raise Problem(507, "flags_unwritable", lost) from error
             self._held += len(picture) + len(line)
+
+    def _append(self, line: bytes) -> None:
+        file = self.folder / FILE
+        try:
+            with file.open("ab") as end:
+                end.write(line)
+        except OSError:
+            with suppress(OSError):
+                _end_line(file)
+            raise
+
+
+def _end_line(file: Path) -> None:
+    """Make the file, or end a line that was cut short (a full disk, a crash): the next one is then whole."""
+    with file.open("a+b") as end:
+        if end.seek(0, os.SEEK_END):
+            end.seek(-1, os.SEEK_END)
+            if end.read(1) != b"\n":
+                end.write(b"\n")
 
 
 def _told(registry: Registry, round: Round) -> dict[str, Any]:

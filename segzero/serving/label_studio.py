@@ -21,10 +21,13 @@ from segzero.data.exports.label_studio import brush
 from segzero.errors import UserError
 from segzero.frames import Size
 from segzero.masks import Box, Point
+from segzero.policy.chat import one_line
 from segzero.result import Found
 from segzero.segmenter import Prompt
+from segzero.serving.schema import MAX_POINTS
 
 MAX_CONFIG = 1 << 20  # characters
+MAX_CONTROLS = 100  # tags that regions are drawn with
 CONTROLS = {  # tag -> type of its regions; the first kind that a labelling set-up has is what answers are written as
     "BrushLabels": "brushlabels",
     "RectangleLabels": "rectanglelabels",
@@ -86,6 +89,9 @@ def read_config(xml: str) -> Config:
     except ElementTree.ParseError as error:
         raise UserError(f"the labelling set-up is not XML: {error}") from None
     images = {tag.get("name", ""): tag.get("value", "") for tag in tags if tag.tag == "Image"}
+    drawing = [tag for tag in tags if tag.tag in CONTROLS and tag.get("toName") in images]
+    if len(drawing) > MAX_CONTROLS:
+        raise UserError(f"the labelling set-up has {len(drawing)} tags to draw with; at most {MAX_CONTROLS} are read")
     controls = tuple(
         Control(
             tag.get("name", ""),
@@ -93,12 +99,19 @@ def read_config(xml: str) -> Config:
             CONTROLS[tag.tag],
             tuple(label.get("value", "") for label in tag.iter("Label") if label.get("value")),
         )
-        for tag in tags
-        if tag.tag in CONTROLS and tag.get("toName") in images
+        for tag in drawing
     )
     if not controls:
         raise UserError(f"the labelling set-up has none of {', '.join(CONTROLS)} for an Image")
-    return Config(images[controls[0].image].removeprefix("$"), controls)
+    config = Config(images[controls[0].image].removeprefix("$"), controls)
+    if not config.labels:
+        raise UserError(f"the labelling set-up has no labels for {config.controls[0].type}; add a Label with a value")
+    return config
+
+
+def task_name(task: dict[str, Any]) -> str:
+    """A task as errors call it, by its number in Label Studio."""
+    return f"task {one_line(task.get('id'))[:40]}"
 
 
 def image_address(task: dict[str, Any], config: Config) -> str:
@@ -106,7 +119,7 @@ def image_address(task: dict[str, Any], config: Config) -> str:
     data = task.get("data")
     address = data.get(config.variable) if isinstance(data, dict) else None
     if not isinstance(address, str):
-        raise UserError(f"task {task.get('id')} has no {config.variable!r} with an image's address in its data")
+        raise UserError(f"{task_name(task)} has no {config.variable!r} with an image's address in its data")
     return address
 
 
@@ -116,7 +129,10 @@ def read_context(context: dict[str, Any], config: Config, size: Size) -> Clicks 
     labels: list[int] = []
     box: Box | None = None
     label = text = ""
-    for region in context.get("result") or ():
+    regions = context.get("result") or []
+    if not isinstance(regions, list) or len(regions) > MAX_POINTS:
+        raise UserError(f"the context's result is no list, or one of more than {MAX_POINTS} regions")
+    for region in regions:
         try:
             kind, value = region["type"], region["value"]
             if kind == "textarea":

@@ -26,12 +26,12 @@ from segzero.segmenter import Prompt
 from segzero.segmenter.protocol import best_first
 from segzero.serving.extras import Extras
 from segzero.serving.fetching import fetch
-from segzero.serving.label_studio import Clicks, Config, image_address, read_config, read_context, regions_of
+from segzero.serving.label_studio import Clicks, Config, image_address, read_config, read_context, regions_of, task_name
 from segzero.serving.limits import Limits
 from segzero.serving.models import Models
 from segzero.serving.problems import Problem
 from segzero.serving.reading import check_question, open_image, read_body
-from segzero.serving.schema import Body
+from segzero.serving.schema import MAX_PROMPTS, Body
 from segzero.serving.waiting import answer_of
 
 PREFIX = "/label-studio"
@@ -128,20 +128,19 @@ def add_label_studio(app: FastAPI, models: Models, limits: Limits, extras: Extra
 
     async def _find(request: Request, tasks: list[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
         labels = [check_question(label, limits) for label in config.labels]
-        if len(tasks) * len(labels) > limits.prompts:
-            said = f"{len(tasks)} tasks with {len(labels)} labels each; at most {limits.prompts} questions at once"
-            raise Problem(422, "bad_request", f"{said}: have Label Studio send fewer tasks")
-        images = [await _open(task, config) for task in tasks]
-        asked = [(image, label) for image in images for label in labels]
+        if len(tasks) * len(labels) > MAX_PROMPTS:
+            said = f"{len(tasks)} tasks with {len(labels)} labels each; at most {MAX_PROMPTS} questions at once"
+            raise Problem(422, "bad_request", f"{said}: select fewer tasks in Label Studio")
+        return [await _label(request, task, labels, config) for task in tasks]  # so that one image is held at a time
+
+    async def _label(request: Request, task: dict[str, Any], labels: list[str], config: Config) -> dict[str, Any]:
+        image = await _open(task, config)
 
         def work(pipeline: SegZeroPipeline) -> list[tuple[Found, ...]]:
-            return [result.instances for result in pipeline([image for image, _ in asked], [text for _, text in asked])]
+            return [result.instances for result in pipeline([image] * len(labels), labels)]
 
-        found = iter(await answer_of(request, models, models.run, work, threading.Lock()))
-        return [
-            await asyncio.to_thread(_result, [(label, next(found)) for label in labels], config, image)
-            for image in images
-        ]
+        found = await answer_of(request, models, models.run, work, threading.Lock())
+        return await asyncio.to_thread(_result, list(zip(labels, found, strict=True)), config, image)
 
     async def _interact(
         request: Request, task: dict[str, Any], context: dict[str, Any], config: Config
@@ -176,9 +175,9 @@ def add_label_studio(app: FastAPI, models: Models, limits: Limits, extras: Extra
             if address.startswith(("http://", "https://")):
                 return await open_image(address, limits, extras.fetch)
         except (UserError, Problem) as error:
-            raise UserError(f"the image of task {task.get('id')}: {error}") from error
+            raise UserError(f"the image of {task_name(task)}: {error}") from error
         raise UserError(
-            f"the image of task {task.get('id')} is held by Label Studio itself; start this server with {URL} and {KEY}"
+            f"the image of {task_name(task)} is held by Label Studio itself; start this server with {URL} and {KEY}"
         )
 
 

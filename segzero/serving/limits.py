@@ -20,7 +20,6 @@ class Limits:
     body: int = 32 << 20  # bytes
     pixels: int = 25_000_000  # of an image
     question: int = 2_000  # characters
-    prompts: int = 64  # objects in one /v1/prompt
     inside: int = 64  # requests at once, from their first byte to their answer: it bounds memory too
     seconds: float = 60.0  # from a request's first byte to its answer
     batch: int = 16  # requests that the models see at once

@@ -43,7 +43,7 @@ class Metrics:
     def watch(self, models: Models, dialogues: Sized) -> None:
         """Figures that are read when they are asked for."""
         queue = Gauge("segzero_queue_length", "Requests that wait for the models.", registry=self.registry)
-        queue.set_function(lambda: len(models.batcher))
+        queue.set_function(models.waiting)
         open_ones = Gauge("segzero_dialogues", "Dialogues that are kept.", registry=self.registry)
         open_ones.set_function(lambda: len(dialogues))
         held = Gauge("segzero_embedding_cache_bytes", "Encoded images that are kept.", registry=self.registry)

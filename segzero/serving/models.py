@@ -1,19 +1,22 @@
-"""What the server asks of the models: whole batches, run by the one thread that owns them."""
+"""What the server asks of the models: whole batches, run by the one thread that owns them.
+
+A policy on another server has a thread of its own: while it dawdles, nobody else waits.
+"""
 
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from PIL import Image
 
-from segzero.errors import TimedOut, Unavailable, unknown_name
+from segzero.errors import unknown_name
 from segzero.masks import RLE
 from segzero.pipeline import SegZeroPipeline
 from segzero.policy import Policy
+from segzero.policy.checkpoint import shown_name
+from segzero.policy.openai import OpenAIPolicy
 from segzero.prompts import normalise
 from segzero.result import Segmentation
 from segzero.segmenter import Drawn, Prompt, Segmenter
@@ -65,6 +68,11 @@ class Models:
         self.default = next(iter(self._offered.values()))
         self.pipeline, self.segmenter = self.default.pipeline, self.remembering[0]
         self.batcher = Batcher(self._check, limits.batch, limits.inside, seen=seen)
+        self._elsewhere: dict[Work, Batcher] = {
+            writing.write: Batcher(lambda: None, limits.batch, limits.inside, seen=seen)
+            for writing in writings.values()
+            if isinstance(writing.policy, OpenAIPolicy)
+        }
         self._steps = ThreadPoolExecutor(limits.inside, "step")
 
     def choose(self, policy: str | None = None, segmenter: str | None = None) -> Answering:
@@ -81,6 +89,8 @@ class Models:
         chosen = chosen or self.default
         normalise(question)
         chosen.pipeline.policy.frame.model_size(image.size)
+        if chosen.writing.write in self._elsewhere:
+            return self.run(lambda pipeline: pipeline([image], [question])[0], threading.Lock(), chosen)
         return self.batcher.submit(chosen.answer, Asked(image, question))
 
     def draw(
@@ -104,7 +114,7 @@ class Models:
         done: Future[Any] = Future()
 
         def ask(what: Work, item: Any) -> Any:
-            asked = self.batcher.submit(what, item)
+            asked = self._elsewhere.get(what, self.batcher).submit(what, item)
             done.add_done_callback(lambda given_up: asked.cancel())
             return asked.result()
 
@@ -122,16 +132,22 @@ class Models:
         self._steps.submit(step)
         return done
 
+    def waiting(self) -> int:
+        """How many wait for a model."""
+        return sum(map(len, (self.batcher, *self._elsewhere.values())))
+
     def close(self, seconds: float) -> None:
-        """Finish what was taken on."""
+        """Finish what was taken on; whoever still waits for another server has had the time of a request."""
+        for batcher in self._elsewhere.values():
+            batcher.die("the server is shutting down")
         self._steps.shutdown(wait=not self.batcher.why_dead)
         self.batcher.close(0 if self.batcher.why_dead else seconds)
 
     def _check(self) -> None:
-        """The smallest thing that needs each of the models; servers that are asked elsewhere may be gone for now."""
+        """The smallest thing that needs each of the models; what is elsewhere may be gone for now."""
         image = Image.new("RGB", (64, 64))
         for name in self.policies:
-            with suppress(Unavailable, TimedOut):
+            if self.choose(name).writing.write not in self._elsewhere:
                 self.choose(name).pipeline([image], ["the largest shape"])
         for segmenter in self.remembering:
             embeddings = segmenter.segmenter.embed([image])
@@ -139,10 +155,9 @@ class Models:
 
 
 def _by_name(models: Sequence[M]) -> dict[str, M]:
-    """A hub name as it is; of a folder, only what it is called: where it lies is nobody's business."""
     named: dict[str, M] = {}
     for model in models:
-        name = first = Path(model.name).name if Path(model.name).is_absolute() else model.name
+        name = first = shown_name(model.name)
         count = 1
         while name in named:
             count += 1

@@ -4,6 +4,7 @@ Both in a thread, as both take time.
 """
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import pydantic_core
@@ -21,6 +22,9 @@ from segzero.serving.problems import Problem
 from segzero.serving.schema import Body, ObjectBody
 
 B = TypeVar("B", bound=Body)
+MASK_PIXELS = 200_000_000  # of all prompts of a request: up to three masks each, at about a second for 20 million
+
+_fetching = ThreadPoolExecutor(64, "fetch")  # of their own: servers that dawdle would keep all other work waiting
 
 
 async def read_body(request: Request, model: type[B]) -> B:
@@ -57,7 +61,7 @@ async def open_image(image: bytes | str, limits: Limits, fetch: Fetch | None) ->
         if fetch is None:
             said = "send the image itself, as a file or as data:image/png;base64,...; this server fetches nothing"
             raise Problem(422, "bad_request", said)
-        image = await asyncio.to_thread(fetch, image, limits.body)
+        image = await asyncio.get_running_loop().run_in_executor(_fetching, fetch, image, limits.body)
     return await asyncio.to_thread(load_image, image, limits.pixels, "the image")
 
 
@@ -71,6 +75,14 @@ def read_prompt(body: ObjectBody, size: tuple[int, int]) -> tuple[Prompt, RLE | 
                 422, "bad_request", f"the earlier mask is {rle['size'][1]}x{rle['size'][0]}, the image is not"
             )
     return Prompt(box=body.box, points=tuple(body.points), labels=tuple(body.labels)), rle
+
+
+def check_masks(count: int, size: tuple[int, int]) -> None:
+    """As many masks of that size as can be written in seconds."""
+    most = max(1, MASK_PIXELS // (size[0] * size[1]))
+    if count > most:
+        said = f"{count} prompts about an image of {size[0]}x{size[1]}; send at most {most} at once"
+        raise Problem(422, "bad_request", said)
 
 
 def check_question(question: str, limits: Limits) -> str:

@@ -18,6 +18,7 @@ from segzero.errors import UserError
 from segzero.serving.batching import Batcher
 
 log = logging.getLogger("segzero.serving")
+UNREAD = 60_000  # milliseconds that a client may take nothing of what is sent to it: it is held in memory
 STUCK = 5  # times the seconds a request may take: a batch that needs longer will not end
 
 
@@ -27,6 +28,8 @@ def bind(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         taken = socket.socket(family)
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # connections inherit it; macOS has none
+            taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD)
         taken.bind(address)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -52,6 +52,11 @@ Point = tuple[FiniteFloat, FiniteFloat]
 Box = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
 
 
+MAX_PROMPTS = 64  # objects or questions of one request
+MAX_POINTS = 64  # of one object
+MAX_NAME = 1000  # characters
+
+
 class Body(BaseModel):
     """A request's body; what is not known is refused, as it would be a typing error."""
 
@@ -63,8 +68,8 @@ class Body(BaseModel):
 class ModelsBody(Body):
     """Which of the models that /v1/models lists; the first ones, if none are named."""
 
-    policy: str | None = Field(default=None, description="A policy of /v1/models.")
-    segmenter: str | None = Field(default=None, description="A segmenter of /v1/models.")
+    policy: str | None = Field(default=None, max_length=MAX_NAME, description="A policy of /v1/models.")
+    segmenter: str | None = Field(default=None, max_length=MAX_NAME, description="A segmenter of /v1/models.")
 
 
 class SegmentBody(ModelsBody):
@@ -76,14 +81,19 @@ class SegmentBody(ModelsBody):
     example: ClassVar = {"image": CIRCLE, "question": "the largest shape", "format": "rle"}
 
 
-class ObjectBody(Body):
-    """One object to draw: points, a box, an earlier mask of it, in the image's pixels."""
+class ClicksBody(Body):
+    """Points, a box, or both, in the image's pixels."""
 
-    points: list[Point] = Field(default=[], max_length=64)
+    points: list[Point] = Field(default=[], max_length=MAX_POINTS)
     labels: list[Literal[0, 1]] = Field(
-        default=[], max_length=64, description="1 inside, 0 outside, one for each point; none given: all inside."
+        default=[], max_length=MAX_POINTS, description="1 inside, 0 outside, one for each; none given: all inside."
     )
     box: Box | None = Field(default=None, description="x0, y0, x1, y1")
+
+
+class ObjectBody(ClicksBody):
+    """One object to draw; an earlier mask of it may be improved on."""
+
     mask: dict[str, Any] | None = Field(default=None, description="An earlier mask of the same image, as RLE.")
 
 
@@ -91,7 +101,7 @@ class PromptBody(ModelsBody):
     """Objects to draw in an image, without a question."""
 
     image: ImageBytes
-    prompts: list[ObjectBody] = Field(min_length=1)
+    prompts: list[ObjectBody] = Field(min_length=1, max_length=MAX_PROMPTS)
     all_masks: bool = Field(default=False, description="All three readings of each prompt, the best first.")
     format: Format = "rle"
     as_json: ClassVar = ("prompts",)
@@ -117,14 +127,6 @@ class AskBody(Body):
     about: int | None = Field(default=None, description='The round that "it" means, if not the last.')
     format: Format = "rle"
     example: ClassVar = {"question": "the shape left of [REF:1]"}
-
-
-class ClicksBody(Body):
-    """Points, a box, or both, in the image's pixels."""
-
-    points: list[Point] = Field(default=[], max_length=64)
-    labels: list[Literal[0, 1]] = Field(default=[], max_length=64, description="1 inside, 0 outside.")
-    box: Box | None = Field(default=None, description="x0, y0, x1, y1")
 
 
 _CHOICE: Any = Field(default=0, ge=0, le=2, description="Which of the candidates, the best being 0.")

@@ -8,10 +8,12 @@ All end with the figures on held-out scenes; `check` also compares every file wi
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from segzero.errors import UserError
+from segzero.policy.checkpoint import CARD
 from segzero.tiny import manifest, weights_path
 
 
@@ -26,7 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
         out = options.out or Path("tiny")
         out.mkdir(parents=True, exist_ok=True)
         for model in MAKERS if options.what == "all" else [options.what]:
-            figures = MAKERS[model](out / manifest.FOLDERS[model], options.seed, options.share)
+            folder = out / manifest.FOLDERS[model]
+            figures = MAKERS[model](folder, options.seed, options.share)
+            (folder / CARD).write_text(json.dumps({"name": manifest.SHOWN[model]}) + "\n")
             share = f" --share {options.share}" if options.share < 1 else ""
             command = f"python -m segzero.tiny {model} --seed {options.seed}{share}"
             manifest.record(out, model, command, options.seed, figures)

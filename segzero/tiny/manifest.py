@@ -9,6 +9,7 @@ from segzero.errors import UserError
 
 NAME = "manifest.json"
 FOLDERS = {"policy": "policy", "segmenter": "sam2"}  # model -> its checkpoint's folder
+SHOWN = {"policy": "tiny policy", "segmenter": "tiny SAM2"}  # model -> what its checkpoint's card calls it
 
 
 def record(weights: Path, model: str, command: str, seed: int, figures: dict[str, Any]) -> None:

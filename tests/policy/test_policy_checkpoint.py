@@ -7,7 +7,7 @@ import pytest
 
 from segzero.errors import UserError
 from segzero.frames import FAMILY_FRAMES, native, relative, stretch
-from segzero.policy.checkpoint import RELEASED, read_checkpoint, released, write_card
+from segzero.policy.checkpoint import CARD, RELEASED, read_checkpoint, released, shown_name, write_card
 
 QWEN25_CONFIG = {"model_type": "qwen2_5_vl", "max_position_embeddings": 128000}  # the released ones keep it at the top
 QWEN25_PROCESSOR = {"min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14, "merge_size": 2}
@@ -123,3 +123,16 @@ TOO_MUCH = [stretch(841), stretch(28), stretch(4200), native(3000), native(3136,
 def test_a_frame_the_processor_would_resize_is_refused(folder, frame):
     with pytest.raises(UserError, match="multiples of 28, 3136 to 12845056 pixels"):
         read_checkpoint(folder, frame=frame)
+
+
+def test_a_folder_is_called_what_its_card_says_and_never_by_where_it_lies(tmp_path):
+    folder = tmp_path / "merged"
+    assert shown_name(str(folder)) == "merged"
+    write_card(folder.parent, "multi", stretch(840))
+    assert shown_name(str(tmp_path)) == tmp_path.name
+    folder.mkdir()
+    (folder / CARD).write_text('{"name": "my policy"}')
+    assert shown_name(str(folder)) == "my policy"
+    (folder / CARD).write_text('{"name": 7}')
+    assert shown_name(str(folder)) == "merged"
+    assert shown_name("owner/model") == "owner/model" and shown_name("sam2.1_hiera_l.pt") == "sam2.1_hiera_l.pt"

@@ -12,6 +12,7 @@ from segzero.dialogue import Dialogue
 from segzero.errors import UserError
 from segzero.masks import mask_iou
 from segzero.serving.client import Client
+from segzero.serving.extras import Extras
 from segzero.serving.limits import Limits, Tokens
 
 
@@ -82,15 +83,21 @@ def test_mistakes_change_nothing(server, scene):
         assert dialogue.rounds() == []
 
 
-def test_a_dialogue_is_its_creators(pipeline, scene):
-    with servers.running(pipeline, tokens=Tokens(["mine", "yours"])) as server:
+def test_a_dialogue_is_its_creators(pipeline, scene, tmp_path):
+    with servers.running(pipeline, tokens=Tokens(["mine", "yours"]), extras=Extras(flags=tmp_path)) as server:
         dialogue = Client(server.url, "mine").dialogue(scene.image)
         dialogue.ask(scene.question)
-        with server.http("yours") as http:
-            for method, path in [("GET", ""), ("POST", "/ask"), ("POST", "/refine"), ("POST", "/undo"), ("DELETE", "")]:
-                assert http.request(method, dialogue.path + path, json={}).status_code == 404
-        with server.http() as http:
-            assert http.get(dialogue.path).status_code == 401
+        with server.http("yours") as http, server.http() as nobody:
+            routes = [
+                (method, path.replace("/v1/dialogues/{id}", dialogue.path))
+                for path, methods in http.get("/openapi.json").json()["paths"].items()
+                if path.startswith("/v1/dialogues/{id}")
+                for method in methods
+            ]
+            assert len(routes) == 10
+            for method, path in routes:
+                assert http.request(method, path, json={}).status_code == 404, path
+                assert nobody.request(method, path, json={}).status_code == 401, path
         assert len(dialogue.rounds()) == 1
 
 

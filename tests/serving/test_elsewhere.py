@@ -1,8 +1,12 @@
 """A policy behind somebody else's server: while that is gone its questions get 503, and all else goes on."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import httpx
 import pytest
 import servers
+from servers import wait_until
 from speaking_server import Speaker, speaking
 
 from segzero.errors import UserError
@@ -98,6 +102,35 @@ def test_a_policy_that_takes_too_long_is_a_time_out(elsewhere, held_out):
         slow = http.post("/v1/segment", **fields)
         assert slow.status_code == 504 and str(speaker.port) not in slow.text
         assert http.get("/readyz").status_code == 200
+
+
+@pytest.mark.slow
+def test_a_policy_that_dawdles_keeps_nobody_else_waiting(elsewhere, held_out):
+    speaker, server = elsewhere
+    speaker.pause, server.models.pipeline.policy.timeout = 4.0, 9.0
+    fields = {"files": {"image": held_out[0].image}, "data": {"question": "the shape"}}
+    here = {**fields, "data": {"question": "the shape", "policy": server.models.policies[1]}}
+    with speaking(speaker), server.http() as http, ThreadPoolExecutor(1) as beside:
+        slow = beside.submit(http.post, "/v1/segment", **fields)
+        wait_until(lambda: speaker.asked)
+        assert http.post("/v1/segment", **here).status_code == 200
+        with Client(server.url).dialogue(held_out[0].image) as dialogue:
+            assert dialogue.draw([(112, 112)]).instances
+        assert not slow.done()
+        assert slow.result().status_code == 200 and slow.result().json()["instances"]
+
+
+@pytest.mark.slow
+def test_a_server_ends_although_a_policy_dawdles(elsewhere, held_out):
+    speaker, server = elsewhere
+    speaker.pause, server.models.pipeline.policy.timeout = 12.0, 30.0
+    fields = {"files": {"image": held_out[0].image}, "data": {"question": "the shape"}}
+    with speaking(speaker), server.http() as http:
+        assert http.post("/v1/segment", **fields).status_code == 504  # after its 10 s
+        begin = time.monotonic()
+        server.server.should_exit = True
+        server.thread.join(10)
+        assert not server.thread.is_alive() and time.monotonic() - begin < 1.5
 
 
 @pytest.mark.slow

@@ -3,18 +3,23 @@
 import asyncio
 import json
 import os
+import select
 import signal
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import servers
+from PIL import Image
 from servers import wait_until
 
 from segzero.masks import mask_iou
+from segzero.serving import export_routes, run
 from segzero.serving.app import create_app
 from segzero.serving.client import Client
 from segzero.serving.limits import Limits
@@ -166,6 +171,39 @@ def test_a_batch_that_never_ends_is_given_up(pipeline, ask):
             assert http.post("/v1/segment", **ask).status_code == 504
         server.thread.join(10)  # five times the time of a request
         assert not server.thread.is_alive() and "not ended" in server.models.batcher.why_dead
+
+
+@pytest.mark.slow
+def test_exports_that_take_too_long_are_told_so_and_keep_nobody_else_waiting(hurried, ask):
+    go = threading.Event()
+    dialogue = Client(hurried.url).dialogue(ask["files"]["image"])
+    busy = [export_routes._exporting.submit(go.wait, 20) for _ in range(2)]
+    try:
+        with hurried.http() as http, ThreadPoolExecutor(12) as clients:
+            asked = [clients.submit(http.get, f"{dialogue.path}/export") for _ in range(12)]
+            assert http.post("/v1/segment", **ask).status_code == 200
+            assert {each.result().status_code for each in asked} == {504}
+    finally:
+        go.set()
+    assert all(each.result() for each in busy) and dialogue.export()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux only")
+def test_a_client_that_takes_nothing_of_its_answer_is_hung_up_on(pipeline, monkeypatch):
+    monkeypatch.setattr(run, "UNREAD", 500)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (1500, 1500, 3), dtype=np.uint8))
+    with servers.running(pipeline) as server:
+        path = Client(server.url).dialogue(noise).path
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.settimeout(20)
+            connection.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+            connection.sendall(f"GET {path}/export?format=overlay HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            wait_until(lambda: select.select([connection], [], [], 0)[0])
+            time.sleep(4)
+            with pytest.raises(ConnectionResetError):
+                read_all(connection)
 
 
 @pytest.mark.slow

@@ -3,16 +3,19 @@
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import servers
+from servers import wait_until
 
 from segzero.errors import UserError
 from segzero.serving.extras import Extras
 from segzero.serving.fetching import fetch, is_public
+from segzero.serving.limits import Limits
 
 HERE = {"127.0.0.1"}
 IMAGES = {"/image": b"image"}
@@ -235,6 +238,23 @@ def test_a_server_fetches_if_it_was_told_to(server, pipeline, held_out, url, mon
         assert answer.json()["raw_text"] == expected.raw_text
         assert http.post("/v1/dialogues", json={"image": f"{url}/scene.png"}).status_code == 201
         assert http.post("/v1/segment", json=body | {"image": f"{url}/image"}).status_code == 422
+
+
+@pytest.mark.slow
+def test_addresses_that_dawdle_keep_nobody_else_waiting(pipeline, held_out, url):
+    dawdling = partial(fetch, is_allowed=HERE.__contains__, seconds=6)
+    fields = {"files": {"image": held_out[0].image}, "data": {"question": "the shape"}}
+    with (
+        servers.running(pipeline, Limits(inside=40), extras=Extras(fetch=dawdling)) as server,
+        server.http() as http,
+        ThreadPoolExecutor(39) as clients,
+    ):
+        body = {"image": f"{url}/slow", "question": "the shape"}
+        slow = [clients.submit(http.post, "/v1/segment", json=body) for _ in range(39)]
+        wait_until(lambda: "segzero_requests_inside 39.0" in http.get("/metrics").text)
+        assert http.post("/v1/segment", **fields).status_code == 200
+        assert not any(each.done() for each in slow)
+        assert {each.result().status_code for each in slow} == {422}
 
 
 def test_what_is_not_there(get):

@@ -60,9 +60,14 @@ def test_the_first_kind_of_tag_is_what_answers_are_written_as():
     [
         ("<View>", "not XML"),
         ("<View/>", "none of BrushLabels"),
+        (set_up(), "no labels for brushlabels"),
         ('<View><Text name="t"/><BrushLabels name="a" toName="t"/></View>', "none of BrushLabels"),
         ('<!DOCTYPE a [<!ENTITY b "c">]><View>&b;</View>', "plain tags"),
         ("<View>" + " " * (1 << 20) + "</View>", "too long"),
+        (
+            '<View><Image name="i"/>' + '<BrushLabels toName="i">' * 101 + "</BrushLabels>" * 101 + "</View>",
+            "at most 100",
+        ),
     ],
 )
 def test_set_ups_that_cannot_be_used(xml, said):
@@ -103,6 +108,12 @@ def test_clicks_become_prompts():
 def test_contexts_that_make_no_sense(region):
     with pytest.raises(UserError, match="none that Label Studio writes"):
         read_context({"result": [region]}, read_config(set_up("cat")), SIZE)
+
+
+@pytest.mark.parametrize("result", [5, {"type": "textarea"}, "text", [click(50, 50)] * 65])
+def test_results_that_are_no_short_list(result):
+    with pytest.raises(UserError, match="no list, or one of more than 64"):
+        read_context({"result": result}, read_config(set_up("cat")), SIZE)
 
 
 def test_what_is_written_is_read_back_by_the_reader(tmp_path):
@@ -228,6 +239,7 @@ def test_mistakes_are_one_line(server, task):
             (body([elsewhere], set_up(question)), "image of task 8: send the image itself"),
             (body([broken], set_up(question)), "image of task 9"),
             (body([{"id": 1, "data": {}}], set_up(question)), "task 1 has no 'picture'"),
+            (body([{"id": "a\nb" + "c" * 99, "data": {}}], set_up(question)), f"task a b{'c' * 37} has no"),
             (body([one], "<View/>"), "none of BrushLabels"),
             (body([one] * 65, set_up(question)), "fewer tasks"),
             (body([one, one], set_up(question), {"result": [click(1, 1)]}), "about one task"),

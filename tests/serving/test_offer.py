@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import servers
 from PIL import Image
+from pydantic import ValidationError
 
 from segzero.data.readers import read
 from segzero.dialogue import Dialogue
@@ -19,6 +20,7 @@ from segzero.serving.client import Client
 from segzero.serving.examples import made_examples, read_examples
 from segzero.serving.extras import Extras
 from segzero.serving.limits import Limits
+from segzero.serving.schema import DialogueBody
 
 
 def test_examples_are_scenes_with_questions_that_refer():
@@ -198,6 +200,19 @@ def test_a_server_shows_a_page_unless_it_is_told_not_to(several, pipeline):
         assert http.get("/ui/").status_code == 200
     with servers.running(pipeline, extras=Extras(page=False)) as server, server.http() as http:
         assert http.get("/ui/").status_code == http.get("/").status_code == 404
+
+
+@pytest.mark.parametrize("field", ["policy", "segmenter"])
+def test_names_without_end_are_not_compared_with_those_known(field):
+    with pytest.raises(ValidationError, match="at most 1000 characters"):
+        DialogueBody(image=b"", **{field: "x" * 1001})
+
+
+def test_a_picture_is_served_as_what_it_is(folder):
+    (folder / "cat.png").rename(folder / "cat.html")
+    (folder / "examples.json").write_text('[{"image": "cat.html"}]')
+    [cat] = read_examples(folder)
+    assert cat.kind == "image/png"
 
 
 def test_a_blank_picture_is_an_example_too(tmp_path):

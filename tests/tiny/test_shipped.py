@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from segzero.errors import UserError
+from segzero.policy.checkpoint import shown_name
 from segzero.tiny import manifest, policy_path, segmenter_path, weights_path
 
 MIDDLING = (0.40, 0.55)  # box IoU: reinforcement has something to start from and something to teach
@@ -25,6 +26,11 @@ def test_files_are_as_the_manifest_says_and_small():
     assert manifest.check(weights_path()) == []
     total = sum(f.stat().st_size for path in (policy_path(), segmenter_path()) for f in path.iterdir())
     assert total <= 20e6
+
+
+def test_people_are_told_their_names():
+    assert shown_name(str(policy_path())) == manifest.SHOWN["policy"] == "tiny policy"
+    assert shown_name(str(segmenter_path())) == manifest.SHOWN["segmenter"] == "tiny SAM2"
 
 
 def test_a_changed_missing_or_added_file_is_noticed(tmp_path):
