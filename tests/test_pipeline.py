@@ -107,6 +107,7 @@ def test_wild_boxes_are_clipped(pipeline, size):
         assert all(0 <= x < size[0] and 0 <= y < size[1] for x, y in each.points)
 
 
+@pytest.mark.slow
 def test_five_thousand_boxes(pipeline):
     image = Image.new("RGB", (64, 64), "gray")
     many = Answer(instances=(Instance((10, 10, 500, 500), ((50, 50),)),) * 5000)

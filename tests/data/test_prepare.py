@@ -156,6 +156,7 @@ def test_what_cannot_be_trained_on_is_left_out_and_counted():
     assert [line.split("'")[1] for line in made.problems] == ["torn", "lies", "mute", "long"]
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_makes_the_same_files(coco, tmp_path):
     recipe = Recipe(join=0.2, no_target=0.2)
     prepare(str(coco), "coco", tmp_path / "one", recipe, shard_size=8, seed=3)
@@ -166,6 +167,7 @@ def test_any_number_of_workers_makes_the_same_files(coco, tmp_path):
     assert contents(tmp_path / "other") != one
 
 
+@pytest.mark.slow
 def test_a_killed_call_is_taken_up_again(tmp_path):
     """The first call gets SIGKILL between two shards; the second redoes none of them and gives the same files."""
     source = coco_file(tmp_path / "coco", images=80)

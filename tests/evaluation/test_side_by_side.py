@@ -22,6 +22,8 @@ from segzero.masks import encode
 from segzero.pipeline import SegZeroPipeline
 from segzero.policy import Reply
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"policy": {"name": "p", "sha256": None}, "prompt": "multi"}
 TALKS = 3
 

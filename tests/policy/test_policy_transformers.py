@@ -118,6 +118,7 @@ def test_an_answer_ends_at_the_end_token(checkpoints, tmp_path, qwen25, ask):
     assert {False, True} == {reply.truncated for reply in replies}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_rows_that_have_ended_do_not_change_the_others(pipeline, held_out_requests, temperature):
     """The shipped policy's answers end at many different steps, in images of one size and questions of many."""
@@ -131,6 +132,7 @@ def test_rows_that_have_ended_do_not_change_the_others(pipeline, held_out_reques
         assert in_parts == together
 
 
+@pytest.mark.slow
 def test_greedy_text_is_that_of_the_librarys_generate(pipeline, held_out_requests):
     policy = pipeline.policy
     for request, reply in zip(held_out_requests, policy.generate(held_out_requests), strict=True):

@@ -21,7 +21,10 @@ from segzero.segmenter import Prompt, load_segmenter
 from segzero.tiny.scenes import make_scene
 
 # Not importorskip: the tests' own process must stay free of it too.
-pytestmark = pytest.mark.skipif(not importlib.util.find_spec("sam2"), reason="Meta's sam2 package is not installed")
+pytestmark = [
+    pytest.mark.slow,  # a process for each model
+    pytest.mark.skipif(not importlib.util.find_spec("sam2"), reason="Meta's sam2 package is not installed"),
+]
 HOME = str(Path(segzero.__file__).parent.parent)
 
 

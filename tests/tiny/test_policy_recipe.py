@@ -127,6 +127,7 @@ def test_a_hedged_answer_names_the_shape_and_then_the_one_most_like_it():
     assert changed > 20
 
 
+@pytest.mark.slow
 def test_training_is_decided_by_its_seed():
     recipe = Recipe().shortened(0.001)
     assert (recipe.see.steps, recipe.answer.stop_at, recipe.even_out.stop_at) == (1, 3, 1)

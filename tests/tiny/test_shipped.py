@@ -68,6 +68,7 @@ def test_manifest_has_the_held_out_figures():
     assert all(kind["score"] > kind["chance"] for kind in held_out["kinds"].values())
 
 
+@pytest.mark.slow
 def test_policy_answers_held_out_questions(checkpoint):
     from segzero.tiny.evaluate import evaluate_policy
 

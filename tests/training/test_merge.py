@@ -258,6 +258,7 @@ def test_shards_run_no_code(tmp_path):
         Shards(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_script_reports_a_users_mistake(tmp_path):
     script = ["training_scripts/model_merger.py", "--local_dir", str(tmp_path)]
     done = subprocess.run([sys.executable, *script], capture_output=True, text=True, check=False)
@@ -265,6 +266,7 @@ def test_the_script_reports_a_users_mistake(tmp_path):
     assert done.stderr.startswith("model_merger: no shards in")
 
 
+@pytest.mark.slow
 def test_the_script_says_why_nothing_was_uploaded(checkpoint, tmp_path):
     out = tmp_path / "merged"
     script = ["training_scripts/model_merger.py", "--local_dir", str(checkpoint), "--target_dir", str(out)]

@@ -114,6 +114,7 @@ def same(a, b):
     return a.size == b.size and np.array_equal(np.asarray(a), np.asarray(b))
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_the_panels(groups, tmp_path):
     tensorboard = pytest.importorskip("torch.utils.tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -128,6 +129,7 @@ def test_tensorboard_gets_the_panels(groups, tmp_path):
     assert (image.step, (image.width, image.height)) == (7, Image.open(tmp_path / "step_000007_0.png").size)
 
 
+@pytest.mark.slow
 def test_wandb_gets_a_table_with_the_panels(groups, shown, tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
