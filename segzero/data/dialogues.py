@@ -149,10 +149,13 @@ def from_instances(samples: Sequence[Sample], rounds: int, rng: np.random.Genera
     places = {_identity(thing.object): place for place, thing in enumerate(things)}
     complete = all("categories" in s.meta and s.category and s.ignore is None for s in samples)
     for sample in samples:
+        if sample.turns:
+            yield sample
+            continue
         first = Asked(sample.category, sample.question, tuple(places[_identity(o)] for o in sample.objects))
-        alone = sample.empty or bool(sample.turns)
-        said = [first] if alone else converse([first], things, sample.size, rounds, rng, complete=complete)
-        yield from as_samples(said, things, sample) if len(said) > 1 else [sample]
+        said = converse([first], things, sample.size, rounds, rng, complete=complete) if first.targets else []
+        alone = replace(sample, meta={**sample.meta, "dialogue": sample.id, "round": 1})
+        yield from as_samples(said, things, sample) if len(said) > 1 else [alone]
 
 
 def things_of(samples: Iterable[Sample]) -> list[Thing]:
