@@ -1,12 +1,13 @@
-"""One browser and one server for all tests; each test has a page of its own."""
+"""One server for all tests, one browser for a module; each test has a page of its own."""
 
 import browsing
 import pytest
 from playwright.sync_api import sync_playwright
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    """Not for the session: while Playwright runs, no other test of this process can start an event loop."""
     path = browsing.find_browser()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path)

@@ -9,6 +9,7 @@ from browsing import ask, cards, demo_ui, open_example, open_file, shot
 from PIL import Image
 from playwright.sync_api import expect
 
+from segzero.policy.checkpoint import CARD
 from segzero.tiny import segmenter_path
 
 pytestmark = pytest.mark.slow
@@ -20,6 +21,7 @@ def guarded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("guarded")
     (folder / "tokens").write_text("open-sesame\n")
     shutil.copytree(segmenter_path(), folder / "other")
+    (folder / "other" / CARD).write_text('{"name": "other"}')
     segmenters = ["--segmenter", str(segmenter_path()), "--segmenter", str(folder / "other")]
     limits = ["--max-megabytes", "1", "--max-pixels", "1000000"]
     with demo_ui("--tokens", str(folder / "tokens"), *segmenters, *limits) as served:
