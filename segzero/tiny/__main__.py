@@ -3,7 +3,8 @@
     python -m segzero.tiny policy|segmenter|all [--out DIR] [--seed N] [--share 0.1]
     python -m segzero.tiny check [--out DIR]
 
-Training takes about half an hour for each model on one quiet core; `--share` runs that part of the steps, as a trial.
+Training takes more than an hour for the policy and half an hour for the segmenter, each on one quiet core; `--share`
+runs that part of the steps, as a trial.
 All end with the figures on held-out scenes; `check` also compares every file with the manifest's sha256.
 """
 
