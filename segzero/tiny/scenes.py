@@ -8,6 +8,7 @@ it is: a tiny vision tower with relative positions only can then learn where thi
 ((224, 224, 3), True)
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -89,7 +90,8 @@ def _specs(rng: np.random.Generator, count: int, odd: bool) -> list[Spec]:
     arrangement = 0.0 if odd else rng.random()
     if arrangement < 0.2 and count >= 3:  # all alike but one, which has at most one attribute of theirs
         common = anything()
-        other = [_pick(rng, [o for o in of if o != c]) for of, c in zip((RADII, COLOURS, KINDS), common, strict=True)]
+        every: tuple[Sequence[str], ...] = (list(RADII), list(COLOURS), KINDS)
+        other = [_pick(rng, [o for o in of if o != c]) for of, c in zip(every, common, strict=True)]
         shared = rng.integers(4)  # which attribute, 3: none
         size, colour, kind = (c if i == shared else o for i, (c, o) in enumerate(zip(common, other, strict=True)))
         return [(size, colour, kind)] + [common] * (count - 1)
@@ -104,8 +106,8 @@ def _specs(rng: np.random.Generator, count: int, odd: bool) -> list[Spec]:
     return specs
 
 
-def _pick(rng: np.random.Generator, names):
-    return names[rng.integers(len(names))]
+def _pick(rng: np.random.Generator, names: Sequence[str]) -> str:
+    return names[int(rng.integers(len(names)))]
 
 
 def _free_place(rng: np.random.Generator, size: int, radius: float, shapes: list[Shape]) -> tuple[float, float] | None:
