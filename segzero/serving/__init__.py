@@ -3,6 +3,6 @@
 A request's way: `door` (who may come in, and how much) -> `reading` (and `fetching`) -> `models`, which share what
 `sharing` lists through `batching` -> `writing`, or `streaming` while the answer is being written.
 
-`app` says what is where, each `*_routes` adds its own; `loading` and `run` start it and end it; `client` is the other
-side, `ui` the page.
+`app` puts it together, each room of `routes` adds its own; `loading` and `run` start it and end it; `client` is the
+other side, `ui` the page.
 """

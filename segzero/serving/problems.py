@@ -3,12 +3,27 @@
 import logging
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from segzero.errors import TimedOut, Unavailable, UserError
 from segzero.serving.batching import Dead
+from segzero.serving.schema import ErrorAnswer
 
 log = logging.getLogger("segzero.serving")
 SOON = {"Retry-After": "5"}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer, "description": meaning}
+    for status, meaning in {
+        400: "The body is not what its Content-Type says.",
+        401: "No known bearer token.",
+        403: "A web page of another site sent it.",
+        413: "The body is too large.",
+        422: "The image, the question or a field can't be used.",
+        429: "Too many requests at once.",
+        503: "The models are gone and the server is going, or a policy's own server does not answer.",
+        504: "No answer in time.",
+    }.items()
+}
 
 
 class Problem(Exception):

@@ -14,8 +14,8 @@ from segzero.errors import UserError
 from segzero.masks import decode, mask_iou
 from segzero.result import Found
 from segzero.serving.label_studio import read_config, read_context, regions_of
-from segzero.serving.label_studio_routes import Home
 from segzero.serving.limits import Limits, Tokens
+from segzero.serving.routes.label_studio import Home
 
 SIZE = (60, 40)
 BRUSH = """<View>

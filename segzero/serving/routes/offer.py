@@ -11,15 +11,13 @@ from segzero.serving.examples import Example, made_examples
 from segzero.serving.extras import Extras
 from segzero.serving.limits import Limits
 from segzero.serving.models import Models
-from segzero.serving.problems import Problem
+from segzero.serving.problems import ERRORS, Problem
 from segzero.serving.schema import ExampleAnswer, ModelsAnswer
 
 
-def add_offer(
-    app: FastAPI, models: Models, limits: Limits, extras: Extras, errors: dict[int | str, dict[str, Any]]
-) -> None:
+def add_offer(app: FastAPI, models: Models, limits: Limits, extras: Extras) -> None:
     """Add the routes."""
-    common: dict[str, Any] = {"tags": ["offer"], "responses": {401: errors[401]}}
+    common: dict[str, Any] = {"tags": ["offer"], "responses": {401: ERRORS[401]}}
 
     async def shown() -> tuple[Example, ...]:
         return await asyncio.to_thread(made_examples) if extras.examples is None else extras.examples

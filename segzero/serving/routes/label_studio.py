@@ -29,7 +29,7 @@ from segzero.serving.fetching import fetch
 from segzero.serving.label_studio import Clicks, Config, image_address, read_config, read_context, regions_of, task_name
 from segzero.serving.limits import Limits
 from segzero.serving.models import Models
-from segzero.serving.problems import Problem
+from segzero.serving.problems import ERRORS, Problem
 from segzero.serving.reading import check_question, open_image, read_body
 from segzero.serving.schema import MAX_PROMPTS, Body
 from segzero.serving.waiting import answer_of
@@ -80,9 +80,9 @@ class Home:
         return fetch(address, most, is_allowed=lambda ip: True, headers=headers, redirects=0)
 
 
-def add_label_studio(app: FastAPI, models: Models, limits: Limits, extras: Extras, errors: dict[Any, Any]) -> None:
+def add_label_studio(app: FastAPI, models: Models, limits: Limits, extras: Extras) -> None:
     """Add the routes."""
-    common: dict[str, Any] = {"tags": ["label studio"], "responses": errors}
+    common: dict[str, Any] = {"tags": ["label studio"], "responses": ERRORS}
     url = os.environ.get(URL, "").rstrip("/")
     home = Home(url, os.environ.get(KEY, "")) if url else None
     version = f"{models.policies[0]}, {models.segmenters[0]}"

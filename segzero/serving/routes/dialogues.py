@@ -10,13 +10,13 @@ from segzero.dialogue import Dialogue, Round
 from segzero.pipeline import SegZeroPipeline
 from segzero.serving import writing
 from segzero.serving.dialogues import Dialogues, Kept
-from segzero.serving.export_routes import add_exports
 from segzero.serving.extras import Extras
-from segzero.serving.flag_routes import add_flags
 from segzero.serving.limits import Limits
 from segzero.serving.models import Models
-from segzero.serving.problems import Problem
+from segzero.serving.problems import ERRORS, Problem
 from segzero.serving.reading import check_question, describe_body, open_image, read_body
+from segzero.serving.routes.exports import add_exports
+from segzero.serving.routes.flags import add_flags
 from segzero.serving.schema import (
     AskBody,
     Body,
@@ -35,15 +35,13 @@ Step = Callable[[Dialogue], Round | None]
 EVENTS: dict[str, Any] = {"text/event-stream": {"schema": {"type": "string"}}}
 
 
-def add_dialogues(
-    app: FastAPI, models: Models, limits: Limits, extras: Extras, errors: dict[int | str, dict[str, Any]]
-) -> Dialogues:
+def add_dialogues(app: FastAPI, models: Models, limits: Limits, extras: Extras) -> Dialogues:
     """Add the routes; gives what keeps the dialogues."""
     dialogues = Dialogues(limits)
-    common: dict[str, Any] = {"tags": ["dialogues"], "responses": errors}
+    common: dict[str, Any] = {"tags": ["dialogues"], "responses": ERRORS}
     state: dict[str, Any] = common | {"response_model": DialogueAnswer}
     round: dict[str, Any] = common | {"response_model": RoundAnswer}
-    streamed = round | {"responses": {**errors, 200: {"content": EVENTS, "description": "The round, or its stream."}}}
+    streamed = round | {"responses": {**ERRORS, 200: {"content": EVENTS, "description": "The round, or its stream."}}}
 
     def kept_for(request: Request, id: str) -> Kept:
         return dialogues.find(id, request.scope["segzero.owner"])
