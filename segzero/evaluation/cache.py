@@ -59,6 +59,8 @@ def key_of(*parts: Any) -> str:
 class RememberedPolicy:
     """Asks the policy only what it has not been asked before, as long as it answers greedily: a draw is not kept."""
 
+    joinable = False
+
     def __init__(self, policy: Policy, cache: Cache, identity: Identity) -> None:
         self.policy, self.cache, self.identity = policy, cache, dict(identity)
         self.name, self.frame, self.prompt = policy.name, policy.frame, policy.prompt

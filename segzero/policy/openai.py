@@ -41,6 +41,8 @@ VLLM_PLAIN = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 class OpenAIPolicy:
     """Asks the server for its model at once, so that a wrong address or key shows before any work is done."""
 
+    joinable = True
+
     def __init__(
         self,
         address: str,

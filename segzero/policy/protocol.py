@@ -70,6 +70,7 @@ class Policy(Protocol):
     name: str  # the checkpoint, as it was named
     frame: Frame  # in which coordinates it was taught to write
     prompt: str  # the name in segzero.prompts it was taught to read
+    joinable: bool  # several threads may ask at once: requests then join those under way, and wait for none of them
 
     def generate(self, requests: list[Request], sampling: Sampling = ...) -> list[Reply]:
         """One reply for each request, in order."""

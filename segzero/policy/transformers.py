@@ -19,6 +19,8 @@ from segzero.policy.writing import write_answers
 class TransformersPolicy:
     """Loads the weights into this process; `batch_size` bounds how many answers are written at once."""
 
+    joinable = False
+
     def __init__(self, checkpoint: Checkpoint, device: str = "auto", dtype: str = "auto", batch_size: int = 64) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size {batch_size} must be at least 1")

@@ -6,17 +6,15 @@ be orphaned. With `tensor_parallel` above 1 vLLM starts a process for each devic
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from segzero.errors import UserError
 from segzero.policy.chat import load_processor, one_line, read_request
 from segzero.policy.checkpoint import Checkpoint
 from segzero.policy.protocol import MAX_IMAGES, Reply, Request, Sampling
-
-if TYPE_CHECKING:
-    from vllm import RequestOutput, SamplingParams
+from segzero.policy.stepping import Stepper, Work
 
 ROOM = 4096  # tokens for question and answer, beside the image's
 ARCHITECTURES = {
@@ -29,6 +27,8 @@ CPU_CACHE = 8  # sequences of full length that a CPU's key-value cache holds; an
 
 class VLLMPolicy:
     """Starts the engine. `gpu_memory` is the share of a GPU it fills: the segmenter needs some as well."""
+
+    joinable = True
 
     def __init__(
         self,
@@ -73,55 +73,25 @@ class VLLMPolicy:
                 self.llm = LLM(checkpoint.path, **settings)
         except ValueError as error:
             raise UserError(f"vLLM does not start on {checkpoint.path}: {one_line(error)}") from error
+        self.stepper = Stepper(self.llm)
 
     def generate(self, requests: list[Request], sampling: Sampling = Sampling()) -> list[Reply]:
-        """One reply for each request, in order; vLLM makes its own batches."""
+        """One reply for each request, in order; vLLM makes its own batches, of all that ask at the time."""
         from vllm import SamplingParams
 
-        prompts, params = [], []
+        works = []
         for place, request in enumerate(requests):
             text = read_request(request, self.checkpoint, self.processor, self.max_model_len)
-            prompts.append({"prompt": text, "multi_modal_data": {"image": request.images}})
             seed = sampling.seed_for(place) if sampling.temperature > 0 else None
-            params.append(SamplingParams(temperature=sampling.temperature, max_tokens=sampling.max_tokens, seed=seed))
-        if not prompts:
-            return []
-        written = [output.outputs[0] for output in self._run(prompts, params, [request.hear for request in requests])]
+            params = SamplingParams(temperature=sampling.temperature, max_tokens=sampling.max_tokens, seed=seed)
+            works.append(Work({"prompt": text, "multi_modal_data": {"image": request.images}}, params, request.hear))
+        written = [output.outputs[0] for output in self.stepper.run(works)]
         return [Reply(w.text, len(w.token_ids), truncated=w.finish_reason != "stop") for w in written]
-
-    def _run(
-        self,
-        prompts: list[dict[str, Any]],
-        params: list["SamplingParams"],
-        hears: list[Callable[[str], object] | None],
-    ) -> list["RequestOutput"]:
-        """What `LLM.generate` does; those who want to hear are told after each step of the engine."""
-        from vllm.sampling_params import RequestOutputKind
-
-        engine = self.llm.llm_engine
-        ids = self.llm.enqueue(prompts, params, use_tqdm=False)
-        states = [engine.output_processor.request_states[id] for id in ids]
-        for state, hear in zip(states, hears, strict=True):
-            if hear is not None:  # `enqueue` asks for finished outputs alone, whatever the parameters say
-                state.output_kind = RequestOutputKind.CUMULATIVE
-        heard = {state.external_req_id: hear for state, hear in zip(states, hears, strict=True)}
-        done = {}
-        try:
-            while engine.has_unfinished_requests():
-                for output in engine.step():
-                    if hear := heard[output.request_id]:
-                        hear(output.outputs[0].text)
-                    if output.finished:
-                        done[output.request_id] = output
-        except BaseException:
-            engine.abort_request(ids, internal=True)
-            raise
-        return [done[name] for name in heard]
 
     def close(self) -> None:
         """End the engine and its processes, give its memory back."""
         self.llm.llm_engine.engine_core.shutdown()
-        del self.llm
+        del self.llm, self.stepper
 
 
 def _set_environment(in_process: bool) -> None:

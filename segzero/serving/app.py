@@ -49,7 +49,7 @@ def create_app(
     bearer = [Depends(HTTPBearer(auto_error=False))] if tokens else []  # only described here: the door checks it
     app = FastAPI(title="SegZero", version=__version__, description=ABOUT, lifespan=lifespan, dependencies=bearer)
     app.state.models, app.state.metrics, app.state.limits = models, metrics, limits
-    app.add_middleware(Door, limits=limits, tokens=tokens, metrics=metrics, wait=models.batcher.wait)
+    app.add_middleware(Door, limits=limits, tokens=tokens, metrics=metrics, wait=models.wait)
     app.add_exception_handler(UserError, _user_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _wrong_address)

@@ -163,19 +163,21 @@ class Batcher:
                 for job in jobs:
                     self._do(work, [job])
                 return
-            if not isinstance(error, UserError) and (why := self._ill()):
+            if not isinstance(error, UserError) and (why := why_ill(self.check)):
                 self.die(f"{type(error).__name__}: {error}; then {why}")
             settle(jobs[0].future, error=error)
             return
         for job, result in zip(jobs, results, strict=True):
             settle(job.future, result)
 
-    def _ill(self) -> str:
-        try:
-            self.check()
-        except Exception as error:
-            return f"{type(error).__name__}: {error}"
-        return ""
+
+def why_ill(check: Callable[[], None]) -> str:
+    """What `check` raises; nothing if all is well."""
+    try:
+        check()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def settle(future: "Future[Any]", result: Any = None, error: BaseException | None = None) -> None:

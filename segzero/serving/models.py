@@ -1,6 +1,7 @@
 """What the server asks of the models: whole batches, run by the one thread that owns them.
 
-A policy on another server has a thread of its own: while it dawdles, nobody else waits.
+A policy that takes on requests while it answers others (vLLM, another server) is asked beside that thread: a question
+begins when it comes, waits for nobody's longer answer, and only its masks are drawn in batches.
 """
 
 import threading
@@ -22,10 +23,12 @@ from segzero.result import Segmentation
 from segzero.segmenter import Drawn, Prompt, Segmenter
 from segzero.segmenter.remembering import RememberingSegmenter
 from segzero.serving.batching import Batcher, Work, settle
+from segzero.serving.joining import Joining
 from segzero.serving.limits import Limits
 from segzero.serving.sharing import Answering, Asked, Drawing, Writing
 
 M = TypeVar("M", Policy, Segmenter)
+Place = Batcher | Joining
 
 
 class Models:
@@ -68,11 +71,16 @@ class Models:
         self.default = next(iter(self._offered.values()))
         self.pipeline, self.segmenter = self.default.pipeline, self.remembering[0]
         self.batcher = Batcher(self._check, limits.batch, limits.inside, seen=seen)
-        self._elsewhere: dict[Work, Batcher] = {
-            writing.write: Batcher(lambda: None, limits.batch, limits.inside, seen=seen)
-            for writing in writings.values()
-            if isinstance(writing.policy, OpenAIPolicy)
-        }
+        self._joining: dict[Work, Joining] = {}
+        self._watched: list[Place] = [self.batcher]  # what is elsewhere may dawdle, or be gone for now
+        for writing in writings.values():
+            if isinstance(writing.policy, OpenAIPolicy):
+                self._joining[writing.write] = Joining(limits.batch, limits.inside, seen=seen)
+            elif writing.policy.joinable:
+                joining = Joining(limits.batch, limits.inside, writing.check, self.batcher.die, seen)
+                self._joining[writing.write] = joining
+                self._watched.append(joining)
+        self._places: list[Place] = [self.batcher, *self._joining.values()]
         self._steps = ThreadPoolExecutor(limits.inside, "step")
 
     def choose(self, policy: str | None = None, segmenter: str | None = None) -> Answering:
@@ -89,7 +97,7 @@ class Models:
         chosen = chosen or self.default
         normalise(question)
         chosen.pipeline.policy.frame.model_size(image.size)
-        if chosen.writing.write in self._elsewhere:
+        if chosen.writing.write in self._joining:
             return self.run(lambda pipeline: pipeline([image], [question])[0], threading.Lock(), chosen)
         return self.batcher.submit(chosen.answer, Asked(image, question))
 
@@ -114,7 +122,8 @@ class Models:
         done: Future[Any] = Future()
 
         def ask(what: Work, item: Any) -> Any:
-            asked = self._elsewhere.get(what, self.batcher).submit(what, item)
+            place: Place = self._joining.get(what, self.batcher)
+            asked = place.submit(what, item)
             done.add_done_callback(lambda given_up: asked.cancel())
             return asked.result()
 
@@ -134,23 +143,30 @@ class Models:
 
     def waiting(self) -> int:
         """How many wait for a model."""
-        return sum(map(len, (self.batcher, *self._elsewhere.values())))
+        return sum(len(place) for place in self._places)
+
+    def wait(self) -> float:
+        """Seconds until what waits now will be done, by the pace of late."""
+        return max(place.wait() for place in self._places)
+
+    def busy_since(self) -> float | None:
+        """Since when a model of this process has been busy with the oldest that it began; time.monotonic."""
+        return min((since for place in self._watched if (since := place.busy_since) is not None), default=None)
 
     def close(self, seconds: float) -> None:
-        """Finish what was taken on; whoever still waits for another server has had the time of a request."""
-        for batcher in self._elsewhere.values():
-            batcher.die("the server is shutting down")
+        """Finish what was taken on; whoever still waits for a policy beside has had the time of a request."""
+        for joining in self._joining.values():
+            joining.close()
         self._steps.shutdown(wait=not self.batcher.why_dead)
         self.batcher.close(0 if self.batcher.why_dead else seconds)
 
     def _check(self) -> None:
-        """The smallest thing that needs each of the models; what is elsewhere may be gone for now."""
-        image = Image.new("RGB", (64, 64))
+        """The smallest thing that needs each of the models that this thread owns."""
         for name in self.policies:
-            if self.choose(name).writing.write not in self._elsewhere:
-                self.choose(name).pipeline([image], ["the largest shape"])
+            if (writing := self.choose(name).writing).write not in self._joining:
+                writing.check()
         for segmenter in self.remembering:
-            embeddings = segmenter.segmenter.embed([image])
+            embeddings = segmenter.segmenter.embed([Image.new("RGB", (64, 64))])
             segmenter.decode(embeddings, [[Prompt(points=((32, 32),))]])
 
 

@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from segzero.errors import UserError
-from segzero.serving.batching import Batcher
+from segzero.serving.models import Models
 
 log = logging.getLogger("segzero.serving")
 UNREAD = 60_000  # milliseconds that a client may take nothing of what is sent to it: it is held in memory
@@ -39,18 +39,18 @@ def bind(host: str, port: int) -> socket.socket:
 
 def serve(app: FastAPI, address: socket.socket) -> None:
     """Until a signal comes, or the models die: then this raises."""
-    batcher: Batcher = app.state.models.batcher
+    models: Models = app.state.models
     if threading.current_thread() is threading.main_thread():
         # uvicorn raises it again once all is done; what was asked for and went well is no death by a signal.
         signal.signal(signal.SIGTERM, lambda number, frame: None)
     make_server(app).run(sockets=[address])
-    if not batcher.why_dead:
+    if not (why := models.batcher.why_dead):
         return
-    log.error("models gone", extra={"fields": {"why": batcher.why_dead}})
-    if batcher.busy_since is not None:  # the thread of the models can't be ended, and would be waited for
+    log.error("models gone", extra={"fields": {"why": why}})
+    if models.busy_since() is not None:  # a thread of the models can't be ended, and would be waited for
         sys.stderr.flush()
         os._exit(1)
-    raise UserError(f"the models are gone: {batcher.why_dead}; start the server again")
+    raise UserError(f"the models are gone: {why}; start the server again")
 
 
 def make_server(app: FastAPI) -> uvicorn.Server:
@@ -64,17 +64,17 @@ def make_server(app: FastAPI) -> uvicorn.Server:
         timeout_graceful_shutdown=int(seconds) + 5,
         lifespan="on",
     )
-    return _Server(config, app.state.models.batcher, STUCK * seconds)
+    return _Server(config, app.state.models, STUCK * seconds)
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, batcher: Batcher, stuck: float) -> None:
+    def __init__(self, config: uvicorn.Config, models: Models, stuck: float) -> None:
         super().__init__(config)
-        self.batcher, self.stuck = batcher, stuck
+        self.models, self.stuck = models, stuck
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn asks ten times a second whether it is to end."""
-        since = self.batcher.busy_since
+        batcher, since = self.models.batcher, self.models.busy_since()
         if since is not None and time.monotonic() - since > self.stuck:
-            self.batcher.die(f"a batch has not ended within {self.stuck:g} s")
-        return await super().on_tick(counter) or bool(self.batcher.why_dead)
+            batcher.die(f"a batch has not ended within {self.stuck:g} s")
+        return await super().on_tick(counter) or bool(batcher.why_dead)

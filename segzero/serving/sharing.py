@@ -13,6 +13,7 @@ from PIL import Image
 from segzero.masks import RLE, decode
 from segzero.pipeline import SegZeroPipeline
 from segzero.policy import Policy, Reply, Request, Sampling
+from segzero.prompts import render_messages
 from segzero.result import Segmentation
 from segzero.segmenter import Drawn, Embeddings, Prompt
 from segzero.segmenter.protocol import as_logits
@@ -42,6 +43,12 @@ class Writing:
         """Replies to the requests of several."""
         replies = iter(self.policy.generate([each for one in asked for each in one], self.sampling))
         return [[next(replies) for _ in one] for one in asked]
+
+    def check(self) -> None:
+        """Raises if the policy can't write any more."""
+        image = self.policy.frame.fit(Image.new("RGB", (64, 64)))
+        messages = render_messages("the largest shape", self.policy.prompt)
+        self.policy.generate([Request(image, messages)], Sampling(max_tokens=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +106,8 @@ class Answering:
 
 
 class _SharedPolicy:
+    joinable = True
+
     def __init__(self, writing: Writing, ask: Ask) -> None:
         policy = writing.policy
         self.name, self.frame, self.prompt = policy.name, policy.frame, policy.prompt

@@ -32,7 +32,7 @@ async def answer_of(request: Request, models: Models, submit: Callable[..., "Fut
             raise ClientLeft
         raise timed_out()
     except Busy:
-        raise busy(models.batcher.wait()) from None
+        raise busy(models.wait()) from None
     except Dead:
         raise dead() from None
     finally:

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 
@@ -68,6 +70,60 @@ def test_answers_are_heard_step_by_step(engine, held_out_requests):
     assert replies == engine.generate(some)
     assert heard[-1] == replies[1].text and len(heard) > 10
     assert all(later.startswith(earlier) for earlier, later in pairwise(heard))
+
+
+def test_who_comes_later_joins_and_waits_for_nobody(engine, held_out_requests):
+    long, short = held_out_requests[:2]
+    [alone], [cut] = engine.generate([long]), engine.generate([short], SHORT)
+    begun, heard = threading.Event(), []
+
+    def hear(text: str) -> None:
+        heard.append(text)
+        begun.set()
+
+    with ThreadPoolExecutor(9) as others:
+        first = others.submit(engine.generate, [replace(long, hear=hear)])
+        assert begun.wait(30)
+        joined = [others.submit(engine.generate, [short], SHORT) for _ in range(8)]
+        assert [future.result(30) for future in joined] == [[cut]] * 8
+        so_far = len(heard)
+        assert first.result(30) == [alone]
+    assert so_far < len(heard) and heard[-1] == alone.text
+
+
+def test_a_listener_that_fails_is_its_own_loss(engine, held_out_requests):
+    def leave(text: str) -> None:
+        raise ConnectionError("nobody listens")
+
+    with ThreadPoolExecutor(2) as others:
+        other = others.submit(engine.generate, held_out_requests[:2])
+        with pytest.raises(ConnectionError, match="nobody listens"):
+            engine.generate([held_out_requests[2], replace(held_out_requests[3], hear=leave)])
+        assert other.result(60) == engine.generate(held_out_requests[:2])
+    assert not engine.llm.llm_engine.has_unfinished_requests()
+
+
+def test_an_engine_that_fails_is_told_to_all_and_goes_on_if_it_can(engine, held_out_requests, monkeypatch):
+    step, begun, go = engine.llm.llm_engine.step, threading.Event(), threading.Event()
+
+    def fail():
+        begun.set()
+        assert go.wait(30)
+        raise RuntimeError("out of memory")
+
+    with ThreadPoolExecutor(2) as others:
+        with monkeypatch.context() as broken:
+            broken.setattr(engine.llm.llm_engine, "step", fail)
+            asked = [others.submit(engine.generate, held_out_requests[:2], SHORT)]
+            assert begun.wait(30)
+            asked.append(others.submit(engine.generate, held_out_requests[2:3], SHORT))
+            go.set()
+            for future in asked:
+                with pytest.raises(RuntimeError, match="out of memory"):
+                    future.result(30)
+        assert engine.llm.llm_engine.step == step
+    assert engine.generate(held_out_requests[:1], SHORT)[0].tokens == 12
+    assert not engine.llm.llm_engine.has_unfinished_requests()
 
 
 def test_draws_differ_and_repeat(engine, held_out_requests):
