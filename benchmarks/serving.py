@@ -1,9 +1,10 @@
 """Requests a second of `segzero serve`: many clients at once against one request after the other.
 
 A server with the shipped models runs in a process of its own. Every answer is checked against that of its own image,
-asked alone before; the two ways take turns. Then many requests more, and what the server's memory did.
+asked alone before; the two ways take turns. Then requests that come evenly, at half the pace that many clients got, and
+how long they wait; then many more, and what the server's memory did.
 
-    python benchmarks/serving.py [--clients 16] [--requests 20] [--repeats 3] [--more 2000]
+    python benchmarks/serving.py [--backend vllm] [--clients 16] [--requests 20] [--repeats 3] [--more 2000]
 """
 
 import argparse
@@ -35,6 +36,7 @@ class Answer:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backend", choices=["transformers", "vllm"], default="transformers")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--requests", type=int, default=20, help="of each client")
     parser.add_argument("--repeats", type=int, default=3)
@@ -43,7 +45,7 @@ def main() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "segzero", "serve", "--port", str(port), "--policy-backend", "transformers"]
+    command = [sys.executable, "-m", "segzero", "serve", "--port", str(port), "--policy-backend", options.backend]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
@@ -56,7 +58,7 @@ def main() -> None:
 
 def measure(client: httpx.Client, server: psutil.Process, options: argparse.Namespace) -> None:
     truth = {scene: ask(client, scene) for scene in range(len(SCENES))}
-    alone, together, waits, ratios = [], [], [], []
+    alone, together, waits, evenly, ratios = [], [], [], [], []
     for _ in range(options.repeats):
         one, _ = run(client, truth, 1, 3 * len(SCENES))
         many, seconds = run(client, truth, options.clients, options.clients * options.requests)
@@ -64,9 +66,10 @@ def measure(client: httpx.Client, server: psutil.Process, options: argparse.Name
         together.append(many)
         waits += seconds
         ratios.append(many / one)
-    p95 = sorted(waits)[int(0.95 * len(waits))]
+        evenly += come(client, truth, many / 2, options.clients * options.requests // 2)
     print(f"one after the other: {spread(alone)} requests/s")
-    print(f"{options.clients} clients at once: {spread(together)} requests/s, 95 % within {p95:.2f} s")
+    print(f"{options.clients} clients at once: {spread(together)} requests/s; {shares(waits)}")
+    print(f"coming evenly at half that pace: {shares(evenly)}")
     print(
         f"ratio {statistics.median(ratios):.1f}x (from {min(ratios):.1f} to {max(ratios):.1f}); no answer was another's"
     )
@@ -87,6 +90,21 @@ def run(client: httpx.Client, truth: dict[int, Answer], clients: int, count: int
     return rate, [answer.seconds for answer in answers]
 
 
+def come(client: httpx.Client, truth: dict[int, Answer], rate: float, count: int) -> list[float]:
+    """How long requests took that came at that rate, whether or not those before them were answered."""
+    begin = time.perf_counter()
+
+    def ask_in_time(number: int) -> Answer:
+        time.sleep(max(0.0, begin + number / rate - time.perf_counter()))
+        return ask(client, number % len(SCENES))
+
+    with ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(ask_in_time, range(count)))
+    for answer in answers:
+        assert answer.text == truth[answer.scene].text, f"scene {answer.scene} got another answer"
+    return [answer.seconds for answer in answers]
+
+
 def ask(client: httpx.Client, scene: int) -> Answer:
     sample = SCENES[scene]
     begin = time.perf_counter()
@@ -105,6 +123,11 @@ def wait_for(client: httpx.Client, server: subprocess.Popen) -> None:
         except httpx.TransportError:
             time.sleep(0.2)
     raise SystemExit("the server did not get ready")
+
+
+def shares(seconds: list[float]) -> str:
+    ordered = sorted(seconds)
+    return f"half within {ordered[len(ordered) // 2]:.2f} s, 95 % within {ordered[int(0.95 * len(ordered))]:.2f} s"
 
 
 def spread(rates: list[float]) -> str:
