@@ -21,6 +21,8 @@ from segzero.model_flags import (
     PromptOption,
     SegmenterBackendOption,
     SegmenterOption,
+    policy_or_shipped,
+    segmenter_or_shipped,
 )
 from segzero.serving.commands import serve
 from segzero.serving.demo_ui import demo_ui
@@ -101,7 +103,7 @@ def segment(
     max_pixels: MaxPixelsOption = 89_000_000,
 ) -> None:
     """Draw masks from points and boxes, without a policy."""
-    from segzero import clicks, tiny
+    from segzero import clicks
     from segzero.images import load_image
     from segzero.inference import check_formats
     from segzero.segmenter import load_segmenter
@@ -110,7 +112,7 @@ def segment(
     check_formats(formats)
     picture = load_image(image, max_pixels=max_pixels)
     prompts = clicks.parse_prompts(point or [], box or [], picture.size)
-    drawer = load_segmenter(segmenter or _shipped("segmenter", tiny.segmenter_path()), segmenter_backend, device=device)
+    drawer = load_segmenter(segmenter_or_shipped(segmenter), segmenter_backend, device=device)
     for name, result in clicks.draw(drawer, picture, prompts, Path(image).stem, all_masks):
         files = result.save(out, name, formats)
         scores = ", ".join(f"{found.score:.2f}" for found in result.instances)
@@ -176,22 +178,16 @@ def doctor(
 
 
 def _load_pipeline(policy, segmenter, policy_backend, segmenter_backend, device, **options):
-    from segzero import tiny
     from segzero.pipeline import SegZeroPipeline
 
     return SegZeroPipeline.from_pretrained(
-        policy or _shipped("policy", tiny.policy_path()),
-        segmenter or _shipped("segmenter", tiny.segmenter_path()),
+        policy_or_shipped(policy),
+        segmenter_or_shipped(segmenter),
         policy_backend=policy_backend,
         segmenter_backend=segmenter_backend,
         device=device,
         **options,
     )
-
-
-def _shipped(what: str, path: Path) -> Path:
-    console.print(f"no --{what} given: using the small one that comes with SegZero, made for its synthetic scenes")
-    return path
 
 
 def _show_progress(outcomes, total: int) -> int:

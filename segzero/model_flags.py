@@ -1,8 +1,10 @@
-"""The flags of every command that loads a policy and a segmenter."""
+"""The flags of every command that loads a policy and a segmenter, and what is meant where they are left out."""
 
 from typing import Annotated
 
 import typer
+
+from segzero import tiny
 
 PolicyOption = Annotated[
     str | None,
@@ -20,3 +22,18 @@ FrameOption = Annotated[
 PromptOption = Annotated[
     str | None, typer.Option(help="multi, vision_reasoner or seg_zero; default: the checkpoint's.")
 ]
+
+
+def policy_or_shipped(path: str | None) -> str:
+    """The path, or that of the shipped policy, after saying so."""
+    return path or _shipped("policy", str(tiny.policy_path()))
+
+
+def segmenter_or_shipped(path: str | None) -> str:
+    """The path, or that of the shipped segmenter, after saying so."""
+    return path or _shipped("segmenter", str(tiny.segmenter_path()))
+
+
+def _shipped(what: str, path: str) -> str:
+    typer.echo(f"no --{what} given: using the small one that comes with SegZero, made for its synthetic scenes")
+    return path

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from segzero.errors import UserError
+from segzero.model_flags import segmenter_or_shipped
 
 data = typer.Typer(no_args_is_help=True, help="Training and evaluation data.")
 console = Console(highlight=False)
@@ -91,7 +92,7 @@ def prepare(
             recipe,
             options=options,
             seed=seed,
-            segmenter=_segmenter(segmenter) if filter_iou is not None else "",
+            segmenter=segmenter_or_shipped(segmenter) if filter_iou is not None else "",
             workers=workers,
             shard_size=shard_size,
             limit=limit,
@@ -125,13 +126,3 @@ def named_options(written: list[str]) -> dict[str, str]:
     if wrong:
         raise UserError(f"--option {wrong[0]!r} must be NAME=VALUE, such as level=instance")
     return {name: value for name, _, value in pairs}
-
-
-def _segmenter(path: str | None) -> str:
-    from segzero import tiny
-
-    if path is None:
-        console.print(
-            "no --segmenter given: using the small one that comes with SegZero, made for its synthetic scenes"
-        )
-    return path or str(tiny.segmenter_path())

@@ -14,6 +14,8 @@ from segzero.model_flags import (
     PromptOption,
     SegmenterBackendOption,
     SegmenterOption,
+    policy_or_shipped,
+    segmenter_or_shipped,
 )
 
 console = Console(highlight=False)
@@ -48,12 +50,9 @@ def chat(
     if memory is not None:
         get_memory(memory)  # before models are loaded
     picture = load_image(image, max_pixels=max_pixels)
-    for what, path in (("policy", policy), ("segmenter", segmenter)):
-        if path is None:
-            say(f"no --{what} given: using the small one that comes with SegZero, made for its synthetic scenes")
     pipeline = SegZeroPipeline.from_pretrained(
-        policy,
-        segmenter,
+        policy_or_shipped(policy),
+        segmenter_or_shipped(segmenter),
         policy_backend=policy_backend,
         segmenter_backend=segmenter_backend,
         frame=frame,

@@ -23,6 +23,8 @@ from segzero.model_flags import (
     PromptOption,
     SegmenterBackendOption,
     SegmenterOption,
+    policy_or_shipped,
+    segmenter_or_shipped,
 )
 
 app = typer.Typer(help="Benchmarks: answers, masks, figures one can publish.", no_args_is_help=True)
@@ -90,7 +92,6 @@ def run(
         raise unknown_name("history", history, list(ASKED))
     if output not in LAYOUTS:
         raise unknown_name("output", output, list(LAYOUTS))
-    from segzero import tiny
     from segzero.evaluation.answering import Models
     from segzero.evaluation.exports import file_stem
     from segzero.evaluation.runner import survey
@@ -115,8 +116,8 @@ def run(
         names = ", ".join(task.benchmark.name for task in tasks)
         raise UserError(f"--history {history}: no sample of {names} has earlier rounds; leave --history out")
     models = Models(
-        policy or _shipped("policy", tiny.policy_path()),
-        segmenter or _shipped("segmenter", tiny.segmenter_path()),
+        policy_or_shipped(policy),
+        segmenter_or_shipped(segmenter),
         policy_backend,
         segmenter_backend,
         device,
@@ -355,8 +356,3 @@ def _show_rounds(both: dict[str, Any], out: Path) -> None:
 
 def _title(name: str, history: str | None) -> str:
     return f"{name}, {history} history" if history else name
-
-
-def _shipped(what: str, path: Path) -> str:
-    console.print(f"no --{what} given: using the small one that comes with SegZero, made for its synthetic scenes")
-    return str(path)
