@@ -83,7 +83,9 @@ class Joining:
             [result] = work([item])
         except BaseException as error:
             if not isinstance(error, UserError) and (why := why_ill(self.check)):
-                self.die(f"{type(error).__name__}: {error}; then {why}")
+                why = f"{type(error).__name__}: {error}; then {why}"
+                self.die(why)
+                error = Dead(why)
             settle(future, error=error)
         else:
             settle(future, result)

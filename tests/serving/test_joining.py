@@ -90,11 +90,11 @@ def test_a_failure_is_told_and_a_dead_policy_is_death():
     with pytest.raises(UserError, match="empty"):
         joining.submit(refuse, 1).result(5)
     assert told == []
-    with pytest.raises(RuntimeError, match="out of order"):
+    with pytest.raises(Dead, match="no engine"):
         joining.submit(break_down, 1).result(5)
     assert told == ["RuntimeError: out of order; then RuntimeError: no engine"]
     well = Joining(check=lambda: None, die=told.append)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="out of order"):
         well.submit(break_down, 1).result(5)
     assert len(told) == 1
 

@@ -6,9 +6,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import servers
 
+from segzero.errors import UserError
 from segzero.masks import mask_iou
+from segzero.pipeline import SegZeroPipeline
+from segzero.policy import load_policy
 from segzero.serving.client import Client
+from segzero.tiny import policy_path
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +34,27 @@ def test_vllm_answers_several_at_once_and_is_followed(started, pipeline, held_ou
     assert later_answer_begins_before_the_first_ends(client, samples)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
+
+
+def test_an_engine_that_is_gone_is_told_to_all_and_the_server_ends(pipeline, held_out, monkeypatch):
+    policy = load_policy(policy_path(), "vllm")
+    engine = policy.llm.llm_engine
+    with servers.running(SegZeroPipeline(policy, pipeline.segmenter)) as server, ThreadPoolExecutor(6) as clients:
+        client = Client(server.url, retries=0)
+        assert client.segment(held_out[0].image, held_out[0].question).raw_text
+
+        def fail():
+            raise RuntimeError("the device is gone")
+
+        monkeypatch.setattr(engine, "step", fail)
+        asked = [clients.submit(client.segment, sample.image, sample.question) for sample in held_out[:6]]
+        for future in asked:
+            with pytest.raises(UserError, match="answered 503"):
+                future.result(30)
+        server.thread.join(10)
+        assert not server.thread.is_alive() and "the device is gone" in server.models.batcher.why_dead
+    monkeypatch.undo()
+    policy.close()
 
 
 def later_answer_begins_before_the_first_ends(client, samples) -> bool:
