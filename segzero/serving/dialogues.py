@@ -22,6 +22,7 @@ class Kept:
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     steps: int = 0  # that undo could take back
     used: float = field(default_factory=time.monotonic)
+    left: bool = False  # nobody looks at it any more
     alone: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -38,7 +39,7 @@ class Dialogues:
     def room(self) -> None:
         """Refuse one more dialogue, before work is spent on it."""
         self._forget()
-        if len(self._kept) >= self.limits.dialogues:
+        if self._full() and not self._left():
             oldest = next(iter(self._kept.values()))
             again = str(max(1, math.ceil(oldest.used + self.limits.idle - time.monotonic())))
             said = f"{self.limits.dialogues} dialogues are open, which is all there is room for; delete one, or wait"
@@ -47,6 +48,8 @@ class Dialogues:
     def add(self, dialogue: Dialogue, owner: str, chosen: Answering) -> Kept:
         """Keep a dialogue for whoever made it."""
         self.room()
+        if self._full():
+            del self._kept[self._left()[0].id]
         kept = Kept(dialogue, owner, chosen)
         self._kept[kept.id] = kept
         return kept
@@ -57,9 +60,13 @@ class Dialogues:
         kept = self._kept.get(id)
         if kept is None or kept.owner != owner:
             raise Problem(404, "no_dialogue", "no such dialogue of yours; it may have expired")
-        kept.used = time.monotonic()
+        kept.used, kept.left = time.monotonic(), False
         self._kept[id] = self._kept.pop(id)
         return kept
+
+    def leave(self, id: str, owner: str) -> None:
+        """Its client may come back, but has no right to its place any more."""
+        self.find(id, owner).left = True
 
     def drop(self, id: str, owner: str) -> None:
         """Forget it."""
@@ -70,3 +77,9 @@ class Dialogues:
         limit = time.monotonic() - self.limits.idle
         for id in [id for id, kept in self._kept.items() if kept.used < limit and not kept.alone.locked()]:
             del self._kept[id]
+
+    def _full(self) -> bool:
+        return len(self._kept) >= self.limits.dialogues
+
+    def _left(self) -> list[Kept]:
+        return [kept for kept in self._kept.values() if kept.left and not kept.alone.locked()]

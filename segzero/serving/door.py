@@ -24,6 +24,7 @@ from segzero.serving.problems import ClientLeft, Problem, busy
 
 log = logging.getLogger("segzero.serving")
 GUARDED = ("/v1/", "/label-studio/", "/metrics")  # the rest says nothing about anybody
+MAKING = ("/export", "/image")  # what is made for a GET takes a place like any POST
 PLAIN = ("/v1/segment", "/v1/prompt", "/v1/dialogues", "/label-studio/predict", "/metrics")
 LISTENING = 10.0  # seconds, to a client that has been refused and still sends
 SILENCE = 0.5  # seconds, after which it is taken to send no more
@@ -101,11 +102,12 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or refuse it."""
-        if scope["type"] != "http" or not scope["path"].startswith(GUARDED):
+        path = scope.get("path", "")
+        if scope["type"] != "http" or not path.startswith(GUARDED):
             await self.app(scope, receive, send)
             return
         visit = _Visit(scope, receive, send, self.limits.body, time.monotonic() + self.limits.seconds)
-        works = scope["method"] == "POST" or scope["path"].endswith("/export")
+        works = scope["method"] == "POST" or (path.startswith("/v1/dialogues/") and path.endswith(MAKING))
         entered = 0  # or 1; who is refused, and listened to, takes no place
         failed: Exception | None = None
         try:

@@ -276,6 +276,7 @@ class DialogueAnswer(BaseModel):
     segmenter: str
     memory: str
     idle: float = Field(description="Seconds without use after which it is forgotten.")
+    steps: int = Field(description="How many undo can take back.")
     rounds: list[RoundAnswer]
 
 

@@ -57,7 +57,7 @@ def dialogue_round(round: Round, format: str) -> dict[str, Any]:
 
 
 def dialogue_state(
-    id: str, registry: Registry, policy: str, segmenter: str, memory: str, idle: float
+    id: str, registry: Registry, policy: str, segmenter: str, memory: str, idle: float, steps: int
 ) -> dict[str, Any]:
     """All rounds, masks as RLE."""
     return {
@@ -67,6 +67,7 @@ def dialogue_state(
         "segmenter": segmenter,
         "memory": memory,
         "idle": idle,
+        "steps": steps,
         "rounds": [dialogue_round(round, "rle") for round in registry.rounds],
     }
 

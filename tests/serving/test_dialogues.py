@@ -1,19 +1,24 @@
 """Dialogues over HTTP: the same rounds as in this process, each its creator's, none for ever."""
 
+import io
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 import servers
+from PIL import Image, ImageChops
 from servers import wait_until
 
 from segzero.dialogue import Dialogue
 from segzero.errors import UserError
+from segzero.images import load_image
 from segzero.masks import mask_iou
 from segzero.serving.client import Client
 from segzero.serving.extras import Extras
 from segzero.serving.limits import Limits, Tokens
+from segzero.serving.routes import exports
 
 
 @pytest.fixture(scope="module")
@@ -88,17 +93,63 @@ def test_a_dialogue_is_its_creators(pipeline, scene, tmp_path):
         dialogue = Client(server.url, "mine").dialogue(scene.image)
         dialogue.ask(scene.question)
         with server.http("yours") as http, server.http() as nobody:
-            routes = [
+            paths = [
                 (method, path.replace("/v1/dialogues/{id}", dialogue.path))
                 for path, methods in http.get("/openapi.json").json()["paths"].items()
                 if path.startswith("/v1/dialogues/{id}")
                 for method in methods
             ]
-            assert len(routes) == 10
-            for method, path in routes:
+            assert len(paths) == 12
+            for method, path in paths:
                 assert http.request(method, path, json={}).status_code == 404, path
                 assert nobody.request(method, path, json={}).status_code == 401, path
         assert len(dialogue.rounds()) == 1
+
+
+def test_the_image_is_given_back_upright(server):
+    upright = Image.linear_gradient("L").convert("RGB").resize((60, 90))
+    turned, exif = upright.transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    file = io.BytesIO()
+    turned.save(file, "PNG", exif=exif)
+    dialogue = Client(server.url).dialogue(file.getvalue())
+    with server.http() as http:
+        answer = http.get(f"{dialogue.path}/image")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+        assert answer.headers["cache-control"] == "private, no-store"
+        assert ImageChops.difference(load_image(answer.content), upright).getbbox() is None
+        assert http.get("/v1/dialogues/other/image").status_code == 404
+
+
+def test_images_asked_for_at_once_have_a_limit(pipeline, scene, monkeypatch):
+    begun, go = threading.Event(), threading.Event()
+    monkeypatch.setattr(exports, "png_bytes", lambda image: (begun.set(), go.wait(10), b"png")[-1])
+    with servers.running(pipeline, Limits(inside=1)) as server, server.http() as http, ThreadPoolExecutor(1) as client:
+        path = Client(server.url).dialogue(scene.image).path + "/image"
+        first = client.submit(http.get, path)
+        try:
+            assert begun.wait(10)
+            refused = http.get(path)
+            assert refused.status_code == 429 and "retry-after" in refused.headers
+        finally:
+            go.set()
+        assert first.result().content == b"png"
+        assert http.get(path).status_code == 200
+
+
+def test_what_undo_can_take_back_is_counted(server, scene):
+    dialogue = Client(server.url).dialogue(scene.image)
+
+    def steps() -> int:
+        return dialogue.client.send("GET", dialogue.path)["steps"]
+
+    assert steps() == 0
+    dialogue.ask(scene.question)
+    dialogue.refine(1, [(1, 1)], [0])
+    dialogue.clear()
+    assert steps() == 3 and dialogue.rounds() == []
+    dialogue.undo()
+    assert steps() == 2 and len(dialogue.rounds()) == 1
 
 
 def test_unused_dialogues_make_room(pipeline, scene):
@@ -112,6 +163,20 @@ def test_unused_dialogues_make_room(pipeline, scene):
         time.sleep(0.4)
         client.dialogue(scene.image)
         assert http.get(first.path).status_code == 404 and http.get(second.path).status_code == 200
+
+
+def test_who_has_left_makes_room_before_others(pipeline, scene):
+    with servers.running(pipeline, Limits(dialogues=3)) as server, server.http() as http:
+        client = Client(server.url, retries=0)
+        stays, leaves, returns = (client.dialogue(scene.image) for _ in range(3))
+        for dialogue in (returns, leaves):
+            assert http.post(f"{dialogue.path}/leave").status_code == 204
+        assert returns.rounds() == []  # whoever comes back stays
+        assert http.post("/v1/dialogues", files={"image": b"no image"}).status_code == 422
+        assert "segzero_dialogues 3.0" in http.get("/metrics").text
+        client.dialogue(scene.image)
+        assert [http.get(each.path).status_code for each in (stays, leaves, returns)] == [200, 404, 200]
+        assert http.post("/v1/dialogues", files={"image": scene.image}).status_code == 429
 
 
 def test_a_dialogue_does_not_grow_for_ever(pipeline, scene):

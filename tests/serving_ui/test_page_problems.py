@@ -17,9 +17,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory):
-    """A server that wants a token, takes small pictures only, and has two segmenters."""
+    """A server that wants one of two tokens, takes small pictures only, and has two segmenters."""
     folder = tmp_path_factory.mktemp("guarded")
-    (folder / "tokens").write_text("open-sesame\n")
+    (folder / "tokens").write_text("open-sesame\nanother\n")
     shutil.copytree(segmenter_path(), folder / "other")
     (folder / "other" / CARD).write_text('{"name": "other"}')
     segmenters = ["--segmenter", str(segmenter_path()), "--segmenter", str(folder / "other")]
@@ -100,6 +100,21 @@ def test_models_are_chosen_where_there_is_a_choice(new_page, guarded):
     begun = caught.value.json()
     assert (begun["segmenter"], begun["memory"]) == ("other", "crop")
     expect(page.locator("#models-line")).to_contain_text("other")
+
+    page.reload()
+    expect(page.locator("#canvas")).to_be_visible(timeout=browsing.ANSWER)
+    expect(page.locator("#models-line")).to_contain_text("other")
+    expect(page.locator("#pick-memory")).to_have_value("crop")
+    page.locator("#new").click()
+    with page.expect_response("**/v1/dialogues") as caught:
+        open_example(page, 1)
+    begun = caught.value.json()
+    assert (begun["segmenter"], begun["memory"]) == ("other", "crop")
+
+    page.evaluate("() => sessionStorage.setItem('segzero.token', 'another')")  # whose dialogue it is not
+    page.reload()
+    expect(said(page)).to_have_text("The server has forgotten the dialogue that was open here.")
+    expect(page.locator("#opening")).to_be_visible()
 
 
 def test_a_forgotten_dialogue_begins_again(page):

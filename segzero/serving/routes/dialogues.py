@@ -1,4 +1,4 @@
-"""/v1/dialogues: create, ask, draw, refine, undo, clear, delete. Rounds of different dialogues share batches."""
+"""/v1/dialogues: create, look, ask, draw, refine, undo, clear, delete. Rounds of different dialogues share batches."""
 
 import asyncio
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def add_dialogues(app: FastAPI, models: Models, limits: Limits, extras: Extras) 
 
     async def tell(kept: Kept, status: int = 200) -> Response:
         dialogue, chosen = kept.dialogue, kept.chosen
-        told = (kept.id, dialogue.registry, chosen.policy, chosen.segmenter, dialogue.memory, limits.idle)
+        told = (kept.id, dialogue.registry, chosen.policy, chosen.segmenter, dialogue.memory, limits.idle, kept.steps)
         return await json_answer(writing.dialogue_state, *told, status=status)
 
     def with_models(kept: Kept, step: Callable[[Dialogue], Any]) -> Callable[[SegZeroPipeline], Any]:
@@ -112,7 +112,7 @@ def add_dialogues(app: FastAPI, models: Models, limits: Limits, extras: Extras) 
             heard,
             lambda: models.run(with_models(kept, step), kept.alone, kept.chosen),
             lambda done: writing.dialogue_round(done, body.format),
-            models.batcher.wait,
+            models.wait,
         )
 
     @app.post("/v1/dialogues/{id}/draw", openapi_extra=describe_body(DrawBody), **round)
@@ -173,6 +173,12 @@ def add_dialogues(app: FastAPI, models: Models, limits: Limits, extras: Extras) 
 
         await answer_of(request, models, models.run, work, kept.alone)
         return await tell(kept)
+
+    @app.post("/v1/dialogues/{id}/leave", status_code=204, openapi_extra=describe_body(Body), **common)
+    async def leave(request: Request, id: str) -> Response:
+        """Say that nobody looks at it any more: it can be come back to, until another needs its place."""
+        dialogues.leave(id, request.scope["segzero.owner"])
+        return Response(status_code=204)
 
     @app.delete("/v1/dialogues/{id}", status_code=204, **common)
     async def delete(request: Request, id: str) -> Response:

@@ -20,6 +20,7 @@ export const models = () => json("GET", "v1/models");
 export const examples = () => json("GET", "v1/examples");
 export const ready = () => json("GET", "readyz");
 export const look = (id) => json("GET", at(id));
+export const image = (id) => send("GET", at(id, "image")).then(bytesOf);
 export const undo = (id) => json("POST", at(id, "undo"), {});
 export const clear = (id) => json("POST", at(id, "clear"), {});
 export const candidates = (id, prompt, signal) => json("POST", at(id, "candidates"), prompt, signal);
@@ -38,6 +39,11 @@ export function begin(file, wanted) {
 /** Forget a dialogue; sent even while the page is being left. */
 export function forget(id) {
   send("DELETE", at(id), undefined, { keepalive: true }).catch(() => {}); // it would expire anyway
+}
+
+/** Say that the page is being left; the dialogue can be come back to. */
+export function leave(id) {
+  send("POST", at(id, "leave"), {}, { keepalive: true }).catch(() => {});
 }
 
 /** Ask; `onText` is called with the text written so far. Gives the new round. */
@@ -61,24 +67,29 @@ export async function ask(id, question, onText, signal) {
 export async function download(id, format, round) {
   const response = await send("GET", `${at(id, "export")}?format=${format}${round ? `&round=${round}` : ""}`);
   const name = /filename="?([^";]+)"?/.exec(response.headers.get("content-disposition") ?? "")?.[1];
-  return { blob: await response.blob(), name: name ?? `dialogue.${format}` };
+  return { blob: await bytesOf(response), name: name ?? `dialogue.${format}` };
 }
 
 /** The bytes behind an address that the server named. */
 export async function fetchBlob(address) {
   const url = new URL(address.replace(/^\//, ""), ROOT); // relative, for a proxy that adds a prefix
   if (url.origin !== ROOT.origin) throw new Problem(0, "elsewhere", "the server named a picture on another server");
-  return (await send("GET", url)).blob();
+  return bytesOf(await send("GET", url));
 }
 
 const at = (id, step) => `v1/dialogues/${encodeURIComponent(id)}${step ? `/${step}` : ""}`;
 
 async function json(method, path, body, signal) {
   const response = await send(method, path, body, { signal });
-  const text = await response.text().catch((error) => {
-    throw unreachable(error);
-  });
+  const text = await response.text().catch(breakOff);
   return text ? JSON.parse(text) : null;
+}
+
+const bytesOf = (response) => response.blob().catch(breakOff);
+
+/** An answer that ended in the middle. */
+function breakOff(error) {
+  throw unreachable(error);
 }
 
 async function send(method, path, body, { headers = {}, signal, keepalive } = {}) {

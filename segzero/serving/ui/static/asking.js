@@ -5,7 +5,8 @@ import { announce, bringIntoView, byId, make } from "./dom.js";
 import { discard } from "./draft.js";
 import { fail } from "./problems.js";
 import { summary } from "./rounds.js";
-import { state, takeRound, update } from "./state.js";
+import { state, update } from "./state.js";
+import { addRound, takeAll } from "./taking.js";
 
 const box = byId("question");
 let asking = null; // what stops the question that runs
@@ -31,28 +32,19 @@ async function ask() {
   try {
     const round = await api.ask(state.dialogue.id, question, (written) => update({ written }), asking.signal);
     const selected = round.regions.length === 1 ? round.regions[0].id : null;
-    takeRound(round, selected);
+    await addRound(round, selected);
     box.value = "";
     grow();
     announce(`Round ${round.number}: ${summary(round)}`);
   } catch (error) {
-    if (error.code === "stopped") await look();
-    else fail(error, ask);
+    if (error.code === "stopped") {
+      await takeAll(); // whoever stops waiting may have been too late
+      announce("Stopped");
+    } else fail(error, ask);
   } finally {
     update({ busy: null, asked: null });
     asking = null;
     bringIntoView(byId("rounds").lastElementChild);
-  }
-}
-
-/** Whoever stops waiting may have been too late: look what the server has. */
-async function look() {
-  try {
-    const { rounds } = await api.look(state.dialogue.id);
-    update({ steps: state.steps + (rounds.length > state.rounds.length), rounds });
-    announce("Stopped");
-  } catch (error) {
-    fail(error, look);
   }
 }
 

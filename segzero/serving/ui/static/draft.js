@@ -5,7 +5,8 @@ import { announce, byId, icon, make } from "./dom.js";
 import { NEW } from "./marks.js";
 import { drawThumbnail } from "./picture.js";
 import { fail } from "./problems.js";
-import { region, state, takeRound, update } from "./state.js";
+import { region, state, update } from "./state.js";
+import { addRound, putRound } from "./taking.js";
 
 const THUMBNAIL = 112; // dots of a square
 let asking = null; // what stops the question that runs
@@ -54,7 +55,7 @@ export async function keep() {
   try {
     const round = await (draft.id ? api.refine : api.draw)(dialogue.id, prompt);
     const selected = draft.id ?? round.regions[0]?.id ?? null;
-    takeRound(round, selected, { draft: null });
+    await (draft.id ? putRound : addRound)(round, selected, { draft: null });
     announce(draft.id ? `Instance ${draft.id} is corrected` : `Drawn as instance ${selected}`);
   } catch (error) {
     fail(error);

@@ -9,6 +9,7 @@ import { showModels } from "./models.js";
 import { leave, loadExamples } from "./opening.js";
 import { showPicture } from "./picture.js";
 import { fail, onToken, showProblem } from "./problems.js";
+import { recall, remember } from "./remembering.js";
 import { onRounds, showRounds } from "./rounds.js";
 import { state, update, watch } from "./state.js";
 import { select, showTools } from "./tools.js";
@@ -16,24 +17,24 @@ import { select, showTools } from "./tools.js";
 async function start() {
   try {
     update({ server: await api.models() });
-    await loadExamples();
+    await Promise.all([recall(), loadExamples()]);
   } catch (error) {
     fail(error, start);
   }
 }
 
 /** Undo and clear: the server tells all rounds as they are then. */
-async function step(act, change, said) {
+async function step(act, said) {
   if (!state.dialogue || state.busy) return;
   discard();
   update({ busy: said, problem: null });
   try {
-    const { rounds } = await act(state.dialogue.id);
+    const { rounds, steps } = await act(state.dialogue.id);
     const shown = state.shown === "all" && rounds.length ? "all" : (rounds.at(-1)?.number ?? null);
-    update({ rounds, shown, selected: null, steps: state.steps + change });
+    update({ rounds, shown, selected: null, steps });
     announce(rounds.length === 1 ? "1 round is left" : `${rounds.length} rounds are left`);
   } catch (error) {
-    fail(error, () => step(act, change, said));
+    fail(error, () => step(act, said));
   } finally {
     update({ busy: null });
   }
@@ -65,6 +66,7 @@ watch(showDraft);
 watch(showRounds);
 watch(showAsking);
 watch(showPicture);
+watch(remember);
 onRounds({ select: (id) => select(id === state.selected ? null : id), refer: (number) => insert(`[REF:${number}]`) });
 onToken(api.keepToken);
 
@@ -72,8 +74,8 @@ byId("new").addEventListener("click", () => {
   leave();
   byId("choose").focus();
 });
-byId("undo").addEventListener("click", () => (state.draft ? stepBack() : step(api.undo, -1, "Taking it back")));
-byId("clear").addEventListener("click", () => step(api.clear, 1, "Clearing"));
+byId("undo").addEventListener("click", () => (state.draft ? stepBack() : step(api.undo, "Taking it back")));
+byId("clear").addEventListener("click", () => step(api.clear, "Clearing"));
 byId("all").addEventListener("click", () => {
   update({ shown: state.shown === "all" ? state.rounds.at(-1).number : "all" });
 });

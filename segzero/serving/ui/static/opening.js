@@ -24,17 +24,11 @@ export async function open(file, name, { question = "", followups = [], again = 
   let begun = null;
   try {
     begun = await api.begin(file, state.wanted);
-    const { width, height } = begun.size;
-    const scale = Math.min(1, SHARPEST / Math.max(width, height));
-    const image = await createImageBitmap(file, {
-      resizeWidth: Math.max(1, Math.round(width * scale)),
-      resizeHeight: Math.max(1, Math.round(height * scale)),
-      resizeQuality: "high",
-    });
+    const image = await readPicture(file, begun.size);
     leave(again);
     const { id, policy, segmenter, memory } = begun;
     update({
-      picture: { file, name, image, width, height, followups },
+      picture: { file, name, image, ...begun.size, followups },
       dialogue: { id, policy, segmenter, memory },
       rounds: begun.rounds,
     });
@@ -42,7 +36,7 @@ export async function open(file, name, { question = "", followups = [], again = 
     byId("question").dispatchEvent(new Event("input"));
     // On a touch screen the keyboard would come up and hide the picture.
     if (!matchMedia("(pointer: coarse)").matches) byId("question").focus({ preventScroll: true });
-    announce(`${name} is open, ${width} by ${height} pixels`);
+    announce(`${name} is open, ${begun.size.width} by ${begun.size.height} pixels`);
   } catch (error) {
     if (error.name === "InvalidStateError") {
       api.forget(begun.id);
@@ -53,6 +47,16 @@ export async function open(file, name, { question = "", followups = [], again = 
   } finally {
     update({ busy: null });
   }
+}
+
+/** What is drawn of a picture file: upright, and as sharp as a screen can show. */
+export function readPicture(file, { width, height }) {
+  const scale = Math.min(1, SHARPEST / Math.max(width, height));
+  return createImageBitmap(file, {
+    resizeWidth: Math.max(1, Math.round(width * scale)),
+    resizeHeight: Math.max(1, Math.round(height * scale)),
+    resizeQuality: "high",
+  });
 }
 
 /** Back to the first view. The dialogue can be gone back to until the next one is left, unless it is `over`. */
@@ -146,6 +150,6 @@ addEventListener("drop", (event) => {
   openFirst(event.dataTransfer.files);
 });
 addEventListener("pagehide", (event) => {
-  if (event.persisted) return;
-  for (const { dialogue } of [state, former ?? {}]) if (dialogue) api.forget(dialogue.id);
+  if (!event.persisted && former) api.forget(former.dialogue.id);
+  if (state.dialogue) api.leave(state.dialogue.id); // not forgotten: the page may be loaded again
 });

@@ -31,13 +31,6 @@ export function update(change) {
   for (const show of watchers) show();
 }
 
-/** A new round, or one that has changed: it is shown, and `selected` is chosen. */
-export function takeRound(round, selected, change = {}) {
-  const rounds = [...state.rounds.slice(0, round.number - 1), round, ...state.rounds.slice(round.number)];
-  const shown = state.shown === "all" ? "all" : round.number;
-  update({ rounds, selected, shown, steps: state.steps + 1, ...change });
-}
-
 /** All instances of all rounds. */
 export function regions() {
   return state.rounds.flatMap((round) => round.regions);
