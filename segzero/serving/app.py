@@ -11,6 +11,7 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from segzero import __version__
@@ -47,7 +48,9 @@ def create_app(
         await asyncio.to_thread(models.close, limits.seconds)
 
     bearer = [Depends(HTTPBearer(auto_error=False))] if tokens else []  # only described here: the door checks it
-    app = FastAPI(title="SegZero", version=__version__, description=ABOUT, lifespan=lifespan, dependencies=bearer)
+    app = FastAPIOffline(
+        title="SegZero", version=__version__, description=ABOUT, lifespan=lifespan, dependencies=bearer
+    )
     app.state.models, app.state.metrics, app.state.limits = models, metrics, limits
     app.add_middleware(Door, limits=limits, tokens=tokens, metrics=metrics, wait=models.wait)
     app.add_exception_handler(UserError, _user_error)
