@@ -56,11 +56,11 @@ def create_app(
     app.add_exception_handler(UserError, _user_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _wrong_address)
-    add_state(app, models, metrics)
-    add_offer(app, models, limits, extras)
-    add_segmenting(app, models, limits, extras)
+    add_segmenting(app, models, limits, extras)  # in this order they are described at /docs
     metrics.watch(models, add_dialogues(app, models, limits, extras))
+    add_offer(app, models, limits, extras)
     add_label_studio(app, models, limits, extras)
+    add_state(app, models, metrics)
     if extras.page:
         add_ui(app)
     return app
