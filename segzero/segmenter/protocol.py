@@ -94,6 +94,16 @@ class Embeddings:
         return Embeddings(tuple(level.cpu() for level in self.features), self.sizes)
 
 
+def join(several: Sequence[Embeddings]) -> Embeddings:
+    """All their images, in order; a single one is given back as it is, in the same memory."""
+    import torch
+
+    if len(several) == 1:
+        return several[0]
+    levels = zip(*(each.features for each in several), strict=True)
+    return Embeddings(tuple(map(torch.cat, levels)), tuple(size for each in several for size in each.sizes))
+
+
 class Segmenter(Protocol):
     """Who draws: transformers' SAM2 or Meta's."""
 

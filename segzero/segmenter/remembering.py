@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from segzero.images import pixels_key
-from segzero.segmenter.protocol import Drawn, Embeddings, Prompt, Segmenter
+from segzero.segmenter.protocol import Drawn, Embeddings, Prompt, Segmenter, join
 
 
 class EmbeddingCache:
@@ -41,8 +41,10 @@ class RememberingSegmenter:
 
     def embed(self, images: Sequence[Image.Image]) -> Embeddings:
         """Encode the images that are not known, once each."""
-        import torch
+        return join(self.embed_each(images))
 
+    def embed_each(self, images: Sequence[Image.Image]) -> list[Embeddings]:
+        """The same, each in memory of its own, shared with the cache: a dialogue keeps it for long."""
         keys = [pixels_key(image) for image in images]
         known = {key: found for key in keys if (found := self.cache.get(key)) is not None}
         new = {key: image for key, image in zip(keys, images, strict=True) if key not in known}
@@ -53,10 +55,7 @@ class RememberingSegmenter:
                 self.cache.put(key, known[key])
         self.encoded += len(new)
         self.remembered += len(images) - len(new)
-        if len(keys) == 1:  # shared with the cache: a dialogue keeps it for long
-            return known[keys[0]]
-        levels = zip(*(known[key].features for key in keys), strict=True)
-        return Embeddings(tuple(torch.cat(level) for level in levels), tuple(image.size for image in images))
+        return [known[key] for key in keys]
 
     def decode(
         self, embeddings: Embeddings, prompts: Sequence[Sequence[Prompt]], all_masks: bool = False

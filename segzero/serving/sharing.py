@@ -16,7 +16,7 @@ from segzero.policy import Policy, Reply, Request, Sampling
 from segzero.prompts import render_messages
 from segzero.result import Segmentation
 from segzero.segmenter import Drawn, Embeddings, Prompt
-from segzero.segmenter.protocol import as_logits
+from segzero.segmenter.protocol import as_logits, join
 from segzero.segmenter.remembering import RememberingSegmenter
 from segzero.serving.batching import Work
 
@@ -71,12 +71,20 @@ class Drawing:
         return self.segmenter.decode(embeddings, prompts, all_masks=True)
 
     def embed(self, asked: list[Sequence[Image.Image]]) -> list[Embeddings]:
-        """One after the other: what is known already is not encoded again."""
-        return [self.segmenter.embed(images) for images in asked]
+        """What is not known yet is encoded together."""
+        each = iter(self.segmenter.embed_each([image for images in asked for image in images]))
+        return [join([next(each) for _ in images]) for images in asked]
 
     def decode(self, asked: list[tuple[Embeddings, Sequence[Sequence[Prompt]], bool]]) -> list[list[list[Drawn]]]:
-        """One after the other."""
-        return [self.segmenter.decode(*each) for each in asked]
+        """Together, as far as they want as many masks of a prompt."""
+        drawn: list[list[list[Drawn]]] = [[] for _ in asked]
+        for wanted in {all_masks for _, _, all_masks in asked}:
+            alike = [place for place, (_, _, all_masks) in enumerate(asked) if all_masks == wanted]
+            prompts = [listed for place in alike for listed in asked[place][1]]
+            answers = iter(self.segmenter.decode(join([asked[place][0] for place in alike]), prompts, wanted))
+            for place in alike:
+                drawn[place] = [next(answers) for _ in asked[place][1]]
+        return drawn
 
 
 @dataclass(frozen=True, eq=False)
