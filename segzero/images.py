@@ -52,6 +52,16 @@ UPRIGHT = {  # its value -> what puts the picture upright
 }
 
 
+def kind_of(file: bytes) -> str:
+    """The media type of a file that `load_image` reads.
+
+    >>> kind_of(b"GIF89a...")
+    'image/gif'
+    """
+    reader = next(reader for begin, reader in READERS.items() if file.startswith(begin))
+    return Image.MIME[str(reader.format)]
+
+
 def load_image(
     source: str | Path | bytes | Image.Image, max_pixels: int = MAX_PIXELS, name: str | None = None
 ) -> Image.Image:

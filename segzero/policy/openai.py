@@ -61,6 +61,8 @@ class OpenAIPolicy:
 
     def generate(self, requests: list[Request], sampling: Sampling = Sampling()) -> list[Reply]:
         """One reply for each request, in order; at most `concurrency` are under way at once."""
+        if len(requests) == 1:
+            return [self._ask(requests[0], sampling, sampling.seed_for(0))]
         pool = ThreadPoolExecutor(self.concurrency)
         try:
             asked = [pool.submit(self._ask, r, sampling, sampling.seed_for(i)) for i, r in enumerate(requests)]

@@ -3,7 +3,7 @@
 A request then waits for nobody's longer answer, and no thread outlives its caller.
 
 >>> stepper = Stepper(llm)                                                            # doctest: +SKIP
->>> [output] = stepper.run([Work({"prompt": "..."}, SamplingParams(max_tokens=8))])   # doctest: +SKIP
+>>> [output] = stepper.run([Ticket({"prompt": "..."}, SamplingParams(max_tokens=8))])   # doctest: +SKIP
 """
 
 import threading
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class Work:
+class Ticket:
     """A request, and in the end its output or why there is none."""
 
     prompt: dict[str, Any]
@@ -35,31 +35,33 @@ class Stepper:
         self._llm, self._engine = llm, llm.llm_engine
         self._turn = threading.Condition()  # guards all below; the engine belongs to whoever set `_stepping`
         self._stepping = False
-        self._coming: list[Work] = []
-        self._leaving: list[Work] = []
-        self._open: dict[str, Work] = {}  # by the name in the engine's outputs
+        self._coming: list[Ticket] = []
+        self._leaving: list[Ticket] = []
+        self._open: dict[str, Ticket] = {}  # by the name in the engine's outputs
 
-    def run(self, works: list[Work]) -> "list[RequestOutput]":
+    def run(self, tickets: list[Ticket]) -> "list[RequestOutput]":
         """The output of each, in order; if one fails the others are given up."""
         with self._turn:
-            self._coming += works
+            self._coming += tickets
             try:
-                while not all(work.output for work in works):
-                    if failed := next((work.error for work in works if work.error), None):
+                while not all(ticket.output for ticket in tickets):
+                    if failed := next((ticket.error for ticket in tickets if ticket.error), None):
                         raise failed
                     if self._stepping:
                         self._turn.wait()
                     else:
                         self._lead()
             except BaseException:
-                self._leaving += works
+                self._leaving += tickets
+                if not self._stepping:  # else whoever steps takes them out
+                    self._lead()
                 raise
-        return [work.output for work in works if work.output]
+        return [ticket.output for ticket in tickets if ticket.output]
 
     def _lead(self) -> None:
         """One step, while others may come and go; then all look again."""
         leaving, self._leaving = self._leaving, []
-        coming, self._coming = [work for work in self._coming if work not in leaving], []
+        coming, self._coming = [ticket for ticket in self._coming if ticket not in leaving], []
         self._stepping = True
         self._turn.release()
         try:
@@ -69,51 +71,49 @@ class Stepper:
             self._stepping = False
             self._turn.notify_all()
 
-    def _step(self, coming: list[Work], leaving: list[Work]) -> None:
+    def _step(self, coming: list[Ticket], leaving: list[Ticket]) -> None:
         try:
             self._abort(leaving)
-            for work in coming:
-                self._add(work)
-            outputs = self._engine.step() if self._open else []
+            for ticket in coming:
+                self._add(ticket)
+            for output in self._engine.step() if self._open else []:
+                if asked := self._open.get(output.request_id):
+                    self._tell(asked, output)
         except BaseException as error:  # nobody's own: all that the engine has is lost
-            for work in [*self._open.values(), *coming]:
-                work.error = work.error or error
+            for ticket in [*self._open.values(), *coming]:
+                ticket.error = ticket.error or error
             with suppress(Exception):  # the engine itself may be gone
                 self._abort([*self._open.values()])
             if not isinstance(error, Exception):
                 raise
-            return
-        for output in outputs:
-            if asked := self._open.get(output.request_id):
-                self._tell(asked, output)
 
-    def _add(self, work: Work) -> None:
+    def _add(self, ticket: Ticket) -> None:
         from vllm.sampling_params import RequestOutputKind
 
         try:
-            [work.id] = self._llm.enqueue(work.prompt, work.params, use_tqdm=False)
+            [ticket.id] = self._llm.enqueue(ticket.prompt, ticket.params, use_tqdm=False)
         except Exception as error:  # this request's own
-            work.error = error
+            ticket.error = error
             return
-        state = self._engine.output_processor.request_states[work.id]
-        if work.hear is not None:  # `enqueue` asks for finished outputs alone, whatever the parameters say
+        state = self._engine.output_processor.request_states[ticket.id]
+        if ticket.hear is not None:  # `enqueue` asks for finished outputs alone, whatever the parameters say
             state.output_kind = RequestOutputKind.CUMULATIVE
-        self._open[state.external_req_id] = work
+        self._open[state.external_req_id] = ticket
 
-    def _tell(self, work: Work, output: "RequestOutput") -> None:
+    def _tell(self, ticket: Ticket, output: "RequestOutput") -> None:
         try:
-            if work.hear is not None:
-                work.hear(output.outputs[0].text)
+            if ticket.hear is not None:
+                ticket.hear(output.outputs[0].text)
         except Exception as error:  # this listener's own
-            work.error = error
-            self._abort([work])
+            ticket.error = error
+            self._abort([ticket])
             return
         if output.finished:
             del self._open[output.request_id]
-            work.output = output
+            ticket.output = output
 
-    def _abort(self, works: list[Work]) -> None:
-        ids = [work.id for work in self._open.values() if work in works]
-        self._open = {name: work for name, work in self._open.items() if work not in works}
+    def _abort(self, tickets: list[Ticket]) -> None:
+        ids = [ticket.id for ticket in self._open.values() if ticket in tickets]
+        self._open = {name: ticket for name, ticket in self._open.items() if ticket not in tickets}
         if ids:
             self._engine.abort_request(ids, internal=True)

@@ -14,7 +14,7 @@ from segzero.errors import UserError
 from segzero.policy.chat import load_processor, one_line, read_request
 from segzero.policy.checkpoint import Checkpoint
 from segzero.policy.protocol import MAX_IMAGES, Reply, Request, Sampling
-from segzero.policy.stepping import Stepper, Work
+from segzero.policy.stepping import Stepper, Ticket
 
 ROOM = 4096  # tokens for question and answer, beside the image's
 ARCHITECTURES = {
@@ -76,16 +76,21 @@ class VLLMPolicy:
         self.stepper = Stepper(self.llm)
 
     def generate(self, requests: list[Request], sampling: Sampling = Sampling()) -> list[Reply]:
-        """One reply for each request, in order; vLLM makes its own batches, of all that ask at the time."""
+        """One reply for each request, in order; vLLM makes its own batches, of all that ask at the time.
+
+        Those who ask at once are to sample alike: on a CPU vLLM forgets a draw's seed beside a greedy request.
+        """
         from vllm import SamplingParams
 
-        works = []
+        tickets = []
         for place, request in enumerate(requests):
             text = read_request(request, self.checkpoint, self.processor, self.max_model_len)
             seed = sampling.seed_for(place) if sampling.temperature > 0 else None
             params = SamplingParams(temperature=sampling.temperature, max_tokens=sampling.max_tokens, seed=seed)
-            works.append(Work({"prompt": text, "multi_modal_data": {"image": request.images}}, params, request.hear))
-        written = [output.outputs[0] for output in self.stepper.run(works)]
+            tickets.append(
+                Ticket({"prompt": text, "multi_modal_data": {"image": request.images}}, params, request.hear)
+            )
+        written = [output.outputs[0] for output in self.stepper.run(tickets)]
         return [Reply(w.text, len(w.token_ids), truncated=w.finish_reason != "stop") for w in written]
 
     def close(self) -> None:
@@ -113,7 +118,7 @@ def _register(family: str) -> None:
 def _guest_on_cpu() -> Iterator[None]:
     """Start a CPU engine as a guest in this process.
 
-    It would compile its sampler, 10 of 13 seconds, for a case that never comes up: requests without a seed. And it
+    It would compile its sampler, 10 of 13 seconds, for draws without a seed, which nobody here asks for. And it
     takes the process for its own: it blocks torch.set_num_threads and preloads libraries into every later child.
     """
     import torch

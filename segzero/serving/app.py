@@ -38,7 +38,7 @@ Every error is `{"error": {"code", "message"}}`. 429 and 503 say in Retry-After 
 def create_app(
     pipeline: SegZeroPipeline, limits: Limits = Limits(), tokens: Tokens = Tokens(), extras: Extras = Extras()
 ) -> FastAPI:
-    """The server as an ASGI app; the models are `app.state.models`, whose thread ends with the app's lifespan."""
+    """The server as an ASGI app; the models are `app.state.models`, which end with the app's lifespan."""
     metrics = Metrics()
     models = Models(pipeline, limits, metrics.batch_done, extras.policies, extras.segmenters)
 

@@ -17,6 +17,7 @@ class Kept:
     """One dialogue. Its lock is held by whoever takes a step in it."""
 
     dialogue: Dialogue
+    file: bytes  # its image, as it came
     owner: str
     chosen: Answering
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
@@ -45,12 +46,12 @@ class Dialogues:
             said = f"{self.limits.dialogues} dialogues are open, which is all there is room for; delete one, or wait"
             raise Problem(429, "too_many_dialogues", said, {"Retry-After": again})
 
-    def add(self, dialogue: Dialogue, owner: str, chosen: Answering) -> Kept:
+    def add(self, dialogue: Dialogue, file: bytes, owner: str, chosen: Answering) -> Kept:
         """Keep a dialogue for whoever made it."""
         self.room()
         if self._full():
             del self._kept[self._left()[0].id]
-        kept = Kept(dialogue, owner, chosen)
+        kept = Kept(dialogue, file, owner, chosen)
         self._kept[kept.id] = kept
         return kept
 

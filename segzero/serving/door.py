@@ -24,7 +24,6 @@ from segzero.serving.problems import ClientLeft, Problem, busy
 
 log = logging.getLogger("segzero.serving")
 GUARDED = ("/v1/", "/label-studio/", "/metrics")  # the rest says nothing about anybody
-MAKING = ("/export", "/image")  # what is made for a GET takes a place like any POST
 PLAIN = ("/v1/segment", "/v1/prompt", "/v1/dialogues", "/label-studio/predict", "/metrics")
 LISTENING = 10.0  # seconds, to a client that has been refused and still sends
 SILENCE = 0.5  # seconds, after which it is taken to send no more
@@ -107,7 +106,7 @@ class Door:
             await self.app(scope, receive, send)
             return
         visit = _Visit(scope, receive, send, self.limits.body, time.monotonic() + self.limits.seconds)
-        works = scope["method"] == "POST" or (path.startswith("/v1/dialogues/") and path.endswith(MAKING))
+        works = scope["method"] == "POST" or path.endswith("/export")
         entered = 0  # or 1; who is refused, and listened to, takes no place
         failed: Exception | None = None
         try:

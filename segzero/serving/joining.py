@@ -28,15 +28,14 @@ class Joining:
         length: int = 64,
         check: Callable[[], None] = lambda: None,
         die: Callable[[str], None] = lambda why: None,
-        seen: Callable[[int, float], None] = lambda items, seconds: None,
     ) -> None:
-        self.most, self.length, self.check, self.die, self.seen = most, length, check, die, seen
+        self.most, self.length, self.check, self.die = most, length, check, die
         self.seconds_each = 0.1  # lately
         self._begun: dict[Future[Any], float] = {}  # time.monotonic, of those that are being answered
-        self._waiting: set[Future[Any]] = set()
+        self._waiting: dict[Future[Any], tuple[Work, Any]] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(most, "joining")
-        self._closed = False
+        self._why_closed = ""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -51,33 +50,35 @@ class Joining:
         """`work([item])` will be called; the future gets its result."""
         future: Future[Any] = Future()
         with self._lock:
-            if self._closed:
-                raise Dead("the server is shutting down")
+            if self._why_closed:
+                raise Dead(self._why_closed)
             if len(self._waiting) >= self.length:
                 raise Busy
-            self._waiting.add(future)
-            future.add_done_callback(self._waiting.discard)
-            self._pool.submit(self._do, work, item, future)
+            self._waiting[future] = work, item
+            # Whoever gives up takes the item along: the pool's queue only holds the future.
+            future.add_done_callback(lambda done: self._waiting.pop(done, None))
+            self._pool.submit(self._do, future)
         return future
 
     def wait(self) -> float:
         """Seconds until what waits now will be done, by the pace of late."""
         return (len(self._waiting) + len(self._begun)) / self.most * self.seconds_each
 
-    def close(self) -> None:
-        """Whoever still waits is told; what has begun ends by itself, unheard."""
+    def close(self, why: str = "the server is shutting down") -> None:
+        """Nothing more is taken on, and all who wait are told; what has begun ends by itself, unheard."""
         with self._lock:
-            self._closed = True
+            self._why_closed = self._why_closed or why
             futures = [*self._waiting, *self._begun]
         self._pool.shutdown(wait=False, cancel_futures=True)
         for future in futures:
-            settle(future, error=Dead("the server is shutting down"))
+            settle(future, error=Dead(self._why_closed))
 
-    def _do(self, work: Work, item: Any, future: "Future[Any]") -> None:
+    def _do(self, future: "Future[Any]") -> None:
         with self._lock:
-            if future.done():
+            asked = self._waiting.pop(future, None)
+            if asked is None:
                 return
-            self._waiting.discard(future)
+            work, item = asked
             self._begun[future] = begin = time.monotonic()
         try:
             [result] = work([item])
@@ -92,6 +93,4 @@ class Joining:
         finally:
             with self._lock:
                 del self._begun[future]
-        seconds = time.monotonic() - begin
-        self.seconds_each += 0.2 * (seconds - self.seconds_each)
-        self.seen(1, seconds)
+        self.seconds_each += 0.2 * (time.monotonic() - begin - self.seconds_each)

@@ -1,7 +1,7 @@
 """What the server asks of the models: whole batches, run by the one thread that owns them.
 
 A policy that takes on requests while it answers others (vLLM, another server) is asked beside that thread: a question
-begins when it comes, waits for nobody's longer answer, and only its masks are drawn in batches.
+begins when it comes and waits for nobody's longer answer; images are encoded and masks drawn by that thread.
 """
 
 import threading
@@ -75,11 +75,10 @@ class Models:
         self._watched: list[Place] = [self.batcher]  # what is elsewhere may dawdle, or be gone for now
         for writing in writings.values():
             if isinstance(writing.policy, OpenAIPolicy):
-                self._joining[writing.write] = Joining(limits.batch, limits.inside, seen=seen)
+                self._joining[writing.write] = Joining(limits.batch, limits.inside)
             elif writing.policy.joinable:
-                joining = Joining(limits.batch, limits.inside, writing.check, self.batcher.die, seen)
-                self._joining[writing.write] = joining
-                self._watched.append(joining)
+                self._joining[writing.write] = Joining(limits.batch, limits.inside, writing.check, self.die)
+                self._watched.append(self._joining[writing.write])
         self._places: list[Place] = [self.batcher, *self._joining.values()]
         self._steps = ThreadPoolExecutor(limits.inside, "step")
 
@@ -97,9 +96,11 @@ class Models:
         chosen = chosen or self.default
         normalise(question)
         chosen.pipeline.policy.frame.model_size(image.size)
-        if chosen.writing.write in self._joining:
-            return self.run(lambda pipeline: pipeline([image], [question])[0], threading.Lock(), chosen)
-        return self.batcher.submit(chosen.answer, Asked(image, question))
+        asked = Asked(image, question)
+        joining = self._joining.get(chosen.writing.write)
+        if joining is not None:
+            return joining.submit(chosen.beside(self._ask).answer, asked)
+        return self.batcher.submit(chosen.answer, asked)
 
     def draw(
         self,
@@ -149,6 +150,16 @@ class Models:
         """Seconds until what waits now will be done, by the pace of late."""
         return max(place.wait() for place in self._places)
 
+    def die(self, why: str) -> None:
+        """No more answers: all who wait are told."""
+        self.batcher.die(why)
+        for joining in self._joining.values():
+            joining.close(why)
+
+    def busy(self) -> bool:
+        """Whether a thread is still at work, here or waiting for another server."""
+        return any(place.busy_since is not None for place in self._places)
+
     def busy_since(self) -> float | None:
         """Since when a model of this process has been busy with the oldest that it began; time.monotonic."""
         return min((since for place in self._watched if (since := place.busy_since) is not None), default=None)
@@ -159,6 +170,9 @@ class Models:
             joining.close()
         self._steps.shutdown(wait=not self.batcher.why_dead)
         self.batcher.close(0 if self.batcher.why_dead else seconds)
+
+    def _ask(self, what: Work, item: Any) -> Any:
+        return self.batcher.submit(what, item).result()
 
     def _check(self) -> None:
         """The smallest thing that needs each of the models that this thread owns."""

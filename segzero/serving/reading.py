@@ -57,12 +57,18 @@ def describe_body(model: type[Body]) -> dict[str, Any]:
 
 async def open_image(image: bytes | str, limits: Limits, fetch: Fetch | None) -> Image.Image:
     """Checked before it is decoded: kind, width and height; fetched first, if it is an address and that is allowed."""
-    if isinstance(image, str):
-        if fetch is None:
-            said = "send the image itself, as a file or as data:image/png;base64,...; this server fetches nothing"
-            raise Problem(422, "bad_request", said)
-        image = await asyncio.get_running_loop().run_in_executor(_fetching, fetch, image, limits.body)
-    return await asyncio.to_thread(load_image, image, limits.pixels, "the image")
+    file = await image_file(image, limits, fetch)
+    return await asyncio.to_thread(load_image, file, limits.pixels, "the image")
+
+
+async def image_file(image: bytes | str, limits: Limits, fetch: Fetch | None) -> bytes:
+    """As it came, or from where its address says; nothing is known of it yet."""
+    if isinstance(image, bytes):
+        return image
+    if fetch is None:
+        said = "send the image itself, as a file or as data:image/png;base64,...; this server fetches nothing"
+        raise Problem(422, "bad_request", said)
+    return await asyncio.get_running_loop().run_in_executor(_fetching, fetch, image, limits.body)
 
 
 def read_prompt(body: ObjectBody, size: tuple[int, int]) -> tuple[Prompt, RLE | None]:

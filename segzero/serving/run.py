@@ -44,13 +44,14 @@ def serve(app: FastAPI, address: socket.socket) -> None:
         # uvicorn raises it again once all is done; what was asked for and went well is no death by a signal.
         signal.signal(signal.SIGTERM, lambda number, frame: None)
     make_server(app).run(sockets=[address])
-    if not (why := models.batcher.why_dead):
-        return
-    log.error("models gone", extra={"fields": {"why": why}})
-    if models.busy_since() is not None:  # a thread of the models can't be ended, and would be waited for
+    if why := models.batcher.why_dead:
+        log.error("models gone", extra={"fields": {"why": why}})
+    if models.busy():  # with what nobody waits for; its thread can't be ended, and Python would wait for it
+        sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)
-    raise UserError(f"the models are gone: {why}; start the server again")
+        os._exit(1 if why else 0)
+    if why:
+        raise UserError(f"the models are gone: {why}; start the server again")
 
 
 def make_server(app: FastAPI) -> uvicorn.Server:
@@ -74,7 +75,7 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn asks ten times a second whether it is to end."""
-        batcher, since = self.models.batcher, self.models.busy_since()
+        since = self.models.busy_since()
         if since is not None and time.monotonic() - since > self.stuck:
-            batcher.die(f"a batch has not ended within {self.stuck:g} s")
-        return await super().on_tick(counter) or bool(batcher.why_dead)
+            self.models.die(f"a batch has not ended within {self.stuck:g} s")
+        return await super().on_tick(counter) or bool(self.models.batcher.why_dead)

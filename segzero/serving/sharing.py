@@ -48,7 +48,7 @@ class Writing:
         """Raises if the policy can't write any more."""
         image = self.policy.frame.fit(Image.new("RGB", (64, 64)))
         messages = render_messages("the largest shape", self.policy.prompt)
-        self.policy.generate([Request(image, messages)], Sampling(max_tokens=1))
+        self.policy.generate([Request(image, messages)], replace(self.sampling, max_tokens=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +111,10 @@ class Answering:
         return replace(
             self.pipeline, policy=_SharedPolicy(self.writing, ask), segmenter=_SharedSegmenter(self.drawing, ask)
         )
+
+    def beside(self, ask: Ask) -> "Answering":
+        """The same for a thread that may use the policy itself, and `ask`s for what is drawn."""
+        return replace(self, pipeline=replace(self.pipeline, segmenter=_SharedSegmenter(self.drawing, ask)))
 
 
 class _SharedPolicy:

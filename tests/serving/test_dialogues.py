@@ -1,24 +1,21 @@
 """Dialogues over HTTP: the same rounds as in this process, each its creator's, none for ever."""
 
 import io
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 import servers
-from PIL import Image, ImageChops
+from PIL import Image
 from servers import wait_until
 
 from segzero.dialogue import Dialogue
 from segzero.errors import UserError
-from segzero.images import load_image
 from segzero.masks import mask_iou
 from segzero.serving.client import Client
 from segzero.serving.extras import Extras
 from segzero.serving.limits import Limits, Tokens
-from segzero.serving.routes import exports
 
 
 @pytest.fixture(scope="module")
@@ -106,35 +103,18 @@ def test_a_dialogue_is_its_creators(pipeline, scene, tmp_path):
         assert len(dialogue.rounds()) == 1
 
 
-def test_the_image_is_given_back_upright(server):
-    upright = Image.linear_gradient("L").convert("RGB").resize((60, 90))
-    turned, exif = upright.transpose(Image.Transpose.ROTATE_90), Image.Exif()
+def test_the_image_is_given_back_as_it_came(server):
+    picture, exif = Image.linear_gradient("L").convert("RGB").resize((60, 90)), Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
     file = io.BytesIO()
-    turned.save(file, "PNG", exif=exif)
+    picture.save(file, "WEBP", exif=exif)
     dialogue = Client(server.url).dialogue(file.getvalue())
     with server.http() as http:
         answer = http.get(f"{dialogue.path}/image")
-        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
-        assert answer.headers["cache-control"] == "private, no-store"
-        assert ImageChops.difference(load_image(answer.content), upright).getbbox() is None
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/webp")
+        assert answer.headers["cache-control"] == "private, no-store" and answer.content == file.getvalue()
+        assert answer.headers["x-content-type-options"] == "nosniff"
         assert http.get("/v1/dialogues/other/image").status_code == 404
-
-
-def test_images_asked_for_at_once_have_a_limit(pipeline, scene, monkeypatch):
-    begun, go = threading.Event(), threading.Event()
-    monkeypatch.setattr(exports, "png_bytes", lambda image: (begun.set(), go.wait(10), b"png")[-1])
-    with servers.running(pipeline, Limits(inside=1)) as server, server.http() as http, ThreadPoolExecutor(1) as client:
-        path = Client(server.url).dialogue(scene.image).path + "/image"
-        first = client.submit(http.get, path)
-        try:
-            assert begun.wait(10)
-            refused = http.get(path)
-            assert refused.status_code == 429 and "retry-after" in refused.headers
-        finally:
-            go.set()
-        assert first.result().content == b"png"
-        assert http.get(path).status_code == 200
 
 
 def test_what_undo_can_take_back_is_counted(server, scene):

@@ -1,5 +1,6 @@
 """A policy behind somebody else's server: while that is gone its questions get 503, and all else goes on."""
 
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -131,6 +132,20 @@ def test_a_server_ends_although_a_policy_dawdles(elsewhere, held_out):
         server.server.should_exit = True
         server.thread.join(10)
         assert not server.thread.is_alive() and time.monotonic() - begin < 1.5
+
+
+@pytest.mark.slow
+def test_a_process_ends_although_a_policy_dawdles(started, pipeline, held_out):
+    speaker = Speaker(ANSWER)
+    speaker.pause = 40.0
+    with speaking(speaker):
+        frame = str(pipeline.policy.frame)
+        url, process, _ = started("--policy", speaker.url, "--frame", frame, "--prompt", "multi", backend="openai")
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/v1/segment", files={"image": held_out[0].image}, data={"question": "it"}, timeout=2)
+        wait_until(lambda: speaker.asked)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
 
 
 @pytest.mark.slow

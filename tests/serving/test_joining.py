@@ -1,10 +1,13 @@
 """The place before a policy that takes on requests while it answers others, with work that needs no policy."""
 
+import gc
 import threading
 import time
+import weakref
 from concurrent.futures import CancelledError
 
 import pytest
+from PIL import Image
 from servers import wait_until
 
 from segzero.errors import UserError
@@ -45,8 +48,7 @@ def test_nobody_waits_for_anothers_answer(held):
 
 
 def test_when_all_places_are_taken_one_waits_and_may_give_up(held):
-    seen = []
-    joining = Joining(most=2, length=2, seen=lambda items, seconds: seen.append(items))
+    joining = Joining(most=2, length=2)
     slow = [joining.submit(held.hold, n) for n in range(2)]
     wait_until(lambda: len(held.calls) == 2)
     gone, stays = joining.submit(held.double, 5), joining.submit(held.double, 6)
@@ -56,8 +58,20 @@ def test_when_all_places_are_taken_one_waits_and_may_give_up(held):
     assert gone.cancel() and len(joining) == 1
     held.go.set()
     assert stays.result(5) == 12 and [future.result(5) for future in slow] == [0, 1]
-    wait_until(lambda: len(seen) == 3)
-    assert [5] not in held.calls and len(joining) == 0 and joining.busy_since is None
+    wait_until(lambda: joining.busy_since is None)
+    assert [5] not in held.calls and len(joining) == 0
+
+
+def test_what_is_given_up_is_not_held(held):
+    joining = Joining(most=1)
+    joining.submit(held.hold, 1)
+    wait_until(lambda: held.calls)
+    picture = Image.new("RGB", (4, 4))
+    gone = weakref.ref(picture)
+    joining.submit(held.double, picture).cancel()
+    del picture
+    gc.collect()
+    assert gone() is None
 
 
 def test_who_gives_up_what_has_begun_is_free_at_once(held):

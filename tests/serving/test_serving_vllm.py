@@ -13,6 +13,7 @@ from segzero.masks import mask_iou
 from segzero.pipeline import SegZeroPipeline
 from segzero.policy import load_policy
 from segzero.serving.client import Client
+from segzero.serving.limits import Limits
 from segzero.tiny import policy_path
 
 pytestmark = pytest.mark.slow
@@ -55,6 +56,22 @@ def test_an_engine_that_is_gone_is_told_to_all_and_the_server_ends(pipeline, hel
                 future.result(30)
         server.thread.join(10)
         assert not server.thread.is_alive() and "the device is gone" in server.models.batcher.why_dead
+    monkeypatch.undo()
+    policy.close()
+
+
+def test_an_engine_that_hangs_is_given_up(pipeline, held_out, monkeypatch):
+    policy, go = load_policy(policy_path(), "vllm"), threading.Event()
+    monkeypatch.setattr(policy.llm.llm_engine, "step", lambda: go.wait(60) and [])
+    with servers.running(SegZeroPipeline(policy, pipeline.segmenter), Limits(seconds=1)) as server:
+        with server.http() as http, ThreadPoolExecutor(2) as clients:
+            fields = {"files": {"image": held_out[0].image}, "data": {"question": "it"}}
+            assert http.post("/v1/segment", **fields).status_code == 504
+            time.sleep(3.6)  # it is given up after 5 s
+            assert clients.submit(http.post, "/v1/segment", **fields).result().status_code == 503
+        server.thread.join(5)
+        assert not server.thread.is_alive() and server.models.busy()
+    go.set()
     monkeypatch.undo()
     policy.close()
 

@@ -147,7 +147,7 @@ def test_only_the_open_picture_is_remembered(page):
     page.reload()
     expect(page.locator(".example").first).to_be_visible()
     expect(page.locator("#problem")).to_be_hidden()
-    assert page.request.get(first).status == 404  # closed, and the page that could go back to it is left
+    assert page.request.get(first).status == 200  # another tab may show it
 
     open_example(page, 1)
     ask(page, EASY[0])
@@ -256,7 +256,7 @@ def test_a_page_that_is_left_gives_up_its_right_to_a_place(page):
 
     def told() -> str:
         lines = page.request.get(figures).text().splitlines()
-        return next((line for line in lines if line.startswith("segzero_requests_total") and "/leave" in line), "")
+        return next((line for line in lines if '/leave",status="204"' in line), "")
 
     before = told()
     page.goto("about:blank")
@@ -264,6 +264,6 @@ def test_a_page_that_is_left_gives_up_its_right_to_a_place(page):
         if (after := told()) != before:
             break
         page.wait_for_timeout(100)
-    assert after != before and 'status="204"' in after
+    assert after != before
     answer = page.request.get(left)
     assert answer.status == 200 and answer.json()["rounds"] == []

@@ -215,7 +215,7 @@ def test_a_new_picture_does_not_lose_the_rounds_before(page):
     ask_until(page, "found", EASY)
     page.locator("#new").click()
     shot(page, "closed")
-    with page.expect_request(lambda request: request.method == "DELETE") as ended:
+    with page.expect_request(lambda request: request.url.endswith("/leave")) as ended:
         open_example(page, 1)
         ask(page, "the leftmost shape")
         page.locator("#new").click()

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 
 from segzero.dialogue import Dialogue, Round
+from segzero.images import kind_of
 from segzero.pipeline import SegZeroPipeline
 from segzero.serving import writing
 from segzero.serving.dialogues import Dialogues, Kept
@@ -14,7 +15,7 @@ from segzero.serving.extras import Extras
 from segzero.serving.limits import Limits
 from segzero.serving.models import Models
 from segzero.serving.problems import ERRORS, Problem
-from segzero.serving.reading import check_question, describe_body, open_image, read_body
+from segzero.serving.reading import check_question, describe_body, image_file, open_image, read_body
 from segzero.serving.routes.exports import add_exports
 from segzero.serving.routes.flags import add_flags
 from segzero.serving.schema import (
@@ -80,14 +81,22 @@ def add_dialogues(app: FastAPI, models: Models, limits: Limits, extras: Extras) 
         dialogues.room()
         body = await read_body(request, DialogueBody)
         chosen = models.choose(body.policy, body.segmenter)
-        image = await open_image(body.image, limits, extras.fetch)
+        file = await image_file(body.image, limits, extras.fetch)
+        image = await open_image(file, limits, extras.fetch)
         dialogue = await asyncio.to_thread(Dialogue, image, chosen.pipeline, body.memory)
-        return await tell(dialogues.add(dialogue, request.scope["segzero.owner"], chosen), 201)
+        return await tell(dialogues.add(dialogue, file, request.scope["segzero.owner"], chosen), 201)
 
     @app.get("/v1/dialogues/{id}", **state)
     async def look(request: Request, id: str) -> Response:
         """All rounds so far."""
         return await tell(kept_for(request, id))
+
+    @app.get("/v1/dialogues/{id}/image", response_class=Response, **common)
+    async def image(request: Request, id: str) -> Response:
+        """The image as it came: a page that is loaded again has nothing else to show it by."""
+        file = kept_for(request, id).file
+        headers = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
+        return Response(file, media_type=kind_of(file), headers=headers)
 
     @app.post("/v1/dialogues/{id}/ask", openapi_extra=describe_body(AskBody), **streamed)
     async def ask(request: Request, id: str) -> Response:
@@ -177,6 +186,7 @@ def add_dialogues(app: FastAPI, models: Models, limits: Limits, extras: Extras) 
     @app.post("/v1/dialogues/{id}/leave", status_code=204, openapi_extra=describe_body(Body), **common)
     async def leave(request: Request, id: str) -> Response:
         """Say that nobody looks at it any more: it can be come back to, until another needs its place."""
+        await read_body(request, Body)
         dialogues.leave(id, request.scope["segzero.owner"])
         return Response(status_code=204)
 

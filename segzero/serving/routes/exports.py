@@ -1,4 +1,4 @@
-"""/v1/dialogues/ID/export and /image: a dialogue as files to take home, and what it is about."""
+"""/v1/dialogues/ID/export: a dialogue as files to take home."""
 
 import io
 import json
@@ -27,7 +27,7 @@ _exporting = ThreadPoolExecutor(2, "export")  # of their own: many large picture
 
 
 def add_exports(app: FastAPI, models: Models, kept_for: Callable[[Request, str], Kept], common: dict[str, Any]) -> None:
-    """Add the routes."""
+    """Add the route."""
 
     @app.get("/v1/dialogues/{id}/export", response_class=Response, **common)
     async def export(
@@ -52,13 +52,6 @@ def add_exports(app: FastAPI, models: Models, kept_for: Callable[[Request, str],
             make = partial(dialogue_file, registry, image, dialogue.memory)
         data = await answer_of(request, models, _exporting.submit, make)
         return Response(data, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
-
-    @app.get("/v1/dialogues/{id}/image", response_class=Response, **common)
-    async def image(request: Request, id: str) -> Response:
-        """The image as it is looked at, upright, as PNG: a page that is loaded again has nothing else to show it by."""
-        looked_at = kept_for(request, id).dialogue.image
-        data = await answer_of(request, models, _exporting.submit, png_bytes, looked_at)
-        return Response(data, media_type="image/png", headers={"Cache-Control": "private, no-store"})
 
 
 def as_coco(registry: Registry) -> bytes:

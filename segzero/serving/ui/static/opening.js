@@ -5,6 +5,7 @@ import { announce, byId, make } from "./dom.js";
 import { discard } from "./draft.js";
 import { complain, fail, onExpired, sentence } from "./problems.js";
 import { state, update } from "./state.js";
+import { takeAll } from "./taking.js";
 import { letGo } from "./tools.js";
 
 const SHARPEST = 2400; // pixels of the longer side that are kept to be shown
@@ -82,7 +83,7 @@ function goBack() {
 
 function end(left) {
   if (!left) return;
-  api.forget(left.dialogue.id);
+  api.leave(left.dialogue.id); // another tab may show it
   left.picture.image.close();
 }
 
@@ -150,6 +151,9 @@ addEventListener("drop", (event) => {
   openFirst(event.dataTransfer.files);
 });
 addEventListener("pagehide", (event) => {
-  if (!event.persisted && former) api.forget(former.dialogue.id);
+  if (!event.persisted && former) api.leave(former.dialogue.id);
   if (state.dialogue) api.leave(state.dialogue.id); // not forgotten: the page may be loaded again
+});
+addEventListener("pageshow", (event) => {
+  if (event.persisted && state.dialogue) takeAll(); // back again; it has its place again too
 });

@@ -42,9 +42,13 @@ export async function recall() {
     });
     announce(`${name} is open again, with ${rounds.length === 1 ? "1 round" : `${rounds.length} rounds`}`);
   } catch (error) {
-    if (error.code === "no_dialogue" || error.status === undefined) forget(); // trying again would not help
-    if (error.code !== "no_dialogue") fail(error, recall);
-    else complain("The server has forgotten the dialogue that was open here.", { calm: true });
+    if (error.code === "no_dialogue") {
+      forget();
+      complain("The server has forgotten the dialogue that was open here.", { calm: true });
+    } else {
+      if (error.status === undefined) forget(); // a mistake of this page's: the next try would make it again
+      fail(error, recall);
+    }
   } finally {
     update({ busy: null });
   }
