@@ -1,10 +1,10 @@
 """Requests a second of `segzero serve`: many clients at once against one request after the other.
 
 A server with the shipped models runs in a process of its own. Every answer is checked against that of its own image,
-asked alone before; the two ways take turns. Then requests that come evenly, at half the pace that many clients got, and
-how long they wait; then many more, and what the server's memory did.
+asked alone before; the two ways take turns. Then requests that come evenly, whether or not those before them
+were answered, and how long they wait; then many more, and what the server's memory did.
 
-    python benchmarks/serving.py [--backend vllm] [--clients 16] [--requests 20] [--repeats 3] [--more 2000]
+    python benchmarks/serving.py [--backend vllm] [--clients 16] [--requests 20] [--repeats 3] [--pace 12]
 """
 
 import argparse
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--requests", type=int, default=20, help="of each client")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--pace", type=float, help="of those that come evenly, a second; else half of the many's")
     parser.add_argument("--more", type=int, default=2000, help="requests over which memory is watched")
     options = parser.parse_args()
     with socket.socket() as free:
@@ -66,10 +67,10 @@ def measure(client: httpx.Client, server: psutil.Process, options: argparse.Name
         together.append(many)
         waits += seconds
         ratios.append(many / one)
-        evenly += come(client, truth, many / 2, options.clients * options.requests // 2)
+        evenly += come(client, truth, options.pace or many / 2, options.clients * options.requests // 2)
     print(f"one after the other: {spread(alone)} requests/s")
     print(f"{options.clients} clients at once: {spread(together)} requests/s; {shares(waits)}")
-    print(f"coming evenly at half that pace: {shares(evenly)}")
+    print(f"coming evenly at {f'{options.pace:g} a second' if options.pace else 'half that pace'}: {shares(evenly)}")
     print(
         f"ratio {statistics.median(ratios):.1f}x (from {min(ratios):.1f} to {max(ratios):.1f}); no answer was another's"
     )
