@@ -43,13 +43,15 @@ def serve(app: FastAPI, address: socket.socket) -> None:
     if threading.current_thread() is threading.main_thread():
         # uvicorn raises it again once all is done; what was asked for and went well is no death by a signal.
         signal.signal(signal.SIGTERM, lambda number, frame: None)
-    make_server(app).run(sockets=[address])
-    if why := models.batcher.why_dead:
-        log.error("models gone", extra={"fields": {"why": why}})
-    if models.busy():  # with what nobody waits for; its thread can't be ended, and Python would wait for it
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1 if why else 0)
+    try:
+        make_server(app).run(sockets=[address])
+    finally:
+        if why := models.batcher.why_dead:
+            log.error("models gone", extra={"fields": {"why": why}})
+        if models.busy():  # with what nobody waits for; its thread can't be ended, and Python would wait for it
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1 if why else 0)
     if why:
         raise UserError(f"the models are gone: {why}; start the server again")
 
