@@ -24,7 +24,7 @@ class Limits:
     seconds: float = 60.0  # from a request's first byte to its answer
     batch: int = 16  # requests that the models see at once
     cache: int = 1 << 30  # bytes of encoded images
-    dialogues: int = 64  # kept at once, each with its image and that image encoded
+    dialogues: int = 64  # kept at once, each with its image: as it came, decoded and encoded
     steps: int = 100  # of one dialogue
     idle: float = 1800.0  # seconds after which a dialogue nobody uses is forgotten
     flags: int = 1 << 30  # bytes of answers that people flagged
