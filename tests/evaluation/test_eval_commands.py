@@ -35,6 +35,7 @@ def run(monkeypatch, capsys, tmp_path):
 TINY = ("--policy-backend", "transformers", "--cache", "cache")
 
 
+@pytest.mark.slow
 def test_a_benchmark_again_with_another_prompt_and_compared(run, held_out, tmp_path):
     to_parquet(held_out[:3], tmp_path / "mine" / "test.parquet")
     code, out, _ = run("--benchmark", "own", "--data", "mine", *TINY, "--save_preds", "preds", "--output", "seg_zero")
@@ -89,6 +90,7 @@ def test_own_data_in_another_format(run, held_out, tmp_path):
     assert metrics["protocol"]["reader"] == "coco" and metrics["protocol"]["level"] == "category"
 
 
+@pytest.mark.slow
 def test_convsegs_hub_mode_and_all_benchmarks_that_are_there(run, tmp_path):
     write_all(tmp_path / "root")
     code, *_ = run("--hf_dataset", "root/aadarsh99/ConverSeg", "--hf_config", "default", *TINY)

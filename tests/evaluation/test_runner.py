@@ -177,6 +177,7 @@ def test_masks_that_somebody_changed_are_refused(task, pipeline, tmp_path, rle):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_answers_and_masks_are_remembered(task, counted, tmp_path):
     first = run(task, tmp_path / "a", remember(counted, tmp_path / "cache"))
     drawn = counted.segmenter.masks
@@ -193,6 +194,7 @@ def test_answers_and_masks_are_remembered(task, counted, tmp_path):
     assert counted.policy.answers == 12  # another prompt is another question
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_is_made_anew(task, counted, tmp_path):
     first = run(task, tmp_path / "a", remember(counted, tmp_path / "cache"))
     drawn = counted.segmenter.masks

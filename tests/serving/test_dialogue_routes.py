@@ -3,6 +3,7 @@
 import io
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from servers import wait_until
 from segzero.dialogue import Dialogue
 from segzero.errors import UserError
 from segzero.masks import mask_iou
+from segzero.serving import dialogues as kept_dialogues
 from segzero.serving.client import Client
 from segzero.serving.extras import Extras
 from segzero.serving.limits import Limits, Tokens
@@ -132,15 +134,17 @@ def test_what_undo_can_take_back_is_counted(server, scene):
     assert steps() == 2 and len(dialogue.rounds()) == 1
 
 
-def test_unused_dialogues_make_room(pipeline, scene):
-    with servers.running(pipeline, Limits(dialogues=2, idle=0.6)) as server, server.http() as http:
+def test_unused_dialogues_make_room(pipeline, scene, monkeypatch):
+    passed = 0.0  # seconds, for the server's dialogues alone
+    monkeypatch.setattr(kept_dialogues, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed))
+    with servers.running(pipeline, Limits(dialogues=2, idle=600)) as server, server.http() as http:
         client = Client(server.url, retries=0)
         first, second = client.dialogue(scene.image), client.dialogue(scene.image)
         refused = http.post("/v1/dialogues", files={"image": scene.image})
         assert refused.status_code == 429 and refused.json()["error"]["code"] == "too_many_dialogues"
-        time.sleep(0.4)
+        passed = 400.0
         assert second.rounds() == []  # used
-        time.sleep(0.4)
+        passed = 800.0
         client.dialogue(scene.image)
         assert http.get(first.path).status_code == 404 and http.get(second.path).status_code == 200
 

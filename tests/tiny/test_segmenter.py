@@ -23,6 +23,7 @@ def test_the_shipped_weights_are_the_recipes_and_small():
     assert sum(file.stat().st_size for file in segmenter_path().iterdir()) < 8e6
 
 
+@pytest.mark.slow
 def test_the_same_seed_builds_and_trains_the_same_model(tmp_path):
     torch.manual_seed(1)
     train(tmp_path / "a", seed=3, steps=2)
@@ -55,6 +56,7 @@ def test_prompts_agree_with_the_mask_they_mean(kind):
             assert any((role == batch.meant[i, j]).all() for role in batch.roles[i, j])
 
 
+@pytest.mark.slow
 def test_held_out_figures_of_the_shipped_weights():
     """A sample of what the manifest reports for 500 scenes."""
     figures = evaluate(segmenter_path(), count=40)
