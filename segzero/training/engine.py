@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 from tensordict import NonTensorStack, TensorDict
+from torch.distributed.fsdp import CPUOffloadPolicy
 from verl.utils.device import get_device_name
 from verl.workers.engine.base import EngineRegistry
+from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
@@ -66,6 +68,17 @@ class ImageEngine(FSDPEngineWithLMHead):
         self.shared = SharedFeatures(module)
         return module
 
+    def _build_lora_module(self, module: torch.nn.Module) -> torch.nn.Module:
+        module = super()._build_lora_module(module)
+        keep_adapters_in_float32(module)
+        return module
+
+    def _build_fsdp_module(self, module: torch.nn.Module) -> torch.nn.Module:
+        module = super()._build_fsdp_module(module)
+        if self.model_config.use_fused_kernels:
+            gather_head(module)
+        return module
+
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict, dict]:
         references = micro_batch.get("multi_modal_inputs", None)
         if references is not None:
@@ -97,11 +110,23 @@ class PolicyWorker(ActorRolloutRefWorker):
         super().__init__(*args, **options)
         os.environ["VERL_ENGINE_VENDOR"] = VENDOR
         log_probs_in_blocks()
-        if get_device_name() == "cpu":  # vLLM rests while the trainer works, so the cores are free
+        if get_device_name() == "cpu":
+            do_not_pin()
+            # vLLM rests while the trainer works, so the cores are free.
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // self.world_size))
         ImageEngine.freeze_vision_tower = self.config.actor.freeze_vision_tower
         image = self.config.get("image") or {}
         ImageEngine.image_options = {"frame": image.get("frame"), "prompt": image.get("prompt")}
+
+
+def do_not_pin() -> None:
+    """Let the reference model lie in ordinary memory: pinned memory needs a GPU's driver."""
+
+    class Unpinned(CPUOffloadPolicy):
+        def __init__(self, pin_memory: bool = False) -> None:
+            super().__init__(pin_memory=False)
+
+    transformer_impl.CPUOffloadPolicy = Unpinned
 
 
 class SharedFeatures:
@@ -151,7 +176,31 @@ def freeze_vision(module: torch.nn.Module) -> int:
         for parameter in tower.parameters():
             parameter.requires_grad_(False)
             frozen += parameter.numel()
+        # With LoRA, transformers asks the tower's first layer for gradients too, and all of it would be recomputed.
+        tower.forward = torch.no_grad()(tower.forward)
     return frozen
+
+
+def keep_adapters_in_float32(module: torch.nn.Module) -> None:
+    """Undo verl's cast of adapters to a base in half precision: there a step of 1e-5 is lost in rounding.
+
+    FSDP2 wants one dtype among the parameters that are trained, which these are; it computes in its own dtype.
+    """
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def gather_head(module: torch.nn.Module) -> None:
+    """Gather the head before each forward pass, for fused kernels, which read its weight and never call it.
+
+    FSDP2 shards an untied head by itself, and gathers it when it is called. A tied one lies in the root's group.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    for name, head in module.named_modules():
+        if name.split(".")[-1] == "lm_head" and isinstance(head, FSDPModule):
+            module.register_forward_pre_hook(lambda *_, head=head: head.unshard())
 
 
 def _plain(reference: Any) -> dict[str, Any]:

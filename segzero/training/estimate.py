@@ -33,6 +33,7 @@ class Shape:
     layers: int
     vocabulary: int
     cache_bytes: int  # a token in vLLM's cache, bfloat16
+    largest: int  # elements of the largest tensor
 
     def adapters(self, rank: int) -> int:
         """Parameters of LoRA adapters on the language model."""
@@ -66,6 +67,7 @@ def shape_of(path: str) -> Shape:
         layers=text.num_hidden_layers,
         vocabulary=text.vocab_size,
         cache_bytes=text.num_hidden_layers * heads * width * 2 * 2,
+        largest=max(parameter.numel() for parameter in model.parameters()),
     )
 
 

@@ -5,6 +5,7 @@ process has to import it all. Everything else is a Ray actor: one trainer a GPU,
 TransferQueue, and the segmenter.
 """
 
+import math
 import os
 import sys
 import warnings
@@ -15,12 +16,20 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from segzero.errors import UserError
 from segzero.files import write_atomically
-from segzero.policy.checkpoint import read_checkpoint
+from segzero.policy.checkpoint import Checkpoint, read_checkpoint
 from segzero.training import checkpoints, plan
+from segzero.training.attention import choose_attention
 from segzero.training.config import compose
+from segzero.training.estimate import shape_of
 from segzero.training.progress import stage
 
 PLUGIN = "segzero.training.plugin"
+# On one node nothing listens where another machine could reach it: TransferQueue takes pickles from whoever connects.
+LOOPBACK = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's name for binding to 127.0.0.1, as it does by itself on macOS
+    "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
+    "SEGZERO_LOOPBACK": "1",  # patches.stores_on_loopback
+}
 
 
 def train(config_name: str = "train", overrides: Sequence[str] = ()) -> Path | None:
@@ -42,7 +51,7 @@ def train(config_name: str = "train", overrides: Sequence[str] = ()) -> Path | N
 
 
 def settle(config: DictConfig) -> DictConfig:
-    """Fill in what the checkpoint says about itself, so that every process reads the same."""
+    """Fill in what the checkpoint and the installed packages decide, so that every process reads the same."""
     checkpoint = read_checkpoint(config.data.checkpoint, config.data.frame, config.data.prompt)
     with open_dict(config):
         for section in (config.data, config.actor_rollout_ref.image):
@@ -50,7 +59,28 @@ def settle(config: DictConfig) -> DictConfig:
         run = Path(config.trainer.default_local_dir).expanduser().absolute()
         config.trainer.default_local_dir = str(run)
         config.data.image_dir = str(Path(config.data.image_dir).expanduser().absolute())
+        choose_attention(config)
+        _bound_images(config, checkpoint)
+        _choose_bucket(config)
     return config
+
+
+def _bound_images(config: DictConfig, checkpoint: Checkpoint) -> None:
+    """Let vLLM lay out its memory for the largest image of the frame, which may be far below the processor's limit."""
+    frame = checkpoint.frame
+    largest = frame.side**2 if frame.kind == "stretch" else frame.max_pixels
+    limits = {"size": {"shortest_edge": checkpoint.min_pixels, "longest_edge": largest}}
+    key = "actor_rollout_ref.rollout.engine_kwargs.vllm.mm_processor_kwargs"
+    if OmegaConf.select(config, key) is None:
+        OmegaConf.update(config, key, limits, force_add=True)
+
+
+def _choose_bucket(config: DictConfig) -> None:
+    """Make the bucket that weights travel in as large as the largest of them, where none is set."""
+    transfer = config.actor_rollout_ref.rollout.checkpoint_engine
+    if transfer.update_weights_bucket_megabytes is None:
+        largest = shape_of(config.actor_rollout_ref.model.path).largest
+        transfer.update_weights_bucket_megabytes = max(64, math.ceil(largest * 4 / 2**20) + 1)  # float32
 
 
 def prepare_environment(config: DictConfig) -> None:
@@ -72,8 +102,12 @@ def prepare_environment(config: DictConfig) -> None:
         "RAY_USAGE_STATS_ENABLED": "0",
         "NCCL_DEBUG": "WARN",
     }
+    # Said outright: verl's own search takes a GPU machine without nvidia-smi on its path for something else.
+    settings["VERL_PLATFORM"] = {"cuda": "nvidia"}.get(config.trainer.device, config.trainer.device)
+    if config.trainer.nnodes == 1:
+        settings |= LOOPBACK
     if config.trainer.device == "cpu":
-        settings |= {"VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+        settings |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
         settings |= {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin take the cores from the other processes
         settings |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # one process less
     for name, value in settings.items():

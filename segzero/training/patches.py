@@ -3,6 +3,7 @@
 Each is narrow: it changes one function, only in the case that is broken, and leaves everything else as it is.
 """
 
+import importlib
 import importlib.metadata
 import os
 from collections.abc import Callable
@@ -120,6 +121,36 @@ def keep_linear_weights() -> None:
     for module in [m for key, m in sys.modules.items() if key.startswith("vllm.")]:
         if hasattr(module, name):
             setattr(module, name, plain)
+
+
+def stores_on_loopback() -> None:
+    """Let the store with which processes of one node find each other listen on loopback alone.
+
+    torch binds it to every address of the machine, whatever its host name, and answers whoever connects.
+    """
+    rendezvous = importlib.import_module("torch.distributed.rendezvous")  # the name in the package is a function's
+    original = rendezvous.TCPStore
+
+    def store(host_name: str, port: int, *, is_master: bool, use_libuv: bool = True, **options: Any) -> Any:
+        listening = _listen(port) if is_master else None
+        if listening is None:
+            return original(host_name=host_name, port=port, is_master=is_master, use_libuv=use_libuv, **options)
+        # A socket that is handed over is taken by torch's older server alone.
+        return original(
+            host_name="127.0.0.1", port=port, is_master=True, use_libuv=False, master_listen_fd=listening, **options
+        )
+
+    rendezvous.TCPStore = store
+
+
+def _listen(port: int) -> int | None:
+    """A socket's number; None where a store of this process listens there already, which torch then shares."""
+    import socket
+
+    try:
+        return socket.create_server(("127.0.0.1", port)).detach()
+    except OSError:
+        return None
 
 
 EVERYWHERE: tuple[Callable[[], None], ...] = (pack_equal_lengths,)

@@ -15,6 +15,7 @@ from segzero.data.sample import from_parquet
 from segzero.errors import UserError, unknown_name
 from segzero.policy.checkpoint import read_checkpoint
 from segzero.prompts import get_prompt
+from segzero.training.attention import describe_attention
 
 # The published presets score one format each; in the other nothing can be earned.
 FORMATS = {"seg_zero": "seg_zero", "seg_zero_strict": "seg_zero", "vision_reasoner": "multi"}
@@ -98,6 +99,7 @@ def describe(config: DictConfig, batch: Batch) -> list[str]:
         f"data     {', '.join(map(str, data_files(config, 'train')))}",
         f"reward   {config.reward.name}; segmenter {config.segzero.segmenter.path or 'none'}",
         f"batch    {batch}",
+        f"attention {describe_attention(config)}",
         f"run      {trainer.default_local_dir}; resume {config.segzero.resume}; {_hardware(config, batch)}",
     ]
 

@@ -18,9 +18,11 @@ def install() -> None:
     """Register the CPU platform and apply the patches that this process needs."""
     if installed:
         return
-    PlatformRegistry.register("cpu")(PlatformCPU)
     chosen = list(patches.EVERYWHERE)
-    if os.environ.get("VERL_PLATFORM") == "cpu":
+    if os.environ.get("SEGZERO_LOOPBACK") == "1":
+        chosen.append(patches.stores_on_loopback)
+    if os.environ.get("VERL_PLATFORM") == "cpu":  # otherwise verl could take it where it looks for GPUs in vain
+        PlatformRegistry.register("cpu")(PlatformCPU)
         chosen += patches.ON_CPU
         if patches.in_rollout():
             chosen.append(patches.keep_linear_weights)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from segzero.masks import RLE, encode
-from segzero.segmenter.protocol import Embeddings, Prompt, Segmenter
+from segzero.segmenter.protocol import Embeddings, Prompt, Segmenter, enlarge
 from segzero.segmenter.remembering import EmbeddingCache
 
 Answers = list[list[Prompt]]  # what each answer wants drawn
@@ -64,8 +64,10 @@ class SegmenterService:
         drawn = []
         for request in requests:
             flat = [prompt for answer in request.answers for prompt in answer]
-            [found] = self.segmenter.decode(embeddings[request.path], [flat])
-            masks = iter([encode(one.masks[0]) for one in found])
+            image = embeddings[request.path]
+            [found] = self.segmenter.decode(image, [flat])
+            device = image.features[0].device  # the GPU, where there is one
+            masks = iter([encode(enlarge(one.logits[:1], one.size, device)[0]) for one in found])
             drawn.append([[next(masks) for _ in answer] for answer in request.answers])
         return drawn
 

@@ -57,6 +57,8 @@ class ServerManager(LLMServerManager):
     async def _initialize_llm_servers(self, start_rank: int | None = None) -> None:
         stage("trainers ready; starting the segmenter and the rollout engine")
         self.segmenter = start_segmenter(self.config.segzero.segmenter, self.rollout_resource_pool)
+        if self.segmenter:  # what it takes of the card must be there before vLLM measures what is left
+            await self.segmenter.ping.remote()
         await super()._initialize_llm_servers(start_rank)
         stage("rollout engine ready")
 

@@ -1,0 +1,53 @@
+"""The trainer's attention, chosen in one place.
+
+flash-attn is built for one torch and one CUDA, and has no wheel for every pair, so it is used where it is installed
+and not needed where it is not. Without it PyTorch's own attention (SDPA) takes padded batches: verl's padding-free
+batches call flash-attn by name.
+"""
+
+import importlib.util
+
+from omegaconf import DictConfig, OmegaConf
+
+from segzero.errors import UserError
+
+FLASH = "flash_attention_2"
+PADDED = ("sdpa", "eager")
+_KEY = "actor_rollout_ref.model.override_config.attn_implementation"
+
+
+def choose_attention(config: DictConfig) -> None:
+    """Write the implementation into the configuration, unless the user has, and packing where it can be had."""
+    model = config.actor_rollout_ref.model
+    chosen = model.override_config.get("attn_implementation")
+    if chosen is None:
+        chosen = FLASH if config.trainer.device == "cuda" and has_flash() else "sdpa"
+        OmegaConf.update(config, _KEY, chosen, force_add=True)
+    if chosen not in (FLASH, *PADDED):
+        raise UserError(f"{_KEY}={chosen}: choose {FLASH}, {' or '.join(PADDED)}, or leave it out")
+    if chosen == FLASH and config.trainer.device != "cuda":
+        raise UserError(f"{_KEY}={chosen} needs a GPU, and trainer.device={config.trainer.device}; leave it out")
+    if chosen == FLASH and not has_flash():
+        raise UserError(f"{_KEY}={chosen}, but flash-attn is not installed; leave the key out, or see docs/install.md")
+    actor = config.actor_rollout_ref.actor
+    if chosen in PADDED:
+        if actor.ulysses_sequence_parallel_size > 1:
+            raise UserError(
+                "actor_rollout_ref.actor.ulysses_sequence_parallel_size needs batches without padding, and those "
+                "flash-attn; install it (docs/install.md), or set the key to 1"
+            )
+        model.use_remove_padding = False
+
+
+def has_flash() -> bool:
+    """Whether flash-attn is installed; whether it also imports, `segzero doctor` and dry_run find out."""
+    return importlib.util.find_spec("flash_attn") is not None
+
+
+def describe_attention(config: DictConfig) -> str:
+    """The choice in words, for the head of a run."""
+    model = config.actor_rollout_ref.model
+    chosen = model.override_config.attn_implementation
+    batches = "batches without padding" if model.use_remove_padding else "padded batches"
+    without = config.trainer.device == "cuda" and chosen != FLASH and not has_flash()
+    return f"{chosen}, {batches}" + ("; flash-attn is not installed, which is optional" if without else "")
