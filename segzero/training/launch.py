@@ -22,6 +22,7 @@ from segzero.training.attention import choose_attention
 from segzero.training.config import compose
 from segzero.training.estimate import shape_of
 from segzero.training.progress import stage
+from segzero.training.watch import cause_of_death
 
 PLUGIN = "segzero.training.plugin"
 # On one node nothing listens where another machine could reach it: TransferQueue takes pickles from whoever connects.
@@ -30,6 +31,10 @@ LOOPBACK = {
     "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
     "SEGZERO_LOOPBACK": "1",  # patches.stores_on_loopback
 }
+LESS_GPU_MEMORY = (
+    "lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu or actor_rollout_ref.rollout.gpu_memory_utilization, turn "
+    "on actor_rollout_ref.actor.fsdp_config.param_offload and optimizer_offload, use more GPUs, or LoRA"
+)
 
 
 def train(config_name: str = "train", overrides: Sequence[str] = ()) -> Path | None:
@@ -199,7 +204,9 @@ def explain(error: Exception, run: Path) -> UserError | None:
             f"lower segzero.keep_last, and start again"
         )
     if isinstance(error, RayActorError) or type(cause).__name__ == "EngineDeadError":
-        return UserError(f"a process of the run died; its checkpoints are whole. Cause: {one_line(cause)}")
+        return UserError(f"a process of the run died; its checkpoints are whole. Cause: {cause_of_death(cause)}")
+    if type(cause).__name__ == "OutOfMemoryError":
+        return UserError(f"a GPU's memory is full: {one_line(cause)[:300]}; {LESS_GPU_MEMORY}")
     return None
 
 

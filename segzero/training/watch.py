@@ -6,13 +6,49 @@ they may be waiting for the dead one, as for a replica that never takes their we
 >>> Watch({}).check()
 """
 
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from segzero.errors import UserError
 
 EVERY = 5.0  # s between two questions to the same actor
+
+
+# What needs less memory, the cheapest change first.
+LESS_HOST_MEMORY = (
+    "lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu or data.max_response_length, turn off "
+    "actor_rollout_ref.actor.fsdp_config.param_offload and optimizer_offload where the GPUs have room, or use LoRA "
+    "(actor_rollout_ref.model.lora_rank); dry_run=true estimates what a run needs"
+)
+_RAY_KILLED = re.compile(r"low on memory\. Memory on the node .*? was (?P<used>\S+) used / (?P<limit>\S+) limit")
+_KILLED = re.compile(r"SIGKILL|exit code 137|OOM killer")
+
+
+def cause_of_death(error: BaseException, kills_before: int | None = None) -> str:
+    """Ray's reason for a dead process in one line; for one that was killed for memory, with what to lower.
+
+    `kills_before` is `memory_kills()` at the start of the run: Ray does not know what the kernel ended, and why.
+    """
+    said = " ".join(str(error).split())
+    found = _RAY_KILLED.search(said)
+    if found:
+        return f"the machine's memory was full ({found['used']} of {found['limit']}); {LESS_HOST_MEMORY}"
+    kills = memory_kills()
+    if _KILLED.search(said) and None not in (kills, kills_before) and kills > kills_before:
+        return f"the kernel ended a process because the memory was full; {LESS_HOST_MEMORY}"
+    return said
+
+
+def memory_kills(counters: Path = Path("/proc/vmstat")) -> int | None:
+    """Processes that the kernel has ended for memory since it started; None where it does not say."""
+    try:
+        lines = dict(line.split() for line in counters.read_text().splitlines())
+        return int(lines["oom_kill"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 class Watch:
@@ -21,6 +57,7 @@ class Watch:
     def __init__(self, asks: Mapping[str, Callable[[], Any]], trainers: Sequence[Any] = ()) -> None:
         self.asks, self.trainers = asks, trainers
         self.cause: UserError | None = None
+        self.kills_before = memory_kills()
         self._asked: dict[str, Any] = {}
         self._stopped = threading.Event()
 
@@ -50,7 +87,7 @@ class Watch:
             try:
                 ray.get(self._asked.pop(name))
             except RayError as error:
-                cause = " ".join(str(error).split())
+                cause = cause_of_death(error, self.kills_before)
                 self.cause = UserError(f"{name} died, so the run ends; the last checkpoint is whole. Cause: {cause}")
                 return
 

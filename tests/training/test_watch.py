@@ -81,3 +81,26 @@ def test_a_stopped_watch_asks_no_more(killed):
     asked, actor.state = actor.asked, "dead"
     time.sleep(0.1)
     assert actor.asked == asked > 0 and not killed
+
+
+def test_a_process_that_ray_ended_for_memory_is_told_with_what_to_lower():
+    said = (
+        "3 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 127.0.0.1, ID: 77) "
+        "was 22.65GB used / 23.54GB limit (0.962166) OOM kill reason: Memory usage 24091844608B exceeded threshold"
+    )
+    cause = watch.cause_of_death(RayActorError(error_msg=said))
+    assert cause.startswith("the machine's memory was full (22.65GB of 23.54GB); lower actor_rollout_ref.actor.ppo_max")
+    assert "\n" not in cause
+
+
+def test_a_process_that_the_kernel_ended_for_memory_is_told_from_one_that_was_killed(tmp_path, monkeypatch):
+    counters = tmp_path / "vmstat"
+    counters.write_text("nr_free_pages 4213\noom_kill 2\n")
+    assert watch.memory_kills(counters) == 2 and watch.memory_kills(tmp_path / "none") is None
+    monkeypatch.setattr(watch, "memory_kills", lambda: 2)
+    error = RayActorError(
+        error_msg="The worker died unexpectedly: killed by SIGKILL by OOM killer, or ray stop --force"
+    )
+    assert "because the memory was full; lower" in watch.cause_of_death(error, kills_before=1)
+    assert "ray stop --force" in watch.cause_of_death(error, kills_before=2)
+    assert "ray stop --force" in watch.cause_of_death(error, kills_before=None)
