@@ -52,6 +52,11 @@ browser:
 test-training: setup
 	@$(BIN)/python -m pytest -m "training and not gpu"
 
+# What only a GPU can show, in ten minutes and one block to paste: docs/install.md, "Prove it on your GPU".
+.PHONY: gpu-check
+gpu-check: setup
+	@$(BIN)/python -m benchmarks.gpu_check $(if $(DEVICE),--device $(DEVICE)) --only "$(ONLY)" --policy "$(POLICY)" --segmenter "$(SEGMENTER)"
+
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 

@@ -1,0 +1,93 @@
+"""A Qwen2.5-VL-3B of random weights, and what a run on it is estimated to need.
+
+Shapes, vocabulary, tokenizer and processor are the released model's, so that memory and speed are as well. On a CPU
+the layers are narrow and everything else is the same.
+
+    python -m benchmarks.gpu_check.large build FOLDER DEVICE
+    python -m benchmarks.gpu_check.large estimate OUT.json key=value ...
+"""
+
+import json
+import sys
+from pathlib import Path
+
+FAMILY, NAME = "qwen2_5_vl", "qwen2_5_vl_3b"
+BYTES = 8e9  # of the checkpoint, in bfloat16
+SECTIONS = [16, 24, 24]  # of the released models' rotary positions, for heads of 128
+
+
+def main() -> None:
+    what, out, *rest = sys.argv[1:]
+    if what == "build":
+        build(Path(out), rest[0])
+    else:
+        Path(out).write_text(json.dumps(estimate(rest)))
+
+
+def build(folder: Path, device: str) -> None:
+    """Write the checkpoint; a GPU draws its 3.8 thousand million weights in seconds, a CPU takes narrow layers."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+    from random_checkpoints import build_checkpoint
+
+    build_checkpoint(FAMILY, folder, real_vocabulary=True, tied=True)
+    if device == "cuda":
+        widen(folder)
+
+
+def widen(folder: Path) -> None:
+    """Put a model of the released shapes in the place of the narrow one."""
+    import torch
+    from training.released_shapes import RELEASED
+    from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
+
+    narrow = AutoConfig.from_pretrained(folder)
+    kind, text, vision, patch, millions = RELEASED[NAME]
+    rope = {"rope_type": "default", "mrope_section": SECTIONS, "rope_theta": 1e6}
+    tokens = {key: getattr(narrow.text_config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    marks = ("image_token_id", "video_token_id", "vision_start_token_id")
+    config = kind(
+        text_config=text | tokens | {"rope_parameters": rope},
+        vision_config=vision | {"patch_size": patch},
+        tie_word_embeddings=True,
+        **{key: getattr(narrow, key) for key in marks},
+    )
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda"):
+        model = AutoModelForImageTextToText.from_config(config)
+    count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    assert abs(count - millions) < 1, f"{count:.0f} M parameters, and the released model has {millions} M"
+    model.generation_config = GenerationConfig.from_pretrained(folder)
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    model.save_pretrained(folder)
+
+
+def estimate(overrides: list[str]) -> dict[str, float]:
+    """Bytes of memory and seconds a step, as dry_run would tell them."""
+    from segzero.data.sample import from_parquet
+    from segzero.policy.checkpoint import read_checkpoint
+    from segzero.training import plan
+    from segzero.training.config import compose
+    from segzero.training.encoding import Encoder, processor_of
+    from segzero.training.estimate import memory_of, seconds_of, shape_of
+    from segzero.training.launch import settle
+
+    config = settle(compose("train", overrides))
+    batch, shape = plan.batch_of(config), shape_of(config.actor_rollout_ref.model.path)
+    memory = memory_of(config, batch, shape)
+    checkpoint = read_checkpoint(config.data.checkpoint, config.data.frame, config.data.prompt)
+    sample = next(iter(from_parquet(plan.data_files(config, "train")[0])))
+    prompt = len(Encoder(checkpoint, processor_of(config.data.checkpoint)).encode(sample))
+    seconds = seconds_of(config, batch, shape, prompt)
+    return {
+        "parameters": float(shape.parameters),
+        "updating": memory.updating + memory.segmenter,
+        "writing": memory.resting + memory.engine + memory.segmenter,
+        "seconds": seconds.total,
+        "prompt": float(prompt),
+    }
+
+
+if __name__ == "__main__":
+    main()

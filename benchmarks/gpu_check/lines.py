@@ -1,0 +1,307 @@
+"""What is to be proved where there is a GPU, a function each. Lines share runs, so that all of them stay in minutes.
+
+On a CPU the same functions run what a CPU can: `rehearse=cpu` takes the place of the GPU in every run.
+"""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+from benchmarks.gpu_check.block import Ended, Failed, Figure, Line, Setting, Skipped, read_rows
+
+ALARM = 0.01  # training/rollout_probs_diff_mean, as docs/training.md has it
+STEPS = 3
+CLOSE = 1e-3  # of two ways of computing the same in float32
+MASK_IOU, HALF_MASK_IOU = 0.99, 0.97  # SAM2 in float32 on both sides; its encoder in bfloat16 on the GPU
+# Greedy texts that may differ between backends: on a GPU vLLM's attention multiplies float32 as TF32.
+DIFFERENT = {"cpu": 0, "cuda": 1}
+GPU1 = ["hardware=gpu1", "model=tiny", "reward=mask"]
+FULL = [
+    "actor_rollout_ref.model.lora_rank=0",
+    "actor_rollout_ref.actor.freeze_vision_tower=false",
+    "actor_rollout_ref.actor.fsdp_config.model_dtype=fp32",
+    # vLLM starts with noise for weights: whatever it says well was synchronised.
+    "actor_rollout_ref.rollout.load_format=dummy",
+]
+
+
+def platform(setting: Setting) -> str:
+    """verl's platform as a run chooses it, with nvidia-smi on the path and without."""
+    nowhere = setting.folder / "no_programs"
+    nowhere.mkdir(parents=True, exist_ok=True)
+    found = []
+    hidden = {"PATH": str(nowhere)}
+    for name, environment in (("platform", None), ("platform without nvidia-smi", hidden)):
+        ended = setting.module(name, "which_platform", *keys(setting, name, *GPU1), environment=environment)
+        found.append(next(line for line in ended.demand().said().splitlines() if line.startswith("platform: ")))
+        if found[-1].split()[-1] != setting.device:
+            raise Failed(f"{name}: {found[-1]}, where {setting.device} was wanted", ended.log)
+    return f"{found[0].removeprefix('platform: ')}, with nvidia-smi on the path and without"
+
+
+def full(setting: Setting) -> str:
+    """Full fine-tuning: start, weights handed to vLLM, sleep and wake, update, validation, save."""
+    ended = train(setting, "full", STEPS, *FULL).demand()
+    rows = healthy(setting, "full", ended, STEPS)
+    if not (setting.folder / "full" / f"global_step_{STEPS}" / "manifest.json").exists():
+        raise Failed(f"no whole checkpoint of step {STEPS} was left", ended.log)
+    setting.figures += [Figure("tiny, full: start to the end of the first step", f"{ended.rows[0]:.0f} s")]
+    return f"{STEPS} steps, saved; vLLM and trainer differ by {drift(rows):.5f} (alarm {ALARM})"
+
+
+def resume(setting: Setting) -> str:
+    """The same run, one step further, from what it saved."""
+    full_run(setting)
+    # Eager, as capturing graphs is proved already.
+    eager = "actor_rollout_ref.rollout.enforce_eager=true"
+    ended = train(setting, "full", STEPS + 1, *FULL, eager, again=True).demand()
+    if f"resuming from {setting.folder / 'full' / f'global_step_{STEPS}'}" not in ended.said():
+        raise Failed("it started afresh instead of resuming", ended.log)
+    rows = healthy(setting, "full", ended, STEPS + 1)
+    return f"step {STEPS + 1} after a new start; vLLM and trainer differ by {drift(rows[-1:]):.5f}"
+
+
+def lora(setting: Setting) -> str:
+    """Adapters alone are synchronised, to a vLLM that has read the base model itself."""
+    ended = train(setting, "lora", STEPS).demand()
+    rows = healthy(setting, "lora", ended, STEPS)
+    return f"{STEPS} steps, saved; vLLM and trainer differ by {drift(rows):.5f} (alarm {ALARM})"
+
+
+def mask(setting: Setting) -> str:
+    """SAM2 in the reward and in validation, beside trainer and vLLM on the same card."""
+    ended = full_run(setting)
+    rows = read_rows(setting.folder / "full")[:STEPS]
+    terms = [name for name in rows[0] if name.startswith("reward/mask") and name.endswith("/mean")]
+    if not terms or "val/giou" not in rows[-1]:
+        raise Failed(f"the log has no mask term or no val/giou: {sorted(rows[-1])}"[:300], ended.log)
+    if setting.device == "cuda":
+        setting.figures += [Figure("tiny, full, with SAM2: the card at its fullest", f"{ended.card:.1f} GiB")]
+    shown = ", ".join(f"{name.split('/')[1]} {rows[-1][name]:.2f}" for name in terms)
+    return f"{shown}, gIoU of validation {rows[-1]['val/giou']:.2f}"
+
+
+def inference(setting: Setting) -> str:
+    """Checkpoints of both runs merged, and the same greedy texts from the merged folders by either backend."""
+    equal = []
+    for run in ("full", "lora"):
+        if not (setting.folder / run / f"global_step_{STEPS}").exists():
+            raise Failed(f"the run {run!r} has left no checkpoint to merge; lines full and lora make them")
+        merged, saved = setting.folder / f"{run} merged", setting.folder / run / f"global_step_{STEPS}"
+        merging: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "segzero",
+            "merge",
+            saved,
+            "-o",
+            merged,
+            "--dtype",
+            "float32",
+        ]
+        setting.run(f"merge {run}", merging).demand()
+        texts = []
+        for backend in ("transformers", "vllm"):
+            out = setting.folder / f"{run} {backend}.json"
+            ended = setting.module(f"{run} {backend}", "answers", merged, backend, setting.device, out).demand()
+            texts.append(json.loads(out.read_text())["texts"])
+        same = sum(a == b for a, b in zip(*texts, strict=True))
+        if len(texts[0]) - same > DIFFERENT[setting.device]:
+            raise Failed(f"{run}: {same} of {len(texts[0])} texts are equal", ended.log)
+        equal.append(f"{run} {same} of {len(texts[0])}")
+    return f"merged; equal texts by transformers and vLLM: {', '.join(equal)}"
+
+
+def dynamic(setting: Setting) -> str:
+    """As many answers a pass as fit, against a fixed number: one update's loss and gradient norm."""
+    updates = same_batch(setting, "sdpa", "float32")["updates"]
+    static, free = updates["static"], updates["dynamic"]
+    for key in ("loss", "grad_norm"):
+        if not math.isclose(static[key], free[key], rel_tol=CLOSE, abs_tol=CLOSE / 10):
+            raise Failed(f"{key} is {free[key]:.6f} with dynamic and {static[key]:.6f} with static micro-batches")
+    return f"equal losses ({static['loss']:.5f}) and gradient norms ({static['grad_norm']:.4f})"
+
+
+def fused(setting: Setting) -> str:
+    """use_fused_kernels against logits that are written out."""
+    key = "actor_rollout_ref.model.use_fused_kernels"
+    ended = run_batch(setting, "sdpa", "float32", f"{key}=true")
+    if ended.code == 2 and "use_fused_kernels" in ended.said():
+        return f"refused, as documented: {ended.said().splitlines()[-1].removeprefix('segzero: ')}"
+    plain, found = (same_batch(setting, "sdpa", "float32", *given) for given in ([], [f"{key}=true"]))
+    apart = compare(plain, found)
+    norms = [each["updates"]["static"]["grad_norm"] for each in (plain, found)]
+    said = f"probabilities differ by {apart:.1e}, gradient norms are {norms[0]:.4f} and {norms[1]:.4f}"
+    if apart > CLOSE or not math.isclose(*norms, rel_tol=CLOSE):
+        raise Failed(said, ended.log)
+    return f"equal: {said}"
+
+
+def attention(setting: Setting) -> str:
+    """SDPA with padding against flash-attn without, in bfloat16; where that is missing, against plain attention."""
+    from segzero.training.attention import has_flash
+
+    flash = setting.device == "cuda" and has_flash()
+    other, precision, limit = ("flash_attention_2", "bfloat16", ALARM) if flash else ("eager", "float32", CLOSE)
+    apart = compare(*(same_batch(setting, name, precision) for name in ("sdpa", other)))
+    if apart > limit:
+        raise Failed(f"probabilities by sdpa and {other} differ by {apart:.1e}, more than {limit}")
+    missing = "" if flash else "; flash-attn is not installed, which is optional"
+    return f"sdpa and {other} in {precision}: probabilities differ by {apart:.1e} (limit {limit}){missing}"
+
+
+def segmenter(setting: Setting) -> str:
+    """SAM2's masks on the device against those on the CPU."""
+    out = setting.folder / "masks.json"
+    ended = setting.module("masks", "masks", setting.device, out).demand()
+    found = json.loads(out.read_text())
+    least, half = min(found["float32"]), sum(found["auto"]) / len(found["auto"])
+    said = f"{len(found['auto'])} masks: IoU at least {least:.4f} in float32, {half:.4f} in the mean by ordinary use"
+    if least < MASK_IOU or half < HALF_MASK_IOU:
+        raise Failed(said, ended.log)
+    setting.figures += [Figure("SAM2.1 Hiera-T, 1024 px, encoding", f"{found['images_a_second']:.1f} images/s")]
+    return said
+
+
+def released(setting: Setting) -> str:
+    """Real checkpoints, asked about the photo that comes with the tests."""
+    if not setting.policy:
+        raise Skipped("name a checkpoint by POLICY=, and SAM2 by SEGMENTER=")
+    from segzero.segmenter import DEFAULT
+
+    drawer = setting.segmenter or DEFAULT
+    given: list[str | Path] = [setting.policy, drawer, setting.device, setting.folder]
+    online = {"HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0")}
+    ended = setting.module("released", "released", *given, environment=online).demand()
+    found = json.loads((setting.folder / "coffee_check.json").read_text())
+    said = f"{setting.policy} with {drawer} says {found['text']!r}; areas {found['areas']}, {found['picture']}"
+    if found["wrong"]:
+        raise Failed(f"{found['wrong']}; {said}"[:600], ended.log)
+    return said
+
+
+# Runs
+
+
+def keys(setting: Setting, name: str, *overrides: str) -> list[str]:
+    """The run's place and, without a GPU, what stands in for one."""
+    rehearsed = ["rehearse=cpu"] if setting.device == "cpu" else []
+    return [*rehearsed, f"trainer.default_local_dir={setting.folder / name}", *overrides]
+
+
+def train(setting: Setting, name: str, steps: int, *overrides: str, again: bool = False) -> Ended:
+    """`segzero train` on synthetic scenes; `again` starts a run that is there once more."""
+    return segzero_train(
+        setting,
+        f"{name} again" if again else name,
+        *keys(setting, name, *GPU1),
+        *data(setting),
+        "data.train_batch_size=8",
+        "actor_rollout_ref.rollout.n=4",
+        f"trainer.total_training_steps={steps}",
+        f"trainer.save_freq={STEPS}",
+        f"trainer.test_freq={STEPS}",
+        *overrides,
+    )
+
+
+def segzero_train(setting: Setting, name: str, *overrides: str) -> Ended:
+    """The command as a user types it, its log watched for steps."""
+    [place] = [o.partition("=")[2] for o in overrides if o.startswith("trainer.default_local_dir=")]
+    command = [sys.executable, "-m", "segzero", "train", "trainer.val_before_train=false", *overrides]
+    return setting.run(name, command, watched=Path(place) / "metrics.jsonl")
+
+
+def data(setting: Setting) -> list[str]:
+    """Scenes to train and to validate on, written once."""
+    from segzero.data.sample import to_parquet
+    from segzero.tiny.questions import HELD_OUT_SEED, make_samples
+
+    train, val = setting.folder / "train.parquet", setting.folder / "val.parquet"
+    if not val.exists():
+        to_parquet(make_samples(64, 17), train)
+        to_parquet(make_samples(8, HELD_OUT_SEED + 17), val)
+    return [f"data.train_files={train}", f"data.val_files={val}"]
+
+
+def full_run(setting: Setting) -> Ended:
+    """The full run of the line of that name, or of this one if it stands alone."""
+    return train(setting, "full", STEPS, *FULL).demand()
+
+
+def healthy(setting: Setting, name: str, ended: Ended, steps: int) -> list[dict[str, float]]:
+    """The run's steps, if all of them were made and every number is one that training should give."""
+    rows = read_rows(setting.folder / name)
+    if len(rows) != steps:
+        raise Failed(f"{len(rows)} of {steps} steps are in the log", ended.log)
+    for step, row in enumerate(rows, 1):
+        for key in ("actor/loss", "actor/grad_norm", "reward/mean"):
+            if not math.isfinite(row.get(key, math.nan)):
+                raise Failed(f"step {step}: {key} is {row.get(key)}", ended.log)
+    if not drift(rows) < ALARM:
+        raise Failed(f"vLLM's and the trainer's probabilities differ by {drift(rows):.5f}, above {ALARM}", ended.log)
+    if not any(row["actor/grad_norm"] > 0 for row in rows):
+        raise Failed("no step had a gradient", ended.log)
+    return rows
+
+
+def drift(rows: list[dict[str, float]]) -> float:
+    return max(row.get("training/rollout_probs_diff_mean", math.nan) for row in rows)
+
+
+def run_batch(setting: Setting, attention: str, precision: str, *overrides: str) -> Ended:
+    """The trainer's worker on a batch of given answers: see same_batch.py."""
+    fixed = [*GPU1, *FULL, f"+actor_rollout_ref.model.override_config.attn_implementation={attention}"]
+    return setting.module(
+        batch_name(attention, precision, overrides),
+        "same_batch",
+        batch_file(setting, attention, precision, overrides),
+        precision,
+        *keys(setting, "batch", *fixed),
+        *overrides,
+    )
+
+
+def same_batch(setting: Setting, attention: str, precision: str, *overrides: str) -> dict:
+    """What it measured."""
+    run_batch(setting, attention, precision, *overrides).demand()
+    return json.loads(batch_file(setting, attention, precision, overrides).read_text())
+
+
+def batch_name(attention: str, precision: str, overrides: Sequence[str]) -> str:
+    return " ".join(["batch", attention, precision, *(o.rpartition(".")[2].partition("=")[0] for o in overrides)])
+
+
+def batch_file(setting: Setting, attention: str, precision: str, overrides: Sequence[str]) -> Path:
+    return setting.folder / f"{batch_name(attention, precision, overrides)}.json"
+
+
+def compare(one: dict, other: dict) -> float:
+    """How far the probabilities of the same tokens lie apart, in the mean: the measure of the training log."""
+    pairs = zip(*(chain.from_iterable(each["log_probs"]) for each in (one, other)), strict=True)
+    apart = [abs(math.exp(a) - math.exp(b)) for a, b in pairs]
+    return sum(apart) / len(apart)
+
+
+def all_lines() -> list[Line]:
+    """In the order in which they run: what others build on first, the long one last."""
+    from benchmarks.gpu_check.size import size
+
+    return [
+        Line("platform", "platform", 90, platform),
+        Line("dynamic", "dynamic micro-batches", 90, dynamic),
+        Line("fused", "fused kernels", 90, fused),
+        Line("attention", "attention", 150, attention),
+        Line("segmenter", "SAM2", 120, segmenter),
+        Line("full", "full fine-tuning", 240, full),
+        Line("mask", "masks in the reward", 240, mask),
+        Line("resume", "resume", 400, resume),
+        Line("lora", "LoRA", 240, lora),
+        Line("inference", "merge and inference", 240, inference),
+        Line("released", "released checkpoints", 300, released),
+        Line("size", "Qwen2.5-VL-3B of random weights", 400, size),
+    ]

@@ -1,0 +1,73 @@
+"""The machine and the versions that a result belongs to."""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+
+from benchmarks.gpu_check.block import ROOT
+
+PACKAGES = ("vllm", "verl", "transformers", "peft", "ray", "flash-attn")
+
+
+def why_no_gpu() -> str | None:
+    """Why there is no GPU to check, in one line; None: there is one."""
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    card = graphics_card()
+    if card is None:
+        return "there is no NVIDIA GPU here"
+    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs"
+    return f"PyTorch {torch.__version__}, {built}, can't use the GPU ({card}); `segzero doctor` says more"
+
+
+def graphics_card() -> str | None:
+    """Name, memory and driver as nvidia-smi tells them; None where it does not answer."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    cards = [line.strip() for line in said.splitlines() if line.strip()]
+    return f"{cards[0]}; one of {len(cards)}" if len(cards) > 1 else cards[0] if cards else None
+
+
+def head(device: str) -> list[str]:
+    """The block's first lines."""
+    import torch
+
+    if device == "cpu":
+        card = f"none: rehearsed on {os.cpu_count()} CPU cores"
+    else:
+        card = graphics_card() or torch.cuda.get_device_name(0)  # the latter without nvidia-smi
+    return [
+        f"SegZero gpu-check, commit {commit()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        f"GPU {card}",
+        f"Python {platform.python_version()}, torch {torch.__version__}, CUDA {torch.version.cuda or 'none'}, "
+        + ", ".join(f"{name} {installed(name)}" for name in PACKAGES),
+    ]
+
+
+def installed(package: str) -> str:
+    """Its version; vLLM's build for CPUs is a package of another name."""
+    for name in (package, f"{package}-cpu"):
+        try:
+            return version(name) + (f" ({name})" if name != package else "")
+        except PackageNotFoundError:
+            continue
+    return "not installed"
+
+
+def commit() -> str:
+    """The commit of this clone, and whether files differ from it."""
+    try:
+        said = [
+            subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True).stdout
+            for command in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return said[0].strip() + (" with changes" if said[1].strip() else "")

@@ -1,0 +1,21 @@
+"""The platform that verl chooses in the environment that a run sets: its name and its device, in one line.
+
+python -m benchmarks.gpu_check.which_platform key=value ...
+"""
+
+import sys
+
+from segzero.training.config import compose
+from segzero.training.launch import prepare_environment, settle
+
+
+def main() -> None:
+    prepare_environment(settle(compose("train", sys.argv[1:])))
+    from verl.plugin.platform import get_platform
+
+    platform = get_platform()
+    print(f"platform: {platform.vendor_name} {platform.device_name}")
+
+
+if __name__ == "__main__":
+    main()

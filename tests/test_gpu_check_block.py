@@ -1,0 +1,170 @@
+"""The block of `make gpu-check` where there is no GPU: lines that fail, hang or do not apply, and what is printed."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.gpu_check.__main__ import main, run
+from benchmarks.gpu_check.block import ROOT, Failed, Figure, Line, Outcome, Setting, Skipped, kill_group, render
+from benchmarks.gpu_check.lines import all_lines, compare, healthy
+from benchmarks.gpu_check.released import CUP, PHOTO, wrong
+from benchmarks.gpu_check.versions import why_no_gpu
+
+without_gpu = pytest.mark.skipif(why_no_gpu() is None, reason="there is a GPU here")
+
+
+def test_a_line_that_fails_does_not_stop_the_others(tmp_path, capsys):
+    def fails(setting):
+        raise Failed("the weights\nwere not synchronised", tmp_path / "full.log")
+
+    def breaks(setting):
+        return str(1 / 0)
+
+    def does_not_apply(setting):
+        raise Skipped("the card is too small")
+
+    checks = {"one": fails, "two": breaks, "three": does_not_apply, "four": lambda setting: "3 steps"}
+    lines = [Line(name, f"line {name}", 5, check) for name, check in checks.items()]
+    outcomes = run(lines, Setting("cpu", tmp_path))
+    assert [outcome.verdict for outcome in outcomes] == ["FAIL", "FAIL", "skip", "pass"]
+    said = capsys.readouterr().out.splitlines()
+    log = os.path.relpath(tmp_path / "full.log")
+    assert said == [
+        f"FAIL  line one: the weights were not synchronised; log {log} (0 s)",
+        "FAIL  line two: ZeroDivisionError: division by zero (0 s)",
+        "skip  line three: the card is too small (0 s)",
+        "pass  line four: 3 steps (0 s)",
+    ]
+
+
+def test_a_line_that_hangs_is_ended_with_all_that_it_started(tmp_path):
+    pid = tmp_path / "pid"
+    hanging = f"sleep 600 & echo $! > {pid}; wait"
+    line = Line("hang", "hang", 1, lambda setting: str(setting.run("a sleep", ["sh", "-c", hanging]).demand()))
+    begin = time.monotonic()
+    [outcome] = run([line], Setting("cpu", tmp_path))
+    assert time.monotonic() - begin < 10
+    assert outcome.verdict == "FAIL"
+    assert outcome.said.startswith("a sleep was stopped after 1 s")
+    assert not is_running(int(pid.read_text()))
+
+
+def is_running(pid: int) -> bool:
+    """False for a process that has ended, reaped or not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_command_runs_once_and_its_last_words_are_the_reason(tmp_path):
+    setting = Setting("cpu", tmp_path)
+    code = "print('Traceback'); print('segzero: the card is full; lower the share'); print('bye'); raise SystemExit(2)"
+    first = setting.run("train", [sys.executable, "-c", code])
+    assert setting.run("train", ["false"]) is first
+    with pytest.raises(Failed, match=r"^train ended with exit code 2: segzero: the card is full; lower the share$"):
+        first.demand()
+
+
+def test_no_time_left_is_a_failure(tmp_path):
+    line = Line("late", "late", 5, lambda setting: "fine")
+    [outcome] = run([line], Setting("cpu", tmp_path, until=time.monotonic()))
+    assert outcome.verdict == "FAIL" and "ONLY=late" in outcome.said
+
+
+def test_the_block():
+    outcomes = [
+        Outcome("full", "full fine-tuning", "pass", "3 steps, saved", 81.2),
+        Outcome("lora", "LoRA", "FAIL", "no step had a gradient", 70.9, "build/gpu-check/lora.log"),
+        Outcome("released", "released checkpoints", "skip", "name a checkpoint", 0.0),
+    ]
+    block = render(["SegZero gpu-check, commit 1234567", "GPU none"], outcomes, [Figure("a step", "3.1 s", "2.9 s")])
+    assert block.splitlines() == [
+        "```",
+        "SegZero gpu-check, commit 1234567",
+        "GPU none",
+        "",
+        "pass  full fine-tuning: 3 steps, saved (81 s)",
+        "FAIL  LoRA: no step had a gradient; log build/gpu-check/lora.log (71 s)",
+        "skip  released checkpoints: name a checkpoint (0 s)",
+        "",
+        "1 pass, 1 FAIL, 1 skip",
+        "```",
+        "",
+        "| figure | measured | estimated |",
+        "|---|---|---|",
+        "| a step | 3.1 s | 2.9 s |",
+    ]
+
+
+def test_what_a_healthy_run_is(tmp_path):
+    setting = Setting("cpu", tmp_path)
+    ended = setting.run("a run", ["true"])
+    (tmp_path / "run").mkdir()
+    good = '{{"actor/loss": 0.1, "actor/grad_norm": 0.2, "reward/mean": 1.0, "training/rollout_probs_diff_mean": {}}}'
+    log = tmp_path / "run" / "metrics.jsonl"
+    log.write_text(f'{{"step": 1, "data": {good.format(0.002)}}}\n')
+    assert len(healthy(setting, "run", ended, 1)) == 1
+    for steps, row, reason in [
+        (2, good.format(0.002), "1 of 2 steps"),
+        (1, good.format(0.3), "differ by 0.30000"),
+        (1, good.format("NaN"), "differ by nan"),
+        (1, good.format(0.002).replace("0.2,", "0.0,"), "no step had a gradient"),
+        (1, good.format(0.002).replace('"actor/loss": 0.1', '"actor/loss": NaN'), "actor/loss is nan"),
+    ]:
+        log.write_text(f'{{"step": 1, "data": {row}}}\n')
+        with pytest.raises(Failed, match=reason):
+            healthy(setting, "run", ended, steps)
+
+
+def test_probabilities_are_compared_and_not_their_logarithms():
+    one, other = {"log_probs": [[0.0, -20.0], [-0.1]]}, {"log_probs": [[-0.01, -30.0], [-0.1]]}
+    assert compare(one, other) == pytest.approx((1 - np.exp(-0.01)) / 3, abs=1e-6)
+
+
+def test_the_photo_and_what_counts_as_its_cup():
+    assert PHOTO.stat().st_size <= 100_000
+    with Image.open(PHOTO) as photo:
+        mask = np.zeros(photo.size[::-1], bool)
+    assert wrong(mask) == "no mask was drawn"
+    x0, y0, x1, y1 = CUP
+    mask[y0 + 20 : y1, x0:x1] = True
+    assert wrong(mask) is None
+    saucer = np.zeros_like(mask)
+    saucer[40:388, 77:480] = True
+    assert "not the cup's" in wrong(saucer)
+
+
+@without_gpu
+def test_without_a_gpu_one_line_says_so(capsys):
+    assert main([]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("gpu-check: ") and "--device cpu" in line
+
+
+def test_unknown_lines_are_named(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--only", "full,speed"])
+    assert ended.value.code == 2
+    assert "unknown line speed" in capsys.readouterr().err
+
+
+@without_gpu
+def test_the_gpu_tests_are_collected_and_skip():
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout
+    assert f"{len(all_lines())} skipped" in done.stdout
+
+
+def test_a_process_that_has_ended_is_ended_again_without_harm():
+    process = subprocess.Popen(["true"], start_new_session=True)
+    process.wait()
+    kill_group(process)
