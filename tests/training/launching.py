@@ -2,12 +2,31 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+from segzero import tiny
+
 COMMAND = [str(Path(sys.executable).with_name("segzero")), "train"]
+SCRIPTS = Path(__file__).parents[2] / "training_scripts"
+SEGMENTER = str(tiny.segmenter_path())
+
+
+def overrides_of(launcher: str) -> list[str]:
+    """What a launcher passes to `segzero train`, before the user's own."""
+    text = (SCRIPTS / f"{launcher}.sh").read_text().replace("\\\n", " ")
+    [line] = [line for line in text.splitlines() if line.startswith("segzero train ")]
+    words = shlex.split(line)
+    assert words[-1] == "$@", "the user's overrides come last"
+    return words[2:-1]
+
+
+def spawn(launcher: str, places: dict[str, str], *overrides: str) -> subprocess.Popen:
+    """Type a launcher's name, with MODEL_PATH, DATA and SEGMENTER_PATH as `places`."""
+    return _popen(["bash", str(SCRIPTS / f"{launcher}.sh"), *overrides], places)
 
 
 def start(data: Path, run: Path, *overrides: str) -> subprocess.Popen:
@@ -23,13 +42,17 @@ def start(data: Path, run: Path, *overrides: str) -> subprocess.Popen:
         "trainer.test_freq=-1",
         "trainer.val_before_train=false",
     ]
+    return _popen([*COMMAND, *fixed, *overrides], {})
+
+
+def _popen(command: list[str], more: dict[str, str]) -> subprocess.Popen:
     environment = {name: value for name, value in os.environ.items() if name != "VERL_PLATFORM"}
     return subprocess.Popen(
-        [*COMMAND, *fixed, *overrides],
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=environment,
+        env=environment | more,
         start_new_session=True,
     )
 

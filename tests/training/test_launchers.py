@@ -1,11 +1,10 @@
 """The launchers: the published hyper-parameters, and each runs to its end as a dry run."""
 
 import os
-import shlex
 import subprocess
-from pathlib import Path
 
 import pytest
+from launching import SCRIPTS, overrides_of
 from released_shapes import write_released
 
 from segzero import tiny
@@ -15,7 +14,6 @@ from segzero.tiny.questions import make_samples
 from segzero.training import plan
 from segzero.training.config import compose
 
-SCRIPTS = Path(__file__).parents[2] / "training_scripts"
 LAUNCHERS = sorted(path.stem for path in SCRIPTS.glob("*.sh"))
 
 # As published for all sizes (Seg-Zero and VisionReasoner alike).
@@ -74,21 +72,13 @@ RECIPES = {
     "run_qwen2_5_7b_refCOCOg": SEG_ZERO,
     "run_visionreasoner_7b": VISION_REASONER | engine(2, 0.6),
     "run_visionreasoner_7b_multinode": VISION_REASONER | engine(2, 0.6),
+    "run_visionreasoner_7b_8x80G": VISION_REASONER | engine(2, 0.5),
     "run_visionreasoner_7b_4x80G": VISION_REASONER | engine(2, 0.4),
     # Published with a share of 0.1, which vLLM cannot start with: docs/training.md.
     "run_visionreasoner_7b_8x46G": VISION_REASONER | engine(4, 0.3),
 }
 # Ours: a laptop, and LoRA on a card of 24 GB.
 OWN = {"run_tiny_cpu", "run_qwen2_5_3b_1gpu"}
-
-
-def overrides_of(launcher: str) -> list[str]:
-    """What a launcher passes to `segzero train`, before the user's own."""
-    text = (SCRIPTS / f"{launcher}.sh").read_text().replace("\\\n", " ")
-    [line] = [line for line in text.splitlines() if line.startswith("segzero train ")]
-    words = shlex.split(line)
-    assert words[-1] == "$@", "the user's overrides come last"
-    return words[2:-1]
 
 
 def test_every_launcher_is_known():

@@ -29,6 +29,7 @@ QUICK = [
     ("qwen2_vl_2b", "gpu1", "refcocog_2k", "seg_zero"),
     ("qwen2_5_vl_3b", "gpu4", "refcocog_9k", "seg_zero_strict"),
     ("qwen3_vl_4b", "gpu8", "visionreasoner_1k", "soft"),
+    ("qwen2_5_vl_7b", "gpu8_80g", "visionreasoner_7k", "vision_reasoner"),
     ("qwen2_5_vl_7b", "gpu8_46g", "visionreasoner_7k", "vision_reasoner"),
     ("qwen2_5_vl_7b", "multinode", "scenes", "custom"),
     ("tiny", "cpu", "dialogues", "dialogue"),
