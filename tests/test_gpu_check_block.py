@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.gpu_check.__main__ import main, run
-from benchmarks.gpu_check.block import ROOT, Failed, Figure, Line, Outcome, Setting, Skipped, kill_group, render
+from benchmarks.gpu_check.block import ROOT, Failed, Figure, Line, Outcome, Setting, Skipped, kill_session, render
 from benchmarks.gpu_check.lines import all_lines, compare, healthy
 from benchmarks.gpu_check.released import CUP, PHOTO, wrong
 from benchmarks.gpu_check.versions import why_no_gpu
@@ -45,13 +45,15 @@ def test_a_line_that_fails_does_not_stop_the_others(tmp_path, capsys):
 
 def test_a_line_that_hangs_is_ended_with_all_that_it_started(tmp_path):
     pid = tmp_path / "pid"
-    hanging = f"sleep 600 & echo $! > {pid}; wait"
-    line = Line("hang", "hang", 1, lambda setting: str(setting.run("a sleep", ["sh", "-c", hanging]).demand()))
+    hanging = f"set -m; sleep 600 & echo $! > {pid}; wait"  # -m: in a process group of its own, as Ray's workers are
+    line = Line("hang", "hang", 1, lambda setting: str(setting.run("a sleep", ["bash", "-c", hanging]).demand()))
     begin = time.monotonic()
     [outcome] = run([line], Setting("cpu", tmp_path))
     assert time.monotonic() - begin < 10
     assert outcome.verdict == "FAIL"
     assert outcome.said.startswith("a sleep was stopped after 1 s")
+    while is_running(int(pid.read_text())) and time.monotonic() < begin + 10:
+        time.sleep(0.01)
     assert not is_running(int(pid.read_text()))
 
 
@@ -167,4 +169,4 @@ def test_the_gpu_tests_are_collected_and_skip():
 def test_a_process_that_has_ended_is_ended_again_without_harm():
     process = subprocess.Popen(["true"], start_new_session=True)
     process.wait()
-    kill_group(process)
+    kill_session(process)

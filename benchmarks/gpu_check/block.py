@@ -81,7 +81,7 @@ class Setting:
         watched: Path | None = None,
         environment: dict[str, str] | None = None,
     ) -> Ended:
-        """A command in a process group of its own, once for all lines; it does not outlive the line's deadline."""
+        """A command in a session of its own, once for all lines; it does not outlive the line's deadline."""
         if name not in self.ended:
             self.ended[name] = self._run(name, command, watched, environment or {})
         return self.ended[name]
@@ -122,14 +122,16 @@ class Setting:
                     time.sleep(0.1)
                 code = process.poll()
             finally:
-                kill_group(process)
+                kill_session(process)
         return Ended(name, code, log, time.monotonic() - begin, rows, card)
 
 
-def kill_group(process: subprocess.Popen) -> None:
-    """End a process and all that it has started in its group, whatever they are doing."""
-    with contextlib.suppress(ProcessLookupError):  # all of them have ended by themselves
-        os.killpg(process.pid, signal.SIGKILL)
+def kill_session(process: subprocess.Popen) -> None:
+    """End a process and all that it has started, whatever they are doing: Ray gives its workers groups of their own."""
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            if os.getsid(int(place.name)) == process.pid:
+                os.kill(int(place.name), signal.SIGKILL)
     process.wait()
 
 

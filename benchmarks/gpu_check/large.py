@@ -26,7 +26,8 @@ def main() -> None:
 
 def build(folder: Path, device: str) -> None:
     """Write the checkpoint; a GPU draws its 3.8 thousand million weights in seconds, a CPU takes narrow layers."""
-    sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+    tests = Path(__file__).parents[2] / "tests"
+    sys.path[:0] = [str(tests), str(tests / "training")]
     from random_checkpoints import build_checkpoint
 
     build_checkpoint(FAMILY, folder, real_vocabulary=True, tied=True)
@@ -37,7 +38,7 @@ def build(folder: Path, device: str) -> None:
 def widen(folder: Path) -> None:
     """Put a model of the released shapes in the place of the narrow one."""
     import torch
-    from training.released_shapes import RELEASED
+    from released_shapes import RELEASED
     from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
     narrow = AutoConfig.from_pretrained(folder)

@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
 import shutil
 from pathlib import Path
 
 from benchmarks.gpu_check.block import Ended, Failed, Figure, Setting, Skipped, read_rows
 from benchmarks.gpu_check.large import BYTES
 from benchmarks.gpu_check.lines import FULL, STEPS, data, keys, segzero_train
+from benchmarks.gpu_check.versions import card_gb
 
 GIB = 2**30
 SMALLEST = 22  # GB of a card: LoRA on 3B in bfloat16, vLLM's half beside it
@@ -87,11 +87,3 @@ def figures(setting: Setting, ended: Ended, estimated: dict[str, float], memory:
             Figure(f"{name}: card at its fullest", f"{ended.card:.1f} GiB", f"{max(writing, updating):.1f} GiB"),
         ]
     return f"{STEPS} steps, {way}; {rate:.0f} tokens/s, prompts of {estimated['prompt']:.0f} tokens"
-
-
-def card_gb() -> float:
-    """Memory of the first GPU that this process may see, in GB."""
-    import torch
-
-    assert torch.cuda.is_available(), os.environ.get("CUDA_VISIBLE_DEVICES")
-    return torch.cuda.get_device_properties(0).total_memory / 1e9

@@ -3,7 +3,9 @@
 import os
 import platform
 import subprocess
+import sys
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
 from benchmarks.gpu_check.block import ROOT
@@ -35,6 +37,14 @@ def graphics_card() -> str | None:
     return f"{cards[0]}; one of {len(cards)}" if len(cards) > 1 else cards[0] if cards else None
 
 
+@lru_cache(maxsize=1)
+def card_gb() -> float:
+    """Memory of the first GPU that this process may see, in GB; asked for elsewhere, as whoever asks takes some."""
+    asked = "import torch; print(torch.cuda.get_device_properties(0).total_memory)"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, timeout=120, check=True)
+    return float(done.stdout.split()[-1]) / 1e9
+
+
 def head(device: str) -> list[str]:
     """The block's first lines."""
     import torch
@@ -42,7 +52,7 @@ def head(device: str) -> list[str]:
     if device == "cpu":
         card = f"none: rehearsed on {os.cpu_count()} CPU cores"
     else:
-        card = graphics_card() or torch.cuda.get_device_name(0)  # the latter without nvidia-smi
+        card = graphics_card() or torch.cuda.get_device_name(0)  # the latter where nvidia-smi is missing
     return [
         f"SegZero gpu-check, commit {commit()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         f"GPU {card}",
