@@ -7,6 +7,7 @@ TransferQueue, and the segmenter.
 
 import math
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ LOOPBACK = {
     "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
     "SEGZERO_LOOPBACK": "1",  # patches.stores_on_loopback
 }
+PASSED_ON = ("VERL_", "VLLM_", "TQ_", "TQDM_", "TRANSFER_QUEUE_", "OMP_", "TORCH_", "GLOO_", "SEGZERO_LOOPBACK")
 LESS_GPU_MEMORY = (
     "lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu or actor_rollout_ref.rollout.gpu_memory_utilization, turn "
     "on actor_rollout_ref.actor.fsdp_config.param_offload and optimizer_offload, use more GPUs, or LoRA"
@@ -106,6 +108,8 @@ def prepare_environment(config: DictConfig) -> None:
         "RAY_DISABLE_IMPORT_WARNING": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "NCCL_DEBUG": "WARN",
+        # verl reads a checkpoint with pickle, which runs what a tampered file says; this allows tensors and plain data.
+        "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
     }
     # Said outright: verl's own search takes a GPU machine without nvidia-smi on its path for something else.
     settings["VERL_PLATFORM"] = {"cuda": "nvidia"}.get(config.trainer.device, config.trainer.device)
@@ -164,9 +168,7 @@ def _start_ray(config: DictConfig) -> None:
 
     options = OmegaConf.to_container(config.ray_kwargs.ray_init)
     assert isinstance(options, dict)
-    passed = [
-        name for name in os.environ if name.startswith(("VERL_", "VLLM_", "TQ_", "TQDM_", "TRANSFER_QUEUE_", "OMP_"))
-    ]
+    passed = [name for name in os.environ if name.startswith(PASSED_ON)]
     given = {name: value for name, value in (options.pop("runtime_env", None) or {}).items() if value is not None}
     given["env_vars"] = {name: os.environ[name] for name in passed} | given.get("env_vars", {})
     options["runtime_env"] = given
@@ -203,11 +205,22 @@ def explain(error: Exception, run: Path) -> UserError | None:
             f"no room left to write to {run}: {one_line(cause)}. Its earlier checkpoints are whole; make room, or "
             f"lower segzero.keep_last, and start again"
         )
+    if type(cause).__name__ == "UnpicklingError" and "Weights only load failed" in str(cause):
+        return UserError(
+            f"the checkpoint that {run} would resume from holds more than tensors and plain data, so it was not read: "
+            f"{_refused(cause)}. If it comes from elsewhere, don't trust it; segzero.resume names another"
+        )
     if isinstance(error, RayActorError) or type(cause).__name__ == "EngineDeadError":
         return UserError(f"a process of the run died; its checkpoints are whole. Cause: {cause_of_death(cause)}")
     if type(cause).__name__ == "OutOfMemoryError":
         return UserError(f"a GPU's memory is full: {one_line(cause)[:300]}; {LESS_GPU_MEMORY}")
     return None
+
+
+def _refused(error: BaseException) -> str:
+    """What torch did not load, out of its advice on how to load it nevertheless."""
+    found = re.search(r"[Uu]nsupported (?:global: )?(?:GLOBAL|operand) (\S+)", str(error))
+    return f"it asks for {found[1]}" if found else one_line(error)[:200]
 
 
 def one_line(error: BaseException) -> str:

@@ -153,7 +153,20 @@ def _listen(port: int) -> int | None:
         return None
 
 
-EVERYWHERE: tuple[Callable[[], None], ...] = (pack_equal_lengths,)
+def load_numpy_states() -> None:
+    """Let a checkpoint hold the state of NumPy's random numbers, which verl saves as an array.
+
+    launch.py forbids all but tensors and plain data; rebuilding an array of plain numbers is as harmless.
+    """
+    import numpy as np
+    import torch.serialization
+    from numpy._core.multiarray import _reconstruct
+
+    kinds = [type(np.dtype(name)) for name in ("uint32", "uint8")]
+    torch.serialization.add_safe_globals([_reconstruct, np.ndarray, np.dtype, *kinds])
+
+
+EVERYWHERE: tuple[Callable[[], None], ...] = (pack_equal_lengths, load_numpy_states)
 ON_CPU: tuple[Callable[[], None], ...] = (answer_vllm_version, one_gloo)
 
 
