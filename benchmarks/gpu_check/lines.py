@@ -20,6 +20,8 @@ CLOSE = 1e-3  # of two ways of computing the same in float32
 MASK_IOU, HALF_MASK_IOU = 0.99, 0.97  # SAM2 in float32 on both sides; its encoder in bfloat16 on the GPU
 # Greedy texts that may differ between backends: on a GPU vLLM's attention multiplies float32 as TF32.
 DIFFERENT = {"cpu": 0, "cuda": 1}
+# So large that weights which are a step old would show at once.
+RATE = ["actor_rollout_ref.actor.optim.lr=1e-3", "actor_rollout_ref.actor.optim.lr_warmup_steps=0"]
 GPU1 = ["hardware=gpu1", "model=tiny", "reward=mask"]
 FULL = [
     "actor_rollout_ref.model.lora_rank=0",
@@ -164,7 +166,8 @@ def released(setting: Setting) -> str:
     online = {"HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0")}
     ended = setting.module("released", "released", *given, environment=online).demand()
     found = json.loads((setting.folder / "coffee_check.json").read_text())
-    said = f"{setting.policy} with {drawer} says {found['text']!r}; areas {found['areas']}, {found['picture']}"
+    picture = os.path.relpath(found["picture"])
+    said = f"{setting.policy} with {drawer} says {found['text']!r}; areas {found['areas']}, {picture}"
     if found["wrong"]:
         raise Failed(f"{found['wrong']}; {said}"[:600], ended.log)
     return said
@@ -189,6 +192,7 @@ def train(setting: Setting, name: str, steps: int, *overrides: str, again: bool 
         "data.train_batch_size=8",
         "actor_rollout_ref.rollout.n=4",
         *share(setting),
+        *RATE,
         f"trainer.total_training_steps={steps}",
         f"trainer.save_freq={STEPS}",
         f"trainer.test_freq={STEPS}",
