@@ -102,7 +102,6 @@ def prepare_environment(config: DictConfig) -> None:
         "TQ_LOGGING_LEVEL": "ERROR",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_DISABLE_COMPILE_CACHE": "1",
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "true",
         "VERL_LOGGING_LEVEL": "WARN",
         "RAY_DEDUP_LOGS": "1",
         "RAY_DISABLE_IMPORT_WARNING": "1",
