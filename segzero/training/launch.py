@@ -112,7 +112,7 @@ def prepare_environment(config: DictConfig) -> None:
     }
     # Said outright: verl's own search takes a GPU machine without nvidia-smi on its path for something else.
     settings["VERL_PLATFORM"] = {"cuda": "nvidia"}.get(config.trainer.device, config.trainer.device)
-    if config.trainer.nnodes == 1:
+    if _on_one_machine(config):
         settings |= LOOPBACK
     if config.trainer.device == "cpu":
         settings |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
@@ -120,6 +120,11 @@ def prepare_environment(config: DictConfig) -> None:
         settings |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # one process less
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+
+
+def _on_one_machine(config: DictConfig) -> bool:
+    """Whether the run starts a Ray of its own for one node; a cluster that runs already has addresses of its own."""
+    return config.trainer.nnodes == 1 and config.ray_kwargs.ray_init.get("address") in (None, "local")
 
 
 def _run(config: DictConfig) -> Path:

@@ -132,7 +132,7 @@ def stores_on_loopback() -> None:
     original = rendezvous.TCPStore
 
     def store(host_name: str, port: int, *, is_master: bool, use_libuv: bool = True, **options: Any) -> Any:
-        listening = _listen(port) if is_master else None
+        listening = _listen(port) if is_master and port else None
         if listening is None:
             return original(host_name=host_name, port=port, is_master=is_master, use_libuv=use_libuv, **options)
         # A socket that is handed over is taken by torch's older server alone.

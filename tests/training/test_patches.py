@@ -1,10 +1,16 @@
 """The failure that each patch mends is there without it."""
 
+import importlib
+import os
+import socket
+from datetime import timedelta
+
+import psutil
 import pytest
 import torch
 from transfer_queue.storage.managers.simple_storage_manager import AsyncSimpleStorageManager
 
-from segzero.training import plugin
+from segzero.training import patches, plugin
 from segzero.training.patches import ragged_last
 
 
@@ -64,8 +70,6 @@ def test_micro_batches_of_equal_lengths_can_be_cut():
 def test_log_probs_in_blocks_are_those_of_single_tokens(dtype, monkeypatch):
     from verl.utils import torch_functional
 
-    from segzero.training import patches
-
     monkeypatch.setattr(patches, "BLOCK", 64)  # several blocks, the last one shorter
     monkeypatch.setattr(torch_functional, "logprobs_from_logits_v2", None)  # set back afterwards
     patches.log_probs_in_blocks()
@@ -80,3 +84,22 @@ def test_log_probs_in_blocks_are_those_of_single_tokens(dtype, monkeypatch):
     near = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0, "atol": 0}
     torch.testing.assert_close(found, expected, **near)
     torch.testing.assert_close(gradient, wanted, **near)
+
+
+def test_a_store_listens_on_loopback_alone(monkeypatch):
+    rendezvous = importlib.import_module("torch.distributed.rendezvous")
+    monkeypatch.setattr(rendezvous, "TCPStore", rendezvous.TCPStore)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    def addresses():
+        sockets = psutil.Process(os.getpid()).net_connections("inet")
+        return {c.laddr.ip for c in sockets if c.status == psutil.CONN_LISTEN and c.laddr.port == port}
+
+    patches.stores_on_loopback()
+    options = {"rank": 0, "world_size": 1, "timeout": timedelta(seconds=10)}
+    first = rendezvous._create_c10d_store("127.0.0.1", port, **options)
+    second = rendezvous._create_c10d_store("127.0.0.1", port, **options)  # torch shares one server in a process
+    first.set("key", "value")
+    assert second.get("key") == b"value"
+    assert addresses() == {"127.0.0.1"}
