@@ -37,6 +37,7 @@ ENGINE = [
     "hydra-core==1.3.*",
     "wandb>=0.20",
     "peft>=0.17",
+    "xxhash>=3.0",
 ]
 EXTRAS = {
     "infer": INFER,

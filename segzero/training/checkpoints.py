@@ -1,17 +1,16 @@
 """Checkpoints that are whole or not there: a temporary name, a manifest of checksums, a rename.
 
 A folder `global_step_N` under the run's folder holds what verl saves (`actor/`, `data.pt`) and `state.json`, our
-own state. `manifest.json` names every file with its size and SHA-256; it is written last, then comes the name.
-A kill at any moment leaves the earlier checkpoints as they were, and at most a `.unfinished` folder beside them.
+own state. `manifest.json` names every file with its size and hash; it is written last, then comes the name.
+A kill at any moment leaves the earlier checkpoints as they were, and at most hidden folders beside them.
+The best step may be there as weights alone, which can be merged but not resumed.
 
 >>> steps("no such folder")
 []
 """
 
 import errno
-import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable
@@ -20,12 +19,14 @@ from typing import Any
 
 from segzero.errors import UserError
 from segzero.files import write_atomically
+from segzero.training import manifest
 
 PREFIX = "global_step_"  # verl's name for the folder
-MANIFEST = "manifest.json"
 TRACKER = "latest_checkpointed_iteration.txt"  # what verl's own tools read
 BEST = "best.json"  # {"step": 200, "by": "val/giou", "metrics": {...}}
-_CHUNK = 1 << 22
+_REPLACED = ".replaced"  # what the name of a folder ends with while another takes its place
+NOT_SHARED = "The nodes don't share that folder; set trainer.default_local_dir to one that all of them see"
+_MOST_PROCESSES = 1 << 16
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What torch and safetensors say instead of the system's own words.
 _NO_ROOM_TEXT = re.compile(r"No space left|Disk quota|File too large|inline_container|PytorchStreamWriter")
@@ -44,22 +45,48 @@ def unfinished(run: str | Path, step: int) -> Path:
     return place
 
 
-def finish(run: str | Path, step: int, state: dict[str, Any]) -> Path:
+def finish(run: str | Path, step: int, state: dict[str, Any], weights_only: bool = False) -> Path:
     """Seal what was saved into `unfinished(run, step)` and give it its name."""
     place, target = Path(run) / f".{PREFIX}{step}.unfinished", folder(run, step)
+    missing = missing_shards(place)
+    if missing:
+        shutil.rmtree(place)
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise UserError(
+            f"step {step} can't be saved: {', '.join(missing[:3])}{more} did not arrive in {run}. {NOT_SHARED}"
+        )
     write_json(place / "state.json", state)
-    files = {str(file.relative_to(place)): _describe(file) for file in _files(place)}
-    write_json(place / MANIFEST, {"step": step, "files": files})
+    manifest.write(place, step, weights_only)
+    aside = Path(run) / f".{PREFIX}{step}{_REPLACED}"
+    shutil.rmtree(aside, ignore_errors=True)
     if target.exists():  # an earlier run got here too; what is there is older
-        shutil.rmtree(target)
+        target.rename(aside)
     place.rename(target)
-    _sync(target.parent)
-    write_atomically(Path(run) / TRACKER, str(step).encode())
+    manifest.sync(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+    if not weights_only:
+        write_atomically(Path(run) / TRACKER, str(step).encode())
     return target
 
 
+def missing_shards(place: Path) -> list[str]:
+    """Files that should be there if all trainers saved into this folder, and are not."""
+    size = world_size(place)
+    if size is None:
+        return ["actor/fsdp_config.json"]
+    parts = [part for part in ("optim", "extra_state") if any((place / "actor").glob(f"{part}_world_size_*"))]
+    names = [f"actor/{part}_world_size_{size}_rank_{rank}.pt" for part in ("model", *parts) for rank in range(size)]
+    return [name for name in names if not (place / name).is_file()]
+
+
 def discard_unfinished(run: str | Path) -> None:
-    """Remove what a kill or a full disk left of a checkpoint."""
+    """Remove what a kill or a full disk left of a checkpoint, and put back what it was about to replace."""
+    for aside in Path(run).glob(f".{PREFIX}*{_REPLACED}"):
+        target = aside.with_name(aside.name.removeprefix(".").removesuffix(_REPLACED))
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.rename(target)
     for place in Path(run).glob(f".{PREFIX}*.unfinished"):
         shutil.rmtree(place, ignore_errors=True)
 
@@ -76,50 +103,57 @@ def no_room(error: BaseException) -> bool:
 def steps(run: str | Path) -> list[int]:
     """Steps with a checkpoint, in order, damaged or not."""
     found = (path.name.removeprefix(PREFIX) for path in Path(run).glob(f"{PREFIX}*") if path.is_dir())
-    return sorted(int(number) for number in found if number.isdigit())
+    return sorted(int(number) for number in found if number.isdecimal())
 
 
-def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+def damage(checkpoint: Path, hashes: bool = True) -> str | None:
+    """What is wrong with a checkpoint, or None; without `hashes`, a look at names and sizes alone."""
+    problem = manifest.difference(checkpoint, hashes)
+    missing = [] if problem else missing_shards(checkpoint)
+    return f"{missing[0]} is missing or can't be read" if missing else problem
+
+
+def weights_only(checkpoint: Path) -> bool:
+    """Whether it was saved without optimizer, so that it can't be resumed."""
     try:
-        listed = json.loads((checkpoint / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{MANIFEST} is missing or can't be read"
-    for name, wanted in listed.items():
-        file = checkpoint / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != wanted["bytes"]:
-            return f"{name} has {file.stat().st_size} bytes instead of {wanted['bytes']}"
-        if _describe(file)["sha256"] != wanted["sha256"]:
-            return f"{name} has changed since it was saved"
-    return None
+        return manifest.read(checkpoint).weights_only
+    except ValueError:
+        return False
 
 
-def latest_whole(run: str | Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint without damage, and a line for each newer one that was passed over."""
+def latest_whole(run: str | Path, hashes: bool = True) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint to resume without damage, and a line for each newer one that was passed over."""
     passed: list[str] = []
     for step in reversed(steps(run)):
-        problem = damage(folder(run, step))
+        checkpoint = folder(run, step)
+        if weights_only(checkpoint):
+            passed.append(f"checkpoint {checkpoint} holds weights alone, as the best step; passed over")
+            continue
+        problem = damage(checkpoint, hashes)
         if problem is None:
-            return folder(run, step), passed
-        passed.append(f"checkpoint {folder(run, step)} is damaged ({problem}); passed over")
+            return checkpoint, passed
+        passed.append(f"checkpoint {checkpoint} is damaged ({problem}); passed over")
     return None, passed
 
 
-def find(run: str | Path, resume: str) -> tuple[Path | None, list[str]]:
+def find(run: str | Path, resume: str, hashes: bool = True) -> tuple[Path | None, list[str]]:
     """What to resume from: `auto` takes the newest whole one of the run, `none` nothing, else a path is given.
 
-    The lines say what was passed over.
+    The lines say what was passed over. Without `hashes`, damage inside files is not looked for.
     """
     if resume == "none":
         return None, []
     if resume == "auto":
-        return latest_whole(run)
+        return latest_whole(run, hashes)
     chosen = Path(resume)
     if not chosen.name.startswith(PREFIX):
         raise UserError(f"segzero.resume={resume}: give auto, none or a folder {PREFIX}N")
-    problem = damage(chosen)
+    if weights_only(chosen):
+        raise UserError(
+            f"segzero.resume={resume}: the checkpoint holds weights alone, without optimizer; merge it "
+            f"(segzero merge) and start from the merged model, or choose another or auto"
+        )
+    problem = damage(chosen, hashes)
     if problem:
         raise UserError(f"segzero.resume={resume}: the checkpoint is damaged ({problem}); choose another or auto")
     return chosen, []
@@ -136,23 +170,34 @@ def check_world_size(checkpoint: Path, wanted: int) -> None:
 
 
 def world_size(checkpoint: Path) -> int | None:
-    """How many processes saved it."""
+    """How many processes saved it, or None where that can't be read."""
     try:
-        return int(json.loads((checkpoint / "actor" / "fsdp_config.json").read_text())["world_size"])
-    except (OSError, ValueError, KeyError):
+        size = json.loads((checkpoint / "actor" / "fsdp_config.json").read_text())["world_size"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    return size if isinstance(size, int) and 0 < size <= _MOST_PROCESSES else None
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """What `finish` was given."""
-    return json.loads((checkpoint / "state.json").read_text())
+    try:
+        state = json.loads((checkpoint / "state.json").read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{checkpoint}/state.json can't be read; name another checkpoint by segzero.resume") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{checkpoint}/state.json holds no run's state; name another checkpoint by segzero.resume")
+    return state
 
 
 def prune(run: str | Path, keep_last: int, keep: Iterable[int] = ()) -> list[int]:
-    """Remove all but the newest `keep_last` checkpoints and those in `keep`; 0 keeps all. Returns what went."""
+    """Remove all but the newest `keep_last` checkpoints and those in `keep`; 0 keeps all. Returns what went.
+
+    Weights alone don't count among the newest, as no run goes on from them.
+    """
     if keep_last <= 0:
         return []
-    spare = set(steps(run)[-keep_last:]) | set(keep)
+    to_resume = [step for step in steps(run) if not weights_only(folder(run, step))]
+    spare = set(to_resume[-keep_last:]) | set(keep)
     gone = [step for step in steps(run) if step not in spare]
     for step in gone:
         shutil.rmtree(folder(run, step))
@@ -170,25 +215,3 @@ def best(run: str | Path) -> dict[str, Any] | None:
 def write_json(path: Path, content: Any) -> None:
     """A JSON file that appears whole."""
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def _files(place: Path) -> list[Path]:
-    return sorted(path for path in place.rglob("*") if path.is_file() and path.name != MANIFEST)
-
-
-def _describe(file: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while chunk := content.read(_CHUNK):
-            digest.update(chunk)
-        os.fsync(content.fileno())
-    return {"bytes": file.stat().st_size, "sha256": digest.hexdigest()}
-
-
-def _sync(place: Path) -> None:
-    """Make a rename survive a power cut."""
-    descriptor = os.open(place, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -142,7 +142,7 @@ def _steps(config: DictConfig, batch: plan.Batch, train: Walk) -> int:
 
 
 def _check_resume(config: DictConfig, batch: plan.Batch) -> None:
-    found, _ = checkpoints.find(Path(config.trainer.default_local_dir), str(config.segzero.resume))
+    found, _ = checkpoints.find(Path(config.trainer.default_local_dir), str(config.segzero.resume), hashes=False)
     if found:
         checkpoints.check_world_size(found, batch.gpus)
 

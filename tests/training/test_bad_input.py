@@ -156,7 +156,8 @@ def saved(run: Path, step: int, world_size: int = 1) -> Path:
     """A whole checkpoint with a real tensor in it."""
     place = checkpoints.unfinished(run, step)
     (place / "actor").mkdir()
-    torch.save({"weight": torch.arange(1000.0)}, place / "actor" / "model.pt")
+    for rank in range(world_size):
+        torch.save({"weight": torch.arange(1000.0)}, place / "actor" / f"model_world_size_{world_size}_rank_{rank}.pt")
     (place / "actor" / "fsdp_config.json").write_text(json.dumps({"world_size": world_size}))
     return checkpoints.finish(run, step, {})
 

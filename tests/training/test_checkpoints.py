@@ -7,11 +7,14 @@ import pytest
 from segzero.errors import UserError
 from segzero.training import checkpoints
 
+SHARD = "actor/model_world_size_2_rank_1.pt"
+
 
 def save(run, step: int, content: bytes = b"weights") -> None:
     place = checkpoints.unfinished(run, step)
     (place / "actor").mkdir()
-    (place / "actor" / "model.pt").write_bytes(content)
+    for rank in range(2):
+        (place / "actor" / f"model_world_size_2_rank_{rank}.pt").write_bytes(content)
     (place / "actor" / "fsdp_config.json").write_text(json.dumps({"world_size": 2}))
     checkpoints.finish(run, step, {"ranks": {}})
 
@@ -30,9 +33,9 @@ def test_the_newest_is_found(tmp_path):
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
-        (lambda c: (c / "actor" / "model.pt").write_bytes(b"weighty"), "has changed"),
-        (lambda c: (c / "actor" / "model.pt").write_bytes(b"weigh"), "5 bytes instead of 7"),
-        (lambda c: (c / "actor" / "model.pt").unlink(), "is missing"),
+        (lambda c: (c / SHARD).write_bytes(b"weighty"), "has changed"),
+        (lambda c: (c / SHARD).write_bytes(b"weigh"), "5 bytes instead of 7"),
+        (lambda c: (c / SHARD).unlink(), "is missing"),
         (lambda c: (c / "manifest.json").unlink(), "manifest.json is missing"),
         (lambda c: (c / "manifest.json").write_text("{"), "can't be read"),
     ],

@@ -1,0 +1,127 @@
+"""A checkpoint's manifest: the size and hash of every file in it, and whether it holds weights alone.
+
+>>> read(Path("no such folder"))
+Traceback (most recent call last):
+ValueError: manifest.json is missing or can't be read
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from segzero.files import write_atomically
+
+NAME = "manifest.json"
+# XXH3 is as fast as memory. It need not be a cryptographic hash: it finds damage, and whoever forges a file can
+# forge the manifest beside it. Checkpoints of earlier versions have SHA-256.
+HASH = "xxh3_128"
+_HASHES: dict[str, Callable[[], Any]] = {HASH: xxhash.xxh3_128, "sha256": hashlib.sha256}
+_CHUNK = 1 << 20  # both hashes let other threads run while they work on one
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The files by their names inside the checkpoint, each with `bytes` and one of the hashes."""
+
+    files: dict[str, dict[str, Any]]
+    weights_only: bool
+
+
+def write(place: Path, step: int, weights_only: bool) -> None:
+    """Describe all files of a folder, once each of them is on the disk."""
+    names = files(place)
+    with ThreadPoolExecutor() as pool:
+        entries = pool.map(lambda name: _entry(place / name), names)
+        content = {"step": step, "weights_only": weights_only, "files": dict(zip(names, entries, strict=True))}
+    write_atomically(place / NAME, (json.dumps(content, indent=1) + "\n").encode())
+    for written in (place / NAME, *(path for path in place.rglob("*") if path.is_dir()), place):
+        sync(written)
+
+
+def read(checkpoint: Path) -> Manifest:
+    """The manifest; a ValueError says in a line why it is of no use."""
+    try:
+        content = json.loads((checkpoint / NAME).read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{NAME} is missing or can't be read") from error
+    listed = content.get("files") if isinstance(content, dict) else None
+    if not isinstance(listed, dict) or not all(_describes(entry) for entry in listed.values()):
+        raise ValueError(f"{NAME} does not list files with their sizes and hashes")
+    if not listed:
+        raise ValueError(f"{NAME} lists no files")
+    return Manifest(listed, content.get("weights_only") is True)
+
+
+def difference(checkpoint: Path, hashes: bool = True) -> str | None:
+    """The first way in which the files are not what the manifest says, or None; without `hashes`, sizes alone."""
+    try:
+        listed = read(checkpoint).files
+        for name, wanted in listed.items():
+            if not (checkpoint / name).is_file():
+                return f"{name} is missing"
+            size = (checkpoint / name).stat().st_size
+            if size != wanted["bytes"]:
+                return f"{name} has {size} bytes instead of {wanted['bytes']}"
+        for name in files(checkpoint):
+            if name not in listed:
+                return f"{name} is not listed in {NAME}"
+        changed = _changed(checkpoint, listed) if hashes else []
+    except ValueError as error:
+        return str(error)
+    except OSError as error:
+        return f"a file can't be read: {error.strerror or error}"
+    return f"{changed[0]} has changed since it was saved" if changed else None
+
+
+def _changed(checkpoint: Path, listed: dict[str, dict[str, Any]]) -> list[str]:
+    def same(name: str) -> bool:
+        kind = _kind(listed[name])
+        return hash_file(checkpoint / name, kind) == listed[name][kind]
+
+    with ThreadPoolExecutor() as pool:
+        return [name for name, unchanged in zip(listed, pool.map(same, listed), strict=True) if not unchanged]
+
+
+def files(place: Path) -> list[str]:
+    """Names of all files in a folder but the manifest and hidden ones, which desktops and network disks leave."""
+    found = (path for path in place.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return sorted(str(path.relative_to(place)) for path in found if path != place / NAME)
+
+
+def hash_file(file: Path, kind: str, sync: bool = False) -> str:
+    """A file's hash in hexadecimal; with `sync`, the file is on the disk afterwards."""
+    digest, buffer = _HASHES[kind](), memoryview(bytearray(_CHUNK))
+    with file.open("rb", buffering=0) as content:
+        while count := content.readinto(buffer):
+            digest.update(buffer[:count])
+        if sync:
+            os.fsync(content.fileno())
+    return digest.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Make a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _entry(file: Path) -> dict[str, Any]:
+    return {"bytes": file.stat().st_size, HASH: hash_file(file, HASH, sync=True)}
+
+
+def _describes(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and any(kind in entry for kind in _HASHES)
+
+
+def _kind(entry: dict[str, Any]) -> str:
+    return next(kind for kind in _HASHES if kind in entry)
