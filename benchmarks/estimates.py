@@ -1,0 +1,186 @@
+"""Memory of real trainings on a CPU against what dry_run estimates.
+
+Each shape is trained for two steps of two answers a prompt. Every half second the proportional set sizes (PSS, where a
+page that several processes share counts once in all) of the run and its descendants are added up; the largest sum is
+the measured peak. The estimate is `segzero.training.estimate.memory_of` for the very same configuration.
+
+    python benchmarks/estimates.py [--only tiny,plain,kl,logits]
+
+tiny    the shipped policy, hardware=cpu
+plain   Qwen's vocabulary on a narrow Qwen2.5-VL of random weights, hardware=cpu, no KL loss
+kl      the same with KL loss and its reference model, as hardware=gpu4 has it, rehearse=cpu
+logits  the same as plain, one prompt a step, with the logits of a whole pass in memory (use_fused_kernels=false)
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # in this order, as both have a folder "rewards"
+
+EVERY = 0.5  # s between two samples
+WITHIN = 0.25  # an estimate may be off by so much
+WIDTH, LAYERS = 512, 4  # of the random policy
+COMMON = ["reward=vision_reasoner", "trainer.total_training_steps=2", "trainer.val_before_train=false"]
+COMMON += ["trainer.test_freq=-1", "trainer.save_freq=-1", "data.train_batch_size=2", "actor_rollout_ref.rollout.n=2"]
+REAL = ["model=qwen2_5_vl_3b", "data.frame=stretch(840)", "data.prompt=vision_reasoner", "data.max_prompt_length=1072"]
+REAL += ["data.max_response_length=32", "actor_rollout_ref.rollout.max_model_len=1400", "segzero.segmenter.path=null"]
+NO_KL = "actor_rollout_ref.actor.use_kl_loss=false"
+RUNS = {
+    "tiny": ["hardware=cpu", "data.max_response_length=48"],
+    "plain": ["hardware=cpu", *REAL, NO_KL],
+    "kl": ["hardware=gpu4", "rehearse=cpu", *REAL],
+    "logits": [
+        *("hardware=cpu", *REAL, NO_KL),
+        *("data.train_batch_size=1", "actor_rollout_ref.model.use_fused_kernels=false"),
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The moment at which a run held most memory."""
+
+    total: float
+    processes: Counter[str]  # bytes by name then
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(RUNS), help="some of " + ", ".join(RUNS))
+    chosen = parser.parse_args().only.split(",")
+    if unknown := set(chosen) - set(RUNS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(RUNS)}")
+    print("| run | estimated, GiB | measured, GiB | estimate / measured |\n|---|---|---|---|", flush=True)
+    missed, details = [], []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        make_data(folder)
+        for name in chosen:
+            overrides = overrides_of(name, folder)
+            parts = estimate(overrides)
+            peak = measure([sys.executable, "-m", "segzero", "train", *overrides], folder / f"{name}.log")
+            predicted = sum(parts.values())
+            ratio = predicted / peak.total
+            print(f"| {name} | {gib(predicted)} | {gib(peak.total)} | {ratio:.2f} |", flush=True)
+            details += [f"{name}, estimated: {words(parts)}", f"{name}, at the peak: {words(peak.processes)}"]
+            missed += [name] * (abs(ratio - 1) > WITHIN)
+    print("\n" + "\n".join(details))
+    if missed:
+        sys.exit(f"more than {WITHIN:.0%} off: {', '.join(missed)}")
+
+
+def make_data(folder: Path) -> None:
+    from segzero.data.sample import to_parquet
+    from segzero.tiny.questions import make_samples
+
+    samples = [sample for sample in make_samples(40, 12) if len(sample.objects) == 1]
+    to_parquet(samples[:4], folder / "train.parquet")
+    to_parquet(samples[4:6], folder / "val.parquet")
+
+
+def overrides_of(name: str, folder: Path) -> list[str]:
+    files = [f"data.{split}_files={folder / split}.parquet" for split in ("train", "val")]
+    found = [*COMMON, *RUNS[name], *files, f"trainer.default_local_dir={folder / name}"]
+    if "model=qwen2_5_vl_3b" in found:
+        policy = folder / "policy"
+        if not policy.exists():
+            make_policy(policy)
+        found.append(f"actor_rollout_ref.model.path={policy}")
+    return found
+
+
+def make_policy(folder: Path) -> None:
+    """A Qwen2.5-VL of random weights that is wide enough for its weights to count."""
+    import torch
+    from random_checkpoints import build_checkpoint
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    build_checkpoint("qwen2_5_vl", folder, real_vocabulary=True)
+    config = AutoConfig.from_pretrained(folder)
+    text = config.get_text_config()
+    text.hidden_size, text.num_hidden_layers, text.layer_types = WIDTH, LAYERS, ["full_attention"] * LAYERS
+    text.num_attention_heads = WIDTH // 32
+    config.vision_config.out_hidden_size = WIDTH
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config)
+    model.generation_config.eos_token_id = text.eos_token_id
+    model.save_pretrained(folder)
+
+
+def estimate(overrides: list[str]) -> dict[str, float]:
+    """Bytes of each part, as dry_run adds them up."""
+    from segzero.training import plan
+    from segzero.training.config import compose
+    from segzero.training.estimate import memory_of, shape_of
+    from segzero.training.launch import settle
+
+    config = settle(compose("train", overrides))
+    memory = memory_of(config, plan.batch_of(config), shape_of(config.actor_rollout_ref.model.path))
+    return getattr(memory, "parts", {"host": memory.host})
+
+
+def measure(command: list[str], log: Path) -> Peak:
+    """Run a command to its end."""
+    peak = Peak(0, Counter())
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    with log.open("w") as out:
+        run = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
+        seen = {run.pid: psutil.Process(run.pid)}
+        try:
+            while run.poll() is None:
+                held = sample(seen)
+                if held.total() > peak.total:
+                    peak = Peak(held.total(), held)
+                time.sleep(EVERY)
+        finally:
+            run.terminate()
+            run.wait()
+    if run.returncode:
+        sys.exit(f"the run ended with {run.returncode}. The end of what it said:\n{log.read_text()[-3000:]}")
+    return peak
+
+
+def sample(seen: dict[int, psutil.Process]) -> Counter[str]:
+    """Bytes of all processes by name; children are remembered, as some outlive the process that started them."""
+    held: Counter[str] = Counter()
+    for process in list(seen.values()):
+        with suppress(psutil.Error):
+            seen |= {child.pid: child for child in process.children(recursive=True)}
+    for pid, process in list(seen.items()):
+        with suppress(psutil.Error, OSError):
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            [pss] = [int(line.split()[1]) for line in lines if line.startswith("Pss:")]
+            held[_name(process)] += pss * 1024
+            continue
+        del seen[pid]  # it has ended
+    return held
+
+
+def _name(process: psutil.Process) -> str:
+    """Ray's name for its workers, and otherwise the program's."""
+    first = (process.cmdline() or [process.name()])[0]
+    return first if first.startswith(("ray::", "VLLM::")) else process.name()
+
+
+def words(parts: dict[str, float]) -> str:
+    ordered = sorted(parts.items(), key=lambda part: -part[1])
+    return ", ".join(f"{name} {gib(size)}" for name, size in ordered if size > 2**25)
+
+
+def gib(size: float) -> str:
+    return f"{size / 2**30:.1f}"
+
+
+if __name__ == "__main__":
+    main()
