@@ -1,6 +1,7 @@
 """Checkpoints are whole, or passed over."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +76,82 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="No space left on device; nothing was left half-written"):
         checkpoints.write_json(tmp_path / "best.json", {})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("part", ["model", "optim", "extra_state"])
+def test_shards_that_other_nodes_kept_are_missed(tmp_path, part):
+    save(tmp_path, 5)
+    place = checkpoints.unfinished(tmp_path, 10)
+    (place / "actor").mkdir()
+    (place / "actor" / "fsdp_config.json").write_text(json.dumps({"world_size": 8}))
+    for each in ("model", "optim", "extra_state"):
+        for rank in range(4 if each == part else 8):
+            (place / "actor" / f"{each}_world_size_8_rank_{rank}.pt").write_bytes(b"")
+    with pytest.raises(UserError) as caught:
+        checkpoints.finish(tmp_path, 10, {})
+    line = str(caught.value)
+    assert f"actor/{part}_world_size_8_rank_4.pt" in line and "and 1 more did not arrive" in line
+    assert "The nodes don't share that folder" in line
+    assert not place.exists()
+    assert checkpoints.latest_whole(tmp_path) == (tmp_path / "global_step_5", [])
+
+
+def test_a_sealed_one_without_all_shards_is_passed_over(tmp_path):
+    """Earlier versions sealed what the first node saw."""
+    save(tmp_path, 5)
+    save(tmp_path, 10)
+    (tmp_path / "global_step_10" / SHARD).unlink()
+    listed = tmp_path / "global_step_10" / "manifest.json"
+    content = json.loads(listed.read_text())
+    del content["files"][SHARD]
+    listed.write_text(json.dumps(content))
+    found, [line] = checkpoints.latest_whole(tmp_path)
+    assert found == tmp_path / "global_step_5"
+    assert f"({SHARD} is missing" in line
+
+
+def test_a_step_saved_again_takes_the_place_of_the_older(tmp_path):
+    save(tmp_path, 5, b"older")
+    save(tmp_path, 5, b"newer")
+    assert (tmp_path / "global_step_5" / SHARD).read_bytes() == b"newer"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["global_step_5", checkpoints.TRACKER]
+
+
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_a_kill_while_one_is_replaced_leaves_a_whole_one(tmp_path, monkeypatch, done):
+    """The process ends once none, one or both of the names are changed."""
+    save(tmp_path, 5, b"older")
+    changes = []
+    rename, sync = Path.rename, checkpoints.manifest.sync
+
+    def rename_or_die(path, target):
+        if len(changes) == done:
+            raise KeyboardInterrupt
+        changes.append(target)
+        return rename(path, target)
+
+    def sync_or_die(path):
+        if path == tmp_path and len(changes) == done:
+            raise KeyboardInterrupt
+        sync(path)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "rename", rename_or_die)
+        patched.setattr(checkpoints.manifest, "sync", sync_or_die)
+        save(tmp_path, 5, b"newer")
+    assert len(changes) == done
+    checkpoints.discard_unfinished(tmp_path)
+    found, passed = checkpoints.latest_whole(tmp_path)
+    assert found == tmp_path / "global_step_5" and passed == []
+    assert (found / SHARD).read_bytes() == (b"newer" if done == 2 else b"older")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["global_step_5", checkpoints.TRACKER]
+
+
+@pytest.mark.parametrize("text", ["[]", "{", None])
+def test_a_state_that_cannot_be_read_is_one_line(tmp_path, text):
+    save(tmp_path, 5)
+    (tmp_path / "global_step_5" / "state.json").unlink()
+    if text is not None:
+        (tmp_path / "global_step_5" / "state.json").write_text(text)
+    with pytest.raises(UserError, match=r"state\.json .*name another checkpoint"):
+        checkpoints.read_state(tmp_path / "global_step_5")
