@@ -10,11 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.gpu_check import lines
 from benchmarks.gpu_check.__main__ import main, run
 from benchmarks.gpu_check.block import ROOT, Failed, Figure, Line, Outcome, Setting, Skipped, kill_session, render
 from benchmarks.gpu_check.lines import all_lines, compare, healthy
 from benchmarks.gpu_check.released import CUP, PHOTO, wrong
+from benchmarks.gpu_check.size import settings_of
 from benchmarks.gpu_check.versions import why_no_gpu
+from segzero import tiny
+from segzero.training.config import compose
+from segzero.training.launch import settle
+from segzero.training.plan import batch_of
 
 without_gpu = pytest.mark.skipif(why_no_gpu() is None, reason="there is a GPU here")
 
@@ -30,8 +36,8 @@ def test_a_line_that_fails_does_not_stop_the_others(tmp_path, capsys):
         raise Skipped("the card is too small")
 
     checks = {"one": fails, "two": breaks, "three": does_not_apply, "four": lambda setting: "3 steps"}
-    lines = [Line(name, f"line {name}", 5, check) for name, check in checks.items()]
-    outcomes = run(lines, Setting("cpu", tmp_path))
+    four = [Line(name, f"line {name}", 5, check) for name, check in checks.items()]
+    outcomes = run(four, Setting("cpu", tmp_path))
     assert [outcome.verdict for outcome in outcomes] == ["FAIL", "FAIL", "skip", "pass"]
     said = capsys.readouterr().out.splitlines()
     log = os.path.relpath(tmp_path / "full.log")
@@ -170,3 +176,35 @@ def test_a_process_that_has_ended_is_ended_again_without_harm():
     process = subprocess.Popen(["true"], start_new_session=True)
     process.wait()
     kill_session(process)
+
+
+@pytest.mark.parametrize(("memory", "lora", "prompts"), [(24, 32, 4), (80, 32, 8), (141, 0, 8)])
+def test_the_large_run_by_the_size_of_the_card(tmp_path, memory, lora, prompts):
+    config = compose("train", settings_of(Setting("cuda", tmp_path), tiny.policy_path(), memory))
+    assert config.trainer.device == "cuda" and config.segzero.accelerator.memory_gb == memory
+    assert config.actor_rollout_ref.model.lora_rank == lora
+    assert config.actor_rollout_ref.rollout.load_format == ("safetensors" if lora else "dummy")
+    assert batch_of(config).total == prompts * 8
+
+
+def test_runs_on_a_gpu_are_configured_without_one(tmp_path, monkeypatch):
+    """Every key that the lines set is one that a run on a GPU reads."""
+    monkeypatch.setattr(lines, "card_gb", lambda: 80.0)
+    commands = []
+    setting = Setting("cuda", tmp_path)
+    monkeypatch.setattr(setting, "run", lambda name, command, **_: commands.append([str(part) for part in command]))
+    lines.train(setting, "full", lines.STEPS, *lines.FULL)
+    lines.train(setting, "lora", lines.STEPS, lines.EAGER)
+    lines.run_batch(setting, "sdpa", "float32")
+    configs = [
+        settle(compose("train", [part for part in command if part[:1] != "-" and "=" in part])) for command in commands
+    ]
+    full, adapters, batch = configs
+    assert {config.trainer.device for config in configs} == {"cuda"}
+    assert (
+        full.actor_rollout_ref.rollout.gpu_memory_utilization == 0.15
+        and not full.actor_rollout_ref.rollout.enforce_eager
+    )
+    assert adapters.actor_rollout_ref.model.lora_rank == 32 and adapters.actor_rollout_ref.rollout.enforce_eager
+    assert batch.actor_rollout_ref.model.override_config.attn_implementation == "sdpa"
+    assert not batch.actor_rollout_ref.model.use_remove_padding

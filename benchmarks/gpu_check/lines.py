@@ -81,7 +81,7 @@ def mask(setting: Setting) -> str:
     terms = [name for name in rows[0] if name.startswith("reward/mask") and name.endswith("/mean")]
     if not terms or "val/giou" not in rows[-1]:
         raise Failed(f"the log has no mask term or no val/giou: {sorted(rows[-1])}"[:300], ended.log)
-    if setting.device == "cuda":
+    if ended.card:
         setting.figures += [Figure("tiny, full, with SAM2: the card at its fullest", f"{ended.card:.1f} GiB")]
     shown = ", ".join(f"{name.split('/')[1]} {rows[-1][name]:.2f}" for name in terms)
     return f"{shown}, gIoU of validation {rows[-1]['val/giou']:.2f}"

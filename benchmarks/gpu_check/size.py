@@ -50,7 +50,7 @@ def settings_of(setting: Setting, policy: Path, memory: float) -> list[str]:
         f"actor_rollout_ref.model.path={policy}",
         "data.frame=stretch(840)",
         "data.prompt=vision_reasoner",
-        "data.max_response_length=256",
+        f"data.max_response_length={256 if setting.device == 'cuda' else 32}",
         "actor_rollout_ref.rollout.max_model_len=2048",
         "segzero.segmenter.path=null",
         f"trainer.total_training_steps={STEPS}",
@@ -74,16 +74,17 @@ def figures(setting: Setting, ended: Ended, estimated: dict[str, float], memory:
     later = rows[1:]
     seconds = sum(row["perf/time_per_step"] for row in later) / len(later)
     rate = sum(row["perf/throughput"] for row in later) / len(later)
-    trainer = max(row["perf/max_memory_reserved_gb"] for row in rows)
     setting.figures += [
         Figure(f"{name}: tokens/s", f"{rate:.0f}"),
         Figure(f"{name}: a step", f"{seconds:.1f} s", f"{estimated['seconds']:.1f} s"),
         Figure(f"{name}: start to the end of the first step", f"{ended.rows[0]:.0f} s"),
     ]
     if setting.device == "cuda":
+        trainer = max(row["actor/perf/max_memory_reserved_gb"] for row in rows)
         writing, updating = (estimated[key] / GIB for key in ("writing", "updating"))
+        card = f"{ended.card:.1f} GiB" if ended.card else "nvidia-smi does not tell"
         setting.figures += [
             Figure(f"{name}: trainer at its fullest", f"{trainer:.1f} GiB", f"{updating:.1f} GiB"),
-            Figure(f"{name}: card at its fullest", f"{ended.card:.1f} GiB", f"{max(writing, updating):.1f} GiB"),
+            Figure(f"{name}: card at its fullest", card, f"{max(writing, updating):.1f} GiB"),
         ]
     return f"{STEPS} steps, {way}; {rate:.0f} tokens/s, prompts of {estimated['prompt']:.0f} tokens"
