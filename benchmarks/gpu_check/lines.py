@@ -17,7 +17,7 @@ from benchmarks.gpu_check.versions import card_gb
 ALARM = 0.01  # training/rollout_probs_diff_mean, as docs/training.md has it
 STEPS = 3
 CLOSE = 1e-3  # of two ways of computing the same in float32
-MASK_IOU, HALF_MASK_IOU = 0.99, 0.97  # SAM2 in float32 on both sides; its encoder in bfloat16 on the GPU
+MASK_IOU = 0.99  # at least in float32 on both sides, in the mean with the bfloat16 encoder of ordinary use
 # Greedy texts that may differ between backends: on a GPU vLLM's attention multiplies float32 as TF32.
 DIFFERENT = {"cpu": 0, "cuda": 1}
 # So large that weights which are a step old would show at once.
@@ -149,7 +149,7 @@ def segmenter(setting: Setting) -> str:
     found = json.loads(out.read_text())
     least, half = min(found["float32"]), sum(found["auto"]) / len(found["auto"])
     said = f"{len(found['auto'])} masks: IoU at least {least:.4f} in float32, {half:.4f} in the mean by ordinary use"
-    if least < MASK_IOU or half < HALF_MASK_IOU:
+    if least < MASK_IOU or half < MASK_IOU:
         raise Failed(said, ended.log)
     setting.figures += [Figure("SAM2.1 Hiera-T, 1024 px, encoding", f"{found['images_a_second']:.1f} images/s")]
     return said

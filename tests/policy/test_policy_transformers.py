@@ -220,6 +220,7 @@ def test_cuda_without_cuda_is_one_line(checkpoints, monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 @pytest.mark.parametrize("family", list(FAMILY_FRAMES))
 def test_cuda_runs_in_bfloat16(checkpoints, family, ask):
     policy = load_policy(checkpoints[family], "transformers", device="cuda")
