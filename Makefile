@@ -1,4 +1,4 @@
-# make demo | demo-ui | test | lint | fuzz | lock. Each sets up what it needs in .venv; a second call installs nothing.
+# make demo | demo-ui | test | lint | gpu-check | fuzz | lock. Each sets up what it needs in .venv; a second call installs nothing.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 ACCELERATOR ?= $(shell if nvidia-smi -L 2>/dev/null | grep -q GPU; then echo cuda; else echo cpu; fi)
@@ -19,6 +19,9 @@ setup:
 install:
 	@case "$(ACCELERATOR)" in cpu|cuda) ;; *) echo "ACCELERATOR=$(ACCELERATOR): use cpu or cuda" >&2; exit 2;; esac
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "SegZero's pins are for Python 3.11: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
+	@if [ "$(ACCELERATOR)" = cuda ]; then driver=$$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -1); \
+	if [ "$${driver%%.*}" -lt 580 ] 2>/dev/null; then \
+	echo "NVIDIA driver $$driver is older than 580, which CUDA 13 needs: PyTorch will see no GPU until it is updated" >&2; fi; fi
 	@echo "setting up .venv for $(ACCELERATOR) (a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@test -x $(UV) || $(BIN)/python -m pip install --quiet uv==0.13.8
