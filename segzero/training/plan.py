@@ -16,6 +16,7 @@ from segzero.errors import UserError, unknown_name
 from segzero.policy.checkpoint import read_checkpoint
 from segzero.prompts import get_prompt
 from segzero.training.attention import describe_attention
+from segzero.training.hardware import check_hardware, missing_gpus
 
 # The published presets score one format each; in the other nothing can be earned.
 FORMATS = {"seg_zero": "seg_zero", "seg_zero_strict": "seg_zero", "vision_reasoner": "multi"}
@@ -80,7 +81,7 @@ def check(config: DictConfig) -> Batch:
     batch = batch_of(config)
     _check_batch(batch)
     _check_lengths(config)
-    _check_hardware(config, batch)
+    check_hardware(config, batch.gpus)
     _check_reward(config)
     _check_own_history(config)
     _check_segmenter(config)
@@ -154,37 +155,6 @@ def _check_lengths(config: DictConfig) -> None:
             f"data.max_prompt_length={prompt} and data.max_response_length={answer} are more than the {longest} "
             f"tokens the model was made for; lower them"
         )
-
-
-def _check_hardware(config: DictConfig, batch: Batch) -> None:
-    width = _whole(config, "actor_rollout_ref.rollout.tensor_model_parallel_size")
-    if batch.gpus % width:
-        raise UserError(
-            f"{batch.gpus} GPUs do not divide into replicas of tensor_model_parallel_size={width}; "
-            f"change actor_rollout_ref.rollout.tensor_model_parallel_size"
-        )
-    if config.trainer.device not in ("cuda", "cpu"):
-        raise UserError(f"trainer.device={config.trainer.device}: choose cuda or cpu")
-    logical = config.ray_kwargs.ray_init.get("num_gpus")
-    if config.trainer.device == "cpu" and logical is not None and logical < batch.gpus:
-        raise UserError(
-            f"{batch.gpus} processes train, but Ray counts ray_kwargs.ray_init.num_gpus={logical} logical GPUs; "
-            f"set it to {batch.gpus}"
-        )
-    missing = missing_gpus(config)
-    if missing and not config.dry_run:  # a plan may be made on another machine
-        raise UserError(f"{missing}; choose hardware=cpu, gpu1, gpu4 ... or set it")
-
-
-def missing_gpus(config: DictConfig) -> str | None:
-    """What this machine lacks; of several nodes only Ray knows, once it runs."""
-    if config.trainer.device != "cuda" or config.trainer.nnodes > 1:
-        return None
-    import torch
-
-    there = torch.cuda.device_count()
-    wanted = config.trainer.n_gpus_per_node
-    return f"trainer.n_gpus_per_node={wanted}, but this machine has {there} GPUs" if there < wanted else None
 
 
 def _hardware(config: DictConfig, batch: Batch) -> str:

@@ -19,18 +19,24 @@ from rewards import Told
 from segzero.data.check import true_answer
 from segzero.data.sample import Sample, from_parquet
 from segzero.errors import UserError
-from segzero.training import checkpoints, estimate, patches, plan
+from segzero.training import checkpoints, estimate, hardware, patches, plan
+from segzero.training.attention import try_attention
 
 SHOWN = 2  # samples
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}  # verl's short names
 
 
 def rehearse(config: DictConfig, batch: plan.Batch) -> str:
     """The configuration and the plan in words; raises what would fail later."""
     _check_by_engine(config)
     _check_resume(config, batch)
-    shape = estimate.shape_of(config.actor_rollout_ref.model.path)
+    model, actor = config.actor_rollout_ref.model, config.actor_rollout_ref.actor
+    dtype = str(actor.fsdp_config.dtype)
+    try_attention(model.path, model.override_config.attn_implementation, _DTYPES.get(dtype, dtype))
+    shape = estimate.shape_of(model.path)
     memory = estimate.memory_of(config, batch, shape)
     estimate.check_memory(config, memory)
+    remarks = hardware.check_room(config, memory)
     train, val = walk(config, "train"), walk(config, "val")
     steps = _steps(config, batch, train)
     seconds = estimate.seconds_of(config, batch, shape, train.tokens / train.count)
@@ -41,6 +47,7 @@ def rehearse(config: DictConfig, batch: plan.Batch) -> str:
             f"         training: {train}",
             f"         validation: {val}",
             *estimate.describe(config, batch, shape, memory, seconds, steps),
+            *remarks,
             *train.shown,
         ]
     )

@@ -37,7 +37,7 @@ def cause_of_death(error: BaseException, kills_before: int | None = None) -> str
     if found:
         return f"the machine's memory was full ({found['used']} of {found['limit']}); {LESS_HOST_MEMORY}"
     kills = memory_kills()
-    if _KILLED.search(said) and None not in (kills, kills_before) and kills > kills_before:
+    if _KILLED.search(said) and kills is not None and kills_before is not None and kills > kills_before:
         return f"the kernel ended a process because the memory was full; {LESS_HOST_MEMORY}"
     return said
 

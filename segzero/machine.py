@@ -1,0 +1,112 @@
+"""Read what this machine has, and what the installed PyTorch needs of a GPU's driver.
+
+>>> driver_problem(Gpu("NVIDIA A100", "550.54.15", 8.0), cuda="13.0")
+'NVIDIA driver 550.54.15 is older than 580, which CUDA 13 needs; update the driver'
+>>> driver_problem(Gpu("NVIDIA A100", "580.65.06", 8.0), cuda="13.0")
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+DRIVERS = {12: 525, 13: 580}  # CUDA's major version -> the oldest driver for it
+CAPABILITY = 8.0  # bfloat16 and vLLM's attention; Ampere and newer
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU as nvidia-smi lists it, whether or not PyTorch can use it."""
+
+    name: str
+    driver: str
+    capability: float | None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """CPUs, memory and GPUs; sizes in bytes."""
+
+    cpus: int
+    memory: int
+    shared: int | None  # /dev/shm; None where there is none
+    gpus: tuple[Gpu, ...] = ()
+
+
+def this_machine() -> Machine:
+    """Ask the system; the container's limit of memory counts where it has one."""
+    shm = Path("/dev/shm")
+    return Machine(
+        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory=min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), _container_memory()),
+        shared=shutil.disk_usage(shm).total if shm.is_dir() else None,
+        gpus=list_gpus(),
+    )
+
+
+def list_gpus() -> tuple[Gpu, ...]:
+    """The GPUs of nvidia-smi; none where it is not there or does not answer."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    rows = [[part.strip() for part in line.split(",")] for line in told.splitlines() if line.strip()]
+    return tuple(Gpu(row[0], row[1], _number(row[2])) for row in rows if len(row) == 3)
+
+
+def has_flash() -> bool:
+    """Whether flash-attn is installed; whether it also imports, `segzero doctor` and dry_run find out."""
+    return importlib.util.find_spec("flash_attn") is not None
+
+
+def cuda_of_torch() -> str | None:
+    """The CUDA version that the installed PyTorch was built for, such as "13.0"; None for a CPU build."""
+    import torch
+
+    return torch.version.cuda
+
+
+def driver_problem(gpu: Gpu, cuda: str | None) -> str | None:
+    """Why a GPU can't be used with a build for that version of CUDA, in one line; None where it can."""
+    if cuda is None:
+        return "the installed PyTorch is a CPU build; run `ACCELERATOR=cuda make setup`, or install segzero[train]"
+    major = int(cuda.split(".")[0])
+    wanted, there = DRIVERS.get(major), _number(gpu.driver.split(".")[0])
+    if wanted and there is not None and there < wanted:
+        return f"NVIDIA driver {gpu.driver} is older than {wanted}, which CUDA {major} needs; update the driver"
+    if gpu.capability is not None and gpu.capability < CAPABILITY:
+        return f"{gpu.name} has compute capability {gpu.capability:g}; {CAPABILITY:g} (Ampere) or newer is needed"
+    return None
+
+
+def gpus_problem(machine: Machine, wanted: int) -> str | None:
+    """Why a machine has not `wanted` GPUs that PyTorch can use, in one line; None where it has."""
+    import torch
+
+    usable = torch.cuda.device_count()
+    if usable >= wanted:
+        return None
+    for gpu in machine.gpus:
+        if problem := driver_problem(gpu, cuda_of_torch()):
+            return problem
+    return f"this machine has {usable} GPUs"
+
+
+def _container_memory() -> int:
+    for file in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        try:
+            return int(file.read_text())
+        except (OSError, ValueError):  # "max" means no limit
+            continue
+    return sys.maxsize
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

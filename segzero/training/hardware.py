@@ -1,0 +1,140 @@
+"""Whether a run fits the machine it would start on: GPUs and their driver, CPUs that Ray hands out, memory.
+
+What is wrong is said before anything starts. A plan may also be made for another machine: then what this one lacks is
+a remark.
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf
+
+from segzero.errors import UserError
+from segzero.machine import Machine, gpus_problem, this_machine
+
+if TYPE_CHECKING:
+    from segzero.training.estimate import Memory
+
+GIB = 2**30
+BUNDLE_CPUS = 3  # verl reserves them beside each GPU: ResourcePoolManager.max_colocate_count
+LEFT_GPU = 1 - 1 / BUNDLE_CPUS  # of a GPU, beside its trainer
+LEFT_CPUS = BUNDLE_CPUS - 1
+SHARED = GIB  # what several GPUs need of /dev/shm at the least; a container has 64 MiB unless told otherwise
+
+
+def check_hardware(config: DictConfig, gpus: int, machine: Machine | None = None) -> None:
+    """Refuse processes that would wait for ever, weights that could not travel, and GPUs that are not there."""
+    machine = machine or this_machine()
+    device = config.trainer.device
+    if device not in ("cuda", "cpu"):
+        raise UserError(f"trainer.device={device}: choose cuda or cpu")
+    _check_replicas(config, gpus)
+    _check_segmenter(config)
+    missing = missing_gpus(config, machine)
+    if missing and not config.dry_run:  # a plan may be made on another machine
+        raise UserError(f"{missing}; choose hardware=cpu, gpu1, gpu4 ... or set it")
+    _check_cpus(config, machine, elsewhere=missing is not None)
+    if not missing:
+        _check_shared_memory(config, machine)
+
+
+def missing_gpus(config: DictConfig, machine: Machine | None = None) -> str | None:
+    """What this machine lacks; of several nodes only Ray knows, once it runs."""
+    if config.trainer.device != "cuda" or config.trainer.nnodes > 1:
+        return None
+    wanted = config.trainer.n_gpus_per_node
+    problem = gpus_problem(machine or this_machine(), wanted)
+    return problem and f"trainer.n_gpus_per_node={wanted}, but {problem}"
+
+
+def check_room(config: DictConfig, memory: "Memory", machine: Machine | None = None) -> list[str]:
+    """Compare the estimate with the machine's memory: refuse what can't fit here, remark what is tight."""
+    machine = machine or this_machine()
+    if config.trainer.nnodes > 1 or memory.host <= 0.9 * machine.memory:
+        return []
+    there = machine.memory / GIB
+    said = f"the run needs about {memory.host / GIB:.0f} GiB of memory, and the machine has {there:.0f}"
+    if missing_gpus(config, machine):
+        return [f"remark   {said}; the machine that it is planned for needs more"]
+    if memory.host <= machine.memory:
+        return [f"remark   {said}; close what else uses it"]
+    offloaded = "turn off actor_rollout_ref.actor.fsdp_config.param_offload and optimizer_offload, "
+    less = offloaded if config.actor_rollout_ref.actor.fsdp_config.param_offload else ""
+    raise UserError(
+        f"{said}; {less}lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu or segzero.segmenter.cache_gb, take a "
+        f"smaller model, or LoRA (actor_rollout_ref.model.lora_rank)"
+    )
+
+
+def _check_replicas(config: DictConfig, gpus: int) -> None:
+    width = config.actor_rollout_ref.rollout.tensor_model_parallel_size
+    if not isinstance(width, int) or width < 1:
+        raise UserError(
+            f"actor_rollout_ref.rollout.tensor_model_parallel_size={width}: it must be a whole number from 1 on"
+        )
+    if gpus % width:
+        raise UserError(
+            f"{gpus} GPUs do not divide into replicas of tensor_model_parallel_size={width}; "
+            f"change actor_rollout_ref.rollout.tensor_model_parallel_size"
+        )
+    logical = config.ray_kwargs.ray_init.get("num_gpus")
+    if config.trainer.device == "cpu" and logical is not None and logical < gpus:
+        raise UserError(
+            f"{gpus} processes train, but Ray counts ray_kwargs.ray_init.num_gpus={logical} logical GPUs; "
+            f"set it to {gpus}"
+        )
+
+
+def _check_segmenter(config: DictConfig) -> None:
+    """The segmenter takes its share of what the first trainer leaves; more would never become free."""
+    settings = config.segzero.segmenter
+    if not settings.path:
+        return
+    if settings.num_gpus > LEFT_GPU:
+        raise UserError(
+            f"segzero.segmenter.num_gpus={settings.num_gpus}: a trainer leaves {LEFT_GPU:.2f} of its GPU; lower it"
+        )
+    if settings.num_cpus > LEFT_CPUS:
+        raise UserError(f"segzero.segmenter.num_cpus={settings.num_cpus}: a trainer leaves {LEFT_CPUS}; lower it")
+
+
+def _check_cpus(config: DictConfig, machine: Machine, elsewhere: bool) -> None:
+    """Ray starts what asks for more CPUs than it counts only when others end, and nothing here ends."""
+    options = config.ray_kwargs.ray_init
+    if config.trainer.nnodes > 1 or options.get("address") not in (None, "local"):
+        return  # whoever started the nodes has told Ray
+    counted = options.get("num_cpus")
+    if counted is None and elsewhere:
+        return
+    counted = counted or machine.cpus
+    queue = 1 + OmegaConf.select(config, "transfer_queue.backend.SimpleStorage.num_data_storage_units")
+    needed = BUNDLE_CPUS * config.trainer.n_gpus_per_node + queue
+    if counted < needed:
+        raise UserError(
+            f"Ray would count {counted} CPUs, and the run's processes ask for {needed}, so some would wait for ever; "
+            f"set ray_kwargs.ray_init.num_cpus={needed} (they share the CPUs that there are)"
+        )
+
+
+def _check_shared_memory(config: DictConfig, machine: Machine) -> None:
+    """Weights travel through /dev/shm where there is no CUDA, and several GPUs exchange data through it."""
+    from segzero.training.estimate import shape_of
+
+    rollout = config.actor_rollout_ref.rollout
+    bucket = rollout.checkpoint_engine.update_weights_bucket_megabytes * 2**20
+    if config.trainer.device == "cpu":
+        largest = 4 * shape_of(config.actor_rollout_ref.model.path).largest
+        key = "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes"
+        if largest > bucket:
+            raise UserError(
+                f"{key}={bucket >> 20} does not hold the model's largest tensor; set it to "
+                f"{math.ceil(largest / 2**20) + 1}, or to null"
+            )
+        needed = bucket
+    else:
+        needed = SHARED if config.trainer.n_gpus_per_node > 1 else 0
+    if machine.shared is not None and machine.shared < needed:
+        raise UserError(
+            f"/dev/shm has {machine.shared / 2**20:.0f} MiB, and the run needs {needed / 2**20:.0f}; start the "
+            f"container with --ipc=host or --shm-size=16g"
+        )
