@@ -7,12 +7,15 @@ vision tower's work too: it sees each image once, and its features are handed to
 """
 
 import os
+import socket
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import torch
 from tensordict import NonTensorStack, TensorDict
 from torch.distributed.fsdp import CPUOffloadPolicy
+from verl.single_controller.base.decorator import Dispatch, register
 from verl.utils.device import get_device_name
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp import transformer_impl
@@ -23,6 +26,7 @@ from segzero.errors import UserError
 from segzero.policy.checkpoint import read_checkpoint
 from segzero.training.encoding import open_fitted
 from segzero.training.patches import log_probs_in_blocks
+from segzero.training.shared_folder import holds
 
 VENDOR = "segzero"  # VERL_ENGINE_VENDOR chooses the engines registered here
 CACHE_BYTES = 1 << 30
@@ -117,6 +121,22 @@ class PolicyWorker(ActorRolloutRefWorker):
         ImageEngine.freeze_vision_tower = self.config.actor.freeze_vision_tower
         image = self.config.get("image") or {}
         ImageEngine.image_options = {"frame": image.get("frame"), "prompt": image.get("prompt")}
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def sees(self, file: str, token: str) -> tuple[str, bool]:
+        """The name of this host, and whether it sees that file with that content."""
+        return socket.gethostname(), holds(Path(file), token)
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def save_weights(self, folder: str, step: int) -> None:
+        """Save as `save_checkpoint` does, but without optimizer, schedule and random state."""
+        manager = self.actor.engine.checkpoint_manager
+        usual = manager.checkpoint_save_contents
+        manager.checkpoint_save_contents = ["model"]
+        try:
+            self.actor.save_checkpoint(folder, None, step, None)
+        finally:
+            manager.checkpoint_save_contents = usual
 
 
 def do_not_pin() -> None:

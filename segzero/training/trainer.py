@@ -30,6 +30,7 @@ from segzero.training.recorder import Recorder
 from segzero.training.rewarding import ActorDrawer, Scorer
 from segzero.training.rollouts import PATIENCE, Rollouts
 from segzero.training.segmenting import SegmenterActor
+from segzero.training.shared_folder import check_shared
 from segzero.training.vllm_server import GroupReplica
 from segzero.training.watch import Watch
 
@@ -55,6 +56,7 @@ class ServerManager(LLMServerManager):
     rollout_replica_class = GroupReplica
 
     async def _initialize_llm_servers(self, start_rank: int | None = None) -> None:
+        check_shared(Path(self.config.trainer.default_local_dir), self.worker_group.sees)
         stage("trainers ready; starting the segmenter and the rollout engine")
         self.segmenter = start_segmenter(self.config.segzero.segmenter, self.rollout_resource_pool)
         if self.segmenter:  # what it takes of the card must be there before vLLM measures what is left
@@ -180,9 +182,10 @@ class Trainer(PPOTrainerSync):
         before = checkpoints.best(self.run)
         if before is not None and metrics[by] <= before["metrics"].get(by, -math.inf):
             return
-        if self.global_steps not in checkpoints.steps(self.run):
-            self._save_checkpoint()
+        if self._saved != self.global_steps:
+            self._save_weights()
         checkpoints.write_json(self.run / checkpoints.BEST, {"step": self.global_steps, "by": by, "metrics": metrics})
+        self._prune()  # an earlier best may go now
 
     # Checkpoints: atomic, and resumed only when whole
 
@@ -191,12 +194,23 @@ class Trainer(PPOTrainerSync):
         self.actor_rollout_wg.save_checkpoint(str(place / "actor"), None, self.global_steps, max_ckpt_to_keep=None)
         torch.save(self.train_dataloader.state_dict(), place / "data.pt")
         done = checkpoints.finish(self.run, self.global_steps, {"ranks": self.scorer.state()})
-        kept = checkpoints.best(self.run)
-        checkpoints.prune(self.run, self.settings.keep_last, [kept["step"]] if kept else [])
+        self._saved = self.global_steps
+        self._prune()
         self.checkpoint_callback.on_save(trainer=self, global_step=self.global_steps, checkpoint_dir=str(done))
+
+    def _save_weights(self) -> None:
+        """Save a step that will be merged, not gone on from: the optimizer is two thirds of a checkpoint."""
+        place = checkpoints.unfinished(self.run, self.global_steps)
+        self.actor_rollout_wg.save_weights(str(place / "actor"), self.global_steps)
+        checkpoints.finish(self.run, self.global_steps, {}, weights_only=True)
+
+    def _prune(self) -> None:
+        best = checkpoints.best(self.run)
+        checkpoints.prune(self.run, self.settings.keep_last, [best["step"]] if best else [])
 
     def _load_checkpoint(self) -> None:
         self._restored: dict[str, Any] = {}
+        self._saved = 0  # the newest step that this run saved, or went on from
         found, passed = checkpoints.find(self.run, self.settings.resume)
         for line in passed:
             print(line, flush=True)
@@ -208,6 +222,8 @@ class Trainer(PPOTrainerSync):
             self._restored = checkpoints.read_state(found)
             print(f"resuming from {found}", flush=True)
         super()._load_checkpoint()
+        if found and found.absolute().parent == self.run:
+            self._saved = self.global_steps
 
     # The log
 

@@ -1,0 +1,73 @@
+"""A run whose nodes do not share its folder ends before it has trained anything."""
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from launching import complaint, kill, start, wait
+
+from segzero.errors import UserError
+from segzero.training.shared_folder import check_shared, holds
+
+
+def test_those_that_do_not_see_the_folder_are_named(tmp_path):
+    here, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+
+    def ask(file: str, token: str) -> list[tuple[str, bool]]:
+        other = elsewhere / Path(file).name
+        return [("node-1", holds(Path(file), token)), ("node-2", holds(other, token, 0)), ("node-2", False)]
+
+    with pytest.raises(UserError, match=r"^2 of 3 trainers, on node-2, do not see the run's folder .*run; set trainer"):
+        check_shared(here, ask)
+    assert list(here.iterdir()) == []
+    check_shared(here, lambda file, token: [("node-1", holds(Path(file), token))])
+    assert list(here.iterdir()) == []
+
+
+def test_another_runs_file_of_that_name_is_not_taken_for_it(tmp_path):
+    (tmp_path / "file").write_text("other")
+    begin = time.monotonic()
+    assert not holds(tmp_path / "file", "token", patience=0.3)
+    assert 0.3 <= time.monotonic() - begin < 5
+
+
+@pytest.fixture
+def two_nodes(tmp_path):
+    """Ray on two nodes of one machine; the second has a disk of its own where the run's folder would be."""
+    ray, space = str(Path(sys.executable).with_name("ray")), ["unshare", "--map-root-user", "--mount"]
+    if not shutil.which("unshare") or subprocess.run([*space, "true"], capture_output=True).returncode:
+        pytest.skip("needs a mount namespace of its own")
+    run, port = tmp_path / "run", 26379
+    run.mkdir()
+    join = [ray, "start", "--num-cpus=8", "--num-gpus=1", "--object-store-memory=300000000", "--block"]
+    head = [*join, "--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={tmp_path / 'ray'}"]
+    other = f'mount -t tmpfs none "{run}" && exec "$0" "$@" --address=127.0.0.1:{port}'
+    commands = [head, [*space, "bash", "-c", other, *join]]
+    nodes = []
+    for command in commands:
+        nodes.append(subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL))
+        time.sleep(8)
+    yield run, f"127.0.0.1:{port}"
+    for node in reversed(nodes):
+        kill(node)
+        node.wait()
+
+
+@pytest.mark.training
+def test_a_run_on_nodes_with_folders_of_their_own_is_refused(scenes, two_nodes):
+    run, address = two_nodes
+    process = start(
+        scenes,
+        run,
+        "trainer.nnodes=2",
+        f"+ray_kwargs.ray_init.address={address}",
+        *(f"ray_kwargs.ray_init.{name}=null" for name in ("num_cpus", "num_gpus", "object_store_memory")),
+    )
+    said = wait(process)
+    line = complaint(said)
+    assert process.returncode == 2
+    assert "1 of 2 trainers, on " in line and f"do not see the run's folder {run}" in line
+    assert "rollout engine ready" not in said
