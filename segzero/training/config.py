@@ -3,6 +3,7 @@
 A key that nothing reads is refused, with the one that does: verl 0.9.1 itself passes over it in silence.
 """
 
+import ast
 import importlib.util
 import re
 from collections.abc import Sequence
@@ -18,16 +19,33 @@ from omegaconf.errors import OmegaConfBaseException
 from segzero.errors import UserError
 from segzero.files import config_dir
 
-# Keys of verl that nothing reads here -> what to use instead.
+# Keys of verl that nothing reads here, or sections (with a dot at the end) -> what to use instead.
 WITHOUT_EFFECT = {
+    "actor_rollout_ref.model.lora.rank": "actor_rollout_ref.model.lora_rank",
+    "actor_rollout_ref.model.lora.alpha": "actor_rollout_ref.model.lora_alpha",
+    "actor_rollout_ref.model.lora.target_modules": "actor_rollout_ref.model.target_modules",
+    "actor_rollout_ref.model.lora.exclude_modules": "actor_rollout_ref.model.exclude_modules",
+    "actor_rollout_ref.rollout.multi_turn.": "data=dialogues; rounds of a dialogue are samples of their own",
+    "actor_rollout_ref.rollout.trace.": "segzero.record",
+    "actor_rollout_ref.rollout.ignore_eos": "nothing; an answer ends where the policy ends it",
+    "actor_rollout_ref.rollout.do_sample": "actor_rollout_ref.rollout.temperature",
+    "algorithm.filter_groups.": "nothing yet; reward/flat_groups in the log says how many groups teach nothing",
+    "data.apply_chat_template_kwargs": "data.prompt",
+    "data.function_tool_path": "nothing; the policy calls no tools",
+    "data.mm_processor_kwargs": "data.frame",
+    "data.tool_config_path": "nothing; the policy calls no tools",
+    "data.truncation": "data.max_prompt_length; longer prompts are left out and counted, never cut",
+    "trainer.balance_batch": "nothing; whole groups are spread over the GPUs by length",
+    "trainer.default_hdfs_dir": "trainer.default_local_dir",
+    "trainer.use_v1": "nothing; there is one trainer",
+    "trainer.v1.sampler.sync_refill_failed_groups": "nothing; groups that fail end the run",
+    "trainer.v1.sampler.sampler_kwargs": "nothing; the trainer brings its own sampler",
     "actor_rollout_ref.actor.use_prefix_grouper": "nothing; the prefix is shared in vLLM's cache already",
     "actor_rollout_ref.model.tiled_mlp.enabled": "actor_rollout_ref.model.enable_gradient_checkpointing",
     "actor_rollout_ref.rollout.over_sample_rate": "nothing; verl's sync trainer waits for every answer",
-    "actor_rollout_ref.rollout.agent.custom_async_server.path": "actor_rollout_ref.rollout.engine_kwargs.vllm",
-    "actor_rollout_ref.rollout.agent.agent_loop_config_path": "nothing; segzero.training.rollouts asks the policy",
-    "actor_rollout_ref.rollout.agent.agent_loop_manager_class": "nothing; segzero.training.rollouts asks the policy",
-    "actor_rollout_ref.rollout.agent.num_workers": "nothing; one event loop asks all replicas",
+    "actor_rollout_ref.rollout.agent.": "nothing; segzero.training.rollouts asks the policy",
     "actor_rollout_ref.rollout.router_config_path": "nothing; replicas take whole groups in turns",
+    "actor_rollout_ref.rollout.val_kwargs.do_sample": "nothing; validation is greedy",
     "actor_rollout_ref.rollout.val_kwargs.temperature": "nothing; validation is greedy",
     "actor_rollout_ref.rollout.val_kwargs.n": "nothing; validation asks once",
     "data.filter_overlong_prompts": "data.max_prompt_length; longer prompts are always left out and counted",
@@ -99,21 +117,61 @@ def _set(config: DictConfig, override: Any) -> None:
         raise UserError(f"{line}: a key can't be taken away; set it to null")
     if override.is_sweep_override():
         raise UserError(f"{line}: one run has one value for a key; start one run for each")
-    if override.is_add() or override.is_force_add():
-        if not OPEN.match(key):
-            raise UserError(f"{line}: nothing reads the key {key!r}; leave it out")
+    adds = override.is_add() or override.is_force_add()
+    if adds and not OPEN.match(key) and not _has_field(config, key):
+        raise UserError(f"{line}: nothing reads the key {key!r}; leave it out")
+    if adds or (not _exists(config, key) and _has_field(config, key)):
         OmegaConf.update(config, key, override.value(), force_add=True)
         return
     if not _exists(config, key):
         near = _nearest(key, leaves(config))
         raise UserError(f"unknown key {key!r}; did you mean {near!r}?" if near else f"unknown key {key!r}")
-    if key in WITHOUT_EFFECT:
-        raise UserError(f"{line}: this key has no effect; use {WITHOUT_EFFECT[key]}")
+    if instead := _instead_of(key):
+        raise UserError(f"{line}: this key has no effect; use {instead}")
     value, default = override.value(), OmegaConf.select(config, key, throw_on_missing=False)
     wanted, nothing = _kind(default), value is None and not isinstance(default, DictConfig)
     if wanted and not nothing and _kind(value) != wanted and "${" not in str(value):
         raise UserError(f"{line}: it must be {wanted}")
     OmegaConf.update(config, key, value)
+
+
+def _instead_of(key: str) -> str | None:
+    """What to use instead of a key without effect; None for any other."""
+    sections = (".".join(key.split(".")[:depth]) + "." for depth in range(1, key.count(".") + 2))
+    return next((WITHOUT_EFFECT[name] for name in (key, *sections) if name in WITHOUT_EFFECT), None)
+
+
+def _has_field(config: DictConfig, key: str) -> bool:
+    """Whether the section's class in verl reads the key, although verl's YAML leaves it out."""
+    parts = key.split(".")
+    for depth in range(len(parts) - 1, 0, -1):
+        section = OmegaConf.select(config, ".".join(parts[:depth]), throw_on_missing=False)
+        if isinstance(section, DictConfig) and "_target_" in section:
+            kind = dataclass_fields(section._target_.rsplit(".", 1)[-1]).get(parts[depth])
+            return kind is not None and (depth == len(parts) - 1 or "dict" in kind.lower())
+    return False
+
+
+@lru_cache(maxsize=64)
+def dataclass_fields(name: str) -> dict[str, str]:
+    """Fields of one of verl's configuration classes and their types as written, read without importing verl."""
+    found = _dataclasses().get(name)
+    if found is None:
+        return {}
+    inherited = {field: kind for base in found.bases for field, kind in dataclass_fields(ast.unparse(base)).items()}
+    own = {
+        node.target.id: ast.unparse(node.annotation)
+        for node in found.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    return inherited | own
+
+
+@lru_cache(maxsize=1)
+def _dataclasses() -> dict[str, ast.ClassDef]:
+    files = (_engine_configs().parents[1] / "workers" / "config").glob("*.py")
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in sorted(files)]
+    return {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def _exists(config: DictConfig, key: str) -> bool:
