@@ -126,8 +126,7 @@ def estimate(overrides: list[str]) -> dict[str, float]:
     from segzero.training.launch import settle
 
     config = settle(compose("train", overrides))
-    memory = memory_of(config, plan.batch_of(config), shape_of(config.actor_rollout_ref.model.path))
-    return getattr(memory, "parts", {"host": memory.host})
+    return memory_of(config, plan.batch_of(config), shape_of(config.actor_rollout_ref.model.path)).parts
 
 
 def measure(command: list[str], log: Path) -> Peak:

@@ -1,147 +1,38 @@
-"""What a run will need: memory, disk and time, worked out from the model's shape and the configuration.
+"""What a run will need, in words: memory and disk (`memory`), and time, from the model and the configuration.
 
-Orders of magnitude, with the assumptions said beside them. The longest answers are assumed, so most steps are
-shorter. `segzero.accelerator` says what one accelerator has and sustains.
+Orders of magnitude, with the assumptions said beside them. `segzero.accelerator` says what one accelerator has and
+sustains, `segzero.expected_answer_tokens` how long a usual answer is.
 """
 
 import shutil
 from dataclasses import dataclass
-from functools import lru_cache
+from math import ceil
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from segzero.errors import UserError
-from segzero.training.plan import Batch, needs_reference
+from segzero.training.memory import (
+    ENGINE_BYTES,
+    GIB,
+    Memory,
+    Shape,
+    bytes_of,
+    check_memory,
+    memory_of,
+    references,
+    shape_of,
+    trained_by,
+    weights_bytes,
+)
+from segzero.training.plan import Batch
 
-GIB = 2**30
-LOGIT_BYTES = 10  # a token and a word of the vocabulary: the logits, in float32 for the loss, and their gradient
-SEGMENTER_BYTES = 1.2 * GIB  # SAM2 large in float32, and its activations
-PROCESS_BYTES = {"cpu": 1 * GIB, "cuda": 3 * GIB}  # a Ray process with torch and vLLM in it
-ENGINE_BYTES = 1e9  # vLLM's activations and graphs
-PER_TOKEN_SECONDS = 0.02  # what vLLM adds to every token step, whatever the model
+__all__ = ["Memory", "Seconds", "Shape", "check_memory", "describe", "memory_of", "seconds_of", "shape_of"]
 
-
-@dataclass(frozen=True)
-class Shape:
-    """A policy's sizes, counted on its class without weights."""
-
-    parameters: int
-    vision: int  # of the parameters, those that see
-    linear: tuple[tuple[int, int], ...]  # inputs and outputs of the language model's layers, for adapters
-    hidden: int
-    layers: int
-    vocabulary: int
-    cache_bytes: int  # a token in vLLM's cache, bfloat16
-    largest: int  # elements of the largest tensor
-
-    def adapters(self, rank: int) -> int:
-        """Parameters of LoRA adapters on the language model."""
-        return sum(rank * (inputs + outputs) for inputs, outputs in self.linear)
-
-
-@lru_cache(maxsize=8)
-def shape_of(path: str) -> Shape:
-    """Read config.json and build the model without memory for its weights."""
-    from accelerate import init_empty_weights
-    from torch.nn import Linear
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    config = AutoConfig.from_pretrained(path)
-    with init_empty_weights():
-        model = AutoModelForImageTextToText.from_config(config)
-    model.tie_weights()
-    text = config.get_text_config()
-    heads = text.num_key_value_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    language = [(name, module) for name, module in model.named_modules() if "visual" not in name.split(".")]
-    return Shape(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        vision=sum(p.numel() for name, p in model.named_parameters() if "visual" in name.split(".")),
-        linear=tuple(
-            (module.in_features, module.out_features)
-            for name, module in language
-            if isinstance(module, Linear) and not name.endswith("lm_head")
-        ),
-        hidden=text.hidden_size,
-        layers=text.num_hidden_layers,
-        vocabulary=text.vocab_size,
-        cache_bytes=text.num_hidden_layers * heads * width * 2 * 2,
-        largest=max(parameter.numel() for parameter in model.parameters()),
-    )
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes; those of an accelerator are of the fullest."""
-
-    resting: float  # an accelerator: weights, gradients and optimizer between two phases
-    updating: float  # an accelerator: the same at work, with activations
-    engine: float  # an accelerator: what vLLM takes while it writes
-    engine_weights: float  # of that, the weights
-    segmenter: float  # an accelerator: SAM2 beside the trainer
-    host: float  # a node
-    trajectories: float  # of that, one step's
-    checkpoint: float  # disk
-
-
-def memory_of(config: DictConfig, batch: Batch, shape: Shape) -> Memory:
-    """What weights, optimizer, activations, the engine and the segmenter take."""
-    actor, model, rollout = (config.actor_rollout_ref[part] for part in ("actor", "model", "rollout"))
-    width = _bytes(actor.fsdp_config.model_dtype)
-    trained = _trained(config, shape)
-    weights = shape.parameters * width
-    state = trained * (width + 2 * width)  # gradients, and Adam's two moments
-    reference = 0.0
-    if needs_reference(config) and not model.lora_rank:  # with adapters it is the model without them
-        reference = shape.parameters * _bytes(config.actor_rollout_ref.ref.fsdp_config.model_dtype)
-    fsdp = actor.fsdp_config
-    offloaded = weights * bool(fsdp.param_offload) + trained * 2 * width * bool(fsdp.optimizer_offload)
-    resting = (weights + state + reference - offloaded) / batch.gpus
-    tokens = config.data.max_prompt_length + config.data.max_response_length
-    passed = tokens * batch.micro if batch.micro else batch.max_tokens or tokens
-    layers = shape.layers if model.enable_gradient_checkpointing else 16 * shape.layers
-    activations = passed * (2 * shape.hidden * layers + LOGIT_BYTES * shape.vocabulary)
-    gathered = 2 * 2 * shape.vocabulary * shape.hidden  # embedding and head, whole on every accelerator
-    accelerators = max(1, rollout.tensor_model_parallel_size)
-    room = config.segzero.accelerator.memory_gb
-    trajectory = tokens * (4 + 4) * 8 + 4096  # int64 ids, masks and 4 rows of positions; the image is a path
-    drawn = config.segzero.segmenter
-    on_card = drawn.path and config.trainer.device == "cuda" and drawn.device != "cpu"
-    segmenter = (SEGMENTER_BYTES + drawn.cache_gb * GIB) if drawn.path else 0.0
-    a_node = batch.gpus / config.trainer.nnodes
-    processes = PROCESS_BYTES[config.trainer.device] * (2 * a_node + 2)  # trainers, engines, controller, segmenter
-    host = processes + offloaded / config.trainer.nnodes + GIB * a_node  # images' pixels
-    return Memory(
-        resting=resting,
-        updating=(weights + state + reference) / batch.gpus + activations + gathered,
-        engine=rollout.gpu_memory_utilization * room * 1e9 if room else 0.0,
-        engine_weights=shape.parameters * (4 if rollout.dtype == "float32" else 2) / accelerators,
-        segmenter=segmenter if on_card else 0.0,
-        host=host + trajectory * batch.total + (0.0 if on_card else segmenter),
-        trajectories=trajectory * batch.total,
-        checkpoint=weights + trained * 2 * width,
-    )
-
-
-def check_memory(config: DictConfig, memory: Memory) -> None:
-    """Refuse what cannot fit on the accelerator that the configuration names."""
-    room = config.segzero.accelerator.memory_gb
-    if not room or config.trainer.device != "cuda":
-        return
-    known = f"a GPU of {room} GB (segzero.accelerator.memory_gb)"
-    if memory.engine_weights + ENGINE_BYTES > memory.engine:
-        raise UserError(
-            f"vLLM's share of {known}, {memory.engine / 1e9:.1f} GB, does not hold the model's "
-            f"{memory.engine_weights / 1e9:.1f} GB and what it works with; raise "
-            f"actor_rollout_ref.rollout.gpu_memory_utilization or tensor_model_parallel_size, or take a smaller model"
-        )
-    state = memory.resting + memory.segmenter
-    if state + memory.engine > room * 1e9:
-        raise UserError(
-            f"{state / 1e9:.1f} GB of training state and vLLM's {memory.engine / 1e9:.1f} GB are more than {known}; "
-            f"set actor_rollout_ref.actor.fsdp_config.param_offload and optimizer_offload, use more GPUs, or LoRA"
-        )
+TOKEN_SECONDS = 0.004  # what vLLM with CUDA graphs adds to every token step, whatever the model
+HOST_BYTES = 10e9  # a second between host and accelerator, and for weights through the bucket into vLLM
+DISK_BYTES = 1e9  # a second, a node
+WAKE_SECONDS = 1.0  # vLLM falling asleep and waking up
+REST_SECONDS = 1.0  # controller, queue and metrics
 
 
 @dataclass(frozen=True)
@@ -151,50 +42,119 @@ class Seconds:
     write: float
     score: float  # log-probs of the policy and of the reference
     update: float
-    move: float  # weights to the engine, and what is offloaded there and back
+    move: float  # weights to the engine, what is offloaded there and back, the engine asleep and awake, and the rest
+    save: float  # a checkpoint, spread over the steps between two of them
 
     @property
     def total(self) -> float:
-        return self.write + self.score + self.update + self.move
+        return self.write + self.score + self.update + self.move + self.save
 
 
 def seconds_of(config: DictConfig, batch: Batch, shape: Shape, prompt_tokens: float) -> Seconds:
-    """Time of a step if every answer runs to its limit; arithmetic at the accelerator's sustained speed."""
-    actor, model, rollout = (config.actor_rollout_ref[part] for part in ("actor", "model", "rollout"))
-    card = config.segzero.accelerator
-    speed, bandwidth = card.tflops * 1e12 * batch.gpus, card.gb_per_s * 1e9
-    answer = config.data.max_response_length
-    tokens = batch.total * (prompt_tokens + answer)
+    """Time of a step whose answers have the expected length; arithmetic at the accelerator's sustained speed."""
+    answer = expected_answer(config)
     memory = memory_of(config, batch, shape)
+    saved = memory.checkpoint / config.trainer.nnodes / DISK_BYTES
+    return Seconds(
+        write=_writing(config, batch, shape, memory, prompt_tokens, answer),
+        score=_scoring(config, batch, shape, prompt_tokens, answer),
+        update=_updating(config, batch, shape, prompt_tokens, answer),
+        move=_moving(config, batch, shape, memory),
+        save=saved / config.trainer.save_freq if config.trainer.save_freq > 0 else 0.0,
+    )
 
+
+def expected_answer(config: DictConfig) -> float:
+    """Tokens of an answer; its limit, unless a usual length is given."""
+    limit = config.data.max_response_length
+    return min(config.segzero.expected_answer_tokens or limit, limit)
+
+
+def _writing(
+    config: DictConfig, batch: Batch, shape: Shape, memory: Memory, prompt_tokens: float, answer: float
+) -> float:
+    """Prompts at once, then one token of all answers after the other, as many answers abreast as the cache holds."""
+    rollout, card = config.actor_rollout_ref.rollout, config.segzero.accelerator
     width = rollout.tensor_model_parallel_size
     left = memory.engine - memory.engine_weights - ENGINE_BYTES  # for the cache
     fitting = left * width / (shape.cache_bytes * (prompt_tokens + answer)) if memory.engine else float("inf")
     abreast = max(1.0, min(rollout.max_num_seqs, fitting))
     a_replica = batch.total * width / batch.gpus
-    waves = -(-a_replica // abreast)
-    forward = 2 * shape.parameters
-    step = memory.engine_weights / bandwidth + PER_TOKEN_SECONDS
-    step = max(step, forward * min(a_replica, abreast) / (card.tflops * 1e12 * width))
-    write = batch.prompts * prompt_tokens * forward / speed + waves * answer * step
+    step = memory.engine_weights / (card.gb_per_s * 1e9)
+    step = max(step, 2 * shape.parameters * min(a_replica, abreast) / (card.tflops * 1e12 * width))
+    prefill = batch.prompts * _forward(shape, prompt_tokens, 0) / (card.tflops * 1e12 * batch.gpus)
+    return prefill + ceil(a_replica / abreast) * answer * (step + TOKEN_SECONDS)
 
-    passes = (not config.algorithm.rollout_correction.bypass_mode) + needs_reference(config)
-    backward = 2 * shape.parameters + 2 * _trained(config, shape)
-    again = forward if model.enable_gradient_checkpointing else 0
-    fsdp = actor.fsdp_config
-    moved = memory.checkpoint * (bool(fsdp.param_offload) + 2 * bool(fsdp.optimizer_offload)) / batch.gpus
-    return Seconds(
-        write=write,
-        score=tokens * forward * passes / speed,
-        update=tokens * (forward + again + backward) / speed,
-        move=moved / 10e9 + memory.engine_weights / 10e9,  # 10 GB/s between host and accelerator
-    )
+
+def _scoring(config: DictConfig, batch: Batch, shape: Shape, prompt_tokens: float, answer: float) -> float:
+    """Each pass computes while weights are gathered; a reference lies on the host, so its share comes up first."""
+    work = batch.total * _forward(shape, prompt_tokens, answer) / (config.segzero.accelerator.tflops * 1e12)
+    gathered = _passes(batch, prompt_tokens + answer) * _gathered(config, batch, shape)
+    old = not config.algorithm.rollout_correction.bypass_mode
+    # With adapters the reference is a second run of the policy, and nothing has to come up.
+    kl = bool(config.actor_rollout_ref.actor.use_kl_loss or config.algorithm.use_kl_in_reward)
+    reference = shape.parameters * bytes_of(config.actor_rollout_ref.ref.fsdp_config.model_dtype) / batch.gpus
+    up = _passes(batch, prompt_tokens + answer) * reference / HOST_BYTES * references(config)
+    on_host = up if config.trainer.device == "cuda" else 0.0
+    return (old + kl) * max(work / batch.gpus, gathered) + on_host
+
+
+def _updating(config: DictConfig, batch: Batch, shape: Shape, prompt_tokens: float, answer: float) -> float:
+    """Forward, forward again with gradient checkpointing, backward; weights gathered twice and gradients summed."""
+    model, speed = config.actor_rollout_ref.model, config.segzero.accelerator.tflops * 1e12 * batch.gpus
+    forward = batch.total * _forward(shape, prompt_tokens, answer)
+    trained = trained_by(config, shape) / shape.parameters
+    work = forward * (1 + bool(model.enable_gradient_checkpointing) + 1 + trained) / speed
+    summed = 4 * trained_by(config, shape) * _others(batch) / _link(config)
+    return max(work, _passes(batch, prompt_tokens + answer) * (2 * _gathered(config, batch, shape) + summed))
+
+
+def _moving(config: DictConfig, batch: Batch, shape: Shape, memory: Memory) -> float:
+    """Weights travel to vLLM in the trainer's precision; of LoRA the adapters alone, but vLLM's lie on the host."""
+    actor, lora = config.actor_rollout_ref.actor, config.actor_rollout_ref.model.lora_rank > 0
+    weights = weights_bytes(config, shape)
+    sent = 4 * trained_by(config, shape) if lora else weights
+    seconds = sent / HOST_BYTES + sent * _others(batch) / _link(config) + REST_SECONDS
+    if config.trainer.device == "cuda":
+        fsdp = actor.fsdp_config
+        phases = 2 + (not config.algorithm.rollout_correction.bypass_mode)  # log-probs, update, transfer
+        offloaded = phases * weights * bool(fsdp.param_offload)
+        offloaded += (memory.checkpoint - weights) * bool(fsdp.optimizer_offload)
+        seconds += 2 * offloaded / batch.gpus / HOST_BYTES + WAKE_SECONDS
+        seconds += 2 * memory.engine_weights / HOST_BYTES * lora
+    return seconds
+
+
+def _forward(shape: Shape, prompt_tokens: float, answer: float) -> float:
+    """Operations of a forward pass; four patches are one visual token, and most of a prompt is its image."""
+    language = (shape.parameters - shape.vision) * (prompt_tokens + answer)
+    return 2 * (language + shape.vision * 4 * prompt_tokens)
+
+
+def _passes(batch: Batch, tokens: float) -> int:
+    """Micro-batches of an accelerator in one step."""
+    rows = batch.total / batch.gpus
+    return ceil(rows / batch.micro) if batch.micro else ceil(rows * tokens / (batch.max_tokens or tokens))
+
+
+def _gathered(config: DictConfig, batch: Batch, shape: Shape) -> float:
+    """Seconds to gather all weights once, in bfloat16."""
+    return 2 * shape.parameters * _others(batch) / _link(config)
+
+
+def _others(batch: Batch) -> float:
+    """Share of the weights that lies with other accelerators."""
+    return (batch.gpus - 1) / batch.gpus
+
+
+def _link(config: DictConfig) -> float:
+    return config.segzero.accelerator.link_gb_per_s * 1e9
 
 
 def describe(config: DictConfig, batch: Batch, shape: Shape, memory: Memory, seconds: Seconds, steps: int) -> list[str]:
     """The estimates in words."""
     card = config.segzero.accelerator
-    trained = _trained(config, shape)
+    trained = trained_by(config, shape)
     lines = [f"model    {shape.parameters / 1e6:.4g} M parameters, {trained / 1e6:.4g} M of them trained"]
     if config.trainer.device == "cuda":
         lines += [
@@ -207,26 +167,22 @@ def describe(config: DictConfig, batch: Batch, shape: Shape, memory: Memory, sec
                 "         an update may not fit: lower actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu or "
                 "data.max_response_length, use more GPUs, or LoRA"
             )
+    parts = sorted(((size, name) for name, size in memory.parts.items() if size > GIB / 4), reverse=True)
+    answer = expected_answer(config)
+    length = f"of {answer:g} tokens" + (" (its limit)" if answer == config.data.max_response_length else "")
     lines += [
-        f"host     {_gib(memory.host)} a node, of that {_gib(PROCESS_BYTES[config.trainer.device])} for each process, "
-        f"{_gib(memory.trajectories)} for a step's trajectories (images travel as paths)",
+        f"host     {_gib(memory.host)} a node: {', '.join(f'{name} {_gib(size)}' for size, name in parts)}",
         f"disk     {_gib(memory.checkpoint)} a checkpoint, {_kept(config)}; {_gib(_free(config))} are free here",
-        f"time     {_clock(seconds.total)} a step at most: writing {seconds.write:.1f} s, log-probs "
-        f"{seconds.score:.1f} s, update {seconds.update:.1f} s, moving weights {seconds.move:.1f} s; "
+        f"time     {_clock(seconds.total)} a step: writing {seconds.write:.1f} s, log-probs {seconds.score:.1f} s, "
+        f"update {seconds.update:.1f} s, moving weights {seconds.move:.1f} s, saving {seconds.save:.1f} s; "
         f"{steps} steps in {_clock(steps * seconds.total)}",
-        f"         assuming {card.tflops:g} TFLOP/s and {card.gb_per_s:g} GB/s an accelerator "
-        f"(segzero.accelerator), every answer at its limit of {config.data.max_response_length} tokens; "
-        f"without {'the earlier rounds of data.own_history, ' if config.data.own_history else ''}validation, saving "
-        f"and the start",
+        f"         assuming every answer {length}, {card.tflops:g} TFLOP/s, {card.gb_per_s:g} GB/s and "
+        f"{card.link_gb_per_s:g} GB/s to the next accelerator (segzero.accelerator),",
+        f"         {TOKEN_SECONDS * 1e3:g} ms a token beside the arithmetic, {HOST_BYTES / 1e9:g} GB/s to the host, "
+        f"{DISK_BYTES / 1e9:g} GB/s to the disk; without "
+        f"{'the earlier rounds of data.own_history, ' if config.data.own_history else ''}validation and the start",
     ]
     return lines
-
-
-def _trained(config: DictConfig, shape: Shape) -> int:
-    model = config.actor_rollout_ref.model
-    if model.lora_rank > 0:
-        return shape.adapters(model.lora_rank)
-    return shape.parameters - shape.vision * bool(config.actor_rollout_ref.actor.freeze_vision_tower)
 
 
 def _free(config: DictConfig) -> int:
@@ -239,10 +195,6 @@ def _kept(config: DictConfig) -> str:
         return "none is saved (trainer.save_freq)"
     kept = config.segzero.keep_last
     return f"{kept} and the best kept, one more while saving" if kept else "all kept (segzero.keep_last=0)"
-
-
-def _bytes(dtype: str | None) -> int:
-    return 2 if dtype in ("bfloat16", "bf16", "float16", "fp16") else 4
 
 
 def _gib(count: float) -> str:

@@ -1,0 +1,330 @@
+"""Memory and disk that a run will need, worked out from the model's shape and the configuration.
+
+Every figure is the most that is held at once, with the longest prompts and answers. benchmarks/estimates.py compares
+the sum on a CPU with what runs take; constants marked `read` are read off the libraries' sources instead.
+"""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import ceil
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from rewards import DRAWN
+from segzero.errors import UserError
+from segzero.training.plan import Batch, needs_reference
+
+GIB = 2**30
+# One token and word of the vocabulary where logits exist for a whole pass: the logits, a softmax for the entropy, the
+# gradients. Measured in float32; in bfloat16 (read) log-softmax alone is in float32.
+LOGIT_BYTES = {2: 10, 4: 24}
+FUSED_TOKENS = 512  # whose logits exist at once with fused kernels
+# Float32 copies of them: logits, softmax, one-hot, gradient and a product; the entropy's gradient takes two more.
+FUSED_COPIES, FUSED_ENTROPY_COPIES = 5, 2
+LAYER_COPIES = 16  # of a layer's hidden states, kept while it is computed
+LIGHT_BYTES = 0.6 * GIB  # a Ray process that imports torch and no model
+HEAVY_BYTES = {"cpu": 1 * GIB, "cuda": 3 * GIB}  # one that trains, writes or segments, and the controller
+RAY_BYTES = 1 * GIB  # Ray's own processes and what lies in its object store
+CPU_CACHE_BYTES = 1 * GIB  # vLLM's keys and values: VLLM_CPU_KVCACHE_SPACE, as launch.py sets it
+PIXEL_BYTES = 4 * 1176 * 4  # a visual token: 2x2 patches, each 3 channels, 2 frames, 14x14, in float32
+PIXELS_KEPT = GIB  # engine.CACHE_BYTES
+SEGMENTER_BYTES = 2.9 * GIB  # SAM2 large in float32, its activations and CUDA context (read)
+SEGMENTER_FILE = 0.9e9  # its weights
+CONTEXT_BYTES = 0.6e9  # the trainer's CUDA context (read)
+EMBEDDED_BYTES = 16.8e6  # an image that SAM2 has encoded at 1024 pixels
+ENGINE_BYTES = 1e9  # vLLM's activations and graphs (read)
+ASLEEP_BYTES = 2.5e9  # what vLLM keeps on the card while it sleeps: context, graphs (read)
+
+Tensors = tuple[tuple[int, int], ...]  # rows, and elements of a row, of each tensor
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A policy's sizes, counted on its class without weights."""
+
+    language: Tensors
+    sight: Tensors  # the vision tower
+    linear: tuple[tuple[int, int], ...]  # inputs and outputs of the language model's layers, for adapters
+    hidden: int
+    layers: int
+    sight_hidden: int
+    sight_layers: int
+    vocabulary: int
+    cache_bytes: int  # a token in vLLM's cache, bfloat16
+    tied: bool  # the head is the embedding table
+
+    @property
+    def vision(self) -> int:
+        """Parameters that see."""
+        return _count(self.sight)
+
+    @property
+    def parameters(self) -> int:
+        return _count(self.language) + self.vision
+
+    @property
+    def largest(self) -> int:
+        """Elements of the largest tensor."""
+        return max(rows * row for rows, row in (*self.language, *self.sight))
+
+    def adapter_tensors(self, rank: int) -> Tensors:
+        """Both factors of LoRA adapters on every layer of the language model."""
+        return tuple(pair for inputs, outputs in self.linear for pair in ((rank, inputs), (outputs, rank)))
+
+    def adapters(self, rank: int) -> int:
+        """Parameters of LoRA adapters on the language model."""
+        return _count(self.adapter_tensors(rank))
+
+
+@lru_cache(maxsize=8)
+def shape_of(path: str) -> Shape:
+    """Read config.json and build the model without memory for its weights."""
+    from accelerate import init_empty_weights
+    from torch.nn import Linear
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(path)
+    with init_empty_weights():
+        model = AutoModelForImageTextToText.from_config(config)
+    model.tie_weights()
+    text, vision = config.get_text_config(), config.vision_config
+    heads = text.num_key_value_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    tensors: dict[bool, list[tuple[int, int]]] = {True: [], False: []}  # by whether they see
+    for name, parameter in model.named_parameters():
+        rows = parameter.shape[0]
+        tensors["visual" in name.split(".")].append((rows, parameter.numel() // rows))
+    return Shape(
+        language=tuple(tensors[False]),
+        sight=tuple(tensors[True]),
+        linear=tuple(
+            (module.in_features, module.out_features)
+            for name, module in model.named_modules()
+            if isinstance(module, Linear) and "visual" not in name.split(".") and not name.endswith("lm_head")
+        ),
+        hidden=text.hidden_size,
+        layers=text.num_hidden_layers,
+        sight_hidden=getattr(vision, "embed_dim", None) or vision.hidden_size,
+        sight_layers=vision.depth,
+        vocabulary=text.vocab_size,
+        cache_bytes=text.num_hidden_layers * heads * width * 2 * 2,
+        tied=bool(config.tie_word_embeddings),
+    )
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes; those of an accelerator are of the fullest."""
+
+    resting: float  # an accelerator: weights and optimizer between two phases
+    updating: float  # an accelerator: the same at work, with gradients and activations, beside a sleeping vLLM
+    engine: float  # an accelerator: what vLLM takes while it writes
+    engine_weights: float  # of that, the weights
+    segmenter: float  # an accelerator: SAM2 beside the trainer
+    trajectories: float  # of the host's, one step's
+    checkpoint: float  # disk
+    parts: dict[str, float] = field(default_factory=dict)  # of the host's, a node
+
+    @property
+    def host(self) -> float:
+        """Main memory of a node."""
+        return sum(self.parts.values())
+
+
+def memory_of(config: DictConfig, batch: Batch, shape: Shape) -> Memory:
+    """What weights, optimizer, activations, the engine and the segmenter take."""
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    weights, adam = weights_bytes(config, shape), 8 * trained_by(config, shape)
+    fsdp, on_gpu = actor.fsdp_config, config.trainer.device == "cuda"
+    at_rest = weights * (not fsdp.param_offload) + adam * (not fsdp.optimizer_offload)
+    state = weights + adam + 4 * trained_by(config, shape)  # gradients of what is trained in float32
+    room = config.segzero.accelerator.memory_gb
+    engine_width = 4 if rollout.dtype == "float32" else 2
+    on_card = on_gpu and config.segzero.segmenter.device != "cpu"
+    segmenter = segmenter_bytes(config)
+    return Memory(
+        resting=at_rest / batch.gpus,
+        updating=state / batch.gpus + working_bytes(config, batch, shape) + ASLEEP_BYTES,
+        engine=rollout.gpu_memory_utilization * room * 1e9 if room else 0.0,
+        engine_weights=shape.parameters * engine_width / max(1, rollout.tensor_model_parallel_size),
+        segmenter=segmenter if on_card else 0.0,
+        trajectories=trajectory_bytes(config) * batch.total,
+        checkpoint=weights + adam,
+        parts=host_parts(config, batch, shape) | {"segmenter": 0.0 if on_card else segmenter},
+    )
+
+
+def host_parts(config: DictConfig, batch: Batch, shape: Shape) -> dict[str, float]:
+    """Main memory of a node, by what takes it; the segmenter aside."""
+    a_node = batch.gpus / config.trainer.nnodes
+    device, rollout = config.trainer.device, config.actor_rollout_ref.rollout
+    replicas = a_node / max(1, rollout.tensor_model_parallel_size)
+    writers = replicas + (a_node if device == "cuda" else 0)  # a server each, and the processes that compute
+    storage = config.transfer_queue.backend.SimpleStorage.num_data_storage_units
+    heavy = a_node + writers + 1 + bool(config.segzero.segmenter.path)
+    pixels = min(PIXELS_KEPT, images_seen(config) * config.data.max_prompt_length * PIXEL_BYTES)
+    parts = {
+        "processes": HEAVY_BYTES[device] * heavy + LIGHT_BYTES * (1 + storage) + RAY_BYTES,
+        "pixels": pixels * (1 + references(config)) * a_node,
+        "trajectories": trajectory_bytes(config) * batch.total,
+    }
+    return parts | (_on_cpu if device == "cpu" else _beside_gpus)(config, batch, shape)
+
+
+def _on_cpu(config: DictConfig, batch: Batch, shape: Shape) -> dict[str, float]:
+    """What a GPU would hold, in main memory."""
+    weights, trained = weights_bytes(config, shape), trained_by(config, shape)
+    reference = config.actor_rollout_ref.ref.fsdp_config.model_dtype
+    transfer = config.actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes * 2**20
+    working = batch.gpus * working_bytes(config, batch, shape) + 4 * trained  # with gradients
+    return {
+        "training state": weights + 8 * trained,
+        "reference": shape.parameters * bytes_of(reference) * references(config),
+        "vLLM": batch.gpus * (shape.parameters * 4 + CPU_CACHE_BYTES),
+        # Both passing; weights travel when gradients and activations are gone.
+        "update": max(working, batch.gpus * transfer),
+    }
+
+
+def _beside_gpus(config: DictConfig, batch: Batch, shape: Shape) -> dict[str, float]:
+    """What lies in main memory although GPUs compute: what is offloaded, in pinned memory."""
+    model, fsdp = config.actor_rollout_ref.model, config.actor_rollout_ref.actor.fsdp_config
+    rollout, nodes = config.actor_rollout_ref.rollout, config.trainer.nnodes
+    every = (*shape.language, *shape.sight)
+    adapters = shape.adapter_tensors(model.lora_rank) if model.lora_rank else ()
+    updated = adapters or (shape.language if config.actor_rollout_ref.actor.freeze_vision_tower else every)
+    width = bytes_of(fsdp.model_dtype)
+    weights = pinned(every, batch.gpus, width) + pinned(adapters, batch.gpus, 4)
+    offloaded = weights * bool(fsdp.param_offload) + 2 * pinned(updated, batch.gpus, 4) * bool(fsdp.optimizer_offload)
+    reference = pinned(every, batch.gpus, bytes_of(config.actor_rollout_ref.ref.fsdp_config.model_dtype))
+    parallel = max(1, rollout.tensor_model_parallel_size)
+    # With adapters vLLM's weights are not sent anew each step, so while it sleeps they lie here.
+    asleep = pinned(every, parallel, 2) * batch.gpus / parallel if model.lora_rank else 0.0
+    held = (offloaded + reference * references(config) + asleep) / nodes
+    # A tied model is loaded whole by every rank, another by the first alone; nothing else is there yet.
+    loading = shape.parameters * width * (batch.gpus / nodes if shape.tied else 1)
+    return {
+        "offloaded, pinned": offloaded / nodes,
+        "reference, pinned": reference * references(config) / nodes,
+        "vLLM asleep": asleep / nodes,
+        "loading": max(0.0, loading - held),
+    }
+
+
+def working_bytes(config: DictConfig, batch: Batch, shape: Shape) -> float:
+    """What one process holds while it updates, beside its share of weights, gradients and optimizer."""
+    actor, model = config.actor_rollout_ref.actor, config.actor_rollout_ref.model
+    width = 2 if config.trainer.device == "cuda" else 4  # it computes in bfloat16, and on a CPU in float32
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    rows = batch.mini // batch.gpus
+    if batch.micro:
+        rows = batch.micro
+    elif batch.max_tokens:
+        rows = min(rows, max(1, batch.max_tokens // longest))
+    tokens = rows * longest
+    kept = (shape.layers + LAYER_COPIES) if model.enable_gradient_checkpointing else LAYER_COPIES * shape.layers
+    activations = tokens * shape.hidden * kept * width
+    if not actor.freeze_vision_tower:
+        seen = (
+            (shape.sight_layers + LAYER_COPIES)
+            if model.enable_gradient_checkpointing
+            else (LAYER_COPIES * shape.sight_layers)
+        )
+        activations += rows * config.data.max_prompt_length * 4 * shape.sight_hidden * seen * width
+    head_trained = not model.lora_rank
+    table = shape.vocabulary * shape.hidden
+    if model.use_fused_kernels:
+        copies = FUSED_COPIES + FUSED_ENTROPY_COPIES * bool(actor.entropy_coeff)
+        logits = min(FUSED_TOKENS, tokens) * shape.vocabulary * 4 * copies
+        logits += 2 * table * width * head_trained  # the head's gradient, and a block's share of it
+    else:
+        logits = tokens * shape.vocabulary * LOGIT_BYTES[width]
+    # FSDP: embedding and head gathered whole; the largest gradient whole, and in float32 to be summed over ranks.
+    gathered = table * width * (1 if shape.tied else 2)
+    reduced = shape.largest * (width + 4) if head_trained else 0
+    return activations + max(logits, reduced) + gathered
+
+
+def trained_by(config: DictConfig, shape: Shape) -> int:
+    """Parameters that are trained."""
+    model = config.actor_rollout_ref.model
+    if model.lora_rank > 0:
+        return shape.adapters(model.lora_rank)
+    return shape.parameters - shape.vision * bool(config.actor_rollout_ref.actor.freeze_vision_tower)
+
+
+def weights_bytes(config: DictConfig, shape: Shape) -> float:
+    """The policy in its own precision, adapters in float32."""
+    rank = config.actor_rollout_ref.model.lora_rank
+    width = bytes_of(config.actor_rollout_ref.actor.fsdp_config.model_dtype)
+    return shape.parameters * width + 4 * (shape.adapters(rank) if rank > 0 else 0)
+
+
+def references(config: DictConfig) -> int:
+    """How many reference models there are; with adapters it is the policy without them."""
+    return int(needs_reference(config) and not config.actor_rollout_ref.model.lora_rank)
+
+
+def trajectory_bytes(config: DictConfig) -> int:
+    """One answer on its way: int64 ids, masks and 4 rows of positions; the image is a path."""
+    return (config.data.max_prompt_length + config.data.max_response_length) * (4 + 4) * 8 + 4096
+
+
+def images_seen(config: DictConfig) -> float:
+    """Training images of the whole run at most, where the configuration bounds them."""
+    steps = config.trainer.total_training_steps
+    return steps * config.data.train_batch_size if steps else float("inf")
+
+
+def segmenter_bytes(config: DictConfig) -> float:
+    """SAM2 in proportion to its file, where it is here and not only a name, and the images that it keeps."""
+    settings = config.segzero.segmenter
+    if not settings.path:
+        return 0.0
+    files = list(Path(settings.path).glob("*.safetensors"))
+    size = sum(file.stat().st_size for file in files)
+    own = SEGMENTER_BYTES * (min(1.0, size / SEGMENTER_FILE) if files else 1.0)
+    drawn = config.reward.name in DRAWN or config.trainer.val_before_train or config.trainer.test_freq > 0
+    images = float("inf") if drawn else 0
+    return own + min(settings.cache_gb * GIB, images * EMBEDDED_BYTES)
+
+
+def pinned(tensors: Tensors, ranks: int, width: int) -> float:
+    """Bytes of tensors in pinned memory, sharded by rows; torch rounds each allocation up to a power of two.
+
+    >>> pinned(((3, 100), (4, 128)), 1, 4)  # 1200 and 2048 bytes
+    4096
+    >>> pinned(((3, 100),), 2, 4)  # 2 rows on the fullest of two ranks
+    2048
+    """
+    return ranks * sum(1 << (ceil(rows / ranks) * row * width - 1).bit_length() for rows, row in tensors)
+
+
+def check_memory(config: DictConfig, memory: Memory) -> None:
+    """Refuse what cannot fit on the accelerator that the configuration names."""
+    room = config.segzero.accelerator.memory_gb
+    if not room or config.trainer.device != "cuda":
+        return
+    known = f"a GPU of {room} GB (segzero.accelerator.memory_gb)"
+    if memory.engine_weights + ENGINE_BYTES > memory.engine:
+        raise UserError(
+            f"vLLM's share of {known}, {memory.engine / 1e9:.1f} GB, does not hold the model's "
+            f"{memory.engine_weights / 1e9:.1f} GB and what it works with; raise "
+            f"actor_rollout_ref.rollout.gpu_memory_utilization or tensor_model_parallel_size, or take a smaller model"
+        )
+    state = memory.resting + CONTEXT_BYTES + memory.segmenter
+    if state + memory.engine > room * 1e9:
+        raise UserError(
+            f"{state / 1e9:.1f} GB of training state and vLLM's {memory.engine / 1e9:.1f} GB are more than {known}; "
+            f"set actor_rollout_ref.actor.fsdp_config.param_offload and optimizer_offload, use more GPUs, or LoRA"
+        )
+
+
+def bytes_of(dtype: str | None) -> int:
+    """Bytes of an element; verl trains in float32 where no dtype is named."""
+    return 2 if dtype in ("bfloat16", "bf16", "float16", "fp16") else 4
+
+
+def _count(tensors: Tensors) -> int:
+    return sum(rows * row for rows, row in tensors)
