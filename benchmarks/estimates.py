@@ -33,7 +33,7 @@ WITHIN = 0.25  # an estimate may be off by so much
 WIDTH, LAYERS = 512, 4  # of the random policy
 COMMON = ["reward=vision_reasoner", "trainer.total_training_steps=2", "trainer.val_before_train=false"]
 COMMON += ["trainer.test_freq=-1", "trainer.save_freq=-1", "data.train_batch_size=2", "actor_rollout_ref.rollout.n=2"]
-REAL = ["model=qwen2_5_vl_3b", "data.frame=stretch(840)", "data.prompt=vision_reasoner", "data.max_prompt_length=1072"]
+REAL = ["model=qwen2_5_vl_3b", "data.frame=stretch(840)", "data.prompt=vision_reasoner", "data.max_prompt_length=1120"]
 REAL += ["data.max_response_length=32", "actor_rollout_ref.rollout.max_model_len=1400", "segzero.segmenter.path=null"]
 NO_KL = "actor_rollout_ref.actor.use_kl_loss=false"
 RUNS = {

@@ -23,9 +23,10 @@ FUSED_TOKENS = 512  # whose logits exist at once with fused kernels
 # Float32 copies of them: logits, softmax, one-hot, gradient and a product; the entropy's gradient takes two more.
 FUSED_COPIES, FUSED_ENTROPY_COPIES = 5, 2
 LAYER_COPIES = 16  # of a layer's hidden states, kept while it is computed
-LIGHT_BYTES = 0.6 * GIB  # a Ray process that imports torch and no model
-HEAVY_BYTES = {"cpu": 1 * GIB, "cuda": 3 * GIB}  # one that trains, writes or segments, and the controller
-RAY_BYTES = 1 * GIB  # Ray's own processes and what lies in its object store
+LIGHT_BYTES = 0.42 * GIB  # a Ray process that imports torch and holds no model; their libraries count once in all
+HEAVY_BYTES = 0.75 * GIB  # the controller, or one that imports vLLM or trains, beside what it works with
+CUDA_BYTES = 3 * GIB  # the same with CUDA's libraries and context (read)
+RAY_BYTES = 0.45 * GIB  # Ray's own processes and what lies in its object store
 CPU_CACHE_BYTES = 1 * GIB  # vLLM's keys and values: VLLM_CPU_KVCACHE_SPACE, as launch.py sets it
 PIXEL_BYTES = 4 * 1176 * 4  # a visual token: 2x2 patches, each 3 channels, 2 frames, 14x14, in float32
 PIXELS_KEPT = GIB  # engine.CACHE_BYTES
@@ -157,19 +158,27 @@ def memory_of(config: DictConfig, batch: Batch, shape: Shape) -> Memory:
 
 def host_parts(config: DictConfig, batch: Batch, shape: Shape) -> dict[str, float]:
     """Main memory of a node, by what takes it; the segmenter aside."""
-    a_node = batch.gpus / config.trainer.nnodes
-    device, rollout = config.trainer.device, config.actor_rollout_ref.rollout
-    replicas = a_node / max(1, rollout.tensor_model_parallel_size)
-    writers = replicas + (a_node if device == "cuda" else 0)  # a server each, and the processes that compute
-    storage = config.transfer_queue.backend.SimpleStorage.num_data_storage_units
-    heavy = a_node + writers + 1 + bool(config.segzero.segmenter.path)
+    a_node, device = batch.gpus / config.trainer.nnodes, config.trainer.device
     pixels = min(PIXELS_KEPT, images_seen(config) * config.data.max_prompt_length * PIXEL_BYTES)
     parts = {
-        "processes": HEAVY_BYTES[device] * heavy + LIGHT_BYTES * (1 + storage) + RAY_BYTES,
+        "processes": process_bytes(config, a_node),
         "pixels": pixels * (1 + references(config)) * a_node,
         "trajectories": trajectory_bytes(config) * batch.total,
     }
     return parts | (_on_cpu if device == "cpu" else _beside_gpus)(config, batch, shape)
+
+
+def process_bytes(config: DictConfig, a_node: float) -> float:
+    """The processes of a node with `a_node` trainers, before they hold a model: most of it is libraries."""
+    segmenter = bool(config.segzero.segmenter.path)
+    storage = config.transfer_queue.backend.SimpleStorage.num_data_storage_units
+    parallel = max(1, config.actor_rollout_ref.rollout.tensor_model_parallel_size)
+    light = LIGHT_BYTES * (1 + storage) + RAY_BYTES
+    if config.trainer.device == "cpu":
+        return light + HEAVY_BYTES * (1 + a_node + 2 * a_node + segmenter)  # of vLLM a server and an engine each
+    # Whoever computes has CUDA: trainers, vLLM's workers, the segmenter. One worker alone is the engine itself.
+    engines = a_node / parallel * (1 + (parallel > 1))
+    return light + HEAVY_BYTES * (1 + engines) + CUDA_BYTES * (2 * a_node + segmenter)
 
 
 def _on_cpu(config: DictConfig, batch: Batch, shape: Shape) -> dict[str, float]:
