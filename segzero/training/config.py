@@ -169,7 +169,7 @@ def dataclass_fields(name: str) -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def _dataclasses() -> dict[str, ast.ClassDef]:
-    files = (_engine_configs().parents[1] / "workers" / "config").glob("*.py")
+    files = (engine_package() / "workers" / "config").glob("*.py")
     trees = [ast.parse(file.read_text(encoding="utf-8")) for file in sorted(files)]
     return {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
 
@@ -199,12 +199,16 @@ def leaves(config: Any, prefix: str = "") -> list[str]:
     return found or [prefix]
 
 
-def _engine_configs() -> Path:
-    """verl's YAML files, found without importing verl, which takes seconds."""
+def engine_package() -> Path:
+    """verl's folder, found without importing verl, which takes seconds."""
     spec = importlib.util.find_spec("verl")
     if spec is None or not spec.submodule_search_locations:
         raise UserError("verl is not installed; install segzero[train], or segzero[train-cpu] without a GPU")
-    return Path(spec.submodule_search_locations[0]) / "trainer" / "config"
+    return Path(spec.submodule_search_locations[0])
+
+
+def _engine_configs() -> Path:
+    return engine_package() / "trainer" / "config"
 
 
 def _shipped(what: str) -> str:

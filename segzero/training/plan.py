@@ -15,6 +15,7 @@ from segzero.data.sample import from_parquet
 from segzero.errors import UserError, unknown_name
 from segzero.policy.checkpoint import read_checkpoint
 from segzero.prompts import get_prompt
+from segzero.training.algorithms import check_names
 from segzero.training.attention import describe_attention
 from segzero.training.hardware import check_hardware, missing_gpus
 
@@ -81,6 +82,8 @@ def check(config: DictConfig) -> Batch:
     batch = batch_of(config)
     _check_batch(batch)
     _check_lengths(config)
+    check_names(config)
+    _check_checkpoint(Path(str(config.actor_rollout_ref.model.path)).expanduser(), config.dry_run)
     check_hardware(config, batch.gpus)
     _check_reward(config)
     _check_own_history(config)
@@ -138,6 +141,37 @@ def _check_batch(batch: Batch) -> None:
             f"{batch.mini // batch.gpus} answers a GPU do not divide into micro-batches of {batch.micro}; "
             f"change actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"
         )
+
+
+def _check_checkpoint(folder: Path, dry_run: bool) -> None:
+    """Look for what a training reads of a checkpoint's folder; a hub's names are looked up when they are fetched."""
+    if not folder.is_dir():
+        return
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer_config.json")):
+        raise UserError(f"{folder} holds no tokenizer; save the policy's processor there: processor.save_pretrained")
+    names = _tensors(folder)
+    if not names and not dry_run and not any(folder.glob("*.bin")):
+        raise UserError(f"{folder} holds no weights (model.safetensors); is its download complete?")
+    if names and not any("visual" in name.split(".") for name in names):
+        raise UserError(
+            f"{folder} holds no vision tower: none of its {len(names)} tensors is called visual; take a whole Qwen-VL "
+            f"checkpoint"
+        )
+
+
+def _tensors(folder: Path) -> list[str]:
+    """Names of a checkpoint's tensors, from the headers of its files."""
+    from safetensors import SafetensorError, safe_open
+
+    names: list[str] = []
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as content:
+                names += content.keys()
+        except (SafetensorError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{file} can't be read: {reason}; is its download complete?") from None
+    return names
 
 
 def _check_lengths(config: DictConfig) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from ray.exceptions import RayTaskError
+from safetensors.torch import load_file, save_file
 
 from segzero import cli, tiny
 from segzero.data.sample import to_parquet
@@ -39,7 +41,23 @@ def shared(tmp_path_factory, one_object):
     to_parquet([with_rle(s, wrong) for s in one_object], folder / "masks.parquet")
     to_parquet([with_rle(s, None) for s in one_object], folder / "no_masks.parquet")
     to_parquet([replace(s, objects=s.objects * 2) for s in one_object], folder / "two.parquet")
+    write_policies(folder)
     return folder
+
+
+def write_policies(folder: Path) -> None:
+    """Folders of the shipped policy, each with something wrong."""
+    whole = load_file(tiny.policy_path() / "model.safetensors")
+    for name in ("no_tokenizer", "text_alone", "blind", "cut", "no_weights"):
+        shutil.copytree(tiny.policy_path(), folder / name)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / "no_tokenizer" / file).unlink()
+    (folder / "text_alone" / "config.json").write_text('{"model_type": "qwen2"}')
+    seeing = {name for name in whole if "visual" in name}
+    save_file({k: v for k, v in whole.items() if k not in seeing}, folder / "blind" / "model.safetensors")
+    weights = folder / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
+    (folder / "no_weights" / "model.safetensors").unlink()
 
 
 def with_rle(sample, rle):
@@ -92,6 +110,23 @@ def segzero_train(shared, tmp_path, monkeypatch, capsys):
         ("trainer.n_gpus_per_node=2", "set it to 2"),
         ("actor_rollout_ref.rollout.tensor_model_parallel_size=2", "do not divide into replicas"),
         ("trainer.device=tpu", "choose cuda or cpu"),
+        ("actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes=0", "or to null"),
+        ("ray_kwargs.ray_init.num_cpus=2", "set ray_kwargs.ray_init.num_cpus=5"),
+        ("segzero.segmenter.num_gpus=1", "a trainer leaves 0.67 of its GPU"),
+        # the policy's folder
+        ("actor_rollout_ref.model.path=no_tokenizer", "holds no tokenizer; save the policy's processor there"),
+        ("actor_rollout_ref.model.path=text_alone", "holds a 'qwen2' model; a policy is one of"),
+        ("actor_rollout_ref.model.path=blind", "holds no vision tower"),
+        ("actor_rollout_ref.model.path=cut", "is its download complete?"),
+        ("actor_rollout_ref.model.path=no_weights", "holds no weights (model.safetensors)"),
+        # algorithms
+        ("algorithm.adv_estimator=grop", "unknown adv_estimator 'grop'; did you mean 'grpo'?"),
+        ("algorithm.adv_estimator=gae", "needs a critic, which this trainer does not have"),
+        ("actor_rollout_ref.actor.policy_loss.loss_mode=gspoo", "did you mean 'gspo'?"),
+        ("actor_rollout_ref.actor.strategy=megatron", "known: fsdp, fsdp2"),
+        ("actor_rollout_ref.rollout.name=sglang", "known: vllm"),
+        ("+actor_rollout_ref.model.override_config.attn_implementation=flash", "choose flash_attention_2, sdpa"),
+        ("+actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2", "needs a GPU, and trainer"),
         # names
         ("reward.name=mask2", "did you mean 'mask'"),
         ("reward=custom", "name your function"),
