@@ -4,16 +4,19 @@ Every figure is the most that is held at once, with the longest prompts and answ
 the sum on a CPU with what runs take; constants marked `read` are read off the libraries' sources instead.
 """
 
+import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import ceil
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from rewards import DRAWN
+from segzero.data.sample import parquet_files
 from segzero.errors import UserError
-from segzero.training.plan import Batch, needs_reference
+from segzero.training.plan import Batch, data_files, needs_reference
 
 GIB = 2**30
 # One token and word of the vocabulary where logits exist for a whole pass: the logits, a softmax for the entropy, the
@@ -28,12 +31,12 @@ HEAVY_BYTES = 0.75 * GIB  # the controller, or one that imports vLLM or trains, 
 CUDA_BYTES = 3 * GIB  # the same with CUDA's libraries and context (read)
 RAY_BYTES = 0.45 * GIB  # Ray's own processes and what lies in its object store
 CPU_CACHE_BYTES = 1 * GIB  # vLLM's keys and values: VLLM_CPU_KVCACHE_SPACE, as launch.py sets it
-PIXEL_BYTES = 4 * 1176 * 4  # a visual token: 2x2 patches, each 3 channels, 2 frames, 14x14, in float32
+WORD_BYTES = 2000  # a word of the vocabulary in a tokenizer
+PIXEL_BYTES = 3 * 2 * 4  # a pixel as the vision tower takes it: colours, and twice, as two frames of a film, in float32
 PIXELS_KEPT = GIB  # engine.CACHE_BYTES
 SEGMENTER_BYTES = 2.9 * GIB  # SAM2 large in float32, its activations and CUDA context (read)
 SEGMENTER_FILE = 0.9e9  # its weights
 CONTEXT_BYTES = 0.6e9  # the trainer's CUDA context (read)
-EMBEDDED_BYTES = 16.8e6  # an image that SAM2 has encoded at 1024 pixels
 ENGINE_BYTES = 1e9  # vLLM's activations and graphs (read)
 ASLEEP_BYTES = 2.5e9  # what vLLM keeps on the card while it sleeps: context, graphs (read)
 
@@ -159,9 +162,10 @@ def memory_of(config: DictConfig, batch: Batch, shape: Shape) -> Memory:
 def host_parts(config: DictConfig, batch: Batch, shape: Shape) -> dict[str, float]:
     """Main memory of a node, by what takes it; the segmenter aside."""
     a_node, device = batch.gpus / config.trainer.nnodes, config.trainer.device
-    pixels = min(PIXELS_KEPT, images_seen(config) * config.data.max_prompt_length * PIXEL_BYTES)
+    pixels = min(PIXELS_KEPT, images_seen(config) * largest_image(config) * PIXEL_BYTES)
     parts = {
         "processes": process_bytes(config, a_node),
+        "tokenizers": tokenizers_in(config, a_node) * shape.vocabulary * WORD_BYTES,
         "pixels": pixels * (1 + references(config)) * a_node,
         "trajectories": trajectory_bytes(config) * batch.total,
     }
@@ -179,6 +183,11 @@ def process_bytes(config: DictConfig, a_node: float) -> float:
     # Whoever computes has CUDA: trainers, vLLM's workers, the segmenter. One worker alone is the engine itself.
     engines = a_node / parallel * (1 + (parallel > 1))
     return light + HEAVY_BYTES * (1 + engines) + CUDA_BYTES * (2 * a_node + segmenter)
+
+
+def tokenizers_in(config: DictConfig, a_node: float) -> float:
+    """Tokenizers of a node: the controller's, a trainer's, an engine's, and its server's for verl and for vLLM."""
+    return 1 + a_node + 3 * a_node / max(1, config.actor_rollout_ref.rollout.tensor_model_parallel_size)
 
 
 def _on_cpu(config: DictConfig, batch: Batch, shape: Shape) -> dict[str, float]:
@@ -281,9 +290,16 @@ def trajectory_bytes(config: DictConfig) -> int:
 
 
 def images_seen(config: DictConfig) -> float:
-    """Training images of the whole run at most, where the configuration bounds them."""
-    steps = config.trainer.total_training_steps
-    return steps * config.data.train_batch_size if steps else float("inf")
+    """Training images of the whole run at most."""
+    steps = config.trainer.total_training_steps or float("inf")
+    return min(steps * config.data.train_batch_size, _samples(config, "train"))
+
+
+def largest_image(config: DictConfig) -> float:
+    """Pixels of the largest image that the policy sees, as `launch` has bounded it for vLLM, or a prompt can hold."""
+    bound = OmegaConf.select(config, "actor_rollout_ref.rollout.engine_kwargs.vllm.mm_processor_kwargs.size")
+    held = config.data.max_prompt_length * 28 * 28  # a visual token's pixels
+    return min(held, bound.longest_edge) if bound and bound.get("longest_edge") else held
 
 
 def segmenter_bytes(config: DictConfig) -> float:
@@ -292,11 +308,39 @@ def segmenter_bytes(config: DictConfig) -> float:
     if not settings.path:
         return 0.0
     files = list(Path(settings.path).glob("*.safetensors"))
-    size = sum(file.stat().st_size for file in files)
-    own = SEGMENTER_BYTES * (min(1.0, size / SEGMENTER_FILE) if files else 1.0)
-    drawn = config.reward.name in DRAWN or config.trainer.val_before_train or config.trainer.test_freq > 0
-    images = float("inf") if drawn else 0
-    return own + min(settings.cache_gb * GIB, images * EMBEDDED_BYTES)
+    size = sum(file.stat().st_size for file in files) if files else SEGMENTER_FILE
+    validated = config.trainer.val_before_train or config.trainer.test_freq > 0
+    images = images_seen(config) if config.reward.name in DRAWN else 0
+    images += _samples(config, "val") if validated else 0
+    return SEGMENTER_BYTES * min(1.0, size / SEGMENTER_FILE) + min(
+        settings.cache_gb * GIB, images * embedded_bytes(Path(settings.path))
+    )
+
+
+def embedded_bytes(segmenter: Path) -> int:
+    """One encoded image of SAM2: three levels, the finer with fewer channels; SAM2 at 1024 pixels if it is not here.
+
+    >>> embedded_bytes(Path("facebook/sam2.1-hiera-large"))
+    16777216
+    """
+    sides, channels = [256, 128, 64], 256
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads((segmenter / "config.json").read_bytes())
+        sides = [int(side) for side, _ in known["vision_config"]["backbone_feature_sizes"]]
+        channels = int(known["mask_decoder_config"]["hidden_size"])
+    return sum(4 * side**2 * channels // share for side, share in zip(sides, (8, 4, 1), strict=False))
+
+
+def _samples(config: DictConfig, split: str) -> float:
+    """Samples of a split; without bound where the files are not here."""
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_metadata
+
+    try:
+        files = [file for found in data_files(config, split) for file in parquet_files(found)]
+        return sum(read_metadata(file).num_rows for file in files)
+    except (UserError, OSError, ArrowException):
+        return float("inf")
 
 
 def pinned(tensors: Tensors, ranks: int, width: int) -> float:
