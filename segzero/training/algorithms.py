@@ -18,6 +18,7 @@ UNSUPPORTED = {
 }
 KL = ("kl", "k1", "abs", "mse", "k2", "low_var_kl", "k3")
 STRATEGIES = ("fsdp", "fsdp2")
+SCHEDULES = ("constant", "cosine")
 
 
 def check_names(config: DictConfig) -> None:
@@ -34,6 +35,7 @@ def check_names(config: DictConfig) -> None:
         "actor_rollout_ref.actor.policy_loss.loss_mode": registered("register_policy_loss"),
         "actor_rollout_ref.actor.kl_loss_type": [name + plus for name in KL for plus in ("", "+")],
         "actor_rollout_ref.actor.strategy": STRATEGIES,
+        "actor_rollout_ref.actor.optim.lr_scheduler_type": SCHEDULES,
         "actor_rollout_ref.rollout.name": ["vllm"],
     }
     for key, names in choices.items():

@@ -29,16 +29,41 @@ WITHOUT_EFFECT = {
     "actor_rollout_ref.rollout.trace.": "segzero.record",
     "actor_rollout_ref.rollout.ignore_eos": "nothing; an answer ends where the policy ends it",
     "actor_rollout_ref.rollout.do_sample": "actor_rollout_ref.rollout.temperature",
+    "algorithm.lam": "nothing; it belongs to gae, which needs a critic",
+    "algorithm.pf_ppo.": "actor_rollout_ref.actor.policy_loss.loss_mode",
+    "algorithm.use_pf_ppo": "actor_rollout_ref.actor.policy_loss.loss_mode",
+    "critic.": "nothing; this trainer has no critic",
+    "distillation.": "nothing; this trainer has no teacher",
     "algorithm.filter_groups.": "nothing yet; reward/flat_groups in the log says how many groups teach nothing",
     "data.apply_chat_template_kwargs": "data.prompt",
     "data.function_tool_path": "nothing; the policy calls no tools",
+    "data.audio_key": "nothing; a sample is an image and a question",
+    "data.filter_overlong_prompts_workers": "nothing; prompts are encoded where they are read",
+    "data.image_patch_size": "nothing; the checkpoint's processor has its own",
     "data.mm_processor_kwargs": "data.frame",
+    "data.return_full_prompt": "segzero.record",
+    "data.return_multi_modal_inputs": "nothing; images travel as paths",
+    "data.return_raw_chat": "segzero.record",
+    "data.return_raw_input_ids": "segzero.record",
+    "data.reward_fn_key": "reward.name",
+    "data.tokenizer": "data.checkpoint",
     "data.tool_config_path": "nothing; the policy calls no tools",
     "data.truncation": "data.max_prompt_length; longer prompts are left out and counted, never cut",
     "trainer.balance_batch": "nothing; whole groups are spread over the GPUs by length",
+    "data.val_batch_size": "nothing; validation keeps every replica busy by itself",
+    "data.validation_shuffle": "nothing; validation takes the samples in their order",
+    "data.video_key": "nothing; a sample is an image and a question",
     "trainer.default_hdfs_dir": "trainer.default_local_dir",
+    "trainer.esi_redundant_time": "trainer.save_freq",
+    "trainer.max_critic_ckpt_to_keep": "nothing; this trainer has no critic",
+    "trainer.ray_wait_register_center_timeout": "nothing; nothing waits for that",
     "trainer.use_v1": "nothing; there is one trainer",
     "trainer.v1.sampler.sync_refill_failed_groups": "nothing; groups that fail end the run",
+    "trainer.v1.colocate_async.": "nothing; only trainer.v1.trainer_mode=sync is supported",
+    "trainer.v1.separate_async.": "nothing; only trainer.v1.trainer_mode=sync is supported",
+    "trainer.v1.sampler.custom_sampler.": "nothing; the trainer brings its own sampler",
+    "trainer.v1.sampler.max_off_policy_strategy": "nothing; a synchronous run is on-policy",
+    "trainer.v1.sampler.max_off_policy_threshold": "nothing; a synchronous run is on-policy",
     "trainer.v1.sampler.sampler_kwargs": "nothing; the trainer brings its own sampler",
     "actor_rollout_ref.actor.use_prefix_grouper": "nothing; the prefix is shared in vLLM's cache already",
     "actor_rollout_ref.model.tiled_mlp.enabled": "actor_rollout_ref.model.enable_gradient_checkpointing",
@@ -51,15 +76,16 @@ WITHOUT_EFFECT = {
     "data.filter_overlong_prompts": "data.max_prompt_length; longer prompts are always left out and counted",
     "data.prompt_key": "data.prompt",
     "data.image_key": "nothing; the columns are those of segzero.data.sample",
-    "reward.custom_reward_function.path": "reward.name=your_module.your_function",
-    "reward.reward_manager.name": "reward.name",
+    "reward.custom_reward_function.": "reward.name=your_module.your_function",
+    "reward.reward_manager.": "reward.name",
+    "reward.reward_model.": "reward.name",
+    "reward.sandbox_fusion.": "reward.name",
     "trainer.resume_mode": "segzero.resume",
     "trainer.resume_from_path": "segzero.resume",
     "trainer.max_actor_ckpt_to_keep": "segzero.keep_last",
     "trainer.rollout_data_dir": "segzero.record",
     "trainer.validation_data_dir": "segzero.record",
     "trainer.log_val_generations": "segzero.record",
-    "trainer.v1.sampler.custom_sampler.path": "nothing; the trainer brings its own",
 }
 
 # hydra would call a function of that name; to us it is a value: data.frame=stretch(840).
@@ -169,8 +195,9 @@ def dataclass_fields(name: str) -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def _dataclasses() -> dict[str, ast.ClassDef]:
-    files = (engine_package() / "workers" / "config").glob("*.py")
-    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in sorted(files)]
+    folders = (engine_package() / "trainer" / "config", engine_package() / "workers" / "config")
+    files = [file for folder in folders for file in sorted(folder.glob("*.py"))]
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
     return {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
 
 

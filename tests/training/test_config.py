@@ -30,6 +30,8 @@ def test_keys_that_only_verls_classes_name_are_taken():
     )
     assert config.actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype == "fp16"
     assert list(config.actor_rollout_ref.model.target_parameters) == ["a"]
+    key = "actor_rollout_ref.actor.checkpoint.save_lora_only"
+    assert compose("train", [f"{key}=true"]).actor_rollout_ref.actor.checkpoint.save_lora_only is True
 
 
 def test_values_of_other_kinds_than_the_default_where_they_make_sense():
@@ -59,6 +61,10 @@ def test_values_of_other_kinds_than_the_default_where_they_make_sense():
         ("actor_rollout_ref.rollout.multi_turn.enable=true", "no effect; use data=dialogues"),
         ("actor_rollout_ref.rollout.agent.default_agent_loop=x", "no effect; use nothing; segzero.training.rollouts"),
         ("actor_rollout_ref.model.lora.rank=8", "no effect; use actor_rollout_ref.model.lora_rank"),
+        ("critic.enable=true", "no effect; use nothing; this trainer has no critic"),
+        ("distillation.enabled=true", "no effect; use nothing; this trainer has no teacher"),
+        ("reward.reward_model.enable=true", "no effect; use reward.name"),
+        ("trainer.v1.separate_async.parameter_sync_step=2", "only trainer.v1.trainer_mode=sync is supported"),
         ("+actor_rollout_ref.actor.fsdp_config.mixed=2", "nothing reads the key"),
         ("+trainer.speed=2", "nothing reads the key 'trainer.speed'"),
         ("~trainer.logger", "can't be taken away; set it to null"),
