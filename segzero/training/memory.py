@@ -223,8 +223,8 @@ def _beside_gpus(config: DictConfig, batch: Batch, shape: Shape) -> dict[str, fl
     # A tied model is loaded whole by every rank, another by the first alone; nothing else is there yet.
     loading = shape.parameters * width * (batch.gpus / nodes if shape.tied else 1)
     return {
-        "offloaded, pinned": offloaded / nodes,
-        "reference, pinned": reference * references(config) / nodes,
+        "pinned offload": offloaded / nodes,
+        "pinned reference": reference * references(config) / nodes,
         "vLLM asleep": asleep / nodes,
         "loading": max(0.0, loading - held),
     }

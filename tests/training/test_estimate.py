@@ -97,18 +97,18 @@ def test_a_node_holds_what_its_gpus_do_not(estimated):
     _, _, shape, resident = estimated("qwen2_5_vl_7b", "gpu4")
     offloading = [f"actor_rollout_ref.actor.fsdp_config.{part}_offload=true" for part in ("param", "optimizer")]
     offloaded = estimated("qwen2_5_vl_7b", "gpu4", *offloading)[-1]
-    assert resident.parts["offloaded, pinned"] == 0
-    assert offloaded.parts["offloaded, pinned"] == 3 * memory.pinned((*shape.language, *shape.sight), 4, 4)
-    assert resident.parts["reference, pinned"] == offloaded.parts["reference, pinned"] > 2 * shape.parameters
+    assert resident.parts["pinned offload"] == 0
+    assert offloaded.parts["pinned offload"] == 3 * memory.pinned((*shape.language, *shape.sight), 4, 4)
+    assert resident.parts["pinned reference"] == offloaded.parts["pinned reference"] > 2 * shape.parameters
     assert offloaded.resting == 0 and resident.resting == 12 * shape.parameters / 4
     assert offloaded.updating == resident.updating
 
 
 def test_a_tied_model_is_loaded_by_every_rank(estimated):
     _, _, shape, tied = estimated("qwen2_5_vl_3b", "gpu4")
-    assert tied.parts["loading"] + tied.parts["reference, pinned"] == 4 * 4 * shape.parameters
+    assert tied.parts["loading"] + tied.parts["pinned reference"] == 4 * 4 * shape.parameters
     _, _, shape, untied = estimated("qwen2_5_vl_7b", "gpu4")
-    assert untied.parts["loading"] + untied.parts["reference, pinned"] == 4 * shape.parameters
+    assert untied.parts["loading"] + untied.parts["pinned reference"] == 4 * shape.parameters
 
 
 def test_adapters_and_their_optimizer_are_float32_and_vllm_sleeps_on_the_host(estimated):
@@ -117,7 +117,7 @@ def test_adapters_and_their_optimizer_are_float32_and_vllm_sleeps_on_the_host(es
     assert found.checkpoint == 2 * shape.parameters + 12 * adapters
     assert found.resting == 8 * adapters  # the weights are offloaded
     assert found.parts["vLLM asleep"] == memory.pinned((*shape.language, *shape.sight), 1, 2)
-    assert found.parts["reference, pinned"] == 0
+    assert found.parts["pinned reference"] == 0
 
 
 def test_time_of_writing_follows_the_expected_answer(estimated):
