@@ -19,15 +19,19 @@ setup:
 install:
 	@case "$(ACCELERATOR)" in cpu|cuda) ;; *) echo "ACCELERATOR=$(ACCELERATOR): use cpu or cuda" >&2; exit 2;; esac
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "SegZero's pins are for Python 3.11: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
-	@if [ "$(ACCELERATOR)" = cuda ]; then driver=$$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -1); \
-	if [ "$${driver%%.*}" -lt 580 ] 2>/dev/null; then \
-	echo "NVIDIA driver $$driver is older than 580, which CUDA 13 needs: PyTorch will see no GPU until it is updated" >&2; fi; fi
+	@$(MAKE) --no-print-directory driver
 	@echo "setting up .venv for $(ACCELERATOR) (a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@test -x $(UV) || $(BIN)/python -m pip install --quiet uv==0.13.8
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode -r requirements/$(ACCELERATOR).txt -r requirements/dev.txt
 	@SAM2_BUILD_CUDA=0 $(UV) pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps -r requirements/sam2.txt
 	@$(UV) pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps -e .
+
+.PHONY: driver
+driver:
+	@if [ "$(ACCELERATOR)" = cuda ]; then driver=$$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -1); \
+	if [ "$${driver%%.*}" -lt 580 ] 2>/dev/null; then \
+	echo "NVIDIA driver $$driver is older than 580, which CUDA 13 needs: PyTorch will see no GPU until it is updated" >&2; fi; fi
 
 demo: setup
 	@rm -rf demo

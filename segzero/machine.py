@@ -34,16 +34,18 @@ class Machine:
     memory: int
     shared: int | None  # /dev/shm; None where there is none
     gpus: tuple[Gpu, ...] = ()
+    disk: int | None = None  # free where a run would be written; None: not looked at
 
 
-def this_machine() -> Machine:
-    """Ask the system; the container's limit of memory counts where it has one."""
-    shm = Path("/dev/shm")
+def this_machine(run: Path | None = None) -> Machine:
+    """Ask the system; the container's limit of memory counts where it has one. `run` need not exist yet."""
+    shm, run = Path("/dev/shm"), (run or Path.cwd()).absolute()
     return Machine(
         cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory=min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), _container_memory()),
         shared=shutil.disk_usage(shm).total if shm.is_dir() else None,
         gpus=list_gpus(),
+        disk=shutil.disk_usage(next(folder for folder in (run, *run.parents) if folder.exists())).free,
     )
 
 

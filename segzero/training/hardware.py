@@ -5,6 +5,7 @@ a remark.
 """
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
@@ -34,7 +35,7 @@ def check_hardware(config: DictConfig, gpus: int, machine: Machine | None = None
     if missing and not config.dry_run:  # a plan may be made on another machine
         raise UserError(f"{missing}; choose hardware=cpu, gpu1, gpu4 ... or set it")
     _check_cpus(config, machine, elsewhere=missing is not None)
-    if not missing:
+    if not (missing or (config.dry_run and config.trainer.nnodes > 1)):
         _check_shared_memory(config, machine)
 
 
@@ -49,7 +50,11 @@ def missing_gpus(config: DictConfig, machine: Machine | None = None) -> str | No
 
 def check_room(config: DictConfig, memory: "Memory", machine: Machine | None = None) -> list[str]:
     """Compare the estimate with the machine's memory: refuse what can't fit here, remark what is tight."""
-    machine = machine or this_machine()
+    machine = machine or this_machine(Path(config.trainer.default_local_dir))
+    return [*_check_memory(config, memory, machine), *_check_disk(config, memory, machine)]
+
+
+def _check_memory(config: DictConfig, memory: "Memory", machine: Machine) -> list[str]:
     if config.trainer.nnodes > 1 or memory.host <= 0.9 * machine.memory:
         return []
     there = machine.memory / GIB
@@ -64,6 +69,19 @@ def check_room(config: DictConfig, memory: "Memory", machine: Machine | None = N
         f"{said}; {less}lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu or segzero.segmenter.cache_gb, take a "
         f"smaller model, or LoRA (actor_rollout_ref.model.lora_rank)"
     )
+
+
+def _check_disk(config: DictConfig, memory: "Memory", machine: Machine) -> list[str]:
+    """Remark on a disk that checkpoints would fill; what is full today may be emptied before the run gets there."""
+    if config.trainer.save_freq <= 0 or machine.disk is None or missing_gpus(config, machine):
+        return []
+    there = 2 + config.segzero.keep_last  # the newest, the best, and the one being written
+    if memory.checkpoint * there <= machine.disk:
+        return []
+    return [
+        f"remark   {there} checkpoints of {memory.checkpoint / GIB:.1f} GiB will be there at once, and "
+        f"{machine.disk / GIB:.1f} GiB are free; make room, lower segzero.keep_last or set trainer.default_local_dir"
+    ]
 
 
 def _check_replicas(config: DictConfig, gpus: int) -> None:

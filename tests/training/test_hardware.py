@@ -1,18 +1,22 @@
 """Machines of every kind, and what is said of a run that would start there."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from segzero import machine
+from segzero import doctor, machine
 from segzero.errors import UserError
 from segzero.machine import Gpu, Machine
 from segzero.training import estimate, hardware, plan
+from segzero.training.attention import try_attention
 from segzero.training.config import compose
 from segzero.training.launch import settle
 
 LAPTOP = Machine(cpus=8, memory=16 << 30, shared=8 << 30)
+REPOSITORY = Path(__file__).parents[2]
+NEW = Gpu("NVIDIA H100 80GB HBM3", "580.65.06", 9.0)
 OLD = Gpu("NVIDIA A100-SXM4-80GB", "550.54.15", 8.0)
 SPLIT = "actor_rollout_ref.rollout.tensor_model_parallel_size=1"
 
@@ -87,6 +91,48 @@ def test_memory_that_does_not_suffice():
     assert remark.endswith("close what else uses it")
     with pytest.raises(UserError, match=r"GiB of memory, and the machine has .*; lower actor_rollout_ref"):
         hardware.check_room(config, memory, Machine(8, int(0.9 * memory.host), None))
+
+
+def test_a_disk_that_checkpoints_would_fill_is_a_remark():
+    config = settle(compose("train", []))
+    memory = estimate.memory_of(config, plan.batch_of(config), estimate.shape_of(config.actor_rollout_ref.model.path))
+    room = int(4 * memory.checkpoint)  # the two newest, the best, and one being written
+    assert hardware.check_room(config, memory, Machine(8, 64 << 30, None, disk=room + 1)) == []
+    [remark] = hardware.check_room(config, memory, Machine(8, 64 << 30, None, disk=room - 1))
+    assert remark.startswith("remark   4 checkpoints of ") and "lower segzero.keep_last" in remark
+
+
+def test_a_plan_for_several_nodes_does_not_need_this_machine():
+    config = settle(compose("train", ["hardware=multinode", "dry_run=true"]))
+    hardware.check_hardware(config, plan.batch_of(config).gpus, Machine(2, 1 << 30, 64 << 20))
+
+
+def test_doctor_judges_the_driver_and_shared_memory():
+    old = dict(doctor.training(Machine(64, 512 << 30, 64 << 20, gpus=(OLD,) * 2), cuda="13.0"))
+    assert old["GPUs"] == "NVIDIA driver 550.54.15 is older than 580, which CUDA 13 needs; update the driver"
+    assert "--ipc=host" in old["shared memory"]
+    new = dict(doctor.training(Machine(64, 512 << 30, 64 << 30, gpus=(NEW,) * 2), cuda="13.0"))
+    assert new["GPUs"] == "2 usable" and "shared memory" not in new
+    assert dict(doctor.training(LAPTOP, cuda="13.0"))["GPUs"] == "none"
+
+
+@pytest.mark.skipif(machine.has_flash(), reason="flash-attn is installed, so its attention works")
+def test_an_attention_that_is_not_installed_is_one_line():
+    with pytest.raises(UserError, match="attn_implementation=flash_attention_2 does not work here: ") as caught:
+        try_attention(implementation="flash_attention_2")
+    assert "\n" not in str(caught.value)
+    try_attention(implementation="sdpa")
+
+
+@pytest.mark.parametrize(("driver", "said"), [("550.54.15", "driver 550.54.15 is older than 580"), ("580.65.06", "")])
+def test_make_says_that_the_driver_is_too_old(tmp_path, driver, said):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\necho {driver}\n")
+    program.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    command = ["make", "-s", "driver", "ACCELERATOR=cuda"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
+    assert said in done.stderr and bool(done.stderr) == bool(said)
 
 
 def test_a_plan_for_another_machine_is_not_refused():
