@@ -1,6 +1,7 @@
 """A run whose nodes do not share its folder ends before it has trained anything."""
 
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -35,25 +36,38 @@ def test_another_runs_file_of_that_name_is_not_taken_for_it(tmp_path):
 
 
 @pytest.fixture
-def two_nodes(tmp_path):
+def two_nodes(tmp_path, monkeypatch):
     """Ray on two nodes of one machine; the second has a disk of its own where the run's folder would be."""
     ray, space = str(Path(sys.executable).with_name("ray")), ["unshare", "--map-root-user", "--mount"]
     if not shutil.which("unshare") or subprocess.run([*space, "true"], capture_output=True).returncode:
         pytest.skip("needs a mount namespace of its own")
-    run, port = tmp_path / "run", 26379
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # whether or not this machine has a token of Ray's
+    run = tmp_path / "run"
     run.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
     join = [ray, "start", "--num-cpus=8", "--num-gpus=1", "--object-store-memory=300000000", "--block"]
-    head = [*join, "--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={tmp_path / 'ray'}"]
-    other = f'mount -t tmpfs none "{run}" && exec "$0" "$@" --address=127.0.0.1:{port}'
-    commands = [head, [*space, "bash", "-c", other, *join]]
+    head = [*join, "--head", f"--port={address.split(':')[1]}", "--include-dashboard=false"]
+    other = f'mount -t tmpfs none "{run}" && exec "$0" "$@" --address={address}'
     nodes = []
-    for command in commands:
-        nodes.append(subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL))
-        time.sleep(8)
-    yield run, f"127.0.0.1:{port}"
-    for node in reversed(nodes):
-        kill(node)
-        node.wait()
+    try:
+        for command, there in ((head, "/1.0 GPU"), ([*space, "bash", "-c", other, *join], "/2.0 GPU")):
+            nodes.append(subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL))
+            end = time.monotonic() + 90
+            while there not in (told := status(ray, address)):
+                assert time.monotonic() < end and nodes[-1].poll() is None, told
+                time.sleep(1)
+        yield run, address
+    finally:
+        for node in reversed(nodes):
+            kill(node)
+            node.wait()
+
+
+def status(ray: str, address: str) -> str:
+    asked = [ray, "status", f"--address={address}"]
+    return subprocess.run(asked, capture_output=True, text=True, timeout=60).stdout
 
 
 @pytest.mark.training
