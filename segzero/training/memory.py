@@ -200,7 +200,7 @@ def _on_cpu(config: DictConfig, batch: Batch, shape: Shape) -> dict[str, float]:
         "training state": weights + 8 * trained,
         "reference": shape.parameters * bytes_of(reference) * references(config),
         "vLLM": batch.gpus * (shape.parameters * 4 + CPU_CACHE_BYTES),
-        # Both passing; weights travel when gradients and activations are gone.
+        # Weights travel to vLLM, by way of the bucket, when gradients and activations are gone.
         "update": max(working, batch.gpus * transfer),
     }
 
@@ -234,22 +234,15 @@ def working_bytes(config: DictConfig, batch: Batch, shape: Shape) -> float:
     """What one process holds while it updates, beside its share of weights, gradients and optimizer."""
     actor, model = config.actor_rollout_ref.actor, config.actor_rollout_ref.model
     width = 2 if config.trainer.device == "cuda" else 4  # it computes in bfloat16, and on a CPU in float32
-    longest = config.data.max_prompt_length + config.data.max_response_length
-    rows = batch.mini // batch.gpus
-    if batch.micro:
-        rows = batch.micro
-    elif batch.max_tokens:
-        rows = min(rows, max(1, batch.max_tokens // longest))
-    tokens = rows * longest
-    kept = (shape.layers + LAYER_COPIES) if model.enable_gradient_checkpointing else LAYER_COPIES * shape.layers
-    activations = tokens * shape.hidden * kept * width
+    prompt, longest = config.data.max_prompt_length, config.data.max_prompt_length + config.data.max_response_length
+    tokens = (batch.micro or batch.mini // batch.gpus) * longest
+    if batch.max_tokens:
+        tokens = min(tokens, max(batch.max_tokens, longest))
+    whole = not model.enable_gradient_checkpointing
+    activations = tokens * shape.hidden * layer_copies(shape.layers, whole) * width
     if not actor.freeze_vision_tower:
-        seen = (
-            (shape.sight_layers + LAYER_COPIES)
-            if model.enable_gradient_checkpointing
-            else (LAYER_COPIES * shape.sight_layers)
-        )
-        activations += rows * config.data.max_prompt_length * 4 * shape.sight_hidden * seen * width
+        patches = 4 * tokens * prompt / longest  # of a visual token; each row has an image of its own at most
+        activations += patches * shape.sight_hidden * layer_copies(shape.sight_layers, whole) * width
     head_trained = not model.lora_rank
     table = shape.vocabulary * shape.hidden
     if model.use_fused_kernels:
@@ -262,6 +255,11 @@ def working_bytes(config: DictConfig, batch: Batch, shape: Shape) -> float:
     gathered = table * width * (1 if shape.tied else 2)
     reduced = shape.largest * (width + 4) if head_trained else 0
     return activations + max(logits, reduced) + gathered
+
+
+def layer_copies(layers: int, whole: bool) -> int:
+    """Copies of the hidden states kept for the way back: all, or one a layer and all of the layer at work."""
+    return LAYER_COPIES * layers if whole else layers + LAYER_COPIES
 
 
 def trained_by(config: DictConfig, shape: Shape) -> int:

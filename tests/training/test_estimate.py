@@ -72,9 +72,8 @@ def test_logits_of_a_whole_pass_are_counted_only_without_fused_kernels(estimated
     short = ["data.max_prompt_length=1024", "data.max_response_length=976"]
     config, batch, shape, fused = estimated("qwen2_5_vl_3b", hardware, *short)
     more = estimated("qwen2_5_vl_3b", hardware, *short, "actor_rollout_ref.model.use_fused_kernels=false")[-1]
-    rows = batch.max_tokens // 2000
     width = {"cuda": 2, "cpu": 4}[config.trainer.device]
-    logits = rows * 2000 * shape.vocabulary * {2: 10, 4: 24}[width]
+    logits = batch.max_tokens * shape.vocabulary * {2: 10, 4: 24}[width]
     blocks = 512 * shape.vocabulary * 4 * 7 + 2 * shape.vocabulary * shape.hidden * width
     where = "updating" if hardware == "gpu4" else "host"
     assert getattr(more, where) - getattr(fused, where) == pytest.approx(logits - blocks, rel=0.01)
