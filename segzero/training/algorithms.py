@@ -19,6 +19,7 @@ UNSUPPORTED = {
 KL = ("kl", "k1", "abs", "mse", "k2", "low_var_kl", "k3")
 STRATEGIES = ("fsdp", "fsdp2")
 SCHEDULES = ("constant", "cosine")
+AGGREGATIONS = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
 
 
 def check_names(config: DictConfig) -> None:
@@ -33,7 +34,9 @@ def check_names(config: DictConfig) -> None:
     choices = {
         "algorithm.adv_estimator": [name for name in known if name not in UNSUPPORTED],
         "actor_rollout_ref.actor.policy_loss.loss_mode": registered("register_policy_loss"),
+        "algorithm.kl_penalty": [name + plus for name in KL for plus in ("", "+")],
         "actor_rollout_ref.actor.kl_loss_type": [name + plus for name in KL for plus in ("", "+")],
+        "actor_rollout_ref.actor.loss_agg_mode": AGGREGATIONS,
         "actor_rollout_ref.actor.strategy": STRATEGIES,
         "actor_rollout_ref.actor.optim.lr_scheduler_type": SCHEDULES,
         "actor_rollout_ref.rollout.name": ["vllm"],

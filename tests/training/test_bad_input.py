@@ -126,6 +126,8 @@ def segzero_train(shared, tmp_path, monkeypatch, capsys):
         ("actor_rollout_ref.actor.strategy=megatron", "known: fsdp, fsdp2"),
         ("actor_rollout_ref.actor.optim.lr_scheduler_type=cosin", "did you mean 'cosine'?"),
         ("actor_rollout_ref.actor.kl_loss_type=low_kl", "did you mean 'low_var_kl'?"),
+        ("actor_rollout_ref.actor.loss_agg_mode=token_mean", "did you mean 'token-mean'?"),
+        ("algorithm.kl_penalty=full", "unknown kl_penalty 'full'"),
         ("actor_rollout_ref.rollout.name=sglang", "known: vllm"),
         ("+actor_rollout_ref.model.override_config.attn_implementation=flash", "choose flash_attention_2, sdpa"),
         ("+actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2", "needs a GPU, and trainer"),
