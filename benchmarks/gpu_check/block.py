@@ -83,6 +83,8 @@ class Setting:
     ) -> Ended:
         """A command in a session of its own, once for all lines; it does not outlive the line's deadline."""
         if name not in self.ended:
+            if time.monotonic() >= self.deadline:
+                raise Failed(f"no time was left for {name}")
             self.ended[name] = self._run(name, command, watched, environment or {})
         return self.ended[name]
 

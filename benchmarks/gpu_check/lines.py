@@ -30,6 +30,7 @@ FULL = [
     # vLLM starts with noise for weights: whatever it says well was synchronised.
     "actor_rollout_ref.rollout.load_format=dummy",
 ]
+FUSED = "actor_rollout_ref.model.use_fused_kernels"
 EAGER = "actor_rollout_ref.rollout.enforce_eager=true"  # saves a minute where compiling is proved elsewhere
 
 
@@ -116,11 +117,12 @@ def dynamic(setting: Setting) -> str:
 
 def fused(setting: Setting) -> str:
     """use_fused_kernels against logits that are written out."""
-    key = "actor_rollout_ref.model.use_fused_kernels"
-    ended = run_batch(setting, "sdpa", "float32", f"{key}=true")
+    ended = run_batch(setting, "sdpa", "float32", f"{FUSED}=true")
     if ended.code == 2 and "use_fused_kernels" in ended.said():
         return f"refused, as documented: {ended.said().splitlines()[-1].removeprefix('segzero: ')}"
-    plain, found = (same_batch(setting, "sdpa", "float32", *given) for given in ([], [f"{key}=true"]))
+    plain, found = (same_batch(setting, "sdpa", "float32", *given) for given in ([], [f"{FUSED}=true"]))
+    if plain["fused"] or not found["fused"]:
+        raise Failed("the two ways of computing were the same", ended.log)
     apart = compare(plain, found)
     norms = [each["updates"]["static"]["grad_norm"] for each in (plain, found)]
     said = f"probabilities differ by {apart:.1e}, gradient norms are {norms[0]:.4f} and {norms[1]:.4f}"
@@ -135,7 +137,10 @@ def attention(setting: Setting) -> str:
 
     flash = setting.device == "cuda" and has_flash()
     other, precision, limit = ("flash_attention_2", "bfloat16", ALARM) if flash else ("eager", "float32", CLOSE)
-    apart = compare(*(same_batch(setting, name, precision) for name in ("sdpa", other)))
+    batches = {name: same_batch(setting, name, precision) for name in ("sdpa", other)}
+    if wrong := [name for name, batch in batches.items() if batch["attention"] != name]:
+        raise Failed(f"{wrong[0]} was asked for, and {batches[wrong[0]]['attention']} computed")
+    apart = compare(*batches.values())
     if apart > limit:
         raise Failed(f"probabilities by sdpa and {other} differ by {apart:.1e}, more than {limit}")
     missing = "" if flash else "; flash-attn is not installed, which is optional"
@@ -254,7 +259,7 @@ def drift(rows: list[dict[str, float]]) -> float:
 def run_batch(setting: Setting, attention: str, precision: str, *overrides: str) -> Ended:
     """The trainer's worker on a batch of given answers: see same_batch.py."""
     fixed = [*GPU1, *FULL, "actor_rollout_ref.actor.fsdp_config.use_torch_compile=false"]
-    fixed += [f"+actor_rollout_ref.model.override_config.attn_implementation={attention}"]
+    fixed += [f"+actor_rollout_ref.model.override_config.attn_implementation={attention}", f"{FUSED}=false"]
     return setting.module(
         batch_name(attention, precision, overrides),
         "same_batch",
@@ -292,8 +297,8 @@ def all_lines() -> list[Line]:
 
     return [
         Line("platform", "platform", 90, platform),
-        Line("dynamic", "dynamic micro-batches", 90, dynamic),
-        Line("fused", "fused kernels", 90, fused),
+        Line("dynamic", "dynamic micro-batches", 150, dynamic),
+        Line("fused", "fused kernels", 150, fused),
         Line("attention", "attention", 150, attention),
         Line("segmenter", "SAM2", 120, segmenter),
         Line("full", "full fine-tuning", 240, full),

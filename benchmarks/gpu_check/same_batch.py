@@ -88,7 +88,13 @@ def measure(config: DictConfig, folder: Path) -> dict:
         tu.assign_non_tensor(given, dataloader_kwargs={"shuffle": False})
         metrics = worker.update_actor(given)["metrics"]
         updates[name] = {key: float(last(metrics[key])) for key in ("loss", "grad_norm")}
-    return {"log_probs": [row.tolist() for row in batch["old_log_probs"].unbind()], "updates": updates}
+    model = worker.actor.engine.module
+    return {
+        "log_probs": [row.tolist() for row in batch["old_log_probs"].unbind()],
+        "updates": updates,
+        "attention": model.config._attn_implementation,
+        "fused": hasattr(model, "_verl_fused_kernels_backend"),  # verl's mark on a model that it has changed so
+    }
 
 
 def last(value: Any) -> Any:
