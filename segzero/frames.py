@@ -40,6 +40,11 @@ class Frame:
     min_pixels: int = 56 * 56
     max_pixels: int = 12_845_056
 
+    @property
+    def most_pixels(self) -> int:
+        """Pixels of the largest image that the policy sees."""
+        return self.side**2 if self.kind == "stretch" else self.max_pixels
+
     def model_size(self, size: Size) -> Size:
         """Width and height at which the policy sees an image of that size."""
         if self.kind == "stretch":

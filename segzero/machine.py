@@ -39,25 +39,36 @@ class Machine:
 
 def this_machine(run: Path | None = None) -> Machine:
     """Ask the system; the container's limit of memory counts where it has one. `run` need not exist yet."""
-    shm, run = Path("/dev/shm"), (run or Path.cwd()).absolute()
+    shm = Path("/dev/shm")
     return Machine(
         cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory=min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), _container_memory()),
         shared=shutil.disk_usage(shm).total if shm.is_dir() else None,
         gpus=list_gpus(),
-        disk=shutil.disk_usage(next(folder for folder in (run, *run.parents) if folder.exists())).free,
+        disk=free_disk(run or Path.cwd()),
     )
 
 
+def free_disk(folder: Path) -> int:
+    """Bytes that are free where a folder is, or will be."""
+    folder = folder.absolute()
+    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+
+
 def list_gpus() -> tuple[Gpu, ...]:
-    """The GPUs of nvidia-smi; none where it is not there or does not answer."""
-    query = ["nvidia-smi", "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"]
+    """The GPUs that nvidia-smi lists."""
+    rows = [[part.strip() for part in line.split(",")] for line in nvidia_smi("name,driver_version,compute_cap")]
+    return tuple(Gpu(row[0], row[1], _number(row[2])) for row in rows if len(row) == 3)
+
+
+def nvidia_smi(fields: str) -> list[str]:
+    """Those fields of each GPU, a line each; none where nvidia-smi is not there or does not answer."""
+    query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     try:
         told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return ()
-    rows = [[part.strip() for part in line.split(",")] for line in told.splitlines() if line.strip()]
-    return tuple(Gpu(row[0], row[1], _number(row[2])) for row in rows if len(row) == 3)
+        return []
+    return [line.strip() for line in told.splitlines() if line.strip()]
 
 
 def has_flash() -> bool:

@@ -171,3 +171,8 @@ def test_an_unknown_frame_is_refused(text):
 def test_impossible_numbers_are_refused(text, why):
     with pytest.raises(UserError, match=why):
         parse_frame(text, DEFAULT)
+
+
+def test_the_largest_image_of_a_frame():
+    assert stretch(840).most_pixels == 840 * 840
+    assert native(factor=28, min_pixels=56 * 56, max_pixels=1_000_000).most_pixels == 1_000_000

@@ -71,8 +71,9 @@ def estimate(overrides: list[str]) -> dict[str, float]:
     from segzero.training import plan
     from segzero.training.config import compose
     from segzero.training.encoding import Encoder, processor_of
-    from segzero.training.estimate import memory_of, seconds_of, shape_of
+    from segzero.training.estimate import seconds_of
     from segzero.training.launch import settle
+    from segzero.training.memory import memory_of, shape_of
 
     config = settle(compose("train", overrides))
     batch, shape = plan.batch_of(config), shape_of(config.actor_rollout_ref.model.path)

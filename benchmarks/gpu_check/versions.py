@@ -9,6 +9,7 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
 from benchmarks.gpu_check.block import ROOT
+from segzero.machine import nvidia_smi
 
 PACKAGES = ("vllm", "verl", "transformers", "peft", "ray", "flash-attn")
 
@@ -28,12 +29,7 @@ def why_no_gpu() -> str | None:
 
 def graphics_card() -> str | None:
     """Name, memory and driver as nvidia-smi tells them; None where it does not answer."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    try:
-        said = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    cards = [line.strip() for line in said.splitlines() if line.strip()]
+    cards = nvidia_smi("name,memory.total,driver_version")
     return f"{cards[0]}; one of {len(cards)}" if len(cards) > 1 else cards[0] if cards else None
 
 

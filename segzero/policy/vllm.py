@@ -42,7 +42,7 @@ class VLLMPolicy:
         self.checkpoint = checkpoint
         self.name, self.frame, self.prompt = checkpoint.path, checkpoint.frame, checkpoint.prompt
         self.processor = load_processor(checkpoint)
-        largest = self.frame.side**2 if self.frame.kind == "stretch" else self.frame.max_pixels
+        largest = self.frame.most_pixels
         self.max_model_len = max_model_len or min(checkpoint.max_length, largest // checkpoint.factor**2 + ROOM)
         _set_environment(in_process=tensor_parallel == 1)
 

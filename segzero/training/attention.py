@@ -54,9 +54,9 @@ def try_attention(path: str | Path | None = None, implementation: str | None = N
 
     The defaults are the shipped policy, and what this machine would train with.
     """
-    import torch
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForImageTextToText
+    from verl.utils.torch_dtypes import PrecisionType
 
     from segzero import tiny
 
@@ -64,7 +64,7 @@ def try_attention(path: str | Path | None = None, implementation: str | None = N
     config = AutoConfig.from_pretrained(path or tiny.policy_path(), attn_implementation=implementation)
     try:
         with init_empty_weights():
-            AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype))
+            AutoModelForImageTextToText.from_config(config, dtype=PrecisionType.to_dtype(dtype))
     except ImportError as error:
         raise UserError(
             f"{_KEY}={implementation} does not work here: {' '.join(str(error).split())[:200]}; leave the key out, or "

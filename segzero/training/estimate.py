@@ -4,29 +4,25 @@ Orders of magnitude, with the assumptions said beside them. `segzero.accelerator
 sustains, `segzero.expected_answer_tokens` how long a usual answer is.
 """
 
-import shutil
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from segzero.machine import free_disk
 from segzero.training.memory import (
     ENGINE_BYTES,
     GIB,
     Memory,
     Shape,
     bytes_of,
-    check_memory,
     memory_of,
     references,
-    shape_of,
     trained_by,
     weights_bytes,
 )
 from segzero.training.plan import Batch
-
-__all__ = ["Memory", "Seconds", "Shape", "check_memory", "describe", "memory_of", "seconds_of", "shape_of"]
 
 TOKEN_SECONDS = 0.004  # what vLLM with CUDA graphs adds to every token step, whatever the model
 HOST_BYTES = 10e9  # a second between host and accelerator, and for weights through the bucket into vLLM
@@ -164,15 +160,15 @@ def describe(config: DictConfig, batch: Batch, shape: Shape, memory: Memory, sec
         ]
         if card.memory_gb and memory.updating + memory.segmenter > card.memory_gb * 1e9:
             lines.append(
-                "         an update may not fit: lower actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu or "
+                "         an update may not fit: lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu or "
                 "data.max_response_length, use more GPUs, or LoRA"
             )
     parts = sorted(((size, name) for name, size in memory.parts.items() if size > GIB / 4), reverse=True)
-    answer = expected_answer(config)
+    answer, free = expected_answer(config), free_disk(Path(config.trainer.default_local_dir))
     length = f"of {answer:g} tokens" + (" (its limit)" if answer == config.data.max_response_length else "")
     lines += [
         f"host     {_gib(memory.host)} a node: {', '.join(f'{name} {_gib(size)}' for size, name in parts)}",
-        f"disk     {_gib(memory.checkpoint)} a checkpoint, {_kept(config)}; {_gib(_free(config))} are free here",
+        f"disk     {_gib(memory.checkpoint)} a checkpoint, {_kept(config)}; {_gib(free)} are free here",
         f"time     {_clock(seconds.total)} a step: writing {seconds.write:.1f} s, log-probs {seconds.score:.1f} s, "
         f"update {seconds.update:.1f} s, moving weights {seconds.move:.1f} s, saving {seconds.save:.1f} s; "
         f"{steps} steps in {_clock(steps * seconds.total)}",
@@ -183,11 +179,6 @@ def describe(config: DictConfig, batch: Batch, shape: Shape, memory: Memory, sec
         f"{'the earlier rounds of data.own_history, ' if config.data.own_history else ''}validation and the start",
     ]
     return lines
-
-
-def _free(config: DictConfig) -> int:
-    run = Path(config.trainer.default_local_dir)
-    return shutil.disk_usage(next(folder for folder in (run, *run.parents) if folder.exists())).free
 
 
 def _kept(config: DictConfig) -> str:

@@ -14,7 +14,7 @@ from segzero.errors import UserError
 from segzero.machine import Machine, gpus_problem, this_machine
 
 if TYPE_CHECKING:
-    from segzero.training.estimate import Memory
+    from segzero.training.memory import Memory
 
 GIB = 2**30
 BUNDLE_CPUS = 3  # verl reserves them beside each GPU: ResourcePoolManager.max_colocate_count
@@ -136,7 +136,7 @@ def _check_cpus(config: DictConfig, machine: Machine, elsewhere: bool) -> None:
 
 def _check_shared_memory(config: DictConfig, machine: Machine) -> None:
     """Weights travel through /dev/shm where there is no CUDA, and several GPUs exchange data through it."""
-    from segzero.training.estimate import shape_of
+    from segzero.training.memory import shape_of
 
     rollout = config.actor_rollout_ref.rollout
     bucket = rollout.checkpoint_engine.update_weights_bucket_megabytes * 2**20

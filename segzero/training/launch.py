@@ -21,8 +21,8 @@ from segzero.policy.checkpoint import Checkpoint, read_checkpoint
 from segzero.training import checkpoints, plan
 from segzero.training.attention import choose_attention
 from segzero.training.config import compose
-from segzero.training.estimate import memory_of, shape_of
 from segzero.training.hardware import check_room
+from segzero.training.memory import memory_of, shape_of
 from segzero.training.progress import stage
 from segzero.training.watch import cause_of_death
 
@@ -77,9 +77,7 @@ def settle(config: DictConfig) -> DictConfig:
 
 def _bound_images(config: DictConfig, checkpoint: Checkpoint) -> None:
     """Let vLLM lay out its memory for the largest image of the frame, which may be far below the processor's limit."""
-    frame = checkpoint.frame
-    largest = frame.side**2 if frame.kind == "stretch" else frame.max_pixels
-    limits = {"size": {"shortest_edge": checkpoint.min_pixels, "longest_edge": largest}}
+    limits = {"size": {"shortest_edge": checkpoint.min_pixels, "longest_edge": checkpoint.frame.most_pixels}}
     key = "actor_rollout_ref.rollout.engine_kwargs.vllm.mm_processor_kwargs"
     if OmegaConf.select(config, key) is None:
         OmegaConf.update(config, key, limits, force_add=True)

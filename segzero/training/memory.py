@@ -11,11 +11,12 @@ from functools import lru_cache
 from math import ceil
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from rewards import DRAWN
 from segzero.data.sample import parquet_files
 from segzero.errors import UserError
+from segzero.policy.checkpoint import read_checkpoint
 from segzero.training.plan import Batch, data_files, needs_reference
 
 GIB = 2**30
@@ -294,10 +295,9 @@ def images_seen(config: DictConfig) -> float:
 
 
 def largest_image(config: DictConfig) -> float:
-    """Pixels of the largest image that the policy sees, as `launch` has bounded it for vLLM, or a prompt can hold."""
-    bound = OmegaConf.select(config, "actor_rollout_ref.rollout.engine_kwargs.vllm.mm_processor_kwargs.size")
-    held = config.data.max_prompt_length * 28 * 28  # a visual token's pixels
-    return min(held, bound.longest_edge) if bound and bound.get("longest_edge") else held
+    """Pixels of the largest image that the policy sees and a prompt can hold."""
+    checkpoint = read_checkpoint(config.data.checkpoint, config.data.frame, config.data.prompt)
+    return min(checkpoint.frame.most_pixels, config.data.max_prompt_length * checkpoint.factor**2)
 
 
 def segmenter_bytes(config: DictConfig) -> float:

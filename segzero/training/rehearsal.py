@@ -21,9 +21,9 @@ from segzero.data.sample import Sample, from_parquet
 from segzero.errors import UserError
 from segzero.training import checkpoints, estimate, hardware, patches, plan
 from segzero.training.attention import try_attention
+from segzero.training.memory import check_memory, memory_of, shape_of
 
 SHOWN = 2  # samples
-_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}  # verl's short names
 
 
 def rehearse(config: DictConfig, batch: plan.Batch) -> str:
@@ -31,11 +31,10 @@ def rehearse(config: DictConfig, batch: plan.Batch) -> str:
     _check_by_engine(config)
     _check_resume(config, batch)
     model, actor = config.actor_rollout_ref.model, config.actor_rollout_ref.actor
-    dtype = str(actor.fsdp_config.dtype)
-    try_attention(model.path, model.override_config.attn_implementation, _DTYPES.get(dtype, dtype))
-    shape = estimate.shape_of(model.path)
-    memory = estimate.memory_of(config, batch, shape)
-    estimate.check_memory(config, memory)
+    try_attention(model.path, model.override_config.attn_implementation, actor.fsdp_config.dtype)
+    shape = shape_of(model.path)
+    memory = memory_of(config, batch, shape)
+    check_memory(config, memory)
     remarks = hardware.check_room(config, memory)
     train, val = walk(config, "train"), walk(config, "val")
     steps = _steps(config, batch, train)

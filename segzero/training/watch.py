@@ -27,11 +27,20 @@ _RAY_KILLED = re.compile(r"low on memory\. Memory on the node .*? was (?P<used>\
 _KILLED = re.compile(r"SIGKILL|exit code 137|OOM killer")
 
 
-def cause_of_death(error: BaseException, kills_before: int | None = None) -> str:
-    """Ray's reason for a dead process in one line; for one that was killed for memory, with what to lower.
+def memory_kills(counters: Path = Path("/proc/vmstat")) -> int | None:
+    """Processes that the kernel has ended for memory since it started; None where it does not say."""
+    try:
+        lines = dict(line.split() for line in counters.read_text().splitlines())
+        return int(lines["oom_kill"])
+    except (OSError, ValueError, KeyError):
+        return None
 
-    `kills_before` is `memory_kills()` at the start of the run: Ray does not know what the kernel ended, and why.
-    """
+
+KILLS_BEFORE = memory_kills()  # when this process started: Ray does not know what the kernel ended, and why
+
+
+def cause_of_death(error: BaseException, kills_before: int | None = KILLS_BEFORE) -> str:
+    """Ray's reason for a dead process in one line; for one that was killed for memory, with what to lower."""
     said = " ".join(str(error).split())
     found = _RAY_KILLED.search(said)
     if found:
@@ -42,22 +51,12 @@ def cause_of_death(error: BaseException, kills_before: int | None = None) -> str
     return said
 
 
-def memory_kills(counters: Path = Path("/proc/vmstat")) -> int | None:
-    """Processes that the kernel has ended for memory since it started; None where it does not say."""
-    try:
-        lines = dict(line.split() for line in counters.read_text().splitlines())
-        return int(lines["oom_kill"])
-    except (OSError, ValueError, KeyError):
-        return None
-
-
 class Watch:
     """`asks` are calls to actors, by name, that return something as long as all is well."""
 
     def __init__(self, asks: Mapping[str, Callable[[], Any]], trainers: Sequence[Any] = ()) -> None:
         self.asks, self.trainers = asks, trainers
         self.cause: UserError | None = None
-        self.kills_before = memory_kills()
         self._asked: dict[str, Any] = {}
         self._stopped = threading.Event()
 
@@ -87,7 +86,7 @@ class Watch:
             try:
                 ray.get(self._asked.pop(name))
             except RayError as error:
-                cause = cause_of_death(error, self.kills_before)
+                cause = cause_of_death(error)
                 self.cause = UserError(f"{name} died, so the run ends; the last checkpoint is whole. Cause: {cause}")
                 return
 

@@ -6,8 +6,9 @@ from released_shapes import RELEASED, write_released
 from segzero import tiny
 from segzero.training import memory
 from segzero.training.config import compose
-from segzero.training.estimate import check_memory, describe, memory_of, seconds_of, shape_of
+from segzero.training.estimate import describe, seconds_of
 from segzero.training.launch import settle
+from segzero.training.memory import check_memory, memory_of, shape_of
 from segzero.training.plan import batch_of
 
 PRESETS = [("qwen2_5_vl_7b", name) for name in ("gpu8_46g", "gpu4", "gpu8_80g", "gpu8", "multinode")]

@@ -9,10 +9,11 @@ import pytest
 from segzero import doctor, machine
 from segzero.errors import UserError
 from segzero.machine import Gpu, Machine
-from segzero.training import estimate, hardware, plan
+from segzero.training import hardware, plan
 from segzero.training.attention import try_attention
 from segzero.training.config import compose
 from segzero.training.launch import settle
+from segzero.training.memory import memory_of, shape_of
 
 LAPTOP = Machine(cpus=8, memory=16 << 30, shared=8 << 30)
 REPOSITORY = Path(__file__).parents[2]
@@ -85,7 +86,7 @@ def test_several_gpus_need_shared_memory(monkeypatch):
 
 def test_memory_that_does_not_suffice():
     config = settle(compose("train", []))
-    memory = estimate.memory_of(config, plan.batch_of(config), estimate.shape_of(config.actor_rollout_ref.model.path))
+    memory = memory_of(config, plan.batch_of(config), shape_of(config.actor_rollout_ref.model.path))
     assert hardware.check_room(config, memory, Machine(8, int(1.5 * memory.host), None)) == []
     [remark] = hardware.check_room(config, memory, Machine(8, int(1.05 * memory.host), None))
     assert remark.endswith("close what else uses it")
@@ -95,7 +96,7 @@ def test_memory_that_does_not_suffice():
 
 def test_a_disk_that_checkpoints_would_fill_is_a_remark():
     config = settle(compose("train", []))
-    memory = estimate.memory_of(config, plan.batch_of(config), estimate.shape_of(config.actor_rollout_ref.model.path))
+    memory = memory_of(config, plan.batch_of(config), shape_of(config.actor_rollout_ref.model.path))
     room = int(4 * memory.checkpoint)  # the two newest, the best, and one being written
     assert hardware.check_room(config, memory, Machine(8, 64 << 30, None, disk=room + 1)) == []
     [remark] = hardware.check_room(config, memory, Machine(8, 64 << 30, None, disk=room - 1))
@@ -138,7 +139,7 @@ def test_make_says_that_the_driver_is_too_old(tmp_path, driver, said):
 def test_a_plan_for_another_machine_is_not_refused():
     config = settle(compose("train", ["hardware=gpu4", "dry_run=true"]))
     hardware.check_hardware(config, plan.batch_of(config).gpus, Machine(2, 1 << 30, 64 << 20))
-    memory = estimate.memory_of(config, plan.batch_of(config), estimate.shape_of(config.actor_rollout_ref.model.path))
+    memory = memory_of(config, plan.batch_of(config), shape_of(config.actor_rollout_ref.model.path))
     [remark] = hardware.check_room(config, memory, Machine(2, 1 << 30, 64 << 20))
     assert remark.endswith("the machine that it is planned for needs more")
 

@@ -17,6 +17,7 @@ from segzero.tiny.questions import make_samples
 from segzero.training import estimate, plan
 from segzero.training.config import compose
 from segzero.training.launch import settle, train
+from segzero.training.memory import memory_of, shape_of
 
 
 def names(group: str) -> list[str]:
@@ -113,7 +114,7 @@ def test_the_published_share_of_46_gb_would_hold_no_model(dry_run):
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_parameters_are_those_of_the_released(folder, name):
-    shape = estimate.shape_of(str(folder / name))
+    shape = shape_of(str(folder / name))
     assert round(shape.parameters / 1e6) == RELEASED[name][-1]
     assert 0 < shape.adapters(32) < 0.03 * shape.parameters
 
@@ -123,11 +124,11 @@ def test_the_published_run_takes_about_the_published_time(folder, monkeypatch):
     monkeypatch.setenv("MODEL_PATH", str(folder / "qwen2_5_vl_7b"))
     config = settle(compose("train", ["model=qwen2_5_vl_7b", "hardware=gpu8"]))
     batch = plan.batch_of(config)
-    shape = estimate.shape_of(config.actor_rollout_ref.model.path)
+    shape = shape_of(config.actor_rollout_ref.model.path)
     seconds = estimate.seconds_of(config, batch, shape, prompt_tokens=1000)
     assert 4 * 3600 / 443 < seconds.total < 2 * 6 * 3600 / 443
-    fewer = estimate.memory_of(config, plan.Batch(16, 8, 128, 4, None, gpus=4), shape)
-    assert fewer.resting == pytest.approx(2 * estimate.memory_of(config, batch, shape).resting)
+    fewer = memory_of(config, plan.Batch(16, 8, 128, 4, None, gpus=4), shape)
+    assert fewer.resting == pytest.approx(2 * memory_of(config, batch, shape).resting)
 
 
 def test_what_is_missing_here_is_said_not_refused(dry_run):
