@@ -1,8 +1,11 @@
 """Writing files so that whoever reads them finds them whole, and finding those that are shipped."""
 
+import fcntl
 import io
+import os
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from PIL import Image
@@ -11,18 +14,56 @@ from segzero.errors import UserError
 
 
 def write_atomically(path: Path, data: bytes) -> Path:
-    """Write a file whole or not at all: under another name in the same folder first, then renamed."""
+    """Write a file whole or not at all: under another name in the same folder first, then renamed.
+
+    The file and its name are on the disk when this returns, so that a power cut leaves the old file or the new one.
+    """
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)
+        sync(temporary)
         temporary.replace(path)
+        sync(path.parent)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}; nothing was left half-written") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     return path
+
+
+def sync(path: Path) -> None:
+    """Make a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def lock(folder: Path, busy: str) -> Iterator[None]:
+    """Keep `folder` for this process while the context lasts; another process that asks is refused, told `busy`.
+
+    The lock is the kernel's: it ends with the process, however that ends. The empty file `.lock` stays behind, as
+    whoever removed it would let two processes lock two files of that name.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(busy) from None
+        except OSError:
+            pass  # a file system without locks: the user must see to it, as for every other program there
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def png_bytes(image: Image.Image) -> bytes:

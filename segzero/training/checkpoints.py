@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from segzero.errors import UserError
-from segzero.files import write_atomically
+from segzero.files import sync, write_atomically
 from segzero.training import manifest
 
 PREFIX = "global_step_"  # verl's name for the folder
@@ -62,7 +62,7 @@ def finish(run: str | Path, step: int, state: dict[str, Any], weights_only: bool
     if target.exists():  # an earlier run got here too; what is there is older
         target.rename(aside)
     place.rename(target)
-    manifest.sync(target.parent)
+    sync(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
     if not weights_only:
         write_atomically(Path(run) / TRACKER, str(step).encode())

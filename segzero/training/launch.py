@@ -33,7 +33,6 @@ LOOPBACK = {
     "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
     "SEGZERO_LOOPBACK": "1",  # patches.stores_on_loopback
 }
-RAY_TOKEN = Path("~/.ray/auth_token").expanduser()  # Ray makes it with the first cluster of its own
 PASSED_ON = ("VERL_", "VLLM_", "TQ_", "TQDM_", "TRANSFER_QUEUE_", "OMP_", "TORCH_", "GLOO_", "SEGZERO_LOOPBACK")
 LESS_GPU_MEMORY = (
     "lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu or actor_rollout_ref.rollout.gpu_memory_utilization, turn "
@@ -115,8 +114,6 @@ def prepare_environment(config: DictConfig) -> None:
     settings["VERL_PLATFORM"] = {"cuda": "nvidia"}.get(config.trainer.device, config.trainer.device)
     if _on_one_machine(config):
         settings |= LOOPBACK
-    elif RAY_TOKEN.is_file():  # then `ray start` asks for the token; a cluster without one takes it too
-        settings["RAY_AUTH_MODE"] = "token"
     if config.trainer.device == "cpu":
         settings |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
         settings |= {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin take the cores from the other processes
@@ -180,7 +177,13 @@ def _start_ray(config: DictConfig) -> None:
     given["env_vars"] = {name: os.environ[name] for name in passed} | given.get("env_vars", {})
     options["runtime_env"] = given
     options.setdefault("address", "local")  # not whatever cluster happens to run on this machine
-    ray.init(logging_level="warning", **{str(k): v for k, v in options.items() if v is not None})
+    try:
+        ray.init(logging_level="warning", **{str(k): v for k, v in options.items() if v is not None})
+    except ConnectionError as error:
+        raise UserError(
+            f"can't join the Ray cluster at ray_kwargs.ray_init.address={options['address']}: {one_line(error)}. Is it "
+            f"up (`ray status`)? If its `ray start` said that token authentication is enabled, set RAY_AUTH_MODE=token"
+        ) from error
 
 
 def _stop_ray() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import xxhash
 
-from segzero.files import write_atomically
+from segzero.files import sync, write_atomically
 
 NAME = "manifest.json"
 # XXH3 is as fast as memory. It need not be a cryptographic hash: it finds damage, and whoever forges a file can
@@ -40,9 +40,9 @@ def write(place: Path, step: int, weights_only: bool) -> None:
     with ThreadPoolExecutor() as pool:
         entries = pool.map(lambda name: _entry(place / name), names)
         content = {"step": step, "weights_only": weights_only, "files": dict(zip(names, entries, strict=True))}
+    for inside in (path for path in place.rglob("*") if path.is_dir()):
+        sync(inside)
     write_atomically(place / NAME, (json.dumps(content, indent=1) + "\n").encode())
-    for written in (place / NAME, *(path for path in place.rglob("*") if path.is_dir()), place):
-        sync(written)
 
 
 def read(checkpoint: Path) -> Manifest:
@@ -104,15 +104,6 @@ def hash_file(file: Path, kind: str, sync: bool = False) -> str:
         if sync:
             os.fsync(content.fileno())
     return digest.hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Make a file, or the names in a folder, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _entry(file: Path) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def test_a_kill_while_one_is_replaced_leaves_a_whole_one(tmp_path, monkeypatch, 
     """The process ends once none, one or both of the names are changed."""
     save(tmp_path, 5, b"older")
     changes = []
-    rename, sync = Path.rename, checkpoints.manifest.sync
+    rename, sync = Path.rename, checkpoints.sync
 
     def rename_or_die(path, target):
         if len(changes) == done:
@@ -137,7 +137,7 @@ def test_a_kill_while_one_is_replaced_leaves_a_whole_one(tmp_path, monkeypatch, 
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(Path, "rename", rename_or_die)
-        patched.setattr(checkpoints.manifest, "sync", sync_or_die)
+        patched.setattr(checkpoints, "sync", sync_or_die)
         save(tmp_path, 5, b"newer")
     assert len(changes) == done
     checkpoints.discard_unfinished(tmp_path)
