@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -24,6 +24,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from segzero.errors import UserError
 
+T = TypeVar("T")
 MAX_PIXELS = 89_000_000  # under Pillow's own limit, which then never has to be lifted
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -71,9 +72,9 @@ def load_image(
     height are checked before any pixel is decoded; a PIL image that is in memory already has no limit.
     """
     if isinstance(source, Image.Image):
-        return _read(lambda: source, max_pixels, name or "the image")
+        return _read(lambda: source, max_pixels, name or "the image", _to_rgb)
     if isinstance(source, bytes):
-        return _read_file(io.BytesIO(source), max_pixels, name or f"the image ({len(source)} bytes)")
+        return _read_file(io.BytesIO(source), max_pixels, name or f"the image ({len(source)} bytes)", _to_rgb)
     if not isinstance(source, str | Path):
         raise UserError(f"an image must be a path, bytes or a PIL image, not {type(source).__name__}")
     path, name = Path(source), name or str(source)
@@ -85,9 +86,14 @@ def load_image(
         if not path.is_file():  # a pipe would be waited for without end
             raise UserError(f"{name} is not a regular file")
         with path.open("rb") as file:
-            return _read_file(file, max_pixels, name)
+            return _read_file(file, max_pixels, name, _to_rgb)
     except OSError as error:
         raise UserError(f"cannot open {name}: {error.strerror or error}") from error
+
+
+def measure_image(file: bytes, max_pixels: int = MAX_PIXELS, name: str | None = None) -> tuple[int, int]:
+    """Width and height by a file's header alone, not turned; it is refused for what `load_image` refuses it for."""
+    return _read_file(io.BytesIO(file), max_pixels, name or f"the image ({len(file)} bytes)", lambda image: image.size)
 
 
 def find_images(what: str | Path) -> list[Path]:
@@ -118,7 +124,7 @@ def _named_as_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def _read_file(file: BinaryIO, max_pixels: int, name: str) -> Image.Image:
+def _read_file(file: BinaryIO, max_pixels: int, name: str, finish: Callable[[Image.Image], T]) -> T:
     start = file.read(8)
     if not start:
         raise UserError(f"{name} is empty (0 bytes)")
@@ -126,15 +132,15 @@ def _read_file(file: BinaryIO, max_pixels: int, name: str) -> Image.Image:
     if reader is None:
         raise UserError(f"{name} is not an image that can be read here; use JPEG, PNG, WEBP, BMP, GIF or TIFF")
     file.seek(0)
-    return _read(lambda: reader(file), max_pixels, name)
+    return _read(lambda: reader(file), max_pixels, name, finish)
 
 
-def _read(read_header: Callable[[], Image.Image], max_pixels: int, name: str) -> Image.Image:
+def _read(read_header: Callable[[], Image.Image], max_pixels: int, name: str, finish: Callable[[Image.Image], T]) -> T:
     with _pillow_limit(max_pixels):
         try:
             image = read_header()
             _check_size(image, max_pixels, name)
-            return _to_rgb(image)
+            return finish(image)
         except UserError:
             raise
         except Image.DecompressionBombError as error:

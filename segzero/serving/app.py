@@ -57,7 +57,7 @@ def create_app(
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _wrong_address)
     add_segmenting(app, models, limits, extras)  # in this order they are described at /docs
-    metrics.watch(models, add_dialogues(app, models, limits, extras))
+    metrics.watch(models, add_dialogues(app, models, limits, extras, len(tokens)))
     add_offer(app, models, limits, extras)
     add_label_studio(app, models, limits, extras)
     add_state(app, models, metrics)

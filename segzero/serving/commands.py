@@ -19,11 +19,14 @@ SEVERAL = "; several times: clients choose, the first is the default"
 
 
 def serve(
-    host: Annotated[str, typer.Option(help="127.0.0.1 is this machine only, 0.0.0.0 everybody.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="127.0.0.1 is this machine only, 0.0.0.0 every address.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port.", min=1, max=65535)] = 8000,
     tokens: Annotated[
         Path | None, typer.Option(help="Bearer tokens, one a line; default: those in $SEGZERO_TOKENS, with commas.")
     ] = None,
+    everybody: Annotated[
+        bool, typer.Option("--open", help="Let everybody in who can reach --host, without tokens.")
+    ] = False,
     policy: Annotated[
         list[str] | None, typer.Option(help=f"Folder, hub name or server of a Qwen-VL checkpoint{SEVERAL}.")
     ] = None,
@@ -55,7 +58,7 @@ def serve(
     """Answer over HTTP; /docs on the server describes the interface, /ui is a page to try it."""
     try:
         from segzero.serving.app import create_app
-        from segzero.serving.run import bind
+        from segzero.serving.run import bind, is_loopback
         from segzero.serving.run import serve as run
     except ImportError as error:
         raise UserError(f"the server does not import here ({error}); pip install 'segzero[serve]'") from error
@@ -68,6 +71,11 @@ def serve(
     from segzero.serving.logs import set_up_logs
 
     known = read_tokens(tokens)
+    if not known and not everybody and not is_loopback(host):
+        raise UserError(
+            f"whoever can reach {host} could use this server: add --tokens FILE (or set SEGZERO_TOKENS), or --open to "
+            "let everybody in"
+        )
     limits = Limits(
         body=max_megabytes << 20,
         pixels=max_pixels,

@@ -4,12 +4,15 @@ import math
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from segzero.dialogue import Dialogue
 from segzero.serving.limits import Limits
 from segzero.serving.problems import Problem
 from segzero.serving.sharing import Answering
+
+FEW = 4  # owners, above which a share does not get smaller: not all of them come at once
 
 
 @dataclass(eq=False)
@@ -26,32 +29,44 @@ class Kept:
     left: bool = False  # nobody looks at it any more
     alone: threading.Lock = field(default_factory=threading.Lock)
 
+    @property
+    def size(self) -> int:
+        """Bytes of its image, as it came and decoded."""
+        width, height = self.dialogue.registry.size
+        return len(self.file) + 3 * width * height
+
 
 class Dialogues:
-    """For the event loop's thread alone."""
+    """All that are kept; with several owners nobody takes more than a fair share. For the event loop's thread alone."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, owners: int = 1) -> None:
         self.limits = limits
+        self.share = max(1, limits.dialogues // max(1, min(owners, FEW)))
         self._kept: dict[str, Kept] = {}  # the least recently used first
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def room(self) -> None:
-        """Refuse one more dialogue, before work is spent on it."""
+    def room(self, owner: str, size: int = 0) -> list[Kept]:
+        """Refuse one more dialogue of `size` bytes, before work is spent on it; gives those left that make room."""
         self._forget()
-        if self._full() and not self._left():
-            oldest = next(iter(self._kept.values()))
-            again = str(max(1, math.ceil(oldest.used + self.limits.idle - time.monotonic())))
-            said = f"{self.limits.dialogues} dialogues are open, which is all there is room for; delete one, or wait"
-            raise Problem(429, "too_many_dialogues", said, {"Retry-After": again})
+        own = [kept for kept in self._kept.values() if kept.owner == owner]
+        gone = _make_room(own, lambda stay: len(stay) < self.share)
+        if gone is None:
+            said = f"you have {self.share} dialogues open, which is your share; delete one, or wait"
+            raise self._full(own, said)
+        others = [kept for kept in self._kept.values() if kept not in gone]
+        more = _make_room(others, lambda stay: len(stay) < self.limits.dialogues and self._fits(stay, size))
+        if more is None:
+            said = f"{len(self._kept)} dialogues are open, which is all there is room for; delete one, or wait"
+            raise self._full(list(self._kept.values()), said)
+        return gone + more
 
     def add(self, dialogue: Dialogue, file: bytes, owner: str, chosen: Answering) -> Kept:
         """Keep a dialogue for whoever made it."""
-        self.room()
-        if self._full():
-            del self._kept[self._left()[0].id]
         kept = Kept(dialogue, file, owner, chosen)
+        for gone in self.room(owner, kept.size):
+            del self._kept[gone.id]
         self._kept[kept.id] = kept
         return kept
 
@@ -79,8 +94,19 @@ class Dialogues:
         for id in [id for id, kept in self._kept.items() if kept.used < limit and not kept.alone.locked()]:
             del self._kept[id]
 
-    def _full(self) -> bool:
-        return len(self._kept) >= self.limits.dialogues
+    def _fits(self, others: list[Kept], size: int) -> bool:
+        """Whether one of `size` bytes may be kept beside others; a single one always may."""
+        return not others or sum(kept.size for kept in others) + size <= self.limits.dialogue_bytes
 
-    def _left(self) -> list[Kept]:
-        return [kept for kept in self._kept.values() if kept.left and not kept.alone.locked()]
+    def _full(self, those: list[Kept], said: str) -> Problem:
+        again = max(1, math.ceil(those[0].used + self.limits.idle - time.monotonic()))
+        return Problem(429, "too_many_dialogues", said, {"Retry-After": str(again)})
+
+
+def _make_room(kept: list[Kept], enough: Callable[[list[Kept]], bool]) -> list[Kept] | None:
+    """The fewest of those left, oldest first, without which there is room; None if there is none without all."""
+    left = [each for each in kept if each.left and not each.alone.locked()]
+    for count in range(len(left) + 1):
+        if enough([each for each in kept if each not in left[:count]]):
+            return left[:count]
+    return None

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from segzero.serving.limits import Limits, Tokens
 from segzero.serving.metrics import Metrics
 from segzero.serving.origins import check_origin
-from segzero.serving.problems import ClientLeft, Problem, busy
+from segzero.serving.problems import ClientLeft, Problem, busy, timed_out
 
 log = logging.getLogger("segzero.serving")
 GUARDED = ("/v1/", "/label-studio/", "/metrics")  # the rest says nothing about anybody
@@ -28,6 +28,8 @@ PLAIN = ("/v1/segment", "/v1/prompt", "/v1/dialogues", "/label-studio/predict", 
 LISTENING = 10.0  # seconds, to a client that has been refused and still sends
 SILENCE = 0.5  # seconds, after which it is taken to send no more
 LEFT = 499  # in logs only: a client that left gets no answer
+GRACE = 0.2  # seconds beyond a request's time, in which whoever does its work can say more exactly why it ended
+PIECE = 1 << 16  # bytes of an answer that are handed on at once: the next wait until the client has taken these
 
 
 @dataclass
@@ -44,6 +46,7 @@ class _Visit:
     read: int = 0  # bytes
     complete: bool = False  # the body is here
     status: int = 0  # of the answer, once begun
+    patience: asyncio.Timeout | None = None  # of the work, then of the client that takes the answer
 
     def header(self, name: bytes) -> str:
         return next((value.decode("latin-1") for key, value in self.scope["headers"] if key == name), "")
@@ -68,12 +71,21 @@ class _Visit:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message = {**message, "headers": [*message["headers"], (b"x-request-id", self.id.encode())]}
+            if self.patience is not None:  # the client has as long again to take the answer
+                seconds = 2 * self.ends - self.began - time.monotonic()
+                self.patience.reschedule(asyncio.get_running_loop().time() + seconds)
+        pieces = range(0, len(message.get("body", b"")) - PIECE, PIECE)
+        for begin in pieces:
+            await self.send({**message, "body": message["body"][begin : begin + PIECE], "more_body": True})
+        if pieces:
+            message = {**message, "body": message["body"][pieces[-1] + PIECE :]}
         await self.send(message)
 
     async def refuse(self, problem: Problem) -> None:
         """Answer, then listen to the rest of the body."""
         if self.status:
             return  # an answer has begun: nothing can be added
+        self.patience = None
         body = json.dumps(problem.body()).encode()
         headers = {"content-type": "application/json", "content-length": str(len(body)), **problem.headers}
         if not self.complete:
@@ -112,7 +124,16 @@ class Door:
         try:
             self._let_in(visit, works)
             self._count(entered := int(works))
-            await self.app(scope, visit.receive_within_limits, visit.send_with_id)
+            async with asyncio.timeout(self.limits.seconds + GRACE) as visit.patience:
+                await self.app(scope, visit.receive_within_limits, visit.send_with_id)
+        except TimeoutError as error:
+            if visit.patience is None or not visit.patience.expired():
+                failed = error
+                await visit.refuse(Problem(500, "internal", _mistake(visit)))
+            elif not visit.status:
+                await visit.refuse(timed_out())
+            else:  # a client that does not take its answer is hung up on, as the answer stays incomplete
+                visit.status = LEFT
         except Problem as problem:
             self._count(-entered)
             entered = 0
@@ -121,7 +142,7 @@ class Door:
             visit.status = LEFT
         except Exception as error:
             failed = error
-            await visit.refuse(Problem(500, "internal", f"a mistake of the server's; its log has it as {visit.id}"))
+            await visit.refuse(Problem(500, "internal", _mistake(visit)))
         finally:
             self._count(-entered)
             self._note(visit, failed)
@@ -153,6 +174,10 @@ class Door:
         fields: dict[str, Any] = {"id": visit.id, "method": visit.scope["method"], "path": path}
         fields |= {"status": visit.status, "seconds": round(seconds, 4), "bytes": visit.read}
         log.log(logging.ERROR if failed else logging.INFO, "request", extra={"fields": fields}, exc_info=failed)
+
+
+def _mistake(visit: _Visit) -> str:
+    return f"a mistake of the server's; its log has it as {visit.id}"
 
 
 def too_large(most: int) -> Problem:

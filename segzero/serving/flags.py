@@ -4,6 +4,8 @@ Each line holds the round as it stood, its question and those before it, what wa
 The image is beside it, once for all its lines: images/HASH.png. Who flagged is not noted.
 """
 
+import errno
+import fcntl
 import hashlib
 import json
 import logging
@@ -18,7 +20,7 @@ from PIL import Image
 
 from segzero.dialogue import Registry, Round
 from segzero.errors import UserError
-from segzero.files import png_bytes, write_atomically
+from segzero.files import png_bytes, sync, write_atomically
 from segzero.images import pixels_key
 from segzero.serving.problems import Problem
 
@@ -35,7 +37,8 @@ class Flags:
         self._alone = threading.Lock()
         try:
             (folder / IMAGES).mkdir(parents=True, exist_ok=True)
-            _end_line(folder / FILE)
+            append_line(folder / FILE, b"")
+            sync(folder)
             self._held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         except OSError as error:
             raise UserError(f"cannot keep flags in {folder}: {error.strerror or error}") from error
@@ -56,31 +59,34 @@ class Flags:
             try:
                 if picture:
                     write_atomically(self.folder / name, picture)
-                self._append(line)
+                append_line(self.folder / FILE, line)
             except (OSError, UserError) as error:
                 log.error("a flag is lost", extra={"fields": {"why": str(error)}})
                 lost = "the flag could not be written; tell whoever runs this server"
                 raise Problem(507, "flags_unwritable", lost) from error
             self._held += len(picture) + len(line)
 
-    def _append(self, line: bytes) -> None:
-        file = self.folder / FILE
+
+def append_line(file: Path, line: bytes) -> None:
+    """Add a line to a file, which is made if there is none: whole and on the disk, or not at all.
+
+    One process at a time, so that nobody cuts off another's line. A line that was cut short before (by a crash, or
+    by a full disk that did not allow to cut it off) is ended first.
+    """
+    with file.open("a+b", buffering=0) as end:
+        with suppress(OSError):  # a file system without locks; a server alone needs none
+            fcntl.flock(end, fcntl.LOCK_EX)
+        size = end.seek(0, os.SEEK_END)
         try:
-            with file.open("ab") as end:
-                end.write(line)
+            if size and os.pread(end.fileno(), 1, size - 1) != b"\n":
+                line = b"\n" + line
+            if (written := os.write(end.fileno(), line)) < len(line):
+                raise OSError(errno.ENOSPC, f"{written} of {len(line)} bytes fitted on the disk")
+            os.fsync(end.fileno())
         except OSError:
             with suppress(OSError):
-                _end_line(file)
+                os.ftruncate(end.fileno(), size)
             raise
-
-
-def _end_line(file: Path) -> None:
-    """Make the file, or end a line that was cut short (a full disk, a crash): the next one is then whole."""
-    with file.open("a+b") as end:
-        if end.seek(0, os.SEEK_END):
-            end.seek(-1, os.SEEK_END)
-            if end.read(1) != b"\n":
-                end.write(b"\n")
 
 
 def _told(registry: Registry, round: Round) -> dict[str, Any]:

@@ -24,7 +24,8 @@ class Limits:
     seconds: float = 60.0  # from a request's first byte to its answer
     batch: int = 16  # requests that the models see at once
     cache: int = 1 << 30  # bytes of encoded images
-    dialogues: int = 64  # kept at once, each with its image: as it came, decoded and encoded
+    dialogues: int = 64  # kept at once, each with its image as it came and decoded
+    dialogue_bytes: int = 2 << 30  # of those images; the encoded ones are in the cache
     steps: int = 100  # of one dialogue
     idle: float = 1800.0  # seconds after which a dialogue nobody uses is forgotten
     flags: int = 1 << 30  # bytes of answers that people flagged
@@ -41,10 +42,10 @@ class Tokens:
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._owners = [_digest(secret) for secret in secrets]
+        self._owners = [_digest(secret) for secret in dict.fromkeys(secrets)]
 
-    def __bool__(self) -> bool:
-        return bool(self._owners)
+    def __len__(self) -> int:
+        return len(self._owners)
 
     def owner(self, authorization: str) -> str | None:
         """A name for whoever sends that header, which does not give the token away; None for a stranger.
@@ -62,17 +63,23 @@ class Tokens:
 
 
 def read_tokens(file: Path | None) -> Tokens:
-    """From a file, one token a line, or from the environment's SEGZERO_TOKENS, with commas between them."""
+    """From a file, one token a line, or from the environment's SEGZERO_TOKENS, with commas between them.
+
+    A file or a variable without any token is refused: somebody meant to keep others out.
+    """
     if file is None:
-        lines = os.environ.get(TOKEN_VARIABLE, "").split(",")
+        written = os.environ.get(TOKEN_VARIABLE)
+        secrets = [token.strip() for token in (written or "").split(",") if token.strip()]
+        if written is not None and not secrets:
+            raise UserError(f"{TOKEN_VARIABLE} is set and holds no token; set it to some, or unset it for no tokens")
     else:
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read the tokens in {file}: {error}") from error
-    secrets = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if file is not None and not secrets:
-        raise UserError(f"{file} holds no token; write one a line, or leave --tokens out to let everybody in")
+        secrets = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        if not secrets:
+            raise UserError(f"{file} holds no token; write one a line, or leave --tokens out to let everybody in")
     return Tokens(secrets)
 
 

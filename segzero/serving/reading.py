@@ -1,10 +1,8 @@
 """A request's body, JSON or multipart, becomes a checked model; its image becomes pixels.
 
-Both in a thread, as both take time.
+Both take time, so both happen in threads, and as long as the request has time.
 """
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import pydantic_core
@@ -13,18 +11,19 @@ from PIL import Image
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
-from segzero.images import load_image
+from segzero.images import load_image, measure_image
 from segzero.masks import RLE, check_rle
 from segzero.segmenter import Prompt
 from segzero.serving.extras import Fetch
 from segzero.serving.limits import Limits
 from segzero.serving.problems import Problem
 from segzero.serving.schema import Body, ObjectBody
+from segzero.serving.threads import decoding, fetching, reading
 
 B = TypeVar("B", bound=Body)
+JSON_VALUES = 500_000  # in a body: each may take some 200 bytes of memory, and the interpreter's time
+LARGE = 4_000_000  # pixels; above them images wait for each other, at up to 8 bytes a pixel while they are decoded
 MASK_PIXELS = 200_000_000  # of all prompts of a request: up to three masks each, at about a second for 20 million
-
-_fetching = ThreadPoolExecutor(64, "fetch")  # of their own: servers that dawdle would keep all other work waiting
 
 
 async def read_body(request: Request, model: type[B]) -> B:
@@ -36,11 +35,11 @@ async def read_body(request: Request, model: type[B]) -> B:
             fields: dict[str, Any] = {}
             for name, value in form.items():
                 fields[name] = await value.read() if isinstance(value, UploadFile) else value
-        return await asyncio.to_thread(_check, model, fields, True)
+        return await reading.run(request.scope, _check, model, fields, True)
     body = await request.body()
     if kind not in ("application/json", "") or (body and not kind):
         raise Problem(415, "wrong_type", f"send application/json or multipart/form-data, not {kind or 'nothing'!r}")
-    return await asyncio.to_thread(_check, model, body or b"{}", False)
+    return await reading.run(request.scope, _check, model, body or b"{}", False)
 
 
 def describe_body(model: type[Body]) -> dict[str, Any]:
@@ -55,20 +54,22 @@ def describe_body(model: type[Body]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-async def open_image(image: bytes | str, limits: Limits, fetch: Fetch | None) -> Image.Image:
+async def open_image(request: Request, image: bytes | str, limits: Limits, fetch: Fetch | None) -> Image.Image:
     """Checked before it is decoded: kind, width and height; fetched first, if it is an address and that is allowed."""
-    file = await image_file(image, limits, fetch)
-    return await asyncio.to_thread(load_image, file, limits.pixels, "the image")
+    file = await image_file(request, image, limits, fetch)
+    width, height = await reading.run(request.scope, measure_image, file, limits.pixels, "the image")
+    threads = decoding if width * height > LARGE else reading
+    return await threads.run(request.scope, load_image, file, limits.pixels, "the image")
 
 
-async def image_file(image: bytes | str, limits: Limits, fetch: Fetch | None) -> bytes:
+async def image_file(request: Request, image: bytes | str, limits: Limits, fetch: Fetch | None) -> bytes:
     """As it came, or from where its address says; nothing is known of it yet."""
     if isinstance(image, bytes):
         return image
     if fetch is None:
         said = "send the image itself, as a file or as data:image/png;base64,...; this server fetches nothing"
         raise Problem(422, "bad_request", said)
-    return await asyncio.get_running_loop().run_in_executor(_fetching, fetch, image, limits.body)
+    return await fetching.run(request.scope, fetch, image, limits.body)
 
 
 def read_prompt(body: ObjectBody, size: tuple[int, int]) -> tuple[Prompt, RLE | None]:
@@ -104,9 +105,9 @@ def check_question(question: str, limits: Limits) -> str:
 def _check(model: type[B], body: bytes | dict[str, Any], multipart: bool) -> B:
     try:
         if isinstance(body, bytes):
-            body = pydantic_core.from_json(body)
+            body = _parse(body)
         elif multipart:
-            body |= {name: pydantic_core.from_json(body[name]) for name in model.as_json if name in body}
+            body |= {name: _parse(body[name]) for name in model.as_json if name in body}
     except ValueError as error:
         raise Problem(400, "not_json", f"the body is not JSON: {error}") from None
     try:
@@ -115,6 +116,14 @@ def _check(model: type[B], body: bytes | dict[str, Any], multipart: bool) -> B:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the body"
         raise Problem(422, "bad_request", f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _parse(text: bytes | str) -> Any:
+    """JSON of a bounded number of values; texts, which may be long, count little."""
+    comma = b"," if isinstance(text, bytes) else ","
+    if text.count(comma) > JSON_VALUES:  # type: ignore[arg-type]
+        raise Problem(422, "bad_request", f"the body lists more than {JSON_VALUES} values; send less at once")
+    return pydantic_core.from_json(text)
 
 
 def _inlined(value: Any, definitions: dict[str, Any]) -> Any:

@@ -3,22 +3,29 @@
 >>> serve(create_app(pipeline), bind("127.0.0.1", 8000))                      # doctest: +SKIP
 """
 
+import ipaddress
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from segzero.errors import UserError
 from segzero.serving.models import Models
 
 log = logging.getLogger("segzero.serving")
 UNREAD = 60_000  # milliseconds that a client may take nothing of what is sent to it: it is held in memory
+HEAD = 10.0  # seconds for the head of a request, from the connection or the answer before
+SILENT = 512  # connections without a request at once; fewer where a process may open few files
+FILES = 4096  # that the server allows itself to have open, if the system lets it
 STUCK = 5  # times the seconds a request may take: a batch that needs longer will not end
 
 
@@ -35,6 +42,15 @@ def bind(host: str, port: int) -> socket.socket:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot serve at {host}:{port}: {reason}; choose another --host or --port") from error
     return taken
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what is served at that host."""
+    try:
+        found = {address[0] for *_, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+        return all(ipaddress.ip_address(str(each).partition("%")[0]).is_loopback for each in found)
+    except (OSError, ValueError):
+        return False
 
 
 def serve(app: FastAPI, address: socket.socket) -> None:
@@ -61,6 +77,8 @@ def make_server(app: FastAPI) -> uvicorn.Server:
     seconds = app.state.limits.seconds
     config = uvicorn.Config(
         app,
+        http="h11",  # which bounds the head of a request, at 64 KiB
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -70,14 +88,44 @@ def make_server(app: FastAPI) -> uvicorn.Server:
     return _Server(config, app.state.models, STUCK * seconds)
 
 
+def _open_files() -> int:
+    """How many files this process may have open, connections among them: more than usual, if it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return FILES
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
+    if soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return wanted
+    return soft
+
+
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, models: Models, stuck: float) -> None:
         super().__init__(config)
         self.models, self.stuck = models, stuck
+        self._silent: dict[H11Protocol, tuple[RequestResponseCycle | None, float]] = {}
+        self._most_silent = min(SILENT, _open_files() // 4)
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn asks ten times a second whether it is to end."""
         since = self.models.busy_since()
         if since is not None and time.monotonic() - since > self.stuck:
             self.models.die(f"a batch has not ended within {self.stuck:g} s")
+        self._close_silent(time.monotonic())
         return await super().on_tick(counter) or bool(self.models.batcher.why_dead)
+
+    def _close_silent(self, now: float) -> None:
+        """Close connections that have not sent the head of a request for too long, or first if there are too many."""
+        before, self._silent = self._silent, {}
+        for connection in self.server_state.connections:
+            assert isinstance(connection, H11Protocol)
+            last = connection.cycle
+            if last is None or last.response_complete:
+                known, since = before.get(connection, (None, now))
+                self._silent[connection] = (last, since if known is last else now)
+        oldest = sorted(self._silent, key=lambda connection: self._silent[connection][1])
+        for place, connection in enumerate(oldest):
+            if now - self._silent[connection][1] > HEAD or len(oldest) - place > self._most_silent:
+                connection.transport.close()

@@ -17,6 +17,7 @@ from typing import Any
 from fastapi import Request, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from segzero.serving import threads
 from segzero.serving.batching import Busy
 from segzero.serving.problems import ClientLeft, Problem, busy, problem_of, timed_out
 from segzero.serving.waiting import gone
@@ -81,7 +82,7 @@ class EventStream(Response):
             try:
                 working = asyncio.wrap_future(self.begin())
                 await self._follow(working, leaving, send, scope["segzero.ends"])
-                name, told = "round", await asyncio.to_thread(self.write, working.result())
+                name, told = "round", await threads.writing.run(scope, self.write, working.result())
             except ClientLeft:
                 raise
             except Exception as error:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from fastapi import Request, Response
 from starlette.types import Receive
 
-from segzero.serving import writing
+from segzero.serving import threads, writing
 from segzero.serving.batching import Busy, Dead
 from segzero.serving.models import Models
 from segzero.serving.problems import ClientLeft, busy, dead, timed_out
@@ -41,9 +41,11 @@ async def answer_of(request: Request, models: Models, submit: Callable[..., "Fut
         leaving.cancel()
 
 
-async def json_answer(write: Callable[..., dict[str, Any]], *arguments: Any, status: int = 200) -> Response:
+async def json_answer(
+    request: Request, write: Callable[..., dict[str, Any]], *arguments: Any, status: int = 200
+) -> Response:
     """What `write` makes of the result, as a response."""
-    body = await asyncio.to_thread(lambda: writing.as_bytes(write(*arguments)))
+    body = await threads.writing.run(request.scope, lambda: writing.as_bytes(write(*arguments)))
     return Response(body, status, media_type="application/json")
 
 

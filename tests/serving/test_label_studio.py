@@ -146,6 +146,7 @@ def test_only_its_own_files_are_fetched_with_its_key():
     home = Home("http://10.0.0.5:8080", "secret")
     assert home.holds("/data/upload/1/cat.png") == "http://10.0.0.5:8080/data/upload/1/cat.png"
     assert home.holds("http://10.0.0.5:8080/data/local-files/?d=a.png")
+    assert home.holds("/data/upload/1/100%25%20cats.png")
     for address in (
         "http://10.0.0.6:8080/data/a.png",
         "//10.0.0.6/data/a.png",
@@ -153,6 +154,9 @@ def test_only_its_own_files_are_fetched_with_its_key():
         "http://10.0.0.5:8080@evil.example/data/a.png",
         "/api/users",
         "/data/../api/users",
+        "/data/%2e%2e/api/users",
+        "/data/%252E./api/users",
+        "/data/%2525252525252e%2e/api/users",
         "http://[::1/data/",
         "file:///data/a.png",
     ):

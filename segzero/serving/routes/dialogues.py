@@ -1,6 +1,5 @@
 """/v1/dialogues: create, look, ask, draw, refine, undo, clear, delete. Rounds of different dialogues share batches."""
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -30,15 +29,16 @@ from segzero.serving.schema import (
     RoundAnswer,
 )
 from segzero.serving.streaming import EventStream, Heard, wants_events
+from segzero.serving.threads import reading
 from segzero.serving.waiting import answer_of, json_answer
 
 Step = Callable[[Dialogue], Round | None]
 EVENTS: dict[str, Any] = {"text/event-stream": {"schema": {"type": "string"}}}
 
 
-def add_dialogues(app: FastAPI, models: Models, limits: Limits, extras: Extras) -> Dialogues:
+def add_dialogues(app: FastAPI, models: Models, limits: Limits, extras: Extras, owners: int = 1) -> Dialogues:
     """Add the routes; gives what keeps the dialogues."""
-    dialogues = Dialogues(limits)
+    dialogues = Dialogues(limits, owners)
     common: dict[str, Any] = {"tags": ["dialogues"], "responses": ERRORS}
     state: dict[str, Any] = common | {"response_model": DialogueAnswer}
     round: dict[str, Any] = common | {"response_model": RoundAnswer}
@@ -47,10 +47,10 @@ def add_dialogues(app: FastAPI, models: Models, limits: Limits, extras: Extras) 
     def kept_for(request: Request, id: str) -> Kept:
         return dialogues.find(id, request.scope["segzero.owner"])
 
-    async def tell(kept: Kept, status: int = 200) -> Response:
+    async def tell(request: Request, kept: Kept, status: int = 200) -> Response:
         dialogue, chosen = kept.dialogue, kept.chosen
         told = (kept.id, dialogue.registry, chosen.policy, chosen.segmenter, dialogue.memory, limits.idle, kept.steps)
-        return await json_answer(writing.dialogue_state, *told, status=status)
+        return await json_answer(request, writing.dialogue_state, *told, status=status)
 
     def with_models(kept: Kept, step: Callable[[Dialogue], Any]) -> Callable[[SegZeroPipeline], Any]:
         """The step, for a thread in which the dialogue's models are shared with others."""
@@ -73,23 +73,27 @@ def add_dialogues(app: FastAPI, models: Models, limits: Limits, extras: Extras) 
         """A step forward. One that the client did not wait for has not happened, or can be undone."""
         room(kept)
         done = await answer_of(request, models, models.run, with_models(kept, step), kept.alone, kept.chosen)
-        return await tell(kept) if done is None else await json_answer(writing.dialogue_round, done, format)
+        return (
+            await tell(request, kept)
+            if done is None
+            else await json_answer(request, writing.dialogue_round, done, format)
+        )
 
     @app.post("/v1/dialogues", status_code=201, openapi_extra=describe_body(DialogueBody), **state)
     async def create(request: Request) -> Response:
         """Begin a dialogue about an image."""
-        dialogues.room()
+        dialogues.room(request.scope["segzero.owner"])
         body = await read_body(request, DialogueBody)
         chosen = models.choose(body.policy, body.segmenter)
-        file = await image_file(body.image, limits, extras.fetch)
-        image = await open_image(file, limits, extras.fetch)
-        dialogue = await asyncio.to_thread(Dialogue, image, chosen.pipeline, body.memory)
-        return await tell(dialogues.add(dialogue, file, request.scope["segzero.owner"], chosen), 201)
+        file = await image_file(request, body.image, limits, extras.fetch)
+        image = await open_image(request, file, limits, extras.fetch)
+        dialogue = await reading.run(request.scope, Dialogue, image, chosen.pipeline, body.memory)
+        return await tell(request, dialogues.add(dialogue, file, request.scope["segzero.owner"], chosen), 201)
 
     @app.get("/v1/dialogues/{id}", **state)
     async def look(request: Request, id: str) -> Response:
         """All rounds so far."""
-        return await tell(kept_for(request, id))
+        return await tell(request, kept_for(request, id))
 
     @app.get("/v1/dialogues/{id}/image", response_class=Response, **common)
     async def image(request: Request, id: str) -> Response:
@@ -161,7 +165,7 @@ def add_dialogues(app: FastAPI, models: Models, limits: Limits, extras: Extras) 
         body = await read_body(request, CandidatesBody)
         work = with_models(kept, lambda dialogue: dialogue.candidates(body.id, body.points, body.labels, body.box))
         masks = await answer_of(request, models, models.run, work, kept.alone, kept.chosen)
-        return await json_answer(writing.candidates, masks, body.format)
+        return await json_answer(request, writing.candidates, masks, body.format)
 
     @app.post("/v1/dialogues/{id}/clear", **state)
     async def clear(request: Request, id: str) -> Response:
@@ -181,7 +185,7 @@ def add_dialogues(app: FastAPI, models: Models, limits: Limits, extras: Extras) 
             kept.steps -= 1
 
         await answer_of(request, models, models.run, work, kept.alone)
-        return await tell(kept)
+        return await tell(request, kept)
 
     @app.post("/v1/dialogues/{id}/leave", status_code=204, openapi_extra=describe_body(Body), **common)
     async def leave(request: Request, id: str) -> Response:

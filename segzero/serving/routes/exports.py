@@ -4,7 +4,6 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal
 
@@ -18,12 +17,10 @@ from segzero.files import png_bytes
 from segzero.masks import area, decode
 from segzero.serving.dialogues import Kept
 from segzero.serving.models import Models
-from segzero.serving.waiting import answer_of
+from segzero.serving.threads import exporting
 from segzero.serving.writing import mask_png
 
 BY_HAND = "drawn by hand"  # the category of regions without a question
-
-_exporting = ThreadPoolExecutor(2, "export")  # of their own: many large pictures would keep all other work waiting
 
 
 def add_exports(app: FastAPI, models: Models, kept_for: Callable[[Request, str], Kept], common: dict[str, Any]) -> None:
@@ -50,7 +47,7 @@ def add_exports(app: FastAPI, models: Models, kept_for: Callable[[Request, str],
         else:
             name, kind = "dialogue.json", "application/json"
             make = partial(dialogue_file, registry, image, dialogue.memory)
-        data = await answer_of(request, models, _exporting.submit, make)
+        data = await exporting.run(request.scope, make)
         return Response(data, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
 
 

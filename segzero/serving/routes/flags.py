@@ -1,6 +1,5 @@
 """/v1/dialogues/ID/flag: a person says whether a round is right, where the server was started with --flags."""
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from segzero.serving.limits import Limits
 from segzero.serving.problems import Problem
 from segzero.serving.reading import describe_body, read_body
 from segzero.serving.schema import FlagBody
+from segzero.serving.threads import writing
 
 
 def add_flags(
@@ -35,5 +35,5 @@ def add_flags(
         said = {"verdict": body.verdict, "note": body.note}
         said |= {"policy": kept.chosen.policy, "segmenter": kept.chosen.segmenter}
         dialogue = kept.dialogue
-        await asyncio.to_thread(flags.add, dialogue.image, dialogue.registry, body.round, said)
+        await writing.run(request.scope, flags.add, dialogue.image, dialogue.registry, body.round, said)
         return Response(status_code=204)

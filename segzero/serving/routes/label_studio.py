@@ -4,14 +4,13 @@ Images that Label Studio itself holds (/data/upload/...) are fetched from LABEL_
 as whoever runs this server has set them; whatever a request says about hosts and keys counts nothing.
 """
 
-import asyncio
 import base64
 import binascii
 import os
 import threading
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -24,6 +23,7 @@ from segzero.pipeline import SegZeroPipeline
 from segzero.result import Found
 from segzero.segmenter import Prompt
 from segzero.segmenter.protocol import best_first
+from segzero.serving import threads
 from segzero.serving.extras import Extras
 from segzero.serving.fetching import fetch
 from segzero.serving.label_studio import Clicks, Config, image_address, read_config, read_context, regions_of, task_name
@@ -71,7 +71,10 @@ class Home:
             there, here = urlsplit(whole), urlsplit(self.url)
         except ValueError:
             return None
-        held = there.path.startswith("/data/") and ".." not in there.path
+        path = there.path
+        for _ in range(3):  # a proxy on the way may unquote it, and would then ask for another path
+            path = unquote(path)
+        held = there.path.startswith("/data/") and ".." not in path and unquote(path) == path
         return whole if held and (there.scheme, there.netloc) == (here.scheme, here.netloc) else None
 
     def fetch(self, address: str, most: int) -> bytes:
@@ -134,18 +137,19 @@ def add_label_studio(app: FastAPI, models: Models, limits: Limits, extras: Extra
         return [await _label(request, task, labels, config) for task in tasks]  # so that one image is held at a time
 
     async def _label(request: Request, task: dict[str, Any], labels: list[str], config: Config) -> dict[str, Any]:
-        image = await _open(task, config)
+        image = await _open(request, task, config)
 
         def work(pipeline: SegZeroPipeline) -> list[tuple[Found, ...]]:
             return [result.instances for result in pipeline([image] * len(labels), labels)]
 
         found = await answer_of(request, models, models.run, work, threading.Lock())
-        return await asyncio.to_thread(_result, list(zip(labels, found, strict=True)), config, image)
+        told = list(zip(labels, found, strict=True))
+        return await threads.writing.run(request.scope, _result, told, config, image)
 
     async def _interact(
         request: Request, task: dict[str, Any], context: dict[str, Any], config: Config
     ) -> dict[str, Any]:
-        image = await _open(task, config)
+        image = await _open(request, task, config)
         clicks = read_context(context, config, image.size)
         found: tuple[Found, ...] = ()
         if clicks is not None and clicks.prompt is None:
@@ -154,7 +158,7 @@ def add_label_studio(app: FastAPI, models: Models, limits: Limits, extras: Extra
         elif clicks is not None:
             found = await _draw(request, image, clicks)
         told = [] if clicks is None else [(clicks.label, found)]
-        return await asyncio.to_thread(_result, told, config, image)
+        return await threads.writing.run(request.scope, _result, told, config, image)
 
     async def _draw(request: Request, image: Image.Image, clicks: Clicks) -> tuple[Found, ...]:
         prompt = clicks.prompt or Prompt()
@@ -165,16 +169,18 @@ def add_label_studio(app: FastAPI, models: Models, limits: Limits, extras: Extra
         inside = tuple(point for point, label in zip(prompt.points, prompt.labels, strict=True) if label)
         return () if box is None else (Found(mask, box, inside, float(drawn.scores[best])),)
 
-    async def _open(task: dict[str, Any], config: Config) -> Image.Image:
+    async def _open(request: Request, task: dict[str, Any], config: Config) -> Image.Image:
         address = image_address(task, config)
         try:
             if address.startswith("data:"):
-                return await open_image(_decoded(address), limits, None)
+                return await open_image(request, _decoded(address), limits, None)
             if home is not None and (whole := home.holds(address)):
-                return await open_image(whole, limits, home.fetch)
+                return await open_image(request, whole, limits, home.fetch)
             if address.startswith(("http://", "https://")):
-                return await open_image(address, limits, extras.fetch)
+                return await open_image(request, address, limits, extras.fetch)
         except (UserError, Problem) as error:
+            if isinstance(error, Problem) and error.status == 504:
+                raise
             raise UserError(f"the image of {task_name(task)}: {error}") from error
         raise UserError(
             f"the image of {task_name(task)} is held by Label Studio itself; start this server with {URL} and {KEY}"

@@ -1,7 +1,5 @@
 """/v1/segment and /v1/prompt: one question, or prompts of the segmenter's own; nothing is remembered of them."""
 
-import asyncio
-
 from fastapi import FastAPI, Request, Response
 
 from segzero.serving import writing
@@ -11,6 +9,7 @@ from segzero.serving.models import Models
 from segzero.serving.problems import ERRORS
 from segzero.serving.reading import check_masks, check_question, describe_body, open_image, read_body, read_prompt
 from segzero.serving.schema import PromptAnswer, PromptBody, SegmentAnswer, SegmentBody
+from segzero.serving.threads import reading
 from segzero.serving.waiting import answer_of, json_answer
 
 
@@ -29,9 +28,9 @@ def add_segmenting(app: FastAPI, models: Models, limits: Limits, extras: Extras)
         body = await read_body(request, SegmentBody)
         chosen = models.choose(body.policy, body.segmenter)
         question = check_question(body.question, limits)
-        image = await open_image(body.image, limits, extras.fetch)
+        image = await open_image(request, body.image, limits, extras.fetch)
         result = await answer_of(request, models, models.segment, image, question, chosen)
-        return await json_answer(writing.segmentation, result, body.format)
+        return await json_answer(request, writing.segmentation, result, body.format)
 
     @app.post(
         "/v1/prompt",
@@ -44,9 +43,9 @@ def add_segmenting(app: FastAPI, models: Models, limits: Limits, extras: Extras)
         """Draw masks from points, boxes and earlier masks."""
         body = await read_body(request, PromptBody)
         chosen = models.choose(body.policy, body.segmenter)
-        image = await open_image(body.image, limits, extras.fetch)
+        image = await open_image(request, body.image, limits, extras.fetch)
         check_masks(len(body.prompts), image.size)
-        asked = await asyncio.to_thread(lambda: [read_prompt(each, image.size) for each in body.prompts])
+        asked = await reading.run(request.scope, lambda: [read_prompt(each, image.size) for each in body.prompts])
         prompts, earlier = [each for each, _ in asked], [rle for _, rle in asked]
         drawn = await answer_of(request, models, models.draw, image, prompts, earlier, chosen)
-        return await json_answer(writing.objects, drawn, image.size, body.all_masks, body.format)
+        return await json_answer(request, writing.objects, drawn, image.size, body.all_masks, body.format)
