@@ -1,0 +1,53 @@
+"""Threads for what takes time beside the models, few of them, waited for no longer than a request may take.
+
+A thread can't be stopped. What a client sends may keep one busy for seconds, so each kind of work has threads of its
+own: large images wait for each other, and small ones and answers do not wait for them.
+"""
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import ParamSpec, TypeVar
+
+from starlette.types import Scope
+
+from segzero.serving.problems import timed_out
+
+P = ParamSpec("P")
+T = TypeVar("T")
+CORES = os.cpu_count() or 1
+
+
+class Threads:
+    """As many threads as given, each of a lower priority than the models' own if `polite` (Linux)."""
+
+    def __init__(self, count: int, name: str, polite: bool = False) -> None:
+        self.count = count
+        self._pool = ThreadPoolExecutor(count, name, _lower_priority if polite else None)
+
+    async def run(self, scope: Scope, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do `work` for the request of that scope; 504 if it does not end in its time."""
+        future = self._pool.submit(work, *args, **kwargs)
+        try:
+            async with asyncio.timeout(scope["segzero.ends"] - time.monotonic()):
+                return await asyncio.wrap_future(future)  # given up, it takes the work with it that has not begun
+        except TimeoutError:
+            if future.done() and not future.cancelled():
+                raise  # the work itself ran out of some time of its own
+            raise timed_out() from None
+
+
+def _lower_priority() -> None:
+    with suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+
+
+reading = Threads(4, "reading")  # bodies, and the headers and pixels of small images
+decoding = Threads(max(1, min(4, CORES // 2)), "decoding", polite=True)  # large images
+writing = Threads(4, "writing")
+exporting = Threads(2, "export")
+fetching = Threads(64, "fetch")  # which mostly wait for other servers
