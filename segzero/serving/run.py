@@ -79,6 +79,7 @@ def make_server(app: FastAPI) -> uvicorn.Server:
         app,
         http="h11",  # which bounds the head of a request, at 64 KiB
         ws="none",
+        loop="asyncio",  # short of files it lets new connections wait; uvloop drops them
         log_config=None,
         access_log=False,
         server_header=False,
@@ -127,5 +128,6 @@ class _Server(uvicorn.Server):
                 self._silent[connection] = (last, since if known is last else now)
         oldest = sorted(self._silent, key=lambda connection: self._silent[connection][1])
         for place, connection in enumerate(oldest):
-            if now - self._silent[connection][1] > HEAD or len(oldest) - place > self._most_silent:
+            silent = now - self._silent[connection][1]
+            if silent > HEAD or (silent and len(oldest) - place > self._most_silent):  # 0: it has had no chance yet
                 connection.transport.close()
