@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 from segzero.errors import UserError
 
-
 HASHED = (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET)
 
 
