@@ -82,11 +82,9 @@ def file_stem(id: str) -> str:
     ('val-17', 'etc_passwd_3754d6cb', 'etc_passwd_3754d6cb_1f9e82c9')
     """
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", id).strip("._")[:STEM]
-    return (
-        plain
-        if plain and plain == id and not _HASHED.search(id)
-        else f"{plain}_{hashlib.sha256(id.encode()).hexdigest()[:8]}"
-    )
+    if plain and plain == id and not _HASHED.search(id):
+        return id
+    return f"{plain}_{hashlib.sha256(id.encode()).hexdigest()[:8]}"
 
 
 def _mask_png(mask: np.ndarray) -> bytes:
