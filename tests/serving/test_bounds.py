@@ -208,3 +208,10 @@ def test_tokens_bound_the_share_of_a_server(pipeline, held_out):
         with server.http("one") as http:
             assert http.post("/v1/dialogues", files={"image": held_out[0].image}).status_code == 429
         Client(server.url, "two", retries=0).dialogue(held_out[0].image)
+
+
+def test_small_answers_are_sent_at_once(server):
+    with server.http() as http:
+        assert http.get("/healthz").status_code == 200
+        sockets = [each.transport.get_extra_info("socket") for each in server.server.server_state.connections]
+        assert sockets and all(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for each in sockets)
