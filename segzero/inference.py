@@ -89,7 +89,7 @@ def run(pipeline: SegZeroPipeline, jobs: Iterable[Job], max_pixels: int) -> Iter
 def save(outcomes: Iterable[Outcome], folder: Path, formats: tuple[str, ...]) -> Iterator[Outcome]:
     """Write each outcome's files as it comes; `coco` is one file for the whole run, written at the end.
 
-    A folder that can't be made ends the run before it has begun; a result that can't be written is a problem of its own.
+    A folder that can't be made ends the run before it has begun; a result that can't be written is a problem.
     """
     check_formats(formats)
     each = tuple(name for name in formats if name != RESERVED)

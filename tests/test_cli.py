@@ -101,7 +101,7 @@ def test_infer_goes_on_when_one_result_cannot_be_written(run, scene, tmp_path):
 
 
 def test_infer_prints_names_and_problems_as_they_are(run, scene, tmp_path):
-    path, question = scene
+    _, question = scene
     lines = [{"image": "[/red]:cat:[.png", "question": question}, {"image": "half \ud83d.png", "question": question}]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
     out_folder = "[/bold]"
@@ -119,6 +119,7 @@ def test_infer_prints_names_and_problems_as_they_are(run, scene, tmp_path):
         ("x" + "ö" * 100, "x" + "ö" * 99),  # the hundredth would be cut in two
         ("x" + "🐈" * 50, "x" + "🐈" * 49),
     ],
+    ids=["fits", "long", "even", "odd", "four bytes"],
 )
 def test_long_names_are_cut_between_two_letters(stem, name, tmp_path):
     (tmp_path / "q.jsonl").write_text(json.dumps({"image": f"{stem}.png", "question": "the cat"}) + "\n")
