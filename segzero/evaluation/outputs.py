@@ -109,7 +109,8 @@ def result_of(sample: Sample, prediction: Prediction) -> Segmentation:
     image = sample.open()
     nothing = np.zeros((image.height, image.width), bool)
     found = tuple(
-        Found(nothing if o.mask is None else decode(o.mask, image.size), o.box, o.points, o.score) for o in prediction.objects
+        Found(nothing if o.mask is None else decode(o.mask, image.size), o.box, o.points, o.score)
+        for o in prediction.objects
     )
     return Segmentation(image, sample.question, found, prediction.think, prediction.raw_text, prediction.error, (), {})
 
