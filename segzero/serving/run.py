@@ -16,10 +16,10 @@ from contextlib import suppress
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from segzero.errors import UserError
 from segzero.serving.models import Models
+from segzero.serving.protocol import BoundedHttp
 
 log = logging.getLogger("segzero.serving")
 UNREAD = 60_000  # milliseconds that a client may take nothing of what is sent to it: it is held in memory
@@ -77,7 +77,7 @@ def make_server(app: FastAPI) -> uvicorn.Server:
     seconds = app.state.limits.seconds
     config = uvicorn.Config(
         app,
-        http="h11",  # which bounds the head of a request, at 64 KiB
+        http=BoundedHttp,
         ws="none",
         loop="asyncio",  # short of files it lets new connections wait; uvloop drops them
         log_config=None,
@@ -106,7 +106,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, models: Models, stuck: float) -> None:
         super().__init__(config)
         self.models, self.stuck = models, stuck
-        self._silent: dict[H11Protocol, tuple[RequestResponseCycle | None, float]] = {}
+        self._silent: dict[BoundedHttp, tuple[object, float]] = {}
         self._most_silent = min(SILENT, _open_files() // 4)
 
     async def on_tick(self, counter: int) -> bool:
@@ -121,11 +121,11 @@ class _Server(uvicorn.Server):
         """Close connections that have not sent the head of a request for too long, or first if there are too many."""
         before, self._silent = self._silent, {}
         for connection in self.server_state.connections:
-            assert isinstance(connection, H11Protocol)
-            last = connection.cycle
-            if last is None or last.response_complete:
-                known, since = before.get(connection, (None, now))
-                self._silent[connection] = (last, since if known is last else now)
+            assert isinstance(connection, BoundedHttp)
+            if connection.is_silent():
+                answered, since = before.get(connection, (None, now))
+                since = since if answered is connection.cycle else now
+                self._silent[connection] = (connection.cycle, since)
         oldest = sorted(self._silent, key=lambda connection: self._silent[connection][1])
         for place, connection in enumerate(oldest):
             silent = now - self._silent[connection][1]

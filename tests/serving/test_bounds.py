@@ -72,15 +72,44 @@ def test_a_body_of_too_many_values_is_refused_at_once(server, body, said):
     assert time.monotonic() - begin < 1
 
 
-def test_a_head_without_end_is_cut_off(server):
+START = b"GET /healthz HTTP/1.1\r\nHost: here\r\n"
+IN_CHUNKS = b"POST /healthz HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "more"),
+    [
+        (START + b"X: ", b"x" * 65536),
+        (START, b"X: y\r\n" * 8192),
+        (b"GET /", b"x" * 65536),
+        (IN_CHUNKS, b"X: y\r\n" * 8192),
+        (IN_CHUNKS + b"X: ", b"x" * 65536),
+        (IN_CHUNKS[:-3] + b"1;", b"x" * 65536),
+        (b"", (START + b"\r\n") * 2000),
+    ],
+    ids=["a header", "headers", "an address", "headers behind a body", "one behind a body", "a chunk", "requests"],
+)
+def test_a_head_without_end_is_cut_off(server, start, more):
     with connect(server) as connection:
-        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: here\r\nX: ")
+        connection.sendall(start)
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             for _ in range(1000):  # 64 MB in all
-                connection.sendall(b"x" * (1 << 16))
+                connection.sendall(more)
                 time.sleep(0.001)
 
 
+def test_heads_within_the_bounds_and_some_requests_ahead_are_answered(server):
+    with connect(server) as connection:
+        connection.sendall((START + b"X: " + b"x" * 60_000 + b"\r\n\r\n") * 2 + (START + b"\r\n") * 5)
+        answers = b""
+        while answers.count(b"HTTP/1.1 200") < 7:
+            answers += connection.recv(1 << 16)
+    with connect(server) as connection:
+        connection.sendall(IN_CHUNKS + b"X: y\r\n\r\n")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 405")
+
+
+@pytest.mark.slow
 def test_large_images_wait_for_each_other_and_nobody_else_for_them(pipeline, held_out):
     question = {"question": held_out[0].question}
     with servers.running(pipeline, Limits(seconds=2)) as server, server.http() as http:
@@ -109,9 +138,10 @@ def test_504_comes_in_time_whatever_is_busy(pipeline, held_out, kind):
         assert http.post("/v1/segment", **ask).status_code == 200
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_not_taken_counts_and_is_given_up(pipeline):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (1500, 1500, 3), dtype=np.uint8))
-    with servers.running(pipeline, Limits(seconds=3, inside=1)) as server, server.http() as http:
+    with servers.running(pipeline, Limits(seconds=1.5, inside=1)) as server, server.http() as http:
         path = Client(server.url).dialogue(noise).path
         with socket.socket() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -134,6 +164,7 @@ def test_silent_connections_are_closed_and_busy_ones_are_not(pipeline, monkeypat
         assert is_closed(silent) and is_closed(slow)
 
 
+@pytest.mark.slow
 def test_the_oldest_of_too_many_silent_connections_make_room(pipeline, monkeypatch):
     monkeypatch.setattr(run, "SILENT", 5)
     with servers.running(pipeline) as server, server.http() as http:
