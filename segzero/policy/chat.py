@@ -57,5 +57,8 @@ def read_request(request: Request, checkpoint: Checkpoint, processor: "Processor
 
 def one_line(said: object) -> str:
     """What another library or a server said, in one line of readable length."""
-    text = " ".join(str(said).split()) or type(said).__name__
+    try:
+        text = " ".join(str(said).split()) or type(said).__name__
+    except RecursionError:  # lists in lists without end
+        text = type(said).__name__
     return text if len(text) <= 300 else text[:300] + " ..."
