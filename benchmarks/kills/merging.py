@@ -17,7 +17,7 @@ def kill_merge(folder: Path, chance: random.Random, count: int) -> Iterator[Kill
     """Each kill is of a merge into a new folder."""
     make_checkpoint(folder / "run")
     whole, log = folder / "whole", folder / "log"
-    lengths = run(_command(folder, whole), log, lambda: _written(whole))
+    lengths = run(_command(folder, whole), log, lambda: 2 if whole.exists() else _written(whole) > 0)
     wanted = contents(whole)
     lengths = replace(lengths, one=lengths.one / len(wanted))
     killed = 0
