@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kills.killing import Kill, again, bytes_of, kill, run, segzero, start
+from benchmarks.kills.killing import Kill, again, bytes_of, hold, kill, run, segzero, start
 from segzero.data.sample import to_parquet
 from segzero.evaluation.store import NAME
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples
@@ -28,6 +28,7 @@ def kill_evaluation(folder: Path, chance: random.Random, count: int) -> Iterator
         process, begin = start(_command(folder, out), log), time.monotonic()
         writing, moment = lengths.draw(chance, number, lambda out=out: len(_lines(out)), SAMPLES)
         moment(process)
+        hold(process)
         before = _lines(out)
         lived, took = kill(process), time.monotonic() - begin
         kept = _lines(out)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.kills.killing import Kill, again, contents, differences, kill, run, segzero, start
+from benchmarks.kills.killing import Kill, again, contents, differences, hold, kill, run, segzero, start
 
 RANKS = 3
 
@@ -26,6 +26,7 @@ def kill_merge(folder: Path, chance: random.Random, count: int) -> Iterator[Kill
         process, begin = start(_command(folder, out), log), time.monotonic()
         writing, moment = lengths.draw(chance, number, lambda out=out: _written(out), len(wanted))
         moment(process)
+        hold(process)
         lived, took = kill(process), time.monotonic() - begin
         there, unfinished = out.exists(), _unfinished(out).exists()
         wrong: list[str] = []

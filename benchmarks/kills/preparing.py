@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.kills.killing import Kill, again, bytes_of, contents, differences, kill, run, segzero, start
+from benchmarks.kills.killing import Kill, again, bytes_of, contents, differences, hold, kill, run, segzero, start
 from segzero.data.exports import export
 from segzero.data.prepare import NOTES
 from segzero.data.sample import to_parquet
@@ -32,6 +32,7 @@ def kill_prepare(folder: Path, chance: random.Random, count: int) -> Iterator[Ki
         process, begin = start(_command(folder, out, *more), log), time.monotonic()
         writing, moment = lengths.draw(chance, number, lambda out=out: len(_notes(out)), shards)
         moment(process)
+        hold(process)
         finished = _notes(out)
         lived, took = kill(process), time.monotonic() - begin
         wrong = [f"the note {name} of a finished shard is lost" for name in finished if name not in _notes(out)]
