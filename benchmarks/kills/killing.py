@@ -95,7 +95,7 @@ def hold(process: subprocess.Popen) -> None:
 def kill(process: subprocess.Popen) -> bool:
     """SIGKILL to the whole group; False: it had ended by itself."""
     lived = process.poll() is None
-    below = []
+    below: list[psutil.Process] = []
     with suppress(psutil.Error):
         below = psutil.Process(process.pid).children(recursive=True) if lived else []
     with suppress(ProcessLookupError):

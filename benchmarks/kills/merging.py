@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from benchmarks.kills.killing import Kill, again, contents, differences, hold, kill, run, segzero, start
@@ -24,7 +25,7 @@ def kill_merge(folder: Path, chance: random.Random, count: int) -> Iterator[Kill
     for number in range(2 * count):
         out = folder / f"out{number}"
         process, begin = start(_command(folder, out), log), time.monotonic()
-        writing, moment = lengths.draw(chance, number, lambda out=out: _written(out), len(wanted))
+        writing, moment = lengths.draw(chance, number, partial(_written, out), len(wanted))
         moment(process)
         hold(process)
         lived, took = kill(process), time.monotonic() - begin

@@ -23,6 +23,7 @@ CLIENTS = 4
 SCENES = 4  # images of each client
 ALIKE = 0.99  # IoU of two masks that are the same
 BY_HAND = "by hand"  # the question of a round that is drawn
+STREAMED = {"Accept": "text/event-stream"}
 VALID = "valid: "  # what their kinds begin with
 
 Read = Callable[[httpx.Response], Any]
@@ -96,7 +97,7 @@ class Visit:
 
     def segment(self) -> None:
         """Ask a question."""
-        fields = {"files": {"image": self.sample.image}, "data": {"question": self.sample.question}}
+        fields: dict[str, Any] = {"files": {"image": self.sample.image}, "data": {"question": self.sample.question}}
         answer = self._ask("segment", "POST", "/v1/segment", **fields)
         if answer is not None:
             self.compare("segment", _told(answer.json()))
@@ -115,7 +116,7 @@ class Visit:
         if begun is None:
             return
         path = f"/v1/dialogues/{begun.json()['id']}"
-        asked = {"json": {"question": self.sample.question}, "headers": {"Accept": "text/event-stream"}}
+        asked: dict[str, Any] = {"json": {"question": self.sample.question}, "headers": STREAMED}
         spoken = self._ask("ask", "POST", f"{path}/ask", read=_last_event, **asked)
         if spoken is not None:
             self.compare("ask", _told(spoken))
