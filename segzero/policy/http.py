@@ -86,7 +86,7 @@ class _Deadline(urllib.request.AbstractHTTPHandler):
             opened.response_class = lambda sock, **told: HTTPResponse(_Within(sock, ends), **told)  # type: ignore
             return opened
 
-        return super().do_open(connection, req, **options)  # type: ignore[arg-type]
+        return super().do_open(connection, req, **options)
 
 
 class _HTTP(_Deadline, urllib.request.HTTPHandler):
@@ -98,7 +98,7 @@ class _HTTPS(_Deadline, urllib.request.HTTPSHandler):
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def http_error_302(self, *_: Any) -> None:
+    def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> None:
         """Leave it the error that it is."""
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
