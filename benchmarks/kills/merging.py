@@ -54,8 +54,12 @@ def make_checkpoint(run: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "training"))
     from shards import save_shards
 
-    model = AutoModelForImageTextToText.from_pretrained(tiny.policy_path(), dtype=torch.float32)
-    save_shards(model, AutoProcessor.from_pretrained(tiny.policy_path()), run / "global_step_1", RANKS)
+    model = AutoModelForImageTextToText.from_pretrained(
+        tiny.policy_path(), dtype=torch.float32, trust_remote_code=False
+    )
+    save_shards(
+        model, AutoProcessor.from_pretrained(tiny.policy_path(), trust_remote_code=False), run / "global_step_1", RANKS
+    )
 
 
 def _command(folder: Path, out: Path) -> list[str]:
