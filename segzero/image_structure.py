@@ -113,8 +113,10 @@ def _jpeg_segments(file: IO[bytes], place: int = 2) -> Iterator[tuple[int, int, 
         place += found.end()
         if marker in ALONE:
             continue
-        file.seek(place)
-        head = file.read(16)
+        head = start[found.end() : found.end() + 16]
+        if len(head) < 16:
+            file.seek(place)
+            head = file.read(16)
         length = max(2, int.from_bytes(head[:2]))
         yield marker, length, head[2:]
         if marker == SCAN:

@@ -60,6 +60,7 @@ READERS: dict[bytes, type[ImageFile.ImageFile]] = {
     b"MM\0+": TiffImageFile,
 }
 
+NUMBERS = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # modes of more than 8 bits
 ORIENTATION = 0x0112  # the EXIF tag
 UPRIGHT = {  # its value -> what puts the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -224,13 +225,14 @@ _LIMIT_LOCK = threading.Lock()
 def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
     turn = UPRIGHT.get(orientation(image))
-    if image.mode != "RGB" or image.has_transparency_data:
+    if image.mode in NUMBERS or image.has_transparency_data:
         rgb = _converted(image)
-    elif isinstance(image, ImageFile.ImageFile):
-        rgb = image._new(image.im)  # the same pixels, without all else that the file holds
-        rgb.info = {}
+    elif image.mode != "RGB":
+        rgb = image.convert("RGB")
     else:
-        rgb = image
+        rgb = image._new(image.im) if isinstance(image, ImageFile.ImageFile) else image
+    if isinstance(image, ImageFile.ImageFile):
+        rgb.info = {}  # nothing is kept of what else the file holds
     if turn is not None:
         rgb = rgb.transpose(turn)
         rgb.info = {}  # it still holds the EXIF, and whoever reads it next would turn the picture again
@@ -238,7 +240,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _converted(image: Image.Image) -> Image.Image:
-    """A picture of any mode as RGB, made block by block."""
+    """A picture of numbers, or on white, as RGB: block by block, as what is between takes many bytes a pixel."""
     convert = _number_to_grey(image) if image.mode in ("I", "F") else _convert
     rgb = Image.new("RGB", image.size)
     for box in _blocks(*image.size):
@@ -256,7 +258,7 @@ def _blocks(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _convert(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # Pillow's own conversion clips all above 255
+    if image.mode in NUMBERS:  # Pillow's own conversion clips all above 255
         image = Image.fromarray((np.asarray(image, np.float32) * (255 / 65535) + 0.5).astype(np.uint8))
     elif image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
