@@ -43,7 +43,7 @@ def test_a_flag_that_is_lost_or_torn_is_noticed(tmp_path):
     (tmp_path / "flags.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"note": "torn"')
     found = lost(tmp_path, ["first", "torn"])
     assert [line.split(":")[0] for line in found] == [
-        "the flag 'torn' is lost",
+        "1 of 2 flags are lost, the first 'torn'",
         "the image of the flag 'second'",
         "the flag 'third' is of another image, or without its objects",
     ]

@@ -39,7 +39,7 @@ def kill_serving(folder: Path, chance: random.Random, count: int) -> Iterator[Ki
         lived, took = kill(server.process), time.monotonic() - begin
         for thread in threads:
             thread.join()
-        known += notes
+        known += notes  # of earlier servers too: none may be lost later
         if writing:
             lengths = Lengths(took, FLAGGING)
         found = f"{len(notes)} flags acknowledged"
@@ -77,7 +77,8 @@ def lost(flags: Path, notes: list[str]) -> list[str]:
         with suppress(ValueError):  # one that was not acknowledged may be torn
             row = json.loads(line)
             rows[row["note"]] = row
-    found = [f"the flag {note!r} is lost" for note in notes if note not in rows]
+    gone = [note for note in notes if note not in rows]
+    found = [f"{len(gone)} of {len(notes)} flags are lost, the first {gone[0]!r}"] if gone else []
     for row in rows.values():
         try:
             size = load_image(flags / row["image"]).size

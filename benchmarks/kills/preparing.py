@@ -13,7 +13,7 @@ from segzero.data.prepare import NOTES
 from segzero.data.sample import to_parquet
 from segzero.tiny.questions import make_training_samples
 
-SAMPLES = 240
+SAMPLES = 120
 SHARD = 5  # samples
 
 
