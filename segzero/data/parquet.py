@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segzero.data.footer import groups_of
 from segzero.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 FREE = 1 << 22  # values of a column of lists that are read in any case
 
-Allowed = Callable[["pyarrow.parquet.ParquetFile", int], int]  # file and number of a group of rows -> values
+Allowed = Callable[["pyarrow.parquet.ParquetFile", int, int], int]  # file, number and rows of a group -> values
 
 
 def schema_of(file: Path, columns: Sequence[str]) -> "pyarrow.Schema":
@@ -49,11 +50,21 @@ def tables(file: Path, columns: Sequence[str], at_once: int, allowed: Allowed) -
 
     done = 0
     try:
+        groups = groups_of(file)
         with pq.ParquetFile(file) as reader:
-            for group in range(reader.num_row_groups):
-                _check(reader, group, columns, allowed, file)
+            names = [reader.schema.column(place).path.split(".")[0] for place in range(len(reader.schema))]
+            if len(groups) != reader.num_row_groups:
+                raise ValueError("two readings of the footer differ")
+            for number, group in enumerate(groups):
+                for name, count in zip(names, group.values, strict=True):
+                    is_long = name in columns and count > max(FREE, group.rows)
+                    if is_long and count > (most := allowed(reader, number, group.rows)):
+                        raise UserError(
+                            f"{file}: its column {name!r} holds {count} values in {group.rows} rows; "
+                            f"at most {most} are read"
+                        )
                 # One thread: several need longer for a few rows.
-                for batch in reader.iter_batches(at_once, [group], columns, use_threads=False):
+                for batch in reader.iter_batches(at_once, [number], columns, use_threads=False):
                     yield pa.Table.from_batches([batch])
                     done += batch.num_rows
     except UserError:
@@ -74,18 +85,3 @@ def values_in(array: "pyarrow.Array") -> int:
         return 0
     flat = array.flatten()
     return sum(map(values_in, flat)) if isinstance(flat, list) else len(flat) + values_in(flat)  # a list: of a struct
-
-
-def _check(
-    reader: "pyarrow.parquet.ParquetFile", group: int, columns: Sequence[str], allowed: Allowed, file: Path
-) -> None:
-    found = reader.metadata.row_group(group)
-    for place in range(found.num_columns):
-        leaf = found.column(place)
-        name = leaf.path_in_schema.split(".")[0]
-        is_long = name in columns and leaf.num_values > max(FREE, found.num_rows)
-        if is_long and leaf.num_values > (most := allowed(reader, group)):
-            raise UserError(
-                f"{file}: its column {name!r} holds {leaf.num_values} values in {found.num_rows} rows; "
-                f"at most {most} are read"
-            )

@@ -159,9 +159,9 @@ def _read_file(file: Path, schema: "pyarrow.Schema") -> Iterator[Sample]:
             number += 1
 
 
-def _allowed(reader: "pyarrow.parquet.ParquetFile", group: int) -> int:
+def _allowed(reader: "pyarrow.parquet.ParquetFile", group: int, rows: int) -> int:
     """Other writers put up to a million rows into a group."""
-    return reader.metadata.row_group(group).num_rows << 6
+    return rows << 6
 
 
 def _schema() -> "pyarrow.Schema":

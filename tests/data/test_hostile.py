@@ -16,12 +16,16 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from reader_files import box_mask, jpeg, mask_png, png, rectangle, write_json
 
 from segzero import cli
+from segzero.data.footer import groups_of
 from segzero.data.prepare import prepare
-from segzero.data.sample import from_parquet, to_parquet
+from segzero.data.readers import read
+from segzero.data.sample import Object, Sample, from_parquet, to_parquet
 from segzero.errors import UserError
 from segzero.masks import encode
 from segzero.tiny.questions import make_samples
@@ -323,3 +327,63 @@ def test_rle_of_a_mask_is_bounded_before_it_is_decoded():
         changed = type(sample.objects[0])(sample.objects[0].box, sample.objects[0].points, rle)
         found = problems(type(sample)("s", b"", "the mug", 224, 224, (changed,)))
         assert "a mask is malformed or of another size" in found
+
+
+@pytest.mark.parametrize("format", ["samples", "seg_zero"])
+def test_no_flipped_bit_of_a_footer_ends_in_more_than_a_line(tmp_path, format):
+    """A UserError or whole samples. At some of these bits pyarrow ends the process, were it asked for counts."""
+    row = {"problem": "the mug", "solution": "[]", "image": {"bytes": png(SIZE), "path": None}, "id": ["1", "2"]}
+    file = tmp_path / "x.parquet"
+    if format == "samples":
+        to_parquet([Sample(str(number), "cat.png", "the cat", 10, 20) for number in range(2)], file)
+    else:
+        pq.write_table(pa.Table.from_pylist([row] * 2), file)
+    raw = file.read_bytes()
+    begin = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little")
+    rng = np.random.default_rng(0)
+    refused = 0
+    for place in range(begin, begin + 130, 4 if format == "samples" else 1):
+        changed = bytearray(raw)
+        changed[place] ^= 1 << int(rng.integers(8))
+        file.write_bytes(changed)
+        try:
+            assert len(list(from_parquet(file) if format == "samples" else read(file, format, []))) <= 2
+        except UserError as error:
+            refused += 1
+            assert str(error).count("\n") == 0 and len(str(error)) < 700
+    assert refused > 10
+
+
+@pytest.mark.parametrize(
+    "footer",
+    [
+        b"",
+        b"\x15",  # ends in a number
+        b"\x19\xfc\xff\xff\xff\xff\x0f",  # a list of four thousand million structs
+        b"\x19\xf7\xff\xff\xff\xff\x0f",  # of doubles
+        b"\x18\xff\xff\xff\xff\x0f",  # text of 4 GiB
+        b"\x15" + b"\xff" * 20,  # a number without end
+        b"\x1c" * 100_000,  # structs in each other
+        b"\x1d\x00",  # no kind of value
+        b"\x00",
+    ],
+)
+def test_footers_that_claim_too_much(tmp_path, footer):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises((ValueError, LookupError, RecursionError)):
+        groups_of(tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="no whole parquet file"):
+        list(read(tmp_path / "x.parquet", "seg_zero"))
+
+
+def test_a_footer_says_what_pyarrow_says(tmp_path):
+    true = Object((1, 2, 3, 4), ((2, 3), (2, 4)))
+    to_parquet(
+        [Sample(str(i), "cat.png", "the cat", 10, 20, (true,) * (i % 3)) for i in range(250)], tmp_path / "x.parquet"
+    )
+    with pq.ParquetFile(tmp_path / "x.parquet") as reader:
+        for number, (rows, values) in enumerate(groups_of(tmp_path / "x.parquet")):
+            group = reader.metadata.row_group(number)
+            assert rows == group.num_rows
+            assert values == [group.column(place).num_values for place in range(group.num_columns)]
+        assert number == reader.num_row_groups - 1 == 2

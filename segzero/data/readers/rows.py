@@ -149,7 +149,7 @@ def _from_parquet(
         )
 
 
-def _pixels(reader: "pyarrow.parquet.ParquetFile", group: int, source: Path) -> int:
+def _pixels(reader: "pyarrow.parquet.ParquetFile", group: int, rows: int, source: Path) -> int:
     """Of all images in a group of rows; a mask has no more values than its image has pixels."""
     import pyarrow as pa
 
