@@ -2,10 +2,13 @@
 
 import io
 import struct
+import subprocess
+import sys
 import time
 import tracemalloc
 import zlib
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -324,3 +327,52 @@ def test_an_image_from_a_file_keeps_nothing_but_its_pixels():
     for format in ("JPEG", "PNG", "WEBP", "TIFF"):
         image = load_image(encoded(picture(), format, **({"lossless": True} if format == "WEBP" else {})))
         assert type(image) is Image.Image and not image.info
+
+
+PEAK = """
+import sys, numpy
+from pathlib import Path
+from segzero.images import load_image
+
+def kilobytes(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+for path in sys.argv[1:]:
+    file = Path(path).read_bytes()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = kilobytes("VmRSS:")
+    image = load_image(file)
+    print(1024 * (kilobytes("VmHWM:") - before) / (image.width * image.height))
+    del image
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells a process's peak")
+def test_decoding_takes_eight_bytes_a_pixel_beside_the_result(tmp_path):
+    side = 2000
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    flat = Image.new("RGBA", (side, side), (10, 20, 30, 40))
+    kinds = {
+        "float.tiff": encoded(numbers("F", side), "TIFF", compression="tiff_lzw"),
+        "float_again.tiff": encoded(numbers("F", side), "TIFF", compression="tiff_lzw"),
+        "turned.png": encoded(flat, "PNG", compress_level=1, exif=turned),
+        "lossless.webp": encoded(flat, "WEBP", lossless=True, method=0),
+        "cmyk.jpg": encoded(flat.convert("RGB").convert("CMYK"), "JPEG", progressive=True),
+    }
+    for name, file in kinds.items():
+        (tmp_path / name).write_bytes(file)
+    paths = [str(tmp_path / name) for name in kinds]
+    told = subprocess.run([sys.executable, "-c", PEAK, *paths], capture_output=True, text=True, check=True)
+    assert all(float(peak) < 4 + 8 + 1 for peak in told.stdout.split()[1:]), told.stdout
+
+
+def test_files_on_disk_are_looked_at_too(tmp_path):
+    path = tmp_path / "scans.jpg"
+    path.write_bytes(jpeg_of_scans(2000))
+    assert image_size(path) == (SIDE, SIDE)  # its header is in order, and more is not read
+    with pytest.raises(UserError, match=r"scans\.jpg is a JPEG of more than 100 scans"):
+        load_image(path)
+    path.write_bytes(jpeg_of_scans(12))
+    assert load_image(path).size == (SIDE, SIDE)
