@@ -8,8 +8,8 @@ from PIL import Image
 
 from benchmarks.kills.__main__ import kill_all, summary
 from benchmarks.kills.flagging import lost
-from benchmarks.kills.killing import bytes_of, differences
-from benchmarks.kills.training import damage, lost_rows
+from benchmarks.kills.killing import bytes_of, differences, hold, kill, start
+from benchmarks.kills.training import Saves, damage, lost_rows
 
 COUNTS = {"evaluation": 1, "serving": 1, "prepare": 2, "merge": 1}
 
@@ -56,3 +56,16 @@ def test_a_checkpoint_that_is_not_whole_and_lost_rows_are_noticed(tmp_path):
     assert damage(tmp_path, [4]) == ["step 4 was sealed, but None is the newest whole one"]
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st')
     assert lost_rows(tmp_path, [{"step": 1}]) == [] and lost_rows(tmp_path, [{"step": 1}, {"step": 2}])
+
+
+def test_the_moment_is_within_the_saving_that_was_waited_for(tmp_path):
+    once = "mkdir .global_step_{0}.unfinished; sleep 0.3; mv .global_step_{0}.unfinished global_step_{0}; sleep 0.2; "
+    process = start(
+        ["sh", "-c", f"cd {tmp_path}; " + "".join(once.format(step) for step in range(9))], tmp_path / "log"
+    )
+    saves = Saves(tmp_path)
+    saves.wait(process, 2)
+    hold(process)
+    assert sorted(path.name for path in tmp_path.glob("*global*")) == [".global_step_1.unfinished", "global_step_0"]
+    assert 0.25 < saves.last < 3 and kill(process) and not kill(process)
+    assert (tmp_path / ".global_step_1.unfinished").is_dir()
