@@ -25,6 +25,7 @@ MAX_SEGMENTS = 1000  # before a JPEG's first scan: a colour profile may take doz
 MAX_EXIF = 1 << 18  # bytes, in a JPEG
 MAX_PROGRAMS = 1 << 24  # bytes that programs may put before a JPEG's pixels, for themselves
 MAX_TABLE = 1 << 12  # bytes of any other segment
+MAX_TILE_SEGMENTS = 30  # before the scan of a JPEG in a TIFF
 MAX_GAP = 1 << 10  # bytes of nothing between two segments
 MAX_JPEG = 1 << 28  # bytes of a JPEG whose scans have to be told from thumbnails
 MAX_CHUNKS = 1 << 15  # of a PNG: in 32 MB they have 1,000 bytes each, where 8,192 are usual
@@ -38,15 +39,15 @@ MAX_TILES = 1 << 16  # or strips
 MAX_PADDING = 1 << 22  # pixels of tiles beyond four times the picture: one of 2048x2048 for an icon
 
 MARKER = re.compile(rb"\xff([\x01-\xfe])")
-NO_RESTART = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+WITH_LENGTH = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
 ALONE = {0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)}  # markers that Pillow takes without a length
-FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-BASELINE, ARITHMETIC, END, SCAN, EXIF, TEXT = (0xC0, 0xC1), 0xC9, 0xD9, 0xDA, 0xE1, 0xFE
+FRAMES = {*range(0xC0, 0xD0), 0xDE} - {0xC4, 0xC8, 0xCC}
+BASELINE, ARITHMETIC, END, SCAN, EXIF, TEXT = (0xC0, 0xC1), range(0xC9, 0xD0), 0xD9, 0xDA, 0xE1, 0xFE
 PROGRAMS = {*range(0xE0, 0xF0), TEXT}
 
 PIXELS = (b"IDAT", b"fdAT")
 
-WIDTH, HEIGHT, COMPRESSION, ROWS, TILE_WIDTH, TILE_HEIGHT = GEOMETRY = (256, 257, 259, 278, 322, 323)
+GEOMETRY = (256, 257, 259, 278, 322, 323)  # width, height, compression, a strip's rows, a tile's width and height
 COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32773, 32946)  # none, fax, LZW, JPEG, deflate, PackBits
 JPEG, OFFSETS = 7, (273, 324)  # of strips and tiles
 DIRECTORIES = (34665, 34853, 40965)  # tags that point to further ones, which Pillow reads with the first
@@ -99,9 +100,9 @@ def sound_exif(block: bytes) -> bool:
     return True
 
 
-def _jpeg_segments(file: IO[bytes], place: int = 2) -> Iterator[tuple[int, int, bytes]]:
+def _jpeg_segments(file: IO[bytes], place: int = 2, most: int = MAX_SEGMENTS) -> Iterator[tuple[int, int, bytes]]:
     """Marker, length and the first bytes of each segment up to the first scan's, as Pillow finds them."""
-    for _ in range(MAX_SEGMENTS):
+    for _ in range(most):
         file.seek(place)
         start = file.read(MAX_GAP)
         found = MARKER.search(start)
@@ -122,7 +123,7 @@ def _jpeg_segments(file: IO[bytes], place: int = 2) -> Iterator[tuple[int, int, 
         if marker == SCAN:
             return
         place += length
-    raise _Costly(f"is a JPEG of more than {MAX_SEGMENTS} parts before its pixels")
+    raise _Costly(f"is a JPEG of more than {most} parts before its pixels")
 
 
 def _jpeg_header(file: IO[bytes]) -> None:
@@ -131,7 +132,7 @@ def _jpeg_header(file: IO[bytes]) -> None:
         frames += marker in FRAMES
         programs += length if marker in PROGRAMS else 0
         exif += length if marker == EXIF and head.startswith(b"Exif") else 0
-        if marker in FRAMES and marker >= ARITHMETIC:
+        if marker in FRAMES and marker in ARITHMETIC:
             raise _Costly("is a JPEG with arithmetic coding, which few programs read")
         too_long = length > MAX_TABLE and marker not in PROGRAMS
         if too_long or frames > 1 or exif > MAX_EXIF or programs > MAX_PROGRAMS:
@@ -154,7 +155,7 @@ def _jpeg_scans(file: IO[bytes], most: int) -> None:
     data = file.read(MAX_JPEG)
     place, scans = 2, 0
     for _ in range(MAX_SEGMENTS + 10 * most):
-        found = NO_RESTART.search(data, place)
+        found = WITH_LENGTH.search(data, place)
         if found is None or found[1][0] == END:
             return
         scans += found[1][0] == SCAN
@@ -164,10 +165,10 @@ def _jpeg_scans(file: IO[bytes], most: int) -> None:
     raise _Costly("is a JPEG of too many parts")
 
 
-def _single_scan(file: IO[bytes], place: int = 2) -> bool:
+def _single_scan(file: IO[bytes], place: int = 2, most: int = MAX_SEGMENTS) -> bool:
     """Whether it is a baseline JPEG whose first scan holds all components: then no other is read."""
     parts = b""
-    for marker, _, head in _jpeg_segments(file, place):
+    for marker, _, head in _jpeg_segments(file, place, most):
         if marker in FRAMES:
             parts = head[5:6] if marker in BASELINE else b""
         if marker == SCAN:
@@ -251,7 +252,7 @@ def _tiff_header(file: IO[bytes]) -> None:
         for place in {
             place for tag in OFFSETS for entry in tags.get(tag, []) for place in _tiff_numbers(file, order, *entry)
         }:
-            if place and not _single_scan(file, place + 2):
+            if place and not _single_scan(file, place + 2, MAX_TILE_SEGMENTS):
                 raise _Costly("is a TIFF of JPEGs with several scans")
 
 
