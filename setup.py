@@ -48,6 +48,7 @@ EXTRAS = {
         "fastapi>=0.115",
         "fastapi-offline>=1.7",
         "uvicorn>=0.30",
+        "httptools>=0.6",
         "python-multipart>=0.0.12",
         "prometheus-client>=0.20",
     ],

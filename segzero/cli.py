@@ -1,5 +1,6 @@
 """The `segzero` command. Each command parses its flags and calls the room that does the work."""
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Segment by reasoning: a question about an image becomes a think-chain, boxes, points and masks.",
 )
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False, emoji=False)  # paths, questions and answers may hold brackets
 
 MaxPixelsOption = Annotated[int, typer.Option(help="Refuse larger images.", min=1)]
 
@@ -205,7 +206,7 @@ def _show_progress(outcomes, total: int) -> int:
                 continue
             result = outcome.result
             said = result.error or (f"{len(result.instances)} found" if result.instances else "nothing there")
-            progress.console.print(f"{outcome.job.name}: {said}: {result.think}", markup=False)
+            progress.console.print(f"{outcome.job.name}: {said}: {result.think}")
     return failed
 
 
@@ -213,6 +214,8 @@ def main() -> None:
     """Run the command; a user's mistake is one line and exit code 2."""
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers obeys it too
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text, nor answers
     try:
         app()
     except UserError as error:

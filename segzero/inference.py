@@ -1,10 +1,12 @@
 """Many images, one question or a file of them: run the pipeline, save what it found, count what failed."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from unicodedata import normalize
 
 from segzero.errors import UserError, unknown_name
 from segzero.files import write_atomically
@@ -12,6 +14,9 @@ from segzero.images import find_images, load_image
 from segzero.pipeline import SegZeroPipeline
 from segzero.prompts import normalise
 from segzero.result import FORMATS, Segmentation, coco_dataset
+
+RESERVED = "coco"  # the run's own file
+STEM = 200  # bytes of a name that come from the image's, so that what follows fits into the usual 255
 
 
 @dataclass(frozen=True)
@@ -82,18 +87,29 @@ def run(pipeline: SegZeroPipeline, jobs: Iterable[Job], max_pixels: int) -> Iter
 
 
 def save(outcomes: Iterable[Outcome], folder: Path, formats: tuple[str, ...]) -> Iterator[Outcome]:
-    """Write each outcome's files as it comes; `coco` is one file for the whole run, written at the end."""
+    """Write each outcome's files as it comes; `coco` is one file for the whole run, written at the end.
+
+    A folder that can't be made ends the run before it has begun; a result that can't be written is a problem.
+    """
     check_formats(formats)
-    each = tuple(name for name in formats if name != "coco")
+    each = tuple(name for name in formats if name != RESERVED)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from error
     done: list[tuple[str, Segmentation]] = []
     for outcome in outcomes:
         if outcome.result is not None:
-            outcome.result.save(folder, outcome.job.name, each)
-            if "coco" in formats:
+            try:
+                outcome.result.save(folder, outcome.job.name, each)
+            except UserError as error:
+                yield Outcome(outcome.job, None, str(error))
+                continue
+            if RESERVED in formats:
                 done.append((str(outcome.job.image), outcome.result))
         yield outcome
-    if "coco" in formats:
-        write_atomically(folder / "coco.json", json.dumps(coco_dataset(done)).encode())
+    if RESERVED in formats:
+        write_atomically(folder / f"{RESERVED}.json", json.dumps(coco_dataset(done)).encode())
 
 
 def check_formats(formats: tuple[str, ...]) -> None:
@@ -104,11 +120,25 @@ def check_formats(formats: tuple[str, ...]) -> None:
 
 
 def _named(pairs: list[tuple[Path, str]]) -> list[Job]:
-    """File names that say which image it was, and stay apart when an image is asked about twice."""
-    taken: dict[str, int] = {}
+    """File names that say which image it was, and stay apart wherever they are written.
+
+    >>> [job.name for job in _named([(Path(name), "the cat") for name in ("a.jpg", "A.png", "a_2.jpg", "coco.jpg")])]
+    ['a', 'A_2', 'a_2_2', 'coco_2']
+    """
+    taken = {RESERVED}
+    numbers: Counter[str] = Counter()  # the highest that was given to a stem
     jobs = []
     for path, question in pairs:
-        count = taken[path.stem] = taken.get(path.stem, 0) + 1
-        name = path.stem if count == 1 else f"{path.stem}_{count}"
+        stem = path.stem.encode("utf-8", "replace")[:STEM].decode("utf-8", "ignore")
+        name, key = stem, _folded(stem)
+        while _folded(name) in taken:
+            numbers[key] = max(numbers[key], 1) + 1
+            name = f"{stem}_{numbers[key]}"
+        taken.add(_folded(name))
         jobs.append(Job(path, question, name))
     return jobs
+
+
+def _folded(name: str) -> str:
+    """A name as macOS and Windows compare it, where "Straße", "STRASSE" and accents in two pieces are the same."""
+    return normalize("NFC", normalize("NFC", name).casefold())

@@ -27,6 +27,7 @@ Point = tuple[float, float]  # x, y
 MAX_PIXELS = 1 << 28  # of one mask
 MAX_OUTLINE = 1 << 24  # pixels that the edges of one object's polygons may pass through
 _MAX_DIGITS = 6  # six digits of five bits hold every difference of two runs up to MAX_PIXELS
+_PIECE = 1 << 16  # characters of counts that are looked at together
 
 
 class RLE(TypedDict):
@@ -44,13 +45,16 @@ def encode(mask: ArrayLike) -> RLE:
     return _plain(coco.encode(np.asfortranarray(array != 0, dtype=np.uint8)))
 
 
-def decode(rle: RLE) -> Mask:
-    """The boolean mask [H, W] of an RLE."""
-    return coco.decode(check_rle(rle)).astype(bool)
+def decode(rle: RLE, size: tuple[int, int] | None = None) -> Mask:
+    """The boolean mask [H, W] of an RLE, which must be of that (width, height) if one is given."""
+    return coco.decode(check_rle(rle, size)).view(bool)  # bytes of 0 and 1
 
 
-def check_rle(rle: object) -> RLE:
+def check_rle(rle: object, size: tuple[int, int] | None = None) -> RLE:
     """The same mask as a compressed RLE that is safe to decode; COCO's uncompressed lists are taken too.
+
+    `size`: the (width, height) of the image it belongs to. Give it wherever it is known: a mask of
+    another size is refused before its counts are looked at, and those are bounded by its pixels.
 
     >>> check_rle({"size": [2, 2], "counts": [1, 2, 1]})
     {'size': [2, 2], 'counts': '121'}
@@ -60,22 +64,22 @@ def check_rle(rle: object) -> RLE:
     """
     if not isinstance(rle, dict) or not {"size", "counts"} <= rle.keys():
         raise UserError('malformed RLE: it must be {"size": [height, width], "counts": ...}')
-    size, counts = rle["size"], rle["counts"]
-    if not isinstance(size, list | tuple) or len(size) != 2 or not all(_is_int(side) for side in size):
+    sides, counts = rle["size"], rle["counts"]
+    if not isinstance(sides, list | tuple) or len(sides) != 2 or not all(_is_int(side) for side in sides):
         raise UserError("malformed RLE: its size must be two integers, [height, width]")
-    height, width = (int(side) for side in size)
+    height, width = (int(side) for side in sides)
     _check_size(width, height)
+    if size is not None and (width, height) != tuple(size):
+        raise UserError(f"a mask of {width}x{height} pixels for an image of {size[0]}x{size[1]}")
     compressed = isinstance(counts, str | bytes)
-    runs = _read_counts(counts, height * width) if compressed else _check_counts(counts, height * width)
-    if runs.min() < 0 or runs.max() > height * width:  # before the sum, which could wrap around
-        raise UserError("malformed RLE: a run is negative or longer than the whole mask")
-    if runs.sum() != height * width:
+    covered = _read_counts(counts, height * width) if compressed else _check_counts(counts, height * width)
+    if covered != height * width:
         raise UserError(
-            f"malformed RLE: its runs cover {runs.sum()} pixels, its size {height}x{width} has {height * width}"
+            f"malformed RLE: its runs cover {covered} pixels, its size {height}x{width} has {height * width}"
         )
     if compressed:
         return {"size": [height, width], "counts": counts if isinstance(counts, str) else counts.decode()}
-    return _plain(coco.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width))
+    return _plain(coco.frPyObjects({"size": [height, width], "counts": counts}, height, width))
 
 
 def area(rle: RLE) -> int:
@@ -86,10 +90,7 @@ def area(rle: RLE) -> int:
 def union(rles: Iterable[RLE], size: tuple[int, int]) -> RLE:
     """One mask of everything that is inside any; of none at all, the empty mask of that (width, height)."""
     width, height = size
-    checked = [check_rle(rle) for rle in rles]
-    for rle in checked:
-        if rle["size"] != [height, width]:
-            raise UserError(f"masks of {rle['size'][1]}x{rle['size'][0]} and {width}x{height} pixels have no union")
+    checked = [check_rle(rle, size) for rle in rles]
     if not checked:
         return check_rle({"size": [height, width], "counts": [height * width]})
     return _plain(coco.merge(checked))
@@ -216,39 +217,61 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def _check_counts(counts: object, pixels: int) -> NDArray[np.int64]:
-    """The runs of an uncompressed RLE as numbers."""
+def _check_counts(counts: object, pixels: int) -> int:
+    """How many pixels the runs of an uncompressed RLE cover."""
     if not isinstance(counts, list | tuple) or not 0 < len(counts) <= pixels + 1:
         raise UserError("malformed RLE: its counts must be text, or a list of at most one run a pixel")
     if not all(_is_int(run) and 0 <= run <= pixels for run in counts):
         raise UserError(f"malformed RLE: its runs must be integers of 0 to {pixels}")
-    return np.array(counts, dtype=np.int64)
+    return sum(int(run) for run in counts)
 
 
-def _read_counts(counts: str | bytes, pixels: int) -> NDArray[np.int64]:
-    """The runs of a compressed RLE: digits of five bits, lowest first, with a flag for "more" (32).
+def _read_counts(counts: str | bytes, pixels: int) -> int:
+    """How many pixels the runs of a compressed RLE cover: digits of five bits, lowest first, and 32 for "more".
 
     Each number is signed; from the fourth on, it is the difference to the run two places before.
+    They are read in pieces, so that long counts take no more memory than short ones.
     """
+    if not 0 < len(counts) <= _MAX_DIGITS * (pixels + 2):
+        raise UserError(f"malformed RLE: counts of {len(counts)} characters for {pixels} pixels")
+    covered = place = 0
+    before = np.zeros(2, np.int64)  # the two runs before this piece
+    while place < len(counts) and covered <= pixels:
+        numbers, used = _read_numbers(counts[place : place + _PIECE])
+        if not used:
+            raise UserError("malformed RLE: its counts end inside a number")
+        if place:
+            numbers[:2] += before[: len(numbers)]
+        else:
+            numbers[2:3] -= numbers[0]  # the third stands for itself
+        numbers[::2] = np.cumsum(numbers[::2])
+        numbers[1::2] = np.cumsum(numbers[1::2])
+        if numbers.min() < 0 or numbers.max() > pixels:  # before the sum, which could wrap around
+            raise UserError("malformed RLE: a run is negative or longer than the whole mask")
+        covered += int(numbers.sum())
+        place += used
+        before = numbers[-2:]
+    return covered
+
+
+def _read_numbers(piece: str | bytes) -> tuple[NDArray[np.int64], int]:
+    """The numbers that are whole in a piece of counts, and how many characters they take."""
     try:
-        raw = counts.encode("ascii") if isinstance(counts, str) else counts
+        raw = piece.encode("ascii") if isinstance(piece, str) else piece
     except UnicodeEncodeError:
         raise UserError("malformed RLE: its counts hold characters that no RLE has") from None
-    if not 0 < len(raw) <= _MAX_DIGITS * (pixels + 2):
-        raise UserError(f"malformed RLE: counts of {len(raw)} characters for {pixels} pixels")
     digits = np.frombuffer(raw, dtype=np.uint8).astype(np.int64) - 48
     if digits.min() < 0 or digits.max() > 63:
         raise UserError("malformed RLE: its counts hold characters that no RLE has")
     last = np.flatnonzero(digits < 32)  # of each number
-    if not len(last) or last[-1] != len(digits) - 1:
-        raise UserError("malformed RLE: its counts end inside a number")
+    if not len(last):
+        return last, 0
+    digits = digits[: last[-1] + 1]
     first = np.concatenate([[0], last[:-1] + 1])
     lengths = last - first + 1
     if lengths.max() > _MAX_DIGITS:
         raise UserError("malformed RLE: its counts hold a number beyond any mask")
     place = 5 * (np.arange(len(digits)) - np.repeat(first, lengths))
-    runs = np.add.reduceat((digits & 31) << place, first)
-    runs -= np.where(digits[last] & 16, np.left_shift(1, 5 * lengths), 0)
-    runs[1::2] = np.cumsum(runs[1::2])
-    runs[2::2] = np.cumsum(runs[2::2])
-    return runs
+    numbers = np.add.reduceat((digits & 31) << place, first)
+    numbers -= np.where(digits[last] & 16, np.left_shift(1, 5 * lengths), 0)
+    return numbers, len(digits)

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from segzero import cli
+from segzero.inference import jobs_from
 
 
 @pytest.fixture
@@ -71,6 +72,66 @@ def test_infer_reads_a_file_of_questions(run, scene, tmp_path):
     code, out, _ = run("infer", "--questions", "q.jsonl", "--format", "json", "--policy-backend", "transformers")
     assert code == 0 and "2 of 2 done" in out
     assert json.loads((tmp_path / "outputs" / "scene_2.json").read_text())["question"] == "the red circle"
+
+
+def test_infer_writes_every_answer_to_a_file_of_its_own(run, scene, tmp_path):
+    path, question = scene
+    names = ["a.png", "A.jpg", "a.jpg", "a_2.png", "coco.png", f"{'ö' * 120}.png", f"{'ö' * 110}x.png"]
+    (tmp_path / "many").mkdir()
+    for name in names:
+        (tmp_path / "many" / name).write_bytes(path.read_bytes())
+    code, out, _ = run("infer", "many", question, "--format", "panel,json,coco", "--policy-backend", "transformers")
+    assert code == 0 and "7 of 7 done" in out
+    written = [file.name for file in (tmp_path / "outputs").glob("*.json")]
+    assert len({name.casefold() for name in written}) == len(names) + 1
+    assert len(json.loads((tmp_path / "outputs" / "coco.json").read_text())["images"]) == len(names)
+    assert len(list((tmp_path / "outputs").glob("*_panel.png"))) == len(names)
+
+
+def test_infer_goes_on_when_one_result_cannot_be_written(run, scene, tmp_path):
+    path, question = scene
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(path.read_bytes())
+    (tmp_path / "outputs" / "a.json").mkdir(parents=True)  # stands where the file should be
+    code, out, _ = run("infer", "[ab].png", question, "--format", "json,coco", "--policy-backend", "transformers")
+    assert code == 2 and "1 of 2 done" in out and "a: not done: cannot write" in out
+    assert json.loads((tmp_path / "outputs" / "b.json").read_text())["question"] == question
+    [image] = json.loads((tmp_path / "outputs" / "coco.json").read_text())["images"]
+    assert image["file_name"] == "b.png"
+
+
+def test_infer_prints_names_and_problems_as_they_are(run, scene, tmp_path):
+    _, question = scene
+    lines = [{"image": "[/red]:cat:[.png", "question": question}, {"image": "half \ud83d.png", "question": question}]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    out_folder = "[/bold]"
+    code, out, _ = run("infer", "--questions", "q.jsonl", "--out", out_folder, "--policy-backend", "transformers")
+    assert code == 2 and "0 of 2 done; files in [/bold]/" in out
+    assert "no such image: [/red]:cat:[.png" in out and "half \\ud83d.png" in out
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [
+        ("x" * 200, "x" * 200),
+        ("x" * 250, "x" * 200),
+        ("ö" * 101, "ö" * 100),
+        ("x" + "ö" * 100, "x" + "ö" * 99),  # the hundredth would be cut in two
+        ("x" + "🐈" * 50, "x" + "🐈" * 49),
+    ],
+    ids=["fits", "long", "even", "odd", "four bytes"],
+)
+def test_long_names_are_cut_between_two_letters(stem, name, tmp_path):
+    (tmp_path / "q.jsonl").write_text(json.dumps({"image": f"{stem}.png", "question": "the cat"}) + "\n")
+    [job] = jobs_from(tmp_path / "q.jsonl")
+    assert job.name == name
+
+
+def test_names_of_the_same_image_are_counted(tmp_path):
+    images = ["a.png"] * 3 + ["a_3.png", "A.png", "COCO.png", "e\u0301.png", "\u00e9.png"]
+    (tmp_path / "q.jsonl").write_text("\n".join(json.dumps({"image": i, "question": "the cat"}) for i in images))
+    names = [job.name for job in jobs_from(tmp_path / "q.jsonl")]
+    assert names == ["a", "a_2", "a_3", "a_3_2", "A_4", "COCO_2", "e\u0301", "\u00e9_2"]
 
 
 def test_segment_draws_every_reading(run, scene, tmp_path, held_out):

@@ -1,6 +1,7 @@
 """RLEs in and out, hostile ones refused; boxes, points and overlaps against slow but obvious ways."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -114,6 +115,47 @@ def test_runs_whose_sum_would_wrap_around_are_refused():
         check_rle({"size": [1 << 14, 1 << 14], "counts": "ooooo?" * (1 << 20)})
 
 
+def test_a_mask_of_another_size_is_refused_before_its_counts_are_looked_at():
+    claims = {"size": [1 << 14, 1 << 14], "counts": "11" * 14_000_000}
+    tracemalloc.start()
+    try:
+        for read in (
+            lambda: decode(claims, (16, 16)),
+            lambda: check_rle(claims, (16, 16)),
+            lambda: union([claims], (16, 16)),
+        ):
+            with pytest.raises(UserError, match="a mask of 16384x16384 pixels for an image of 16x16"):
+                read()
+        assert tracemalloc.get_traced_memory()[1] < 1e6
+    finally:
+        tracemalloc.stop()
+    assert decode(encode(np.ones((4, 6), bool)), (6, 4)).all()
+
+
+def test_long_counts_are_read_in_little_memory():
+    rle = encode(np.random.default_rng(0).random((1500, 1500)) < 0.5)
+    tracemalloc.start()
+    try:
+        check_rle(rle)
+        with pytest.raises(UserError, match="malformed RLE"):
+            check_rle(rle | {"counts": rle["counts"] + "1"})
+        assert tracemalloc.get_traced_memory()[1] < 12e6
+    finally:
+        tracemalloc.stop()
+
+
+@quick
+@given(MASKS, st.integers(12, 40))
+def test_counts_are_read_alike_in_pieces_of_any_length(mask, piece):
+    rle = encode(mask)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segzero.masks._PIECE", piece)
+        assert check_rle(rle) == rle
+        for damaged in (rle["counts"][:-1], rle["counts"] + "1", rle["counts"] + "P"):
+            with pytest.raises(UserError, match="malformed RLE"):
+                check_rle(rle | {"counts": damaged})
+
+
 @settings(max_examples=1000, deadline=None, database=None)
 @given(st.text(st.characters(min_codepoint=44, max_codepoint=114), max_size=12), st.integers(1, 6), st.integers(1, 6))
 def test_any_counts_are_refused_or_cover_the_mask(counts, height, width):
@@ -142,7 +184,7 @@ def test_union():
     assert (decode(union([encode(a), encode(b)], (10, 8))) == (a | b)).all()
     assert area(union([], (10, 8))) == 0
     assert decode(union([], (10, 8))).shape == (8, 10)
-    with pytest.raises(UserError, match="masks of 10x8 and 8x10 pixels have no union"):
+    with pytest.raises(UserError, match="a mask of 10x8 pixels for an image of 8x10"):
         union([encode(a)], (8, 10))
 
 

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from segzero.errors import UserError
 from segzero.files import write_atomically
 
 CARD = "card.json"
+COUNTERS = ("splits", "kinds", "objects", "left_out")  # fields of it; all but the first are in a shard's note too
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Card:
         self.read += shard["read"]
         self.samples += shard["samples"]
         self.splits[shard["split"]] += shard["samples"]
-        for name in ("kinds", "objects", "left_out"):
+        for name in COUNTERS[1:]:
             getattr(self, name).update(shard[name])
         self.files += [shard["file"]] if shard["samples"] else []
 
@@ -81,12 +82,39 @@ def read_card(folder: Path) -> Card | None:
     if not (folder / CARD).is_file():
         return None
     found = read_json(folder / CARD)
-    try:
-        counters = {name: Counter(found[name]) for name in ("splits", "kinds", "objects", "left_out")}
-        return Card(**(found | counters))
-    except (TypeError, KeyError, ValueError) as error:
-        raise UserError(f"{folder / CARD} is no card of prepared data; choose another folder") from error
+    if not _is_card(found):
+        raise UserError(f"{folder / CARD} is no card of prepared data; choose another folder, or remove it")
+    return Card(**(found | {name: Counter(found[name]) for name in COUNTERS}))
+
+
+def is_shard(note: Any) -> bool:
+    """True of a note that `Card.add` can count."""
+    return (
+        isinstance(note, dict)
+        and all(isinstance(note.get(name), str) for name in ("digest", "file", "split"))
+        and all(isinstance(note.get(name), int) for name in ("read", "samples"))
+        and all(_are_counts(note.get(name)) for name in COUNTERS[1:])
+        and _are_texts(note.get("problems"))
+    )
+
+
+def _is_card(found: Any) -> bool:
+    return (
+        isinstance(found, dict)
+        and found.keys() == {known.name for known in fields(Card)}
+        and all(isinstance(found[name], int) for name in ("read", "samples", "problems"))
+        and all(_are_counts(found[name]) for name in COUNTERS)
+        and _are_texts(found["files"])
+    )
+
+
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(count, int) for count in value.values())
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def _number(item: tuple[str, int]) -> int:
-    return int(item[0])
+    return int(item[0]) if item[0].isdecimal() else 0

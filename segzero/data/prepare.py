@@ -20,15 +20,16 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from segzero.data.card import Card, read_card
+from segzero.data.card import CARD, Card, is_shard, read_card
 from segzero.data.readers import read
 from segzero.data.readers.records import plain, read_json
 from segzero.data.recipe import Recipe, cook
 from segzero.data.sample import Sample, to_parquet
 from segzero.errors import UserError
-from segzero.files import write_atomically
+from segzero.files import lock, write_atomically
 
 NOTES = ".shards"
+SETTINGS = "settings.json"  # among the notes
 NO_SPLIT = "train"  # what samples of no split are filed under
 
 
@@ -74,46 +75,79 @@ def prepare(
         raise UserError("--workers and --shard-size must be 1 or more")
     settings = {"source": source, "format": format, "options": options, **asdict(recipe)}
     settings |= {"seed": seed, "segmenter": segmenter, "limit": limit, "shard_size": shard_size}
-    finished = read_card(out)
-    if finished is not None:
-        _same_settings(out, finished.settings, settings)
+    _refuse_others(out)
+    if (finished := _finished(out, settings)) is not None:
         return finished
-    _begin(out, settings)
-    unread: list[str] = []
+    # The lock goes with the notes at the end. By then the card is there, and whoever gets the lock looks for it again.
+    with lock(out / NOTES, f"{out} is being made by another process; wait for it, or choose another --out"):
+        card = _finished(out, settings)
+        if card is None:
+            _begin(out, settings)
+            unread: list[str] = []
+            samples = read(source, format, None if strict else unread, **options)
+            blocks = _blocks(islice(samples, limit or None), shard_size)
+            jobs = (Job(out, split, number, block, seed, recipe, segmenter) for split, number, block in blocks)
+            card = Card(settings)
+            bad = _count(card, _each(jobs, workers), strict, progress)
+            lines = [*unread, *bad]  # in this order, as workers run ahead of each other
+            if not card.samples:
+                first = f"; first: {lines[0]}" if lines else ""
+                said = first or "".join(f"; {count}: {why}" for why, count in card.left_out.items())
+                raise UserError(f"nothing of {source} can be trained on{said}")
+            card.write(out, lines)
+        shutil.rmtree(out / NOTES, ignore_errors=True)
+    return card
+
+
+def _count(card: Card, shards: Iterable[dict[str, Any]], strict: bool, progress: Callable[[int], None]) -> list[str]:
+    """Add the shards to the card; returns the problems in them."""
     bad: list[str] = []
-    samples = read(source, format, None if strict else unread, **options)
-    blocks = _blocks(islice(samples, limit or None), shard_size)
-    jobs = (Job(out, split, number, block, seed, recipe, segmenter) for split, number, block in blocks)
-    card = Card(settings)
-    for shard in _each(jobs, workers):
+    for shard in shards:
         if strict and shard["problems"]:
             raise UserError(f"{shard['problems'][0]} (without --strict it is left out and listed)")
         card.add(shard)
         bad += shard["problems"]
         progress(card.read)
-    lines = [*unread, *bad]  # in this order, as workers run ahead of each other
-    if not card.samples:
-        said = f"; first: {lines[0]}" if lines else "".join(f"; {count}: {why}" for why, count in card.left_out.items())
-        raise UserError(f"nothing of {source} can be trained on{said}")
-    card.write(out, lines)
-    shutil.rmtree(out / NOTES, ignore_errors=True)
+    return bad
+
+
+def _finished(out: Path, settings: dict[str, Any]) -> Card | None:
+    card = read_card(out)
+    if card is not None:
+        _same_settings(out, card.settings, settings)
     return card
+
+
+def _made(out: Path) -> bool:
+    return out.is_dir() and any(out.glob("*.parquet"))
+
+
+def _refuse_others(out: Path) -> None:
+    """A folder with shards that no call began is somebody's own."""
+    begun = (out / CARD).is_file() or (out / NOTES / SETTINGS).is_file()
+    if out.is_file() or (_made(out) and not begun):
+        raise UserError(f"{out} holds something else already; choose another --out, or remove it")
 
 
 def _begin(out: Path, settings: dict[str, Any]) -> None:
     """Note the settings. Those of an interrupted call must be the same, unless it made nothing."""
-    note = out / NOTES / "settings.json"
-    begun, made = note.is_file(), out.is_dir() and any(out.glob("*.parquet"))
-    if begun:
-        _same_settings(out, read_json(note), settings if made else {})
-    elif out.is_file() or made:
-        raise UserError(f"{out} holds something else already; choose another --out, or remove it")
-    if begun:
+    notes = out / NOTES
+    if (notes / SETTINGS).is_file():
+        found = _read_note(notes / SETTINGS, out)
+        _same_settings(out, found, settings if _made(out) else {})
         for unfinished in out.glob(".*.parquet.*"):
             unfinished.unlink(missing_ok=True)
-    if not made:
-        shutil.rmtree(note.parent, ignore_errors=True)
-    write_atomically(note, json.dumps(settings).encode())
+    if not _made(out):
+        for note in notes.glob("*.json"):
+            note.unlink(missing_ok=True)
+    write_atomically(notes / SETTINGS, json.dumps(settings).encode())
+
+
+def _read_note(note: Path, out: Path) -> Any:
+    try:
+        return read_json(note)
+    except UserError as error:
+        raise UserError(f"{error}; remove {out} and begin again") from error
 
 
 def _same_settings(out: Path, found: Any, settings: dict[str, Any]) -> None:
@@ -167,9 +201,8 @@ def _make(job: Job) -> dict[str, Any]:
     """Make one shard, or find it finished."""
     note = job.out / NOTES / f"{job.name}.json"
     digest = _digest(job.samples)
-    if note.is_file():
-        found = read_json(note)
-        if found.get("digest") != digest:
+    if (found := _noted(note)) is not None:
+        if found["digest"] != digest:
             raise UserError(f"the source is not what it was when {job.out} was begun; remove {job.out} and begin again")
         return found
     agree = None
@@ -194,6 +227,17 @@ def _make(job: Job) -> dict[str, Any]:
     }
     write_atomically(note, json.dumps(shard).encode())
     return shard
+
+
+def _noted(note: Path) -> dict[str, Any] | None:
+    """What a finished shard's note says; None where there is no note, or one that is torn: the shard is made anew."""
+    if not note.is_file():
+        return None
+    try:
+        found = read_json(note)
+    except UserError:
+        return None
+    return found if is_shard(found) else None
 
 
 def _digest(samples: Iterable[Sample]) -> str:

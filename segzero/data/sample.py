@@ -18,16 +18,19 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from segzero.data import parquet
 from segzero.errors import UserError
 from segzero.masks import RLE, check_rle, union
 
 if TYPE_CHECKING:
     import pyarrow
+    import pyarrow.parquet
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 
 ROW_GROUP = 100  # samples written and read at a time; the images may be in them
+MOST = 1 << 22  # numbers of the objects of so many samples, which become Python's
 
 
 @dataclass(frozen=True)
@@ -123,17 +126,11 @@ def to_parquet(samples: Iterable[Sample], path: str | Path) -> Path:
 def from_parquet(path: str | Path) -> Iterator[Sample]:
     """The samples of what `parquet_files` finds. Columns of other names are passed over."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     files = parquet_files(path)
     schema = _schema()
     for file in files:  # before the first sample is used
-        try:
-            _cast(pa.Table.from_batches([], pq.read_schema(file)), schema, file)
-        except FileNotFoundError:
-            raise UserError(f"no such file: {file}; check the path") from None
-        except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(f"cannot read {file}: it is no whole parquet file") from error
+        _cast(pa.Table.from_batches([], parquet.schema_of(file, schema.names)), schema, file)
     return (sample for file in files for sample in _read_file(file, schema))
 
 
@@ -149,18 +146,23 @@ def parquet_files(path: str | Path) -> list[Path]:
 
 
 def _read_file(file: Path, schema: "pyarrow.Schema") -> Iterator[Sample]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     number = 0
-    try:
-        with pq.ParquetFile(file) as reader:
-            for batch in reader.iter_batches(ROW_GROUP, columns=schema.names):
-                for row in _cast(pa.Table.from_batches([batch]), schema, file).to_pylist():
-                    yield _from_row(row, f"{file}, row {number}")
-                    number += 1
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"cannot read {file} after row {number}: the file is damaged") from error
+    for table in parquet.tables(file, schema.names, ROW_GROUP, _allowed):
+        table = _cast(table, schema, file)
+        if sum(map(parquet.values_in, table.column("objects").chunks)) > MOST:
+            raise UserError(f"{file}: the objects of rows {number} to {number + len(table) - 1} hold too many numbers")
+        try:
+            found = table.to_pylist()
+        except (ValueError, OverflowError) as error:
+            raise UserError(f"cannot read {file} after row {number}: {_line(error)}") from error
+        for row in found:
+            yield _from_row(row, f"{file}, row {number}")
+            number += 1
+
+
+def _allowed(reader: "pyarrow.parquet.ParquetFile", group: int) -> int:
+    """Other writers put up to a million rows into a group."""
+    return max(MOST, reader.metadata.row_group(group).num_rows << 6)
 
 
 def _schema() -> "pyarrow.Schema":
@@ -196,8 +198,8 @@ def _cast(table: "pyarrow.Table", schema: "pyarrow.Schema", file: Path) -> "pyar
         raise UserError(f"{file} holds no samples: it lacks the column {missing[0]!r}; see segzero.data.sample")
     try:
         return table.select(schema.names).cast(schema)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, ValueError) as error:
-        raise UserError(f"{file} holds no samples: a column has the wrong type: {error}") from error
+    except (pa.ArrowException, ValueError, KeyError) as error:
+        raise UserError(f"{file} holds no samples: a column has the wrong type: {_line(error)}") from error
 
 
 def _to_row(sample: Sample) -> dict[str, Any]:
@@ -242,6 +244,10 @@ def _to_object(value: dict[str, Any] | None, where: str) -> Object:
         raise UserError(f"{where}: an object needs a box of four numbers, and points of two")
     x0, y0, x1, y1 = box
     return Object((x0, y0, x1, y1), tuple((x, y) for x, y in points), value.get("rle"))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

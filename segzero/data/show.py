@@ -29,13 +29,20 @@ LETTERS, MARGIN = 22, 14  # pixels
 
 
 def show(folder: str | Path, out: str | Path, count: int = 9, seed: int = 0) -> Path:
-    """Write a picture of each of `count` samples, drawn by `seed`, and a page of them; returns the page."""
+    """Write a picture of each of `count` samples, drawn by `seed`, and a page of them; returns the page.
+
+    Of a sample that can't be drawn, such as one whose image is absent, the page says why.
+    """
     out = Path(out)
     chosen = draw_some((sample for _, _, sample in samples_of([folder])), count, seed)
     if not chosen:
         raise UserError(f"{folder} holds no samples; see docs/data.md")
     for number, sample in enumerate(chosen):
-        write_atomically(out / f"{number:03}.png", png_bytes(panel(sample)))
+        try:
+            drawn = png_bytes(panel(sample))
+        except UserError:  # the page says why
+            continue
+        write_atomically(out / f"{number:03}.png", drawn)
     body = f"<h1>{len(chosen)} samples of {escape(str(folder))}</h1>" + "".join(map(entry, chosen))
     text = page(f"Samples of {folder}", body)
     return write_atomically(out / "index.html", text.encode("utf-8", "backslashreplace"))
@@ -91,9 +98,8 @@ def _found(true: Object, size: Size) -> Found | None:
     """The object as the overlay draws it; a box alone has a mask without pixels."""
     if not all(math.isfinite(v) for v in [*true.box, *(v for point in true.points for v in point)]):
         return None
-    mask = np.zeros(size[::-1], bool)
     try:
-        mask = decode(true.rle) if true.rle is not None else mask
+        mask = np.zeros(size[::-1], bool) if true.rle is None else decode(true.rle, size)
     except UserError:
         return None
-    return Found(mask, true.box, true.points) if mask.shape == size[::-1] else None
+    return Found(mask, true.box, true.points)

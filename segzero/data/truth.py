@@ -81,10 +81,9 @@ def _object_problems(true: Object, size: Size) -> Iterator[str]:
 
 def _decoded(rle: object, size: Size) -> Mask | None:
     try:
-        mask = decode(rle)  # type: ignore[arg-type]
+        return decode(rle, size)  # type: ignore[arg-type]
     except UserError:
         return None
-    return mask if mask.shape == size[::-1] else None
 
 
 def _inside(mask: Mask, point: tuple[float, float]) -> bool:

@@ -68,7 +68,7 @@ def _round(registry: Registry, number: int, turn: Mapping[str, Any]) -> Round:
     masks = list(turn.get("masks") or [None] * len(boxes))
     told = turn.get("points") or [()] * len(boxes)
     points = [
-        tuple(_point(point) for point in each) or (points_of(decode(rle)) if rle else ())
+        tuple(_point(point) for point in each) or (points_of(decode(rle, registry.size)) if rle else ())
         for each, rle in zip(told, masks, strict=True)
     ]
     return Round(number, question, _regions(registry, question, boxes, points, masks))

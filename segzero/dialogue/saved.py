@@ -159,9 +159,7 @@ def _to_region(value: Any, first: int, place: int, number: int, question: str, s
     labels = _list(value.get("labels"), "labels", MAX_POINTS)
     if len(labels) != len(points) or not all(type(label) is int and label in (0, 1) for label in labels):
         raise UserError("a region needs a label, 0 or 1, for each of its points")
-    rle = check_rle(value.get("rle"))
-    if rle["size"] != [height, width]:
-        raise UserError(f"a region's mask is not of the image's {width}x{height} pixels")
+    rle = check_rle(value.get("rle"), size)
     [score] = _numbers([value.get("score")], 1)
     box, pairs = (x0, y0, x1, y1), tuple((x, y) for x, y in points)
     return Region(first + place, number, question, box, pairs, tuple(labels), rle, score)

@@ -163,10 +163,8 @@ class RememberedSegmenter:
     def _remembered(self, file: str, size: tuple[int, int]) -> Drawn | None:
         value = self.cache.get(file)
         try:
-            mask, score = decode(value["rle"]), float(value["score"])
+            mask, score = decode(value["rle"], size), float(value["score"])
         except (TypeError, KeyError, ValueError, UserError):
-            return None
-        if mask.shape != size[::-1]:
             return None
         return Drawn(np.where(mask, 1, -1).astype(np.float32)[None], np.array([score], np.float32), size)
 

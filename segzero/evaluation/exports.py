@@ -20,6 +20,7 @@ from segzero.files import png_bytes, write_atomically
 from segzero.masks import decode
 
 STEM = 100  # characters of a file's name that come from an id
+_HASHED = re.compile(r"_[0-9a-f]{8}\Z")  # the end of a name that is not the id itself
 
 
 def save_pictures(folder: Path, task: Task, predictions: Predictions) -> int:
@@ -77,11 +78,13 @@ def write_seg_zero(out: Path, task: Task, predictions: Predictions) -> Path:
 def file_stem(id: str) -> str:
     """A file name for an id: the id itself where that is harmless, and never another's.
 
-    >>> file_stem("val-17"), file_stem("../../etc/passwd")
-    ('val-17', 'etc_passwd_3754d6cb')
+    >>> file_stem("val-17"), file_stem("../../etc/passwd"), file_stem("etc_passwd_3754d6cb")
+    ('val-17', 'etc_passwd_3754d6cb', 'etc_passwd_3754d6cb_1f9e82c9')
     """
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", id).strip("._")[:STEM]
-    return plain if plain and plain == id else f"{plain}_{hashlib.sha256(id.encode()).hexdigest()[:8]}"
+    if plain and plain == id and not _HASHED.search(id):
+        return id
+    return f"{plain}_{hashlib.sha256(id.encode()).hexdigest()[:8]}"
 
 
 def _mask_png(mask: np.ndarray) -> bytes:

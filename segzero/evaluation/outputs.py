@@ -33,8 +33,6 @@ from segzero.masks import decode
 from segzero.panel import draw_panel
 from segzero.result import Found, Segmentation
 
-STEM = 100  # characters of a file's name that come from an id
-
 
 def write_metrics(out: Path, task: Task, predictions: Predictions, settings: dict[str, Any]) -> dict[str, Any]:
     """Score every line against the data; metrics.json and scores.jsonl. Returns what is in metrics.json."""
@@ -111,7 +109,8 @@ def result_of(sample: Sample, prediction: Prediction) -> Segmentation:
     image = sample.open()
     nothing = np.zeros((image.height, image.width), bool)
     found = tuple(
-        Found(nothing if o.mask is None else decode(o.mask), o.box, o.points, o.score) for o in prediction.objects
+        Found(nothing if o.mask is None else decode(o.mask, image.size), o.box, o.points, o.score)
+        for o in prediction.objects
     )
     return Segmentation(image, sample.question, found, prediction.think, prediction.raw_text, prediction.error, (), {})
 

@@ -278,7 +278,7 @@ def _reading(answer: dict[str, Any], points: Sequence[Point]) -> Found:
 def _to_result(answer: dict[str, Any], image: Image.Image) -> Segmentation:
     """An answer to a question, or a dialogue's round, with the image it is about."""
     found = tuple(
-        Found(decode(each["rle"]), tuple(each["box"]), _inside(each), each["score"])
+        Found(decode(each["rle"], image.size), tuple(each["box"]), _inside(each), each["score"])
         for each in answer.get("instances", answer.get("regions", ()))
     )
     told = {key: answer[key] for key in ("think", "raw_text", "error")} | {"timings": answer.get("timings", {})}

@@ -11,6 +11,7 @@ from PIL import Image
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
+from segzero.errors import UserError
 from segzero.images import load_image, measure_image
 from segzero.masks import RLE, check_rle
 from segzero.segmenter import Prompt
@@ -74,13 +75,10 @@ async def image_file(request: Request, image: bytes | str, limits: Limits, fetch
 
 def read_prompt(body: ObjectBody, size: tuple[int, int]) -> tuple[Prompt, RLE | None]:
     """A prompt, and the earlier mask, which becomes logits only where their size is known."""
-    rle = None
-    if body.mask is not None:
-        rle = check_rle(body.mask)
-        if rle["size"] != [size[1], size[0]]:
-            raise Problem(
-                422, "bad_request", f"the earlier mask is {rle['size'][1]}x{rle['size'][0]}, the image is not"
-            )
+    try:
+        rle = None if body.mask is None else check_rle(body.mask, size)
+    except UserError as error:
+        raise Problem(422, "bad_request", f"the earlier mask: {error}") from None
     return Prompt(box=body.box, points=tuple(body.points), labels=tuple(body.labels)), rle
 
 

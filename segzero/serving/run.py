@@ -16,10 +16,10 @@ from contextlib import suppress
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from segzero.errors import UserError
 from segzero.serving.models import Models
+from segzero.serving.protocol import BoundedHttp
 
 log = logging.getLogger("segzero.serving")
 UNREAD = 60_000  # milliseconds that a client may take nothing of what is sent to it: it is held in memory
@@ -33,7 +33,7 @@ def bind(host: str, port: int) -> socket.socket:
     """The address, taken before the models are loaded: that it is in use is better known at once."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        taken = socket.socket(family)
+        taken = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio looks: else small answers wait
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # connections inherit it; macOS has none
             taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD)
@@ -77,8 +77,9 @@ def make_server(app: FastAPI) -> uvicorn.Server:
     seconds = app.state.limits.seconds
     config = uvicorn.Config(
         app,
-        http="h11",  # which bounds the head of a request, at 64 KiB
+        http=BoundedHttp,
         ws="none",
+        loop="asyncio",  # short of files it lets new connections wait; uvloop drops them
         log_config=None,
         access_log=False,
         server_header=False,
@@ -105,7 +106,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, models: Models, stuck: float) -> None:
         super().__init__(config)
         self.models, self.stuck = models, stuck
-        self._silent: dict[H11Protocol, tuple[RequestResponseCycle | None, float]] = {}
+        self._silent: dict[BoundedHttp, tuple[object, float]] = {}
         self._most_silent = min(SILENT, _open_files() // 4)
 
     async def on_tick(self, counter: int) -> bool:
@@ -120,12 +121,13 @@ class _Server(uvicorn.Server):
         """Close connections that have not sent the head of a request for too long, or first if there are too many."""
         before, self._silent = self._silent, {}
         for connection in self.server_state.connections:
-            assert isinstance(connection, H11Protocol)
-            last = connection.cycle
-            if last is None or last.response_complete:
-                known, since = before.get(connection, (None, now))
-                self._silent[connection] = (last, since if known is last else now)
+            assert isinstance(connection, BoundedHttp)
+            if connection.is_silent():
+                answered, since = before.get(connection, (None, now))
+                since = since if answered is connection.cycle else now
+                self._silent[connection] = (connection.cycle, since)
         oldest = sorted(self._silent, key=lambda connection: self._silent[connection][1])
         for place, connection in enumerate(oldest):
-            if now - self._silent[connection][1] > HEAD or len(oldest) - place > self._most_silent:
+            silent = now - self._silent[connection][1]
+            if silent > HEAD or (silent and len(oldest) - place > self._most_silent):  # 0: it has had no chance yet
                 connection.transport.close()

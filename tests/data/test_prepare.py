@@ -207,6 +207,45 @@ def test_finished_data_is_not_made_again_and_not_mixed(coco, tmp_path):
         prepare(str(coco), "coco", tmp_path / "mine")
 
 
+def test_two_calls_at_once_do_not_mix(coco, tmp_path):
+    """The second is begun when the first has made a shard, in a process of its own as locks are a process's."""
+    out, said = tmp_path / "out", []
+
+    def meanwhile(read: int) -> None:
+        if not said:
+            code = "import sys; from segzero.data.prepare import prepare; prepare(*sys.argv[1:4], seed=2)"
+            call = [sys.executable, "-c", code, str(coco), "coco", str(out)]
+            said.append(subprocess.run(call, capture_output=True, text=True, check=False).stderr)
+
+    card = prepare(str(coco), "coco", out, shard_size=10, seed=1, progress=meanwhile)
+    assert f"{out} is being made by another process; wait for it, or choose another --out" in said[0]
+    assert read_card(out) == card and card.settings["seed"] == 1
+    assert sorted(path.name for path in out.iterdir()) == sorted([*card.files, "README.md", "card.json"])
+
+
+def test_a_lock_that_was_left_behind_is_nothing(coco, tmp_path):
+    (tmp_path / "out/.shards").mkdir(parents=True)
+    (tmp_path / "out/.shards/.lock").write_bytes(b"")
+    assert prepare(str(coco), "coco", tmp_path / "out").samples == 36
+    assert not (tmp_path / "out/.shards").exists()
+
+
+@pytest.mark.parametrize("note", ['{"digest": "x", "read', "[]", '{"digest": "x"}', "null"])
+def test_a_shard_with_a_torn_note_is_made_anew(coco, tmp_path, note):
+    class Stop(Exception):
+        pass
+
+    def stop(read: int) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        prepare(str(coco), "coco", tmp_path / "out", shard_size=10, progress=stop)
+    before = (tmp_path / "out/train-00000.parquet").read_bytes()
+    (tmp_path / "out/.shards/train-00000.json").write_text(note)
+    card = prepare(str(coco), "coco", tmp_path / "out", shard_size=10)
+    assert card.samples == 36 and (tmp_path / "out/train-00000.parquet").read_bytes() == before
+
+
 def test_a_call_that_made_nothing_does_not_stand_in_the_way(coco, tmp_path):
     out = tmp_path / "out"
     for wrong in (tmp_path / "typo.json", coco.parent / "images" / "00.png"):

@@ -118,6 +118,9 @@ def test_strings_of_python_2(refcoco):
     assert plain_pickle.loads(old) == [{"sent": "café"}]
 
 
+PAIRS = b")" + b"2\x86" * 60  # a pair of the same twice, in such a pair, and so on: a hash of 2**60 steps
+
+
 class Harmful:
     def __reduce__(self):
         return Path.touch, (Path("harmed"),)
@@ -136,6 +139,12 @@ class Harmful:
         (b"\x80\x04]r\xff\xff\xff\xfe", "no whole pickle"),  # a memo of four thousand million places
         (b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7f", "no whole pickle"),  # a string of 8 EiB
         (b"\x80\x05\x96\x00\x00\x00\x00\x01\x00\x00\x00.", "no whole pickle"),  # a byte array of 4 GiB
+        (b"\x80\x02])}" + PAIRS + b"Ns.", "must be text, not tuple"),
+        (b"\x80\x02](" + PAIRS + b"Nd.", "must be text, not tuple"),
+        (b"\x80\x02]}(" + PAIRS + b"NX\x01\x00\x00\x00aNu.", "must be text, not tuple"),
+        (b"\x80\x04\x8f(" + PAIRS + b"\x90.", "no whole pickle"),  # a set
+        (b"\x80\x04(" + PAIRS + b"\x91.", "no whole pickle"),
+        (pickle.dumps([{(2**61 - 1) * i: None for i in range(9)}]), "must be text, not int"),  # all have the hash 0
         (b"", "no whole pickle"),
         (pickle.dumps({"refs": []}), "must hold a list"),
     ],
@@ -161,7 +170,7 @@ def test_hostile_pickles(refcoco, raw, message, monkeypatch, tmp_path):
         ({"segmentation": [{"size": [8, 12]}]}, "malformed RLE"),
         ({"segmentation": {"size": [2**31, 2**31], "counts": "1"}}, "a mask must have 1 to"),
         ({"segmentation": {"size": [8, 12], "counts": [10**12]}}, "malformed RLE"),
-        ({"segmentation": {"size": [9, 12], "counts": [108]}}, "have no union"),
+        ({"segmentation": {"size": [9, 12], "counts": [108]}}, "for an image of"),
         ({"segmentation": None, "bbox": [2, 1, 0, 3]}, "neither a mask nor a box"),
         ({"segmentation": None, "bbox": [2, float("inf"), 1, 3]}, "not finite"),
         ({"segmentation": None, "bbox": "all"}, "'bbox' must be a list"),
@@ -183,7 +192,8 @@ def test_a_bad_annotation_leaves_out_its_ref_alone(refcoco, change, message):
     ("record", "message"),
     [
         (ref(9, 7, ["x"]), "its annotation 7 is not in instances.json"),
-        (ref(9, [[]], ["x"]), "is not in instances.json"),
+        (ref(9, [[]], ["x"]), "its annotation list is not in instances.json"),
+        (ref(9, [10**5000], ["x"]), "its annotation int is not in instances.json"),
         (ref(9, 900, ["x"], image_id=1), "its image 1 is not in instances.json"),
         (ref(9, 900, ["x"], image_id=[42]), "'image_id' must be a whole number or text"),
         (ref(9, 900, ["  "]), "prompt is empty"),

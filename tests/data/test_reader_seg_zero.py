@@ -1,6 +1,10 @@
 """Seg-Zero's and VisionReasoner's sets, as their columns are on the hub."""
 
+import tracemalloc
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, List, Value
 from reader_files import box_mask, png
@@ -211,3 +215,93 @@ def test_wrong_columns_and_damaged_files(tmp_path):
         list(read(tmp_path / "absent", "seg_zero"))
     with pytest.raises(UserError, match="cannot get nobody/nothing from the hub or its cache"):
         list(read("nobody/nothing", "seg_zero"))
+
+
+def evaluation_table(rows: int = 1, **columns) -> pa.Table:
+    """An evaluation set whose images are 12x8; `columns` are added, or stand in for others."""
+    shared = {
+        "image": [{"bytes": png(), "path": None}] * rows,
+        "text": ["the cup"] * rows,
+        "mask": [box_mask(1, 1, 5, 4).tolist()] * rows,
+        "img_height": [8] * rows,
+        "img_width": [12] * rows,
+    }
+    return pa.table(shared | columns)
+
+
+def nested(rows: int, lists: int, values: int) -> pa.ChunkedArray:
+    """A column of masks of that many rows of that many pixels, which takes a few bytes in a file."""
+    flat = pa.array(np.zeros(lists * values, bool))
+    inner = pa.ListArray.from_arrays(pa.array(np.arange(lists + 1, dtype=np.int32) * values), flat)
+    return pa.chunked_array([pa.ListArray.from_arrays(pa.array([0, lists], pa.int32()), inner)] * rows)
+
+
+@pytest.mark.parametrize(("lists", "values"), [(1, 3_000_000), (3_000_000, 0)])
+def test_more_values_than_pixels_are_refused_before_they_are_decoded(lists, values, tmp_path):
+    file = tmp_path / "test.parquet"
+    pq.write_table(evaluation_table(8, mask=nested(8, lists, values)), file, compression="zstd")
+    assert file.stat().st_size < 20_000
+    pa.default_memory_pool().release_unused()
+    before = pa.default_memory_pool().bytes_allocated()
+    with pytest.raises(UserError, match=r"its column 'mask' holds 24000000 values in 8 rows; at most 16777984"):
+        list(read(file, "seg_zero_eval"))
+    assert pa.default_memory_pool().bytes_allocated() - before < 1_000_000
+
+
+def test_a_mask_of_another_size_is_not_laid_out(tmp_path):
+    pq.write_table(evaluation_table(2, mask=nested(2, 1_000_000, 0)), tmp_path / "test.parquet")
+    problems: list[str] = []
+    list(read(tmp_path / "test.parquet", "seg_zero_eval", problems))  # what is imported is not counted
+    tracemalloc.start()
+    assert not list(read(tmp_path / "test.parquet", "seg_zero_eval", problems))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [problem.split(": ", 1)[1] for problem in problems] == ["its mask is 0x1000000, its image 12x8"] * 4
+    assert peak < 1_000_000
+
+
+def test_a_long_list_that_is_no_mask_is_listed(tmp_path):
+    boxes = pa.array([[1.0, 1.0, 5.0, 4.0], [0.0] * 100_000])
+    pq.write_table(evaluation_table(2, bbox=boxes), tmp_path / "test.parquet")
+    problems: list[str] = []
+    assert len(list(read(tmp_path / "test.parquet", "seg_zero_eval", problems))) == 1
+    assert "its 'bbox' holds 100000 values; at most 65536 are read" in problems[0]
+
+
+BEYOND = pa.array([0, 2**60], pa.timestamp("ms"))  # a year that Python's dates don't have
+NO_TEXT = pa.Array.from_buffers(pa.string(), 2, pa.array([b"the cup", b"\xff\xfe"]).buffers())
+
+
+def test_columns_that_nobody_reads_may_hold_anything(tmp_path):
+    pq.write_table(evaluation_table(2, when=BEYOND, note=NO_TEXT), tmp_path / "test.parquet")
+    assert len(list(read(tmp_path / "test.parquet", "seg_zero_eval"))) == 2
+
+
+@pytest.mark.parametrize(("name", "column"), [("text", NO_TEXT), ("image_id", BEYOND), ("count", BEYOND)])
+def test_a_value_that_python_cannot_hold_is_listed(name, column, tmp_path):
+    table = evaluation_table(2, **{name: column})
+    if name == "count":
+        table = table.drop_columns(["mask"])
+    pq.write_table(table, tmp_path / "test.parquet")
+    problems: list[str] = []
+    list(read(tmp_path / "test.parquet", "seg_zero_eval", problems))
+    assert f"row 1: its {name!r} can't be read: " in problems[-1] and "\n" not in problems[-1]
+
+
+def test_a_column_that_is_there_twice_is_one_line(tmp_path):
+    table = evaluation_table()
+    pq.write_table(table.append_column("text", table.column("text")), tmp_path / "test.parquet")
+    with pytest.raises(UserError, match=r"has the column 'text' more than once"):
+        list(read(tmp_path / "test.parquet", "seg_zero_eval"))
+
+
+def test_saved_tables_that_lead_out_of_their_file_are_one_line(tmp_path):
+    """Arrow's own files hold offsets into their bytes, which Arrow follows without looking."""
+    row = {"text": "the cup", "image": {"bytes": png(), "path": None}, "count": 3}
+    Dataset.from_list([row] * 3).save_to_disk(tmp_path)
+    [file] = tmp_path.glob("*.arrow")
+    ends = np.array([0, 7, 14, 21], np.int32).tobytes()
+    assert file.read_bytes().count(ends) == 1
+    file.write_bytes(file.read_bytes().replace(ends, np.array([0, 7, 14, 2**31 - 1], np.int32).tobytes()))
+    with pytest.raises(UserError, match=r"it is damaged: .*offset"):
+        list(read(tmp_path, "seg_zero_eval"))

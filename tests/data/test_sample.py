@@ -196,6 +196,51 @@ def test_a_damaged_page_is_one_line(tmp_path):
         list(from_parquet(file))
 
 
+def test_columns_that_nobody_reads_may_hold_anything(tmp_path):
+    table = pq.read_table(to_parquet(SAMPLES, tmp_path / "all" / "x.parquet"))
+    beyond = pa.array([2**60] * 3, pa.timestamp("ms"))  # a year that Python's dates don't have
+    pq.write_table(table.append_column("when", beyond).append_column("note", beyond), tmp_path / "x.parquet")
+    assert list(from_parquet(tmp_path / "x.parquet")) == SAMPLES
+
+
+def test_a_column_that_is_there_twice_is_one_line(tmp_path):
+    table = pq.read_table(to_parquet(SAMPLES, tmp_path / "all" / "x.parquet"))
+    pq.write_table(table.append_column("id", table.column("id")), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="has the column 'id' more than once"):
+        list(from_parquet(tmp_path / "x.parquet"))
+
+
+def test_text_that_is_none_is_one_line(tmp_path):
+    table = pq.read_table(to_parquet([FULL, FULL], tmp_path / "x.parquet"))
+    text = pa.Array.from_buffers(pa.string(), 2, pa.array([b"the mug", b"\xff\xfe"]).buffers())
+    place = table.schema.get_field_index("question")
+    pq.write_table(table.set_column(place, "question", text), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=r"cannot read .*x\.parquet.*utf") as raised:
+        list(from_parquet(tmp_path / "x.parquet"))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("empty", "numbers", "why"), [(5_000_000, 4, "column 'objects' holds"), (2_500_000, 2_500_000, "objects of rows")]
+)
+def test_endless_lists_are_refused_before_they_become_objects(empty, numbers, why, tmp_path):
+    """Points without coordinates take no room in a file, and 64 bytes each in Python."""
+    file = to_parquet([FULL], tmp_path / "x.parquet")
+    table, schema = pq.read_table(file), pq.read_schema(file)
+    kind = schema.field("objects").type.value_type
+    inner = pa.ListArray.from_arrays(pa.array(np.zeros(empty + 1, np.int32)), pa.array([], pa.float64()))
+    points = pa.ListArray.from_arrays(pa.array([0, empty], pa.int32()), inner)
+    box = pa.ListArray.from_arrays(pa.array([0, numbers], pa.int32()), pa.array(np.zeros(numbers)))
+    fields = {"box": box, "points": points, "rle": pa.nulls(1, kind.field("rle").type)}
+    values = pa.StructArray.from_arrays([fields[field.name] for field in kind], fields=list(kind))
+    objects = pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), values)
+    place = schema.get_field_index("objects")
+    pq.write_table(table.set_column(place, schema.field("objects"), objects), file)
+    assert file.stat().st_size < 20_000
+    with pytest.raises(UserError, match=why):
+        list(from_parquet(file))
+
+
 @pytest.mark.parametrize(
     ("sample", "why"),
     [

@@ -98,7 +98,7 @@ def top(**changes):
         (region(score=float("inf")), "finite numbers"),
         (region(rle=None), "malformed RLE"),
         (region(rle={"size": [80, 100], "counts": "zz"}), "malformed RLE"),
-        (region(rle={"size": [8, 10], "counts": [80]}), "mask is not of the image's"),
+        (region(rle={"size": [8, 10], "counts": [80]}), "a mask of 10x8 pixels for an image of"),
         (region(rle={"size": [10**6, 10**6], "counts": [10**12]}), "a mask must have"),
     ],
 )

@@ -143,5 +143,5 @@ def test_masks_that_were_drawn():
     nothing = Sample("s", "a.png", "q", 80, 60)
     assert iou([rle(0, 0, 1, 1)], nothing) == iou([], nothing) == 0  # it said that something is there
     assert score("mask", "<think></think><answer>[]</answer>", nothing, masks=[]).total == 8
-    with pytest.raises(UserError, match="have no union"):
+    with pytest.raises(UserError, match="for an image of"):
         iou([encode(np.ones((50, 80), bool))])

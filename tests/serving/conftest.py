@@ -27,8 +27,11 @@ def started(tmp_path):
     url, log = f"http://127.0.0.1:{port}", tmp_path / "log"
     processes = []
 
-    def start(*arguments: str, backend: str = "transformers") -> tuple[str, subprocess.Popen, Path]:
-        command = [sys.executable, "-m", "segzero", "serve", "--port", str(port), "--policy-backend", backend]
+    def start(
+        *arguments: str, backend: str = "transformers", files: int | None = None
+    ) -> tuple[str, subprocess.Popen, Path]:
+        few = [] if files is None else ["prlimit", f"--nofile={files}:{files}"]
+        command = [*few, sys.executable, "-m", "segzero", "serve", "--port", str(port), "--policy-backend", backend]
         with log.open("wb") as file:
             processes.append(subprocess.Popen([*command, *arguments], stdout=file, stderr=file, cwd=Path.cwd()))
         wait_until(lambda: processes[0].poll() is not None or ready(url), 180)

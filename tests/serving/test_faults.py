@@ -19,11 +19,10 @@ from PIL import Image
 from servers import wait_until
 
 from segzero.masks import mask_iou
-from segzero.serving import run
+from segzero.serving import run, threads
 from segzero.serving.app import create_app
 from segzero.serving.client import Client
 from segzero.serving.limits import Limits
-from segzero.serving.routes import exports
 
 
 @pytest.fixture
@@ -178,7 +177,7 @@ def test_a_batch_that_never_ends_is_given_up(pipeline, ask):
 def test_exports_that_take_too_long_are_told_so_and_keep_nobody_else_waiting(hurried, ask):
     go = threading.Event()
     dialogue = Client(hurried.url).dialogue(ask["files"]["image"])
-    busy = [exports._exporting.submit(go.wait, 20) for _ in range(2)]
+    busy = [threads.exporting._pool.submit(go.wait, 20) for _ in range(2)]
     try:
         with hurried.http() as http, ThreadPoolExecutor(12) as clients:
             asked = [clients.submit(http.get, f"{dialogue.path}/export") for _ in range(12)]

@@ -1,6 +1,7 @@
 """The folder of flagged answers: lines stay whole, whatever happens to others, and there is an end to its room."""
 
 import json
+import resource
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 
 from segzero.dialogue import Registry, Round
 from segzero.errors import UserError
-from segzero.serving.flags import FILE, Flags
+from segzero.serving.flags import FILE, Flags, append_line
 from segzero.serving.problems import Problem
 
 IMAGE = Image.new("RGB", (8, 6), "teal")
@@ -34,6 +35,30 @@ def test_lines_of_many_at_once_stay_whole(tmp_path):
         list(people.map(lambda n: both[n % 2].add(IMAGE, REGISTRY, n % 2 + 1, said[n]), range(64)))
     assert {json.loads(line)["note"] for line in lines(tmp_path)} == {each["note"] for each in said}
     assert [path.name for path in (tmp_path / "images").iterdir()] == [json.loads(lines(tmp_path)[0])["image"][7:]]
+
+
+def test_a_full_disk_and_then_room_cost_no_acknowledged_line(tmp_path):
+    file = tmp_path / FILE
+    append_line(file, b'{"first": 1}\n')
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 7, hard))  # as a disk with 7 bytes left
+    try:
+        with pytest.raises(OSError):
+            append_line(file, b'{"second": 2}\n')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert lines(tmp_path) == ['{"first": 1}']
+    append_line(file, b'{"third": 3}\n')
+    assert lines(tmp_path) == ['{"first": 1}', '{"third": 3}']
+
+
+def test_a_line_torn_by_another_process_is_ended_first(tmp_path):
+    flags = Flags(tmp_path, 1 << 20)
+    with (tmp_path / FILE).open("ab") as file:
+        file.write(b'{"torn')
+    flags.add(IMAGE, REGISTRY, 1, SAID)
+    torn, whole = lines(tmp_path)
+    assert torn == '{"torn' and json.loads(whole)["question"] == "the mug"
 
 
 def test_there_is_an_end_to_the_room(tmp_path):

@@ -12,7 +12,7 @@ from segzero.errors import UserError
 from segzero.serving.client import Client
 from segzero.serving.commands import serve
 from segzero.serving.limits import Tokens, read_tokens
-from segzero.serving.run import bind
+from segzero.serving.run import bind, is_loopback
 
 
 def test_a_port_in_use_is_said_at_once():
@@ -42,8 +42,40 @@ def test_tokens_come_from_a_file_or_the_environment(tmp_path, monkeypatch):
         read_tokens(tmp_path / "none")
     monkeypatch.setenv("SEGZERO_TOKENS", "a, b")
     assert read_tokens(None).owner("Bearer b")
+    monkeypatch.setenv("SEGZERO_TOKENS", "#sharp,plain")
+    assert read_tokens(None).owner("Bearer #sharp") and len(read_tokens(None)) == 2
     monkeypatch.delenv("SEGZERO_TOKENS")
     assert not read_tokens(None) and Tokens().owner("") == ""
+
+
+@pytest.mark.parametrize("value", ["", " , ", "\n", ",,"])
+def test_a_token_variable_without_a_token_is_no_open_door(monkeypatch, value):
+    monkeypatch.setenv("SEGZERO_TOKENS", value)
+    with pytest.raises(UserError, match="SEGZERO_TOKENS is set and holds no token"):
+        read_tokens(None)
+
+
+@pytest.mark.parametrize(
+    ("host", "is_so"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("127.8.0.1", True)]
+)
+def test_loopback_is_this_machine_alone(host, is_so):
+    assert is_loopback(host) is is_so
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", ""])
+def test_an_open_server_must_be_meant(monkeypatch, tmp_path, host):
+    """The port is taken: with tokens or with --open that is what stops the command."""
+    monkeypatch.delenv("SEGZERO_TOKENS", raising=False)
+    (tmp_path / "tokens").write_text("secret")
+    with pytest.raises(UserError, match=r"add --tokens FILE .* or --open"):
+        serve(host=host)
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for allowed in ({"everybody": True}, {"tokens": tmp_path / "tokens"}):
+            with pytest.raises(UserError, match="cannot serve at"):
+                serve(host="0.0.0.0" if host != "192.0.2.7" else host, port=port, **allowed)
 
 
 def test_the_client_needs_no_model_and_no_server_library():

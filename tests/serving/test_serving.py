@@ -163,8 +163,12 @@ PROMPT_MISTAKES = [
     ({"prompts": [{"points": [[1, 2]], "labels": [1, 0]}]}, 422, "labels"),
     ({"prompts": [{"points": [[1, 2]], "labels": [7]}]}, 422, "labels"),
     ({"prompts": [{"box": [50, 50, 10, 10]}]}, 422, "x0 <= x1"),
-    ({"prompts": [{"box": [1, 1, 9, 9], "mask": {"size": [9, 9], "counts": [81]}}]}, 422, "earlier mask is 9x9"),
-    ({"prompts": [{"box": [1, 1, 9, 9], "mask": {"size": [9, 9], "counts": "x"}}]}, 422, "malformed RLE"),
+    (
+        {"prompts": [{"box": [1, 1, 9, 9], "mask": {"size": [9, 9], "counts": [81]}}]},
+        422,
+        "earlier mask: a mask of 9x9",
+    ),
+    ({"prompts": [{"box": [1, 1, 9, 9], "mask": {"size": [224, 224], "counts": "x"}}]}, 422, "malformed RLE"),
     ({"prompts": [{"box": [1, 1, 9, 9]}] * 65}, 422, "at most 64"),
 ]
 

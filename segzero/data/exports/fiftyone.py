@@ -45,7 +45,10 @@ class FiftyOneExport:
             "ground_truth": {"_cls": "Detections", "detections": found},
         }
         if sample.ignore is not None:
-            about["ignore"] = {"_cls": "Segmentation", "mask": _array(decode(sample.ignore).astype(np.uint8))}
+            about["ignore"] = {
+                "_cls": "Segmentation",
+                "mask": _array(decode(sample.ignore, sample.size).astype(np.uint8)),
+            }
         self.labels[label] = None
         self.samples.append(about)
 
@@ -61,7 +64,7 @@ def _detection(true: Object, label: str, size: Size) -> dict[str, Any]:
     detection["points"] = [list(point) for point in true.points]
     box = true.box
     if true.rle is not None:
-        mask = decode(true.rle)
+        mask = decode(true.rle, size)
         tight = box_of(mask)
         if tight is None:
             raise UserError("one of its masks has no pixels")

@@ -73,7 +73,7 @@ def _labels(region: dict[str, Any]) -> list[str]:
 def _region(true: Object, label: str, size: Size) -> dict[str, Any]:
     about = {"to_name": "image", "original_width": size[0], "original_height": size[1], "image_rotation": 0}
     if true.rle is not None:
-        value: dict[str, Any] = {"format": "rle", "rle": brush(decode(true.rle)), "brushlabels": [label]}
+        value: dict[str, Any] = {"format": "rle", "rle": brush(decode(true.rle, size)), "brushlabels": [label]}
         return about | {"type": "brushlabels", "from_name": "mask", "value": value}
     x0, y0, x1, y1 = (100 * v / side for v, side in zip(true.box, (*size, *size), strict=True))
     value = {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0, "rotation": 0, "rectanglelabels": [label]}

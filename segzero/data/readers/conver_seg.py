@@ -18,6 +18,7 @@ from segzero.data.sample import Sample
 from segzero.errors import UserError
 
 NO_PROMPT = "segment"  # what the published loader asks where a line has no prompt
+COLUMNS = ("image", "mask", "prompt")
 HUB_NAMES = ("aadarsh99/ConverSeg", "aadarsh99/ConvSeg")  # the same data set; both are in use
 
 
@@ -50,7 +51,7 @@ def read_converseg(source: Any, split: str = "", images: str | Path = "") -> Ite
 def _hub(source: Any, split: str) -> Iterator[Record]:
     if source in HUB_NAMES:
         source = _reachable(str(source), split)
-    for where, part, number, row in rows(source, split, ("image", "mask", "prompt")):
+    for where, part, number, row in rows(source, split, COLUMNS, ("id", "concept")):
         yield Record(where, partial(_row_samples, row, source, part, number))
 
 
@@ -58,10 +59,10 @@ def _reachable(name: str, split: str) -> str:
     """That spelling of the name, or the other if only that one is on the hub or in its cache."""
     other = HUB_NAMES[1 - HUB_NAMES.index(name)]
     try:
-        next(rows(name, split, ()), None)
+        next(rows(name, split, COLUMNS), None)
     except UserError as error:
         try:
-            next(rows(other, split, ()), None)
+            next(rows(other, split, COLUMNS), None)
         except UserError:
             raise error from None
         return other
@@ -91,7 +92,8 @@ def _samples(item: Any, mask_name: str, root: Path, split: str, number: int) -> 
 def _row_samples(row: Row, source: Any, split: str, number: int) -> list[Sample]:
     image, mask = image_of(row, source), encoded(row.get("mask"), source, "mask")
     name = f"{split or 'row'}-{get_id(row, 'id', default=str(number))}"  # both splits may count from 1
-    return [_sample(row | {"id": name}, image, mask, split, number)]
+    item = {"id": name, "prompt": row["prompt"], "concept": row.get("concept")}
+    return [_sample(item, image, mask, split, number)]
 
 
 def _sample(item: Any, image: Path | bytes, mask: Path | bytes, split: str, number: int) -> Sample:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from segzero.data.readers import plain_pickle
 from segzero.data.readers.pictures import existing_folder, inside
-from segzero.data.readers.records import Record, get, get_id, get_size, question, read_json
+from segzero.data.readers.records import Record, brief, get, get_id, get_size, question, read_json
 from segzero.data.readers.shapes import coco_object
 from segzero.data.sample import Object, Sample
 from segzero.errors import UserError
@@ -99,7 +99,7 @@ def _samples(ref: Any, instances: Instances, root: Path, source: str, level: str
 
 def _object(annotations: dict, ann_id: Any, image_id: Any, size: tuple[int, int]) -> Object:
     if not isinstance(ann_id, int | str) or ann_id not in annotations:
-        raise UserError(f"its annotation {ann_id!r:.40} is not in instances.json")
+        raise UserError(f"its annotation {brief(ann_id)} is not in instances.json")
     annotation = annotations[ann_id]
     if annotation.get("image_id", image_id) != image_id:
         raise UserError(f"its annotation {ann_id} belongs to another image")

@@ -15,22 +15,24 @@ import numpy as np
 from rewards import read_case
 from segzero.data.readers.pictures import image_size
 from segzero.data.readers.records import Record, get, get_id, get_size, question
-from segzero.data.readers.rows import Row, image_of, rows
-from segzero.data.readers.shapes import boolean_mask, mask_object, xyxy
+from segzero.data.readers.rows import SIZE, Row, image_of, rows
+from segzero.data.readers.shapes import mask_object, xyxy
 from segzero.data.sample import Box, Object, Sample
 from segzero.errors import UserError
 from segzero.frames import Size
 
+ABOUT = ("image_id", "ann_id", "cat_id", "count")  # what is kept of an evaluation set's columns
+
 
 def read_training(source: Any, split: str = "") -> Iterator[Record]:
     """`solution` is `<box>(x,y),(x,y)</box><points>(x,y),(x,y)</points>`, or a JSON list of bbox_2d and point_2d."""
-    for where, part, number, row in rows(source, split, ("problem", "solution", "image")):
+    for where, part, number, row in rows(source, split, ("problem", "solution", "image"), (*SIZE, "id")):
         yield Record(where, partial(_training_samples, row, source, part, number))
 
 
 def read_evaluation(source: Any, split: str = "") -> Iterator[Record]:
     """One object a row: all of its mask. Sets without masks (coco_val) have one object for each `bbox`."""
-    for where, part, number, row in rows(source, split, ("image", "text")):
+    for where, part, number, row in rows(source, split, ("image", "text"), (*SIZE, "mask", "bbox", *ABOUT)):
         yield Record(where, partial(_evaluation_samples, row, source, part, number))
 
 
@@ -44,7 +46,7 @@ def _training_samples(row: Row, source: Any, split: str, number: int) -> list[Sa
     )
     meta: dict[str, Any] = {}
     if row.get("img_width") is not None:
-        meta["original_size"] = list(get_size(row, "img_width", "img_height"))
+        meta["original_size"] = list(get_size(row, *SIZE))
     if row.get("id") is not None:
         meta["id"] = get_id(row, "id")
     asked = question(row["problem"])
@@ -66,17 +68,17 @@ def _training_samples(row: Row, source: Any, split: str, number: int) -> list[Sa
 def _evaluation_samples(row: Row, source: Any, split: str, number: int) -> list[Sample]:
     image = image_of(row, source)
     width, height = size = image_size(image)
-    if "img_width" in row and get_size(row, "img_width", "img_height") != size:
-        said = get_size(row, "img_width", "img_height")
+    if "img_width" in row and (said := get_size(row, *SIZE)) != size:
         raise UserError(f"its image is {width}x{height}, its img_width and img_height say {said[0]}x{said[1]}")
     boxes = _boxes(row.get("bbox"), size)
-    if row.get("mask") is not None:
-        objects = mask_object(boolean_mask(row["mask"], size))
+    mask = row.mask("mask", size)
+    if mask is not None:
+        objects = mask_object(mask)
     elif boxes or row.get("count") is not None:
         objects = tuple(Object(box) for box in boxes)
     else:
         raise UserError("it has neither a mask, nor a bbox, nor a count")
-    meta = {name: row[name] for name in ("image_id", "ann_id", "cat_id", "count") if row.get(name) is not None}
+    meta = {name: row[name] for name in ABOUT if row.get(name) is not None}
     if boxes:
         meta["boxes"] = [list(box) for box in boxes]
     asked = question(row["text"])

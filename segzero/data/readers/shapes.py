@@ -12,7 +12,7 @@ from segzero.data.readers.records import brief, get
 from segzero.data.sample import Box, Object
 from segzero.errors import UserError
 from segzero.frames import Size
-from segzero.masks import MAX_PIXELS, RLE, Mask, area, box_of, check_rle, decode, encode, from_polygons, union
+from segzero.masks import MAX_PIXELS, RLE, Mask, area, box_of, decode, encode, from_polygons, union
 
 MAX_NUMBER = 1e9  # no coordinate of an image is larger
 
@@ -37,7 +37,7 @@ def coco_mask(segmentation: list | dict, size: Size) -> RLE:
     if isinstance(segmentation, dict):
         segmentation = [segmentation]
     if all(isinstance(part, dict) for part in segmentation):
-        rle = union((check_rle(part) for part in segmentation), size)
+        rle = union(segmentation, size)
     else:
         rle = from_polygons([numbers(part, "a polygon") for part in segmentation], size)
     if not area(rle):

@@ -1,0 +1,63 @@
+"""Kills of `segzero eval`: lines that were there stay, and a second call ends with the same figures."""
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.kills.killing import Kill, again, bytes_of, kill, run, segzero, start
+from segzero.data.sample import to_parquet
+from segzero.evaluation.store import NAME
+from segzero.tiny.questions import HELD_OUT_SEED, make_samples
+
+SAMPLES = 36
+SAME = ("scores.jsonl", "metrics.json")  # byte for byte; answers' times differ, and are in the predictions
+
+
+def kill_evaluation(folder: Path, chance: random.Random, count: int) -> Iterator[Kill]:
+    """Each kill is of an evaluation that begins from nothing, without answers kept from before."""
+    to_parquet(make_samples(SAMPLES, HELD_OUT_SEED + 5), folder / "data" / "test.parquet")
+    whole, log = folder / "whole", folder / "log"
+    lengths = run(_command(folder, whole), log, lambda: len(_lines(whole)), SAMPLES - 1)
+    wanted = _answers(_lines(whole))
+    killed = 0
+    for number in range(2 * count):
+        out = folder / f"out{number}"
+        process, begin = start(_command(folder, out), log), time.monotonic()
+        writing, moment = lengths.draw(chance, number, lambda out=out: len(_lines(out)), SAMPLES)
+        moment(process)
+        before = _lines(out)
+        lived, took = kill(process), time.monotonic() - begin
+        kept = _lines(out)
+        wrong = [] if kept[: len(before)] == before else [f"of {len(before)} lines {len(kept)} are left, or others"]
+        wrong += again(_command(folder, out), log)
+        done = _lines(out)
+        if done[: len(kept)] != kept:
+            wrong.append("lines that were there before were written anew")
+        if _answers(done) != wanted:
+            wrong.append("the answers are not those of an undisturbed run")
+        for name in SAME:
+            if bytes_of(out / "own" / name) != bytes_of(whole / "own" / name):
+                wrong.append(f"{name} is not that of an undisturbed run")
+        if not bytes_of(out / "own" / "report.html").rstrip().endswith(b"</html>"):
+            wrong.append("report.html is cut off")
+        yield Kill("evaluation", writing, took, f"{len(before)} of {SAMPLES} lines written", tuple(wrong), lived)
+        killed += lived
+        if killed == count:
+            return
+
+
+def _command(folder: Path, out: Path) -> list[str]:
+    asked = ["--policy-backend", "transformers", "--batch", 1, "--cache", out / "cache"]
+    return segzero("eval", "--benchmark", "own", "--data", folder / "data", *asked, "--out", out)
+
+
+def _lines(out: Path) -> list[bytes]:
+    """Those that are whole."""
+    return [line for line in bytes_of(out / "own" / NAME).splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def _answers(lines: list[bytes]) -> list[dict[str, Any]]:
+    return [json.loads(line) | {"seconds": None} for line in lines]

@@ -1,0 +1,88 @@
+"""Kills of `segzero serve` while people flag answers: each flag answered with 204 is there afterwards, whole."""
+
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+
+from benchmarks.kills.killing import Kill, Lengths, again, kill, segzero
+from benchmarks.soak.server import Server, start, wait_until_ready
+from segzero.errors import UserError
+from segzero.images import load_image
+from segzero.tiny.questions import make_training_samples
+
+CLIENTS = 3
+FLAGGING = 3.0  # seconds, at most
+MOST = 20  # images of a client
+EACH = 8  # flags of one image, then comes another
+
+
+def kill_serving(folder: Path, chance: random.Random, count: int) -> Iterator[Kill]:
+    """One folder of flags for all servers: each goes on where the one before was killed."""
+    flags, known, lengths = folder / "flags", list[str](), Lengths()
+    for number in range(count):
+        server, begin = start(folder, ["--flags", str(flags)]), time.monotonic()
+        notes: list[str] = []
+        flagging = threading.Event()
+        names = [f"kill {number}, client {client}" for client in range(CLIENTS)]
+        threads = [threading.Thread(target=_flag, args=(server, name, notes, flagging), daemon=True) for name in names]
+        writing, moment = lengths.draw(chance, number, flagging.is_set, often=3)
+        for thread in threads:
+            thread.start()
+        moment(server.process)
+        lived, took = kill(server.process), time.monotonic() - begin
+        for thread in threads:
+            thread.join()
+        known += notes
+        if writing:
+            lengths = Lengths(took, FLAGGING)
+        found = f"{len(notes)} flags acknowledged"
+        yield Kill("serving", writing, took, found, tuple(_lost(flags, known)), lived)
+    if known:
+        prepare = segzero("data", "prepare", flags, "--format", "flags", "--out", folder / "prepared")
+        yield Kill("flags read", False, 0.0, f"all {len(known)} flags", again(prepare, folder / "log"), False)
+
+
+def _flag(server: Server, name: str, notes: list[str], flagging: threading.Event) -> None:
+    """Dialogues about images of its own, flagged again and again until the server is gone."""
+    with suppress(SystemExit):
+        wait_until_ready(server)
+    made = make_training_samples(MOST, random.Random(name).randrange(1000, 1_000_000))
+    number = 0
+    with suppress(httpx.TransportError), httpx.Client(base_url=server.url, timeout=20) as http:
+        for sample in (sample for sample in made if sample.objects):
+            path = f"/v1/dialogues/{http.post('/v1/dialogues', files={'image': sample.image}).json()['id']}"
+            click = {"points": [sample.objects[0].points[0]], "question": sample.question}
+            if http.post(f"{path}/draw", json=click).status_code != 200:
+                continue
+            for _ in range(EACH):
+                note, number = f"{name}, {number}", number + 1
+                flagging.set()
+                if http.post(f"{path}/flag", json={"round": 1, "verdict": "good", "note": note}).status_code == 204:
+                    notes.append(note)
+            http.delete(path)
+
+
+def _lost(flags: Path, notes: list[str]) -> list[str]:
+    """Acknowledged flags that are not there, or whose line or image is not whole."""
+    rows = {}
+    lines = (flags / "flags.jsonl").read_bytes().splitlines() if notes else []
+    for line in lines:
+        with suppress(ValueError):  # one that was not acknowledged may be torn
+            row = json.loads(line)
+            rows[row["note"]] = row
+    lost = [f"the flag {note!r} is lost" for note in notes if note not in rows]
+    for row in rows.values():
+        try:
+            size = load_image(flags / row["image"]).size
+        except UserError as error:
+            lost.append(f"the image of the flag {row['note']!r}: {error}")
+            continue
+        if size != (row["width"], row["height"]) or not row["objects"]:
+            lost.append(f"the flag {row['note']!r} is of another image, or without its objects")
+    return lost

@@ -1,0 +1,139 @@
+"""Kills of `segzero train`: sealed checkpoints stay whole and are found, half-written ones are not taken for whole."""
+
+import json
+import random
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from benchmarks.kills.killing import LONGEST, LOOK, Kill, after, kill, segzero, start
+from segzero.data.sample import to_parquet
+from segzero.tiny.questions import HELD_OUT_SEED, make_samples
+from segzero.training import checkpoints
+
+KEPT = 3  # checkpoints
+SAVES = 3  # of one call, at most; it is killed by then
+ENDLESS = 1000  # steps
+SAVING = 0.5  # seconds that a checkpoint takes, until one was seen
+
+
+def kill_training(folder: Path, chance: random.Random, count: int) -> Iterator[Kill]:
+    """One run that saves each step, killed and resumed again and again, and let go on to its end at last."""
+    to_parquet(make_samples(36, 11), folder / "train.parquet")
+    to_parquet(make_samples(9, HELD_OUT_SEED + 11), folder / "val.parquet")
+    run, log = folder / "run", folder / "log"
+    saves = _Saves(run)
+    length = 0.0  # seconds from a call's start to its last save, of the longest yet
+    for number in range(count):
+        newest, _ = checkpoints.latest_whole(run)
+        size = log.stat().st_size if log.exists() else 0
+        process, begin = start(_command(folder, run, ENDLESS), log), time.monotonic()
+        writing = not length or number % 2 == 0
+        if writing:
+            saves.wait(process, chance.randint(1 if length else 2, SAVES))
+            after(chance.uniform(0, saves.longest))(process)
+            length = max(length, time.monotonic() - begin)
+        else:
+            after(chance.uniform(0, length))(process)
+        sealed, rows = checkpoints.steps(run), _rows(run)
+        lived, took = kill(process), time.monotonic() - begin
+        unfinished = [path.name for path in run.glob(".*.unfinished")]
+        said = log.read_text()[size:]
+        wrong = [] if lived else [f"it ended by itself: {said[-500:]}"]
+        wrong += [*_not_resumed(said, newest), *_damage(run, sealed), *_lost_rows(run, rows)]
+        found = f"steps {sealed} sealed, {unfinished[0] if unfinished else 'nothing'} unfinished"
+        yield Kill("training", writing, took, found, tuple(wrong), lived)
+    if count:
+        yield _finish(folder, run, log)
+
+
+class _Saves:
+    """Watches a run save."""
+
+    def __init__(self, run: Path) -> None:
+        self.run, self.longest = run, SAVING
+
+    def wait(self, process: subprocess.Popen, number: int) -> None:
+        """Until the checkpoint of that number is begun, counted from now; what a kill left does not count."""
+        seen: dict[Path, float] = dict.fromkeys(self.run.glob(".*.unfinished"), 0.0)
+        begun, until = 0, time.monotonic() + LONGEST
+        while process.poll() is None and time.monotonic() < until:
+            now, there = time.monotonic(), set(self.run.glob(".*.unfinished"))
+            for gone in seen.keys() - there:
+                since = seen.pop(gone)
+                self.longest = max(self.longest, now - since) if since else self.longest
+            for new in there - seen.keys():
+                seen[new], begun = now, begun + 1
+            if begun == number:
+                return
+            time.sleep(LOOK)
+
+
+def _finish(folder: Path, run: Path, log: Path) -> Kill:
+    """Let a last call go on for two steps."""
+    newest, _ = checkpoints.latest_whole(run)
+    goal = max(checkpoints.steps(run), default=0) + 2
+    begin, size = time.monotonic(), log.stat().st_size
+    process = start(_command(folder, run, goal), log)
+    try:
+        code = process.wait(LONGEST)
+    finally:
+        kill(process)
+    said = log.read_text()[size:]
+    wrong = [] if code == 0 else [f"the last call ended with exit code {code}: {said[-500:]}"]
+    if newest is not None and "resuming from" not in said:
+        wrong.append(f"the last call did not resume from {newest}")
+    wrong += [*_not_resumed(said, newest), *_damage(run, [goal])]
+    wrong += [f"{path.name} was left behind" for path in run.glob(".*.unfinished")]
+    found = f"resumed from {newest.name if newest else 'nothing'}, went on to step {goal}"
+    return Kill("training, ended", False, time.monotonic() - begin, found, tuple(wrong), False)
+
+
+def _command(folder: Path, run: Path, steps: int) -> list[str]:
+    return segzero(
+        "train",
+        f"data.train_files={folder / 'train.parquet'}",
+        f"data.val_files={folder / 'val.parquet'}",
+        f"trainer.default_local_dir={run}",
+        "data.train_batch_size=4",
+        "actor_rollout_ref.rollout.n=4",
+        "reward=mask",
+        "trainer.save_freq=1",
+        f"segzero.keep_last={KEPT}",
+        "trainer.test_freq=-1",
+        "trainer.val_before_train=false",
+        f"trainer.total_training_steps={steps}",
+    )
+
+
+def _not_resumed(said: str, newest: Path | None) -> list[str]:
+    """Whether a call that came so far went on from the newest whole checkpoint."""
+    found = re.findall(r"resuming from (\S+)", said)
+    return [f"resumed from {found[0]}, not from {newest}"] if found and found != [str(newest)] else []
+
+
+def _damage(run: Path, sealed: list[int]) -> list[str]:
+    """What is wrong with the checkpoints that have their names; of those about to be removed parts may be gone."""
+    newest, _ = checkpoints.latest_whole(run)
+    if sealed and (newest is None or int(newest.name.removeprefix(checkpoints.PREFIX)) < sealed[-1]):
+        return [f"step {sealed[-1]} was sealed, but {newest} is the newest whole one"]
+    damaged = ((step, checkpoints.damage(checkpoints.folder(run, step))) for step in checkpoints.steps(run)[-KEPT:])
+    return [f"step {step} has its name and is not whole: {problem}" for step, problem in damaged if problem]
+
+
+def _rows(run: Path) -> list[dict[str, Any]]:
+    """What metrics.jsonl tells; a line that a kill cut off is passed over."""
+    rows, file = [], run / "metrics.jsonl"
+    for line in file.read_text().splitlines() if file.is_file() else []:
+        with suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
+
+
+def _lost_rows(run: Path, before: list[dict[str, Any]]) -> list[str]:
+    """Rows of metrics.jsonl that were there before a kill."""
+    return [] if _rows(run)[: len(before)] == before else ["rows of metrics.jsonl are lost"]

@@ -1,0 +1,69 @@
+"""Counts of what was asked and answered, for any number of threads, and the tables made of them."""
+
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+NO_ANSWER = ("closed", "no answer", "refused")  # instead of a status: hung up on, waited in vain, not let in
+
+
+class Tally:
+    """Statuses by kind, the seconds that good answers took, and what was wrong."""
+
+    def __init__(self) -> None:
+        self._alone = threading.Lock()
+        self.statuses: dict[str, Counter[str]] = defaultdict(Counter)
+        self.seconds: list[float] = []  # of valid requests with an answer
+        self.wrong: list[str] = []  # answers that are not what they were before
+        self.latest: float = 0.0  # seconds that the slowest 504 took
+
+    def add(self, kind: str, status: str, seconds: float, good: bool = False) -> None:
+        """One request. `good`: it was a valid one, and is answered."""
+        with self._alone:
+            self.statuses[kind][status] += 1
+            if good:
+                self.seconds.append(seconds)
+            if status == "504":
+                self.latest = max(self.latest, seconds)
+
+    def note(self, wrong: str) -> None:
+        """An answer was wrong."""
+        with self._alone:
+            self.wrong.append(wrong)
+
+    def count(self, statuses: Iterable[str], kinds: str = "") -> int:
+        """How many requests had one of the statuses; of the kinds whose names begin so."""
+        wanted = set(statuses)
+        found = (counts for kind, counts in self.statuses.items() if kind.startswith(kinds))
+        return sum(number for counts in found for status, number in counts.items() if status in wanted)
+
+    def total(self, kinds: str = "") -> int:
+        """How many requests there were."""
+        return sum(counts.total() for kind, counts in self.statuses.items() if kind.startswith(kinds))
+
+    @property
+    def failures(self) -> int:
+        """Server errors other than 503 and 504."""
+        found = {status for counts in self.statuses.values() for status in counts}
+        return self.count(status for status in found if status.startswith("5") and status not in ("503", "504"))
+
+    def lines(self) -> list[list[str]]:
+        """Kind, number, and statuses from the most to the least frequent."""
+        return [
+            [kind, str(counts.total()), ", ".join(f"{status}: {number}" for status, number in counts.most_common())]
+            for kind, counts in sorted(self.statuses.items())
+        ]
+
+
+def within(seconds: Sequence[float], share: float) -> float:
+    """The time within which that share of the requests was answered."""
+    ordered = sorted(seconds)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell; the first to the left, and the last if it is text."""
+    lines = [head, *rows]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(head))]
+    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join("  ".join(line).rstrip() for line in padded)
