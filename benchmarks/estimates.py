@@ -107,13 +107,13 @@ def make_policy(folder: Path) -> None:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     build_checkpoint("qwen2_5_vl", folder, real_vocabulary=True)
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     text = config.get_text_config()
     text.hidden_size, text.num_hidden_layers, text.layer_types = WIDTH, LAYERS, ["full_attention"] * LAYERS
     text.num_attention_heads = WIDTH // 32
     config.vision_config.out_hidden_size = WIDTH
     torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_config(config)
+    model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
     model.generation_config.eos_token_id = text.eos_token_id
     model.save_pretrained(folder)
 

@@ -72,8 +72,8 @@ class Published:
 
     def __init__(self) -> None:
         self.checkpoint = read_checkpoint(tiny.policy_path())
-        self.processor = AutoProcessor.from_pretrained(self.checkpoint.path)
-        self.policy = AutoModelForImageTextToText.from_pretrained(self.checkpoint.path).eval()
+        self.processor = AutoProcessor.from_pretrained(self.checkpoint.path, trust_remote_code=False)
+        self.policy = AutoModelForImageTextToText.from_pretrained(self.checkpoint.path, trust_remote_code=False).eval()
         self.sam_processor = Sam2Processor.from_pretrained(tiny.segmenter_path())
         self.sam = Sam2Model.from_pretrained(tiny.segmenter_path()).eval()
         self.shares = Counter[str]()

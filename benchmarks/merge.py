@@ -146,7 +146,7 @@ def make_checkpoint(actor: Path, size: float) -> None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "training"))
     from shards import save_shards
 
-    config = AutoConfig.from_pretrained(tiny.policy_path())
+    config = AutoConfig.from_pretrained(tiny.policy_path(), trust_remote_code=False)
     config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
     config.vision_config.out_hidden_size = HIDDEN
     text = config.text_config
@@ -156,10 +156,12 @@ def make_checkpoint(actor: Path, size: float) -> None:
     text.num_hidden_layers = round((size - 8 * HIDDEN * VOCABULARY) / layer)
     text.layer_types = ["full_attention"] * text.num_hidden_layers
     with init_empty_weights():
-        model = AutoModelForImageTextToText.from_config(config)
+        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
     torch.manual_seed(0)
     state = {name: torch.randn(tensor.shape) for name, tensor in model.state_dict().items()}
-    save_shards(model, AutoProcessor.from_pretrained(tiny.policy_path()), actor.parent, RANKS, state)
+    save_shards(
+        model, AutoProcessor.from_pretrained(tiny.policy_path(), trust_remote_code=False), actor.parent, RANKS, state
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -23,10 +23,29 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from segzero.errors import UserError
+from segzero.image_structure import MAX_EXIF, check_body, check_header, sound_exif, turned_behind
 
+Opened = TypeVar("Opened", bound=Image.Image)
 T = TypeVar("T")
 MAX_PIXELS = 89_000_000  # under Pillow's own limit, which then never has to be lifted
+BLOCK = 1 << 18  # pixels that are converted together: what that needs beside the result stays small, and in the cache
+FEED = 1 << 22  # bytes handed to libjpeg together; what it can't use yet is copied once for each further piece
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+class FirstFrame(WebPImageFile):
+    """A WebP file whose first frame alone is decoded.
+
+    libwebp keeps two canvases, of 4 bytes a pixel each; they are freed before the pixels are converted.
+    """
+
+    def load(self) -> Any:
+        if self._decoder is not None:
+            data, *_ = self._get_next()
+            self._decoder = self.fp = None
+            self.im = Image.frombytes(self.mode, self.size, data, "raw", self.rawmode).im
+        return Image.Image.load(self)
+
 
 # What a file begins with -> who reads it. A short list, as every further reader is a door for hostile files.
 READERS: dict[bytes, type[ImageFile.ImageFile]] = {
@@ -34,13 +53,14 @@ READERS: dict[bytes, type[ImageFile.ImageFile]] = {
     b"\x89PNG\r\n\x1a\n": PngImageFile,
     b"GIF8": GifImageFile,
     b"BM": BmpImageFile,
-    b"RIFF": WebPImageFile,
+    b"RIFF": FirstFrame,
     b"II*\0": TiffImageFile,
     b"MM\0*": TiffImageFile,
     b"II+\0": TiffImageFile,
     b"MM\0+": TiffImageFile,
 }
 
+NUMBERS = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # modes of more than 8 bits
 ORIENTATION = 0x0112  # the EXIF tag
 UPRIGHT = {  # its value -> what puts the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -74,7 +94,7 @@ def load_image(
     if isinstance(source, Image.Image):
         return _read(lambda: source, max_pixels, name or "the image", _to_rgb)
     if isinstance(source, bytes):
-        return _read_file(io.BytesIO(source), max_pixels, name or f"the image ({len(source)} bytes)", _to_rgb)
+        return read_file(io.BytesIO(source), name or f"the image ({len(source)} bytes)", _to_rgb, max_pixels)
     if not isinstance(source, str | Path):
         raise UserError(f"an image must be a path, bytes or a PIL image, not {type(source).__name__}")
     path, name = Path(source), name or str(source)
@@ -86,14 +106,14 @@ def load_image(
         if not path.is_file():  # a pipe would be waited for without end
             raise UserError(f"{name} is not a regular file")
         with path.open("rb") as file:
-            return _read_file(file, max_pixels, name, _to_rgb)
+            return read_file(file, name, _to_rgb, max_pixels)
     except OSError as error:
         raise UserError(f"cannot open {name}: {error.strerror or error}") from error
 
 
 def measure_image(file: bytes, max_pixels: int = MAX_PIXELS, name: str | None = None) -> tuple[int, int]:
     """Width and height by a file's header alone, not turned; it is refused for what `load_image` refuses it for."""
-    return _read_file(io.BytesIO(file), max_pixels, name or f"the image ({len(file)} bytes)", lambda image: image.size)
+    return read_file(io.BytesIO(file), name or f"the image ({len(file)} bytes)", lambda image: image.size, max_pixels)
 
 
 def find_images(what: str | Path) -> list[Path]:
@@ -124,21 +144,43 @@ def _named_as_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def _read_file(file: BinaryIO, max_pixels: int, name: str, finish: Callable[[Image.Image], T]) -> T:
+def read_file(file: BinaryIO, name: str, finish: Callable[[ImageFile.ImageFile], T], max_pixels: int = MAX_PIXELS) -> T:
+    """What becomes of an image that has been opened and is about to be decoded."""
+
+    def finish_checked(image: ImageFile.ImageFile) -> T:
+        place = file.tell()
+        check_body(file, str(image.format), image.width * image.height, name)
+        file.seek(place)
+        return finish(image)
+
+    return read_header(file, name, finish_checked, max_pixels)
+
+
+def read_header(
+    file: BinaryIO, name: str, finish: Callable[[ImageFile.ImageFile], T], max_pixels: int = MAX_PIXELS
+) -> T:
+    """What becomes of an image whose header has been read; its pixels are not to be decoded."""
+    return _read(lambda: _open(file, name), max_pixels, name, finish)
+
+
+def _open(file: BinaryIO, name: str) -> ImageFile.ImageFile:
     start = file.read(8)
     if not start:
         raise UserError(f"{name} is empty (0 bytes)")
     reader = next((reader for magic, reader in READERS.items() if start.startswith(magic)), None)
     if reader is None:
         raise UserError(f"{name} is not an image that can be read here; use JPEG, PNG, WEBP, BMP, GIF or TIFF")
+    check_header(file, str(reader.format), name)
     file.seek(0)
-    return _read(lambda: reader(file), max_pixels, name, finish)
+    image = reader(file)
+    image.decodermaxblock = FEED if reader is JpegImageFile else image.decodermaxblock
+    return image
 
 
-def _read(read_header: Callable[[], Image.Image], max_pixels: int, name: str, finish: Callable[[Image.Image], T]) -> T:
+def _read(opened: Callable[[], Opened], max_pixels: int, name: str, finish: Callable[[Opened], T]) -> T:
     with _pillow_limit(max_pixels):
         try:
-            image = read_header()
+            image = opened()
             _check_size(image, max_pixels, name)
             return finish(image)
         except UserError:
@@ -182,32 +224,74 @@ _LIMIT_LOCK = threading.Lock()
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
-    turn = UPRIGHT.get(_orientation(image))
-    if image.mode.startswith("I;16"):  # Pillow's own conversion clips all above 255
+    turn = UPRIGHT.get(orientation(image))
+    if image.mode in NUMBERS or image.has_transparency_data:
+        rgb = _converted(image)
+    elif image.mode != "RGB":
+        rgb = image.convert("RGB")
+    else:
+        rgb = image._new(image.im) if isinstance(image, ImageFile.ImageFile) else image
+    if isinstance(image, ImageFile.ImageFile):
+        rgb.info = {}  # nothing is kept of what else the file holds
+    if turn is not None:
+        rgb = rgb.transpose(turn)
+        rgb.info = {}  # it still holds the EXIF, and whoever reads it next would turn the picture again
+    return rgb
+
+
+def _converted(image: Image.Image) -> Image.Image:
+    """A picture of numbers, or on white, as RGB: block by block, as what is between takes many bytes a pixel."""
+    convert = _number_to_grey(image) if image.mode in ("I", "F") else _convert
+    rgb = Image.new("RGB", image.size)
+    for box in _blocks(*image.size):
+        rgb.paste(convert(image.crop(box)), box)
+    return rgb
+
+
+def _blocks(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes that cover a picture, of at most so many pixels each."""
+    across = min(width, BLOCK)
+    down = BLOCK // across
+    for y in range(0, height, down):
+        for x in range(0, width, across):
+            yield x, y, min(x + across, width), min(y + down, height)
+
+
+def _convert(image: Image.Image) -> Image.Image:
+    if image.mode in NUMBERS:  # Pillow's own conversion clips all above 255
         image = Image.fromarray((np.asarray(image, np.float32) * (255 / 65535) + 0.5).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        image = _stretch(np.asarray(image, np.float64))
     elif image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    if turn is not None:
-        image = image.transpose(turn)
-        image.info = {}  # it still holds the EXIF, and whoever reads it next would turn the picture again
-    return image
+    return image.convert("RGB")
 
 
-def _stretch(values: np.ndarray) -> Image.Image:
+def _number_to_grey(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
     """Darkest to black, brightest to white: integers of 32 bits and floats have no agreed white."""
-    finite = np.isfinite(values)
-    low, high = (values[finite].min(), values[finite].max()) if finite.any() else (0, 0)
-    scaled = (np.where(finite, values, low) - low) * (255 / (high - low) if high > low else 0)
-    return Image.fromarray((scaled + 0.5).astype(np.uint8))
+    low, high = np.inf, -np.inf
+    for box in _blocks(*image.size):
+        values = np.asarray(image.crop(box))
+        values = values[np.isfinite(values)]
+        if values.size:
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+    scale = 255 / (high - low) if high > low else 0
+
+    def stretch(block: Image.Image) -> Image.Image:
+        values = np.asarray(block, np.float64)
+        scaled = (np.where(np.isfinite(values), values, low) - low) * scale if high >= low else np.zeros(values.shape)
+        return Image.fromarray((scaled + 0.5).astype(np.uint8))
+
+    return stretch
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; of an image that is only opened, its pixels are left alone."""
     try:
-        return image.getexif().get(ORIENTATION, 1)
+        block, text = image.info.get("exif"), image.info.get("Raw profile type exif", "")
+        if not sound_exif(block or b"") or len(text) > 2 * MAX_EXIF:
+            return 1
+        # A PNG's own getexif decodes all pixels, as the block may stand behind them.
+        alone = isinstance(image, PngImageFile) and image.fp is not None and not turned_behind(image.fp)
+        return (Image.Image.getexif(image) if alone else image.getexif()).get(ORIENTATION, 1)
     except Exception:  # a damaged EXIF block is no reason to refuse the picture
         return 1
 

@@ -3,7 +3,6 @@
 The page shows figures that were measured just now: before, after, and the training's own log.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from segzero.evaluation.figures import Table
 from segzero.evaluation.pairing import compare_runs
 from segzero.evaluation.scoring import Row
 from segzero.result import Segmentation
+from segzero.training.log import NAME, read_rows
 from segzero.web import page, picture, side_by_side, table, text
 
 SMOOTH = 10  # steps
@@ -100,8 +100,8 @@ def curves(log: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl: {"step": ..., "data": {name: number}}."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    """The whole rows of a run's metrics.jsonl: {"step": ..., "data": {name: number}}."""
+    return read_rows(run / NAME)
 
 
 def most_changed(before: Evaluated, after: Evaluated, better: int = 6, worse: int = 2) -> list[tuple[str, int]]:

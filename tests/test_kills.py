@@ -1,11 +1,15 @@
 """A few kills -9 at random moments; `python -m benchmarks.kills` does many, and kills training too."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from PIL import Image
 
 from benchmarks.kills.__main__ import kill_all, summary
+from benchmarks.kills.flagging import lost
 from benchmarks.kills.killing import bytes_of, differences
+from benchmarks.kills.training import damage, lost_rows
 
 COUNTS = {"evaluation": 1, "serving": 1, "prepare": 2, "merge": 1}
 
@@ -29,3 +33,26 @@ def test_what_differs_from_an_undisturbed_run_is_told(tmp_path):
         "more was left behind",
         "cut is not what it should be",
     )
+
+
+def test_a_flag_that_is_lost_or_torn_is_noticed(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (6, 4)).save(tmp_path / "images" / "a.png")
+    row = {"note": "first", "image": "images/a.png", "width": 6, "height": 4, "objects": [{}]}
+    lines = [row, row | {"note": "second", "image": "images/b.png"}, row | {"note": "third", "width": 5}]
+    (tmp_path / "flags.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"note": "torn"')
+    found = lost(tmp_path, ["first", "torn"])
+    assert [line.split(":")[0] for line in found] == [
+        "1 of 2 flags are lost, the first 'torn'",
+        "the image of the flag 'second'",
+        "the flag 'third' is of another image, or without its objects",
+    ]
+
+
+def test_a_checkpoint_that_is_not_whole_and_lost_rows_are_noticed(tmp_path):
+    assert damage(tmp_path, []) == [] and lost_rows(tmp_path, []) == []
+    (tmp_path / "global_step_4").mkdir()
+    assert damage(tmp_path, []) == ["step 4 has its name and is not whole: manifest.json is missing or can't be read"]
+    assert damage(tmp_path, [4]) == ["step 4 was sealed, but None is the newest whole one"]
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st')
+    assert lost_rows(tmp_path, [{"step": 1}]) == [] and lost_rows(tmp_path, [{"step": 1}, {"step": 2}])

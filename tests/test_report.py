@@ -1,15 +1,18 @@
 """The report shows the figures it is given, and nothing it would have to fetch."""
 
+import json
 import re
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from segzero.evaluation.metrics import Score
 from segzero.evaluation.scoring import Row
-from segzero.report import Evaluated, curves, most_changed, write_report
+from segzero.report import Evaluated, curves, most_changed, read_log, write_report
 from segzero.result import Found, Segmentation
+from segzero.training import log
 
 
 def answers(ious: list[float]) -> Evaluated:
@@ -56,3 +59,32 @@ def test_each_kind_of_question_is_shown_before_any_twice():
     rows = [replace(row, category=kind) for row, kind in zip(after.rows, kinds, strict=True)]
     found = most_changed(before, replace(after, rows=rows), better=3)
     assert found == [("Gained", 0), ("Gained", 2), ("Gained", 1)]
+
+
+TORN = [
+    b'{"step": 2, "da',
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b'{"step": "2", "data": {}}',
+    b'{"step": 2, "data": {"reward/mean": "high"}}',
+    b"[2]",
+    b"",
+]
+
+
+@pytest.mark.parametrize("torn", TORN, ids=lambda line: repr(line[:20]))
+def test_a_torn_line_of_the_log_is_passed_over(tmp_path, torn):
+    file = tmp_path / log.NAME
+    file.write_bytes(json.dumps(LOG[0]).encode() + b"\n" + torn)  # as a kill or a full disk leaves it
+    assert read_log(tmp_path) == LOG[:1]
+    for row in LOG[1:]:  # a resumed run goes on
+        log.append(file, row["step"], row["data"])
+    assert read_log(tmp_path) == LOG
+    assert file.read_bytes().endswith(b"}\n") and len(curves(read_log(tmp_path))) == 2
+
+
+def test_a_log_that_is_whole_gets_no_empty_lines(tmp_path):
+    for row in LOG:
+        log.append(tmp_path / log.NAME, row["step"], row["data"])
+    assert [json.loads(line) for line in (tmp_path / log.NAME).read_text().splitlines()] == LOG
+    assert read_log(tmp_path / "elsewhere") == []

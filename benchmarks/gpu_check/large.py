@@ -41,7 +41,7 @@ def widen(folder: Path) -> None:
     from released_shapes import RELEASED
     from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
-    narrow = AutoConfig.from_pretrained(folder)
+    narrow = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     kind, text, vision, patch, millions = RELEASED[NAME]
     rope = {"rope_type": "default", "mrope_section": SECTIONS, "rope_theta": 1e6}
     tokens = {key: getattr(narrow.text_config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
@@ -55,7 +55,7 @@ def widen(folder: Path) -> None:
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda"):
-        model = AutoModelForImageTextToText.from_config(config)
+        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
     count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     assert abs(count - millions) < 1, f"{count:.0f} M parameters, and the released model has {millions} M"
     model.generation_config = GenerationConfig.from_pretrained(folder)

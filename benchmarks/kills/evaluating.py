@@ -4,10 +4,11 @@ import json
 import random
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kills.killing import Kill, again, bytes_of, kill, run, segzero, start
+from benchmarks.kills.killing import Kill, again, bytes_of, hold, kill, run, segzero, start
 from segzero.data.sample import to_parquet
 from segzero.evaluation.store import NAME
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples
@@ -20,14 +21,15 @@ def kill_evaluation(folder: Path, chance: random.Random, count: int) -> Iterator
     """Each kill is of an evaluation that begins from nothing, without answers kept from before."""
     to_parquet(make_samples(SAMPLES, HELD_OUT_SEED + 5), folder / "data" / "test.parquet")
     whole, log = folder / "whole", folder / "log"
-    lengths = run(_command(folder, whole), log, lambda: len(_lines(whole)), SAMPLES - 1)
+    lengths = run(_command(folder, whole), log, partial(_written, whole), SAMPLES - 1)
     wanted = _answers(_lines(whole))
     killed = 0
     for number in range(2 * count):
         out = folder / f"out{number}"
         process, begin = start(_command(folder, out), log), time.monotonic()
-        writing, moment = lengths.draw(chance, number, lambda out=out: len(_lines(out)), SAMPLES)
+        writing, moment = lengths.draw(chance, number, partial(_written, out), SAMPLES)
         moment(process)
+        hold(process)
         before = _lines(out)
         lived, took = kill(process), time.monotonic() - begin
         kept = _lines(out)
@@ -52,6 +54,10 @@ def kill_evaluation(folder: Path, chance: random.Random, count: int) -> Iterator
 def _command(folder: Path, out: Path) -> list[str]:
     asked = ["--policy-backend", "transformers", "--batch", 1, "--cache", out / "cache"]
     return segzero("eval", "--benchmark", "own", "--data", folder / "data", *asked, "--out", out)
+
+
+def _written(out: Path) -> int:
+    return len(_lines(out))
 
 
 def _lines(out: Path) -> list[bytes]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.kills.killing import Kill, Lengths, again, kill, segzero
+from benchmarks.kills.killing import Kill, Lengths, again, hold, kill, segzero
 from benchmarks.soak.server import Server, start, wait_until_ready
 from segzero.errors import UserError
 from segzero.images import load_image
@@ -35,14 +35,15 @@ def kill_serving(folder: Path, chance: random.Random, count: int) -> Iterator[Ki
         for thread in threads:
             thread.start()
         moment(server.process)
+        hold(server.process)
         lived, took = kill(server.process), time.monotonic() - begin
         for thread in threads:
             thread.join()
-        known += notes
+        known += notes  # of earlier servers too: none may be lost later
         if writing:
             lengths = Lengths(took, FLAGGING)
         found = f"{len(notes)} flags acknowledged"
-        yield Kill("serving", writing, took, found, tuple(_lost(flags, known)), lived)
+        yield Kill("serving", writing, took, found, tuple(lost(flags, known)), lived)
     if known:
         prepare = segzero("data", "prepare", flags, "--format", "flags", "--out", folder / "prepared")
         yield Kill("flags read", False, 0.0, f"all {len(known)} flags", again(prepare, folder / "log"), False)
@@ -68,7 +69,7 @@ def _flag(server: Server, name: str, notes: list[str], flagging: threading.Event
             http.delete(path)
 
 
-def _lost(flags: Path, notes: list[str]) -> list[str]:
+def lost(flags: Path, notes: list[str]) -> list[str]:
     """Acknowledged flags that are not there, or whose line or image is not whole."""
     rows = {}
     lines = (flags / "flags.jsonl").read_bytes().splitlines() if notes else []
@@ -76,13 +77,14 @@ def _lost(flags: Path, notes: list[str]) -> list[str]:
         with suppress(ValueError):  # one that was not acknowledged may be torn
             row = json.loads(line)
             rows[row["note"]] = row
-    lost = [f"the flag {note!r} is lost" for note in notes if note not in rows]
+    gone = [note for note in notes if note not in rows]
+    found = [f"{len(gone)} of {len(notes)} flags are lost, the first {gone[0]!r}"] if gone else []
     for row in rows.values():
         try:
             size = load_image(flags / row["image"]).size
         except UserError as error:
-            lost.append(f"the image of the flag {row['note']!r}: {error}")
+            found.append(f"the image of the flag {row['note']!r}: {error}")
             continue
         if size != (row["width"], row["height"]) or not row["objects"]:
-            lost.append(f"the flag {row['note']!r} is of another image, or without its objects")
-    return lost
+            found.append(f"the flag {row['note']!r} is of another image, or without its objects")
+    return found

@@ -86,10 +86,16 @@ def after(seconds: float, once: Callable[[], bool] = lambda: True) -> Moment:
     return wait
 
 
+def hold(process: subprocess.Popen) -> None:
+    """Stop the whole group where it is, so that one can look at what it has done before it is killed."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGSTOP)
+
+
 def kill(process: subprocess.Popen) -> bool:
     """SIGKILL to the whole group; False: it had ended by itself."""
     lived = process.poll() is None
-    below = []
+    below: list[psutil.Process] = []
     with suppress(psutil.Error):
         below = psutil.Process(process.pid).children(recursive=True) if lived else []
     with suppress(ProcessLookupError):

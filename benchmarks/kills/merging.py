@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from benchmarks.kills.killing import Kill, again, contents, differences, kill, run, segzero, start
+from benchmarks.kills.killing import Kill, again, contents, differences, hold, kill, run, segzero, start
 
 RANKS = 3
 
@@ -17,15 +18,16 @@ def kill_merge(folder: Path, chance: random.Random, count: int) -> Iterator[Kill
     """Each kill is of a merge into a new folder."""
     make_checkpoint(folder / "run")
     whole, log = folder / "whole", folder / "log"
-    lengths = run(_command(folder, whole), log, lambda: _written(whole))
+    lengths = run(_command(folder, whole), log, lambda: 2 if whole.exists() else _written(whole) > 0)
     wanted = contents(whole)
     lengths = replace(lengths, one=lengths.one / len(wanted))
     killed = 0
     for number in range(2 * count):
         out = folder / f"out{number}"
         process, begin = start(_command(folder, out), log), time.monotonic()
-        writing, moment = lengths.draw(chance, number, lambda out=out: _written(out), len(wanted))
+        writing, moment = lengths.draw(chance, number, partial(_written, out), len(wanted))
         moment(process)
+        hold(process)
         lived, took = kill(process), time.monotonic() - begin
         there, unfinished = out.exists(), _unfinished(out).exists()
         wrong: list[str] = []
@@ -52,8 +54,12 @@ def make_checkpoint(run: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "training"))
     from shards import save_shards
 
-    model = AutoModelForImageTextToText.from_pretrained(tiny.policy_path(), dtype=torch.float32)
-    save_shards(model, AutoProcessor.from_pretrained(tiny.policy_path()), run / "global_step_1", RANKS)
+    model = AutoModelForImageTextToText.from_pretrained(
+        tiny.policy_path(), dtype=torch.float32, trust_remote_code=False
+    )
+    save_shards(
+        model, AutoProcessor.from_pretrained(tiny.policy_path(), trust_remote_code=False), run / "global_step_1", RANKS
+    )
 
 
 def _command(folder: Path, out: Path) -> list[str]:

@@ -4,15 +4,16 @@ import json
 import random
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from benchmarks.kills.killing import Kill, again, bytes_of, contents, differences, kill, run, segzero, start
+from benchmarks.kills.killing import Kill, again, bytes_of, contents, differences, hold, kill, run, segzero, start
 from segzero.data.exports import export
 from segzero.data.prepare import NOTES
 from segzero.data.sample import to_parquet
 from segzero.tiny.questions import make_training_samples
 
-SAMPLES = 240
+SAMPLES = 120
 SHARD = 5  # samples
 
 
@@ -23,15 +24,16 @@ def kill_prepare(folder: Path, chance: random.Random, count: int) -> Iterator[Ki
     export(folder / "made", "coco", folder / "coco")
     whole, log = folder / "whole", folder / "log"
     shards = SAMPLES // SHARD
-    lengths = run(_command(folder, whole), log, lambda: len(_notes(whole)), shards - 1)
+    lengths = run(_command(folder, whole), log, partial(_written, whole), shards - 1)
     wanted = contents(whole)
     killed = 0
     for number in range(2 * count):
         out = folder / f"out{number}"
         more = ("--workers", "2") if number % 3 == 2 else ()
         process, begin = start(_command(folder, out, *more), log), time.monotonic()
-        writing, moment = lengths.draw(chance, number, lambda out=out: len(_notes(out)), shards)
+        writing, moment = lengths.draw(chance, number, partial(_written, out), shards)
         moment(process)
+        hold(process)
         finished = _notes(out)
         lived, took = kill(process), time.monotonic() - begin
         wrong = [f"the note {name} of a finished shard is lost" for name in finished if name not in _notes(out)]
@@ -51,6 +53,10 @@ def _command(folder: Path, out: Path, *more: str) -> list[str]:
     return segzero(
         "data", "prepare", folder / "coco" / "instances.json", *read, "--shard-size", SHARD, "--out", out, *more
     )
+
+
+def _written(out: Path) -> int:
+    return len(_notes(out))
 
 
 def _notes(out: Path) -> list[str]:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kills.killing import LONGEST, LOOK, Kill, after, kill, segzero, start
+from benchmarks.kills.killing import LONGEST, LOOK, Kill, after, hold, kill, segzero, start
 from segzero.data.sample import to_parquet
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples
 from segzero.training import checkpoints
@@ -18,7 +18,6 @@ from segzero.training import checkpoints
 KEPT = 3  # checkpoints
 SAVES = 3  # of one call, at most; it is killed by then
 ENDLESS = 1000  # steps
-SAVING = 0.5  # seconds that a checkpoint takes, until one was seen
 
 
 def kill_training(folder: Path, chance: random.Random, count: int) -> Iterator[Kill]:
@@ -26,7 +25,7 @@ def kill_training(folder: Path, chance: random.Random, count: int) -> Iterator[K
     to_parquet(make_samples(36, 11), folder / "train.parquet")
     to_parquet(make_samples(9, HELD_OUT_SEED + 11), folder / "val.parquet")
     run, log = folder / "run", folder / "log"
-    saves = _Saves(run)
+    saves = Saves(run)
     length = 0.0  # seconds from a call's start to its last save, of the longest yet
     for number in range(count):
         newest, _ = checkpoints.latest_whole(run)
@@ -35,27 +34,29 @@ def kill_training(folder: Path, chance: random.Random, count: int) -> Iterator[K
         writing = not length or number % 2 == 0
         if writing:
             saves.wait(process, chance.randint(1 if length else 2, SAVES))
-            after(chance.uniform(0, saves.longest))(process)
+            after(chance.uniform(0, saves.last))(process)
+            hold(process)
             length = max(length, time.monotonic() - begin)
         else:
             after(chance.uniform(0, length))(process)
-        sealed, rows = checkpoints.steps(run), _rows(run)
+            hold(process)
+        sealed, rows = checkpoints.steps(run), rows_of(run)
         lived, took = kill(process), time.monotonic() - begin
         unfinished = [path.name for path in run.glob(".*.unfinished")]
         said = log.read_text()[size:]
         wrong = [] if lived else [f"it ended by itself: {said[-500:]}"]
-        wrong += [*_not_resumed(said, newest), *_damage(run, sealed), *_lost_rows(run, rows)]
+        wrong += [*_not_resumed(said, newest), *damage(run, sealed), *lost_rows(run, rows)]
         found = f"steps {sealed} sealed, {unfinished[0] if unfinished else 'nothing'} unfinished"
         yield Kill("training", writing, took, found, tuple(wrong), lived)
     if count:
         yield _finish(folder, run, log)
 
 
-class _Saves:
+class Saves:
     """Watches a run save."""
 
     def __init__(self, run: Path) -> None:
-        self.run, self.longest = run, SAVING
+        self.run, self.last = run, 0.0  # seconds that the last of them took
 
     def wait(self, process: subprocess.Popen, number: int) -> None:
         """Until the checkpoint of that number is begun, counted from now; what a kill left does not count."""
@@ -65,7 +66,7 @@ class _Saves:
             now, there = time.monotonic(), set(self.run.glob(".*.unfinished"))
             for gone in seen.keys() - there:
                 since = seen.pop(gone)
-                self.longest = max(self.longest, now - since) if since else self.longest
+                self.last = now - since if since else self.last
             for new in there - seen.keys():
                 seen[new], begun = now, begun + 1
             if begun == number:
@@ -87,7 +88,7 @@ def _finish(folder: Path, run: Path, log: Path) -> Kill:
     wrong = [] if code == 0 else [f"the last call ended with exit code {code}: {said[-500:]}"]
     if newest is not None and "resuming from" not in said:
         wrong.append(f"the last call did not resume from {newest}")
-    wrong += [*_not_resumed(said, newest), *_damage(run, [goal])]
+    wrong += [*_not_resumed(said, newest), *damage(run, [goal])]
     wrong += [f"{path.name} was left behind" for path in run.glob(".*.unfinished")]
     found = f"resumed from {newest.name if newest else 'nothing'}, went on to step {goal}"
     return Kill("training, ended", False, time.monotonic() - begin, found, tuple(wrong), False)
@@ -116,7 +117,7 @@ def _not_resumed(said: str, newest: Path | None) -> list[str]:
     return [f"resumed from {found[0]}, not from {newest}"] if found and found != [str(newest)] else []
 
 
-def _damage(run: Path, sealed: list[int]) -> list[str]:
+def damage(run: Path, sealed: list[int]) -> list[str]:
     """What is wrong with the checkpoints that have their names; of those about to be removed parts may be gone."""
     newest, _ = checkpoints.latest_whole(run)
     if sealed and (newest is None or int(newest.name.removeprefix(checkpoints.PREFIX)) < sealed[-1]):
@@ -125,7 +126,7 @@ def _damage(run: Path, sealed: list[int]) -> list[str]:
     return [f"step {step} has its name and is not whole: {problem}" for step, problem in damaged if problem]
 
 
-def _rows(run: Path) -> list[dict[str, Any]]:
+def rows_of(run: Path) -> list[dict[str, Any]]:
     """What metrics.jsonl tells; a line that a kill cut off is passed over."""
     rows, file = [], run / "metrics.jsonl"
     for line in file.read_text().splitlines() if file.is_file() else []:
@@ -134,6 +135,6 @@ def _rows(run: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _lost_rows(run: Path, before: list[dict[str, Any]]) -> list[str]:
+def lost_rows(run: Path, before: list[dict[str, Any]]) -> list[str]:
     """Rows of metrics.jsonl that were there before a kill."""
-    return [] if _rows(run)[: len(before)] == before else ["rows of metrics.jsonl are lost"]
+    return [] if rows_of(run)[: len(before)] == before else ["rows of metrics.jsonl are lost"]

@@ -68,8 +68,10 @@ def main() -> None:
         disable_tqdm=True,
     )
     trainer = GRPOTrainer(
-        model=AutoModelForImageTextToText.from_pretrained(checkpoint.path, dtype=torch.float32),
-        processing_class=AutoProcessor.from_pretrained(checkpoint.path, padding_side="left"),
+        model=AutoModelForImageTextToText.from_pretrained(
+            checkpoint.path, dtype=torch.float32, trust_remote_code=False
+        ),
+        processing_class=AutoProcessor.from_pretrained(checkpoint.path, padding_side="left", trust_remote_code=False),
         reward_funcs=reward,
         args=config,
         train_dataset=Dataset.from_list(rows),

@@ -95,6 +95,8 @@ def soak(
         learned, over = Tally(), threading.Event()
         for client in clients:
             client.learn(server.url, learned)
+        if len(learned.seconds) < learned.total(VALID):
+            raise SystemExit(f"the server does not answer while it is quiet: {learned.lines()}")
         target = Target(server.address, tokens[-2], tokens[-1], deadline + PATIENCE, 1.5 * deadline, silent, over)
         kinds = make_kinds(target, sized)
         tell(f"{len(kinds)} attacks by {sum(kind.clients for kind in kinds)} clients; {len(clients)} valid clients")
@@ -102,7 +104,7 @@ def soak(
         phases = []
         for name, length, those in (("quiet", quiet, []), ("attack", seconds, attackers), ("afterwards", quiet, [])):
             phases.append(_pass(name, length, server, clients, those, over))
-            tell(table(HEAD, [phases[-1].row()]))
+            tell(f"{name}: {phases[-1].seconds:.0f} s, {phases[-1].tally.total(VALID)} valid requests")
         again = Tally()
         for client in clients:
             client.learn(server.url, again)
@@ -111,6 +113,8 @@ def soak(
     tell("\n" + table(["kind, under attack", "requests", "statuses"], phases[1].tally.lines()))
     tell(f"\nmemory at the end {after / MIB:.0f} MiB; the slowest 504 came after {phases[1].tally.latest:.1f} s")
     found = _judge([learned, *(phase.tally for phase in phases), again], healthy, code)
+    traces = server.log.read_text().count("Traceback")
+    found.append(Must("no traceback in its log", str(traces), not traces))
     found.append(_kept([note for client in clients for note in client.flagged], folder / "flags" / "flags.jsonl"))
     tell("\n" + table(["must", "found", ""], [[m.name, m.found, "ok" if m.holds else "FAILED"] for m in found]))
     return found

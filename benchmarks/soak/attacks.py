@@ -82,7 +82,10 @@ class Kind:
         over.wait(self.pause * chance.random())
         while not over.is_set():
             begin = time.monotonic()
-            status = self.attack()
+            try:
+                status = self.attack()
+            except OSError:
+                status = "refused"
             tally.add(self.name, status, time.monotonic() - begin)
             over.wait(self.pause * chance.uniform(0.5, 1.5))
 

@@ -44,8 +44,8 @@ class Tally:
     @property
     def failures(self) -> int:
         """Server errors other than 503 and 504."""
-        found = {status for counts in self.statuses.values() for status in counts}
-        return self.count(status for status in found if status.startswith("5") and status not in ("503", "504"))
+        found = {status for counts in self.statuses.values() for status in counts if status.startswith("5")}
+        return self.count(status for status in found if not status.startswith(("503", "504")))
 
     def lines(self) -> list[list[str]]:
         """Kind, number, and statuses from the most to the least frequent."""

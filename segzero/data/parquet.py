@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import pyarrow
     import pyarrow.parquet
 
+FREE = 1 << 22  # values of a column of lists that are read in any case
+
 Allowed = Callable[["pyarrow.parquet.ParquetFile", int], int]  # file and number of a group of rows -> values
 
 
@@ -39,7 +41,8 @@ def schema_of(file: Path, columns: Sequence[str]) -> "pyarrow.Schema":
 def tables(file: Path, columns: Sequence[str], at_once: int, allowed: Allowed) -> Iterator["pyarrow.Table"]:
     """The rows as Arrow tables of so many; the columns are those of a file that `schema_of` has looked at.
 
-    `allowed`: how many values a column of lists may hold in a group of rows. One with more is refused.
+    `allowed`: how many values a column of lists may hold in a group of rows, if it has more than FREE. One with still
+    more is refused.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -80,7 +83,8 @@ def _check(
     for place in range(found.num_columns):
         leaf = found.column(place)
         name = leaf.path_in_schema.split(".")[0]
-        if name in columns and leaf.num_values > found.num_rows and leaf.num_values > (most := allowed(reader, group)):
+        is_long = name in columns and leaf.num_values > max(FREE, found.num_rows)
+        if is_long and leaf.num_values > (most := allowed(reader, group)):
             raise UserError(
                 f"{file}: its column {name!r} holds {leaf.num_values} values in {found.num_rows} rows; "
                 f"at most {most} are read"

@@ -30,7 +30,6 @@ Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 
 ROW_GROUP = 100  # samples written and read at a time; the images may be in them
-MOST = 1 << 22  # numbers of the objects of so many samples, which become Python's
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ def _read_file(file: Path, schema: "pyarrow.Schema") -> Iterator[Sample]:
     number = 0
     for table in parquet.tables(file, schema.names, ROW_GROUP, _allowed):
         table = _cast(table, schema, file)
-        if sum(map(parquet.values_in, table.column("objects").chunks)) > MOST:
+        if sum(map(parquet.values_in, table.column("objects").chunks)) > parquet.FREE:
             raise UserError(f"{file}: the objects of rows {number} to {number + len(table) - 1} hold too many numbers")
         try:
             found = table.to_pylist()
@@ -162,7 +161,7 @@ def _read_file(file: Path, schema: "pyarrow.Schema") -> Iterator[Sample]:
 
 def _allowed(reader: "pyarrow.parquet.ParquetFile", group: int) -> int:
     """Other writers put up to a million rows into a group."""
-    return max(MOST, reader.metadata.row_group(group).num_rows << 6)
+    return reader.metadata.row_group(group).num_rows << 6
 
 
 def _schema() -> "pyarrow.Schema":

@@ -33,7 +33,7 @@ class Benchmark:
     path: str = ""
     hub: str = ""
     images: str = ""  # the folder of the images below the data root, where the reader can't know it
-    options: Mapping[str, Any] = field(default_factory=dict)  # the reader's own
+    options: Mapping[str, str] = field(default_factory=dict)  # the reader's own
     keep: Mapping[str, Any] = field(default_factory=dict)  # only Samples whose meta says so
     count: int | None = None  # samples of the published set
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # model -> figure, in percent

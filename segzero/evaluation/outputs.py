@@ -8,6 +8,7 @@ report.html         one page to look at
 """
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from segzero.evaluation.protocol import commit, versions
 from segzero.evaluation.scoring import Row, places_unknown
 from segzero.evaluation.store import Predictions
 from segzero.evaluation.summary import summarise
+from segzero.evaluation.typed import typed
 from segzero.files import write_atomically
 from segzero.masks import decode
 from segzero.panel import draw_panel
@@ -78,25 +80,44 @@ def read_rows(out: Path) -> Iterator[Row]:
             try:
                 row = json.loads(line)
                 for name in ("score", "published"):
-                    row[name] = Score(**row[name]) if row[name] else None
+                    row[name] = None if row[name] is None else typed(Score, row[name])
                 for name in ("matched_masks", "matched_boxes"):
                     row[name] = None if row[name] is None else tuple(row[name])
-                yield Row(**row)
-            except (ValueError, KeyError, TypeError) as error:
+                yield typed(Row, row)
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
                 raise UserError(f"{path}, line {number}: it is no row of scores; run `segzero eval rescore`") from error
 
 
 def read_run(out: Path) -> dict[str, Any]:
     """run.json: the settings that an evaluation was begun with."""
+    path = out / "run.json"
     try:
-        run = json.loads((out / "run.json").read_bytes())
-        if not isinstance(run, dict):
-            raise ValueError("it is no object")
+        run = read_object(path, "what", "settings", "task")
+        if not all(isinstance(part, dict) for part in run.values()):
+            raise ValueError("its settings have no names")
         return run
     except FileNotFoundError:
         raise UserError(f"no evaluation in {out}: there is no run.json") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {out / 'run.json'}: {error}") from error
+        raise UserError(f"cannot read {path}: {error}; evaluate into another --out") from error
+
+
+def read_object(path: Path, *names: str) -> dict[str, Any]:
+    """A JSON file that `write_json` wrote, with these names in it; a ValueError says what it is instead."""
+
+    def finite(text: str) -> float:
+        if not math.isfinite(number := float(text)):
+            raise ValueError(f"{text[:20]} is no number of JSON")
+        return number
+
+    try:
+        found = json.loads(path.read_bytes(), parse_constant=finite, parse_float=finite)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    missing = [name for name in names if not isinstance(found, dict) or name not in found]
+    if missing:
+        raise ValueError(f"it lacks {missing[0]!r}")
+    return found
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -21,6 +21,7 @@ from segzero.evaluation.prediction import Prediction
 from segzero.evaluation.scoring import score_sample
 from segzero.evaluation.side_by_side import folder_of, histories_in, write_side_by_side
 from segzero.evaluation.store import NAME, Predictions
+from segzero.evaluation.typed import typed
 
 AnswerAll = Callable[[Iterator[list[Item]], str | None], Iterator[list[Prediction]]]  # chunks, and their history
 LONGEST = 32  # samples for each of a chunk's dialogues
@@ -84,7 +85,10 @@ def task_of(run: Mapping[str, Any], out: Path) -> Task:
     """The benchmark and data that run.json names."""
     try:
         told = dict(run["task"])
-        return Task(Benchmark(**told.pop("benchmark")), **told)
+        task = typed(Task, told | {"benchmark": typed(Benchmark, told["benchmark"])})
+        if task.limit is not None and task.limit < 1:
+            raise ValueError("a limit below 1")
+        return task
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{out / 'run.json'} names no benchmark and data; evaluate into another --out") from error
 
@@ -131,7 +135,7 @@ def _begin(out: Path, folder: Path, task: Task, settings: Mapping[str, Any]) -> 
 
 def _compare(folder: Path, now: Mapping[str, Any]) -> None:
     run = read_run(folder)
-    before = {**run.get("what", {}), **comparable(run.get("settings", {}))}
+    before = {**run["what"], **comparable(run["settings"])}
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             raise UserError(

@@ -7,7 +7,6 @@
 Each is an evaluation of its own, in a folder of its own.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from segzero.charts import Line, chart
 from segzero.errors import UserError
 from segzero.evaluation.figures import FIGURES
 from segzero.evaluation.histories import HISTORIES
-from segzero.evaluation.outputs import facts_of, write_json
+from segzero.evaluation.outputs import facts_of, read_object, write_json
 from segzero.files import write_atomically
 from segzero.web import page, side_by_side, table, text
 
@@ -63,9 +62,23 @@ def write_side_by_side(out: Path) -> dict[str, Any]:
     }
     if not found:
         raise UserError(f"no finished evaluation in {out}: run the same `segzero eval` to the end")
+    try:
+        both = _both(found)
+        html = _page(both)
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        where = " and ".join(str(folder / "metrics.json") for folder in histories_in(out).values())
+        raise UserError(
+            f"{where} are not as they were written ({error}); `segzero eval rescore {out}` writes them anew"
+        ) from error
+    write_json(out / "metrics.json", both)
+    write_atomically(out / "report.html", html.encode("utf-8", "replace"))
+    return both
+
+
+def _both(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     first = next(iter(found.values()))
     rounds = sorted({number for metrics in found.values() for number in metrics["by_round"]}, key=_in_order)
-    both = {
+    return {
         "benchmark": first["benchmark"],
         "histories": {history: _whole(metrics) for history, metrics in found.items()},
         "by_round": {
@@ -80,9 +93,6 @@ def write_side_by_side(out: Path) -> dict[str, Any]:
         "published": first["published"],
         "protocol": {name: value for name, value in first["protocol"].items() if name != "history"},
     }
-    write_json(out / "metrics.json", both)
-    write_atomically(out / "report.html", _page(both).encode("utf-8", "replace"))
-    return both
 
 
 def _whole(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,9 +176,6 @@ def _in_order(number: str) -> tuple[bool, int]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        metrics = json.loads(path.read_bytes())
-        if not {"benchmark", "by_round", "figures", "errors", "resampling", "published", "protocol"} <= metrics.keys():
-            raise ValueError("it lacks figures by round")
-        return metrics
-    except (OSError, ValueError, AttributeError) as error:
+        return read_object(path, "benchmark", "by_round", "figures", "errors", "resampling", "published", "protocol")
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}; `segzero eval rescore {path.parent}` writes it anew") from error

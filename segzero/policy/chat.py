@@ -17,7 +17,9 @@ def load_processor(checkpoint: Checkpoint) -> "ProcessorMixin":
 
     try:
         processor = AutoProcessor.from_pretrained(checkpoint.path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except ImportError:
+        raise
+    except Exception as error:  # files can be broken in many ways, and each has its own exception
         raise UserError(f"the processor of {checkpoint.path} does not load: {one_line(error)}") from error
     if not processor.chat_template:
         raise UserError(f"{checkpoint.path} has no chat template; take an instruct checkpoint")
@@ -57,5 +59,8 @@ def read_request(request: Request, checkpoint: Checkpoint, processor: "Processor
 
 def one_line(said: object) -> str:
     """What another library or a server said, in one line of readable length."""
-    text = " ".join(str(said).split()) or type(said).__name__
+    try:
+        text = " ".join(str(said).split()) or type(said).__name__
+    except RecursionError:  # lists in lists without end
+        text = type(said).__name__
     return text if len(text) <= 300 else text[:300] + " ..."

@@ -9,16 +9,22 @@ Frame(kind='stretch', side=840, ...)
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from segzero.errors import UserError
+from segzero.files import write_atomically
 from segzero.frames import FAMILY_FRAMES, Frame, frame_for, parse_frame, stretch
 from segzero.prompts import get_prompt
 
 CARD = "segzero.json"  # {"prompt": "multi", "frame": "stretch(840)", "name": "..."}, each of which may be left out
 DEFAULT_PROMPT = "multi"
+
+MOST_BYTES = 16 << 20  # of a checkpoint's small files
+MOST_LAYERS = 1000
+_MOST = {"num_hidden_layers": MOST_LAYERS, "depth": MOST_LAYERS, "vocab_size": 1 << 22}
 
 # Checkpoints that carry no card: the last part of their name -> prompt. All were trained in stretch(840).
 RELEASED = {
@@ -50,13 +56,8 @@ class Checkpoint:
 def read_checkpoint(path: str | Path, frame: str | Frame | None = None, prompt: str | None = None) -> Checkpoint:
     """Read the small files of a checkpoint folder, or of a model on the hub (its cache is enough)."""
     path = str(Path(path).expanduser())
-    config = _read_json(path, "config.json")
-    if config is None:
-        raise UserError(f"no checkpoint at {path}: no config.json there; give the folder that save_pretrained wrote")
-    family = config.get("model_type")
-    if family not in FAMILY_FRAMES:
-        known = ", ".join(FAMILY_FRAMES)
-        raise UserError(f"{path} holds a {family!r} model; a policy is one of {known}")
+    config = read_config(path)
+    family = config["model_type"]
     factor, min_pixels, max_pixels = _processor_limits(path)
     default = frame_for(family, min_pixels, max_pixels, factor)
 
@@ -68,13 +69,48 @@ def read_checkpoint(path: str | Path, frame: str | Frame | None = None, prompt: 
         factor=factor,
         min_pixels=min_pixels,
         max_pixels=max_pixels,
-        max_length=_max_length(config),
+        max_length=_max_length(config, path),
         frame=parse_frame(frame, default) if isinstance(frame, str) else frame,
         prompt=prompt or taught_prompt or DEFAULT_PROMPT,
     )
     get_prompt(checkpoint.prompt)
     _check_frame(checkpoint)
     return checkpoint
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """A policy's config.json, whose numbers are such that a model of that shape can be built at all."""
+    path = str(path)
+    config = _read_json(path, "config.json")
+    if config is None:
+        raise UserError(f"no checkpoint at {path}: no config.json there; give the folder that save_pretrained wrote")
+    family = config.get("model_type")
+    if not isinstance(family, str) or family not in FAMILY_FRAMES:
+        known = ", ".join(FAMILY_FRAMES)
+        raise UserError(f"{path} holds a {str(family)[:100]!r} model; a policy is one of {known}")
+    for name in ("text_config", "vision_config"):
+        if not isinstance(config.get(name, {}), dict):
+            raise UserError(f"config.json in {path}: {name} should hold an object")
+    for name, value in _values(config):
+        length = len(value) if isinstance(value, list) else 0
+        if length > MOST_LAYERS:
+            raise UserError(f"config.json in {path}: {name} has {length} entries, more than the {MOST_LAYERS} allowed")
+        most = _MOST.get(name, 2**31)
+        if isinstance(value, int | float) and abs(value) > most:
+            raise UserError(f"config.json in {path}: {name} is {value:.3g}, more than the {most} that a model can have")
+    return config
+
+
+def _values(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Whatever stands in a configuration at any depth, with the nearest name above it."""
+    waiting: list[tuple[str, Any]] = list(config.items())
+    while waiting:
+        name, value = waiting.pop()
+        yield name, value
+        if isinstance(value, dict):
+            waiting += value.items()
+        elif isinstance(value, list):
+            waiting += [(name, each) for each in value]
 
 
 def released(path: str) -> tuple[str | None, str | None]:
@@ -91,10 +127,13 @@ def released(path: str) -> tuple[str | None, str | None]:
 
 def write_card(folder: str | Path, prompt: str, frame: Frame) -> None:
     """Note beside a checkpoint's weights how it was taught, for `read_checkpoint` to find."""
+    write_atomically(Path(folder, CARD), card_text(prompt, frame).encode())
+
+
+def card_text(prompt: str, frame: Frame) -> str:
+    """What stands in a card."""
     get_prompt(prompt)
-    temporary = Path(folder, CARD + ".tmp")
-    temporary.write_text(json.dumps({"prompt": prompt, "frame": str(frame)}) + "\n")
-    temporary.replace(Path(folder, CARD))
+    return json.dumps({"prompt": prompt, "frame": str(frame)}) + "\n"
 
 
 def shown_name(path: str) -> str:
@@ -128,15 +167,28 @@ def _processor_limits(path: str) -> tuple[int, int, int]:
     config = together.get("image_processor") or _read_json(path, "preprocessor_config.json")
     if config is None:
         raise UserError(f"no preprocessor_config.json in {path}; save the checkpoint's processor beside its weights")
-    size = config.get("size") or {}
+    size = (config.get("size") if isinstance(config, dict) else None) or {}
+    if not isinstance(config, dict) or not isinstance(size, dict):
+        raise UserError(f"the processor in {path}: image_processor and size should hold objects")
     fewest = config.get("min_pixels") or size.get("shortest_edge") or size.get("min_pixels") or 56 * 56
     most = config.get("max_pixels") or size.get("longest_edge") or size.get("max_pixels") or 28 * 28 * 1280
-    return config.get("patch_size", 14) * config.get("merge_size", 2), fewest, most
+    patch, merged = config.get("patch_size", 14), config.get("merge_size", 2)
+    limits = {"min_pixels": fewest, "max_pixels": most, "patch_size": patch, "merge_size": merged}
+    for name, value in limits.items():
+        _check_whole(value, f"the processor in {path}: {name}")
+    return patch * merged, fewest, most
 
 
-def _max_length(config: dict[str, Any]) -> int:
+def _max_length(config: dict[str, Any], path: str) -> int:
     text = config.get("text_config") or config  # older configs keep the language model's numbers at the top
-    return text.get("max_position_embeddings", 32768)
+    length = text.get("max_position_embeddings", 32768)
+    _check_whole(length, f"config.json in {path}: max_position_embeddings")
+    return length
+
+
+def _check_whole(value: Any, where: str) -> None:
+    if not isinstance(value, int) or not 0 < value < 2**31:
+        raise UserError(f"{where} is {str(value)[:100]}; it should be a whole number above 0")
 
 
 def _check_frame(checkpoint: Checkpoint) -> None:
@@ -157,9 +209,11 @@ def _read_json(path: str, name: str) -> dict[str, Any] | None:
     file = Path(path, name) if Path(path).is_dir() else _hub_file(path, name)
     if file is None or not file.is_file():
         return None
+    if file.stat().st_size > MOST_BYTES:
+        raise UserError(f"{file} has more than {MOST_BYTES >> 20} MiB; it should be a small file")
     try:
         content = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} can't be read: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{file} should hold a JSON object")

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
-from pathlib import Path
 from typing import Any, TypeVar
 
 from PIL import Image
@@ -28,6 +27,7 @@ from segzero.errors import TimedOut, Unavailable, UserError, unknown_name
 from segzero.frames import Frame, native, parse_frame
 from segzero.policy.chat import one_line
 from segzero.policy.checkpoint import DEFAULT_PROMPT, read_checkpoint, released
+from segzero.policy.http import TooLarge, open_request, read_lines, read_whole
 from segzero.policy.protocol import Reply, Request, Sampling
 from segzero.prompts import get_prompt
 
@@ -88,7 +88,7 @@ class OpenAIPolicy:
         answer = self._call("/chat/completions", body)
         try:
             choice = answer["choices"][0]
-            text, tokens = choice["message"]["content"] or "", answer["usage"]["completion_tokens"]
+            text, tokens = _text(choice["message"]["content"]), _count(answer["usage"]["completion_tokens"])
             return Reply(text, tokens, truncated=choice["finish_reason"] == "length")
         except (KeyError, IndexError, TypeError):
             raise UserError(f"{self.url} gave an answer without choices or usage: {one_line(answer)}") from None
@@ -97,7 +97,7 @@ class OpenAIPolicy:
         """The server's own description of the model it is to answer with."""
         answer = self._call("/models")
         try:
-            cards = {card["id"]: card for card in answer["data"]}
+            cards = {_text(card["id"]): card for card in answer["data"]}
         except (KeyError, TypeError):
             raise UserError(f"{self.url} lists no models; an OpenAI-compatible address ends in /v1") from None
         if wanted is None and len(cards) != 1:
@@ -113,7 +113,7 @@ class OpenAIPolicy:
 
         def read() -> Any:
             with self._open(path, body) as response:
-                return json.load(response)
+                return json.loads(read_whole(response))
 
         return self._repeat(read)
 
@@ -137,21 +137,23 @@ class OpenAIPolicy:
         ends = time.monotonic() + self.timeout
         asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
         with self._open("/chat/completions", asked) as response:
-            for line in response:
+            for line in read_lines(response):
                 if time.monotonic() > ends:
                     raise TimeoutError
                 if not line.startswith(b"data:") or line[5:].strip() == b"[DONE]":
                     continue
                 event = json.loads(line[5:])
                 try:
-                    tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
-                    for choice in event.get("choices") or ():
-                        finish = choice.get("finish_reason") or finish
-                        if new := choice["delta"].get("content"):
-                            text += new
-                            hear(text)
+                    if usage := event.get("usage"):
+                        tokens = _count(usage["completion_tokens"])
+                    told = [(choice.get("finish_reason"), choice["delta"]) for choice in event.get("choices") or ()]
+                    new = "".join(_text(delta.get("content")) for _, delta in told)
                 except (AttributeError, KeyError, TypeError):
                     raise UserError(f"{self.url} streams something else than answers: {one_line(event)}") from None
+                finish = next((reason for reason, _ in told if reason), finish)
+                if new:
+                    text += new
+                    hear(text)
         if finish is None:
             raise _Busy(f"{self.url} broke off")
         if tokens is None:
@@ -164,7 +166,7 @@ class OpenAIPolicy:
             headers["Authorization"] = f"Bearer {key}"
         data = None if body is None else json.dumps(body).encode()
         try:
-            return urllib.request.urlopen(urllib.request.Request(self.url + path, data, headers), timeout=self.timeout)
+            return open_request(urllib.request.Request(self.url + path, data, headers), self.timeout)
         except urllib.error.HTTPError as error:
             problem = _explain(error, self.url, path)
             raise (_Busy if error.code in BUSY else UserError)(problem) from None
@@ -182,9 +184,13 @@ class OpenAIPolicy:
             raise TimedOut(f"{self.url} did not answer within {self.timeout:g} s") from None
         except TimeoutError:
             raise TimedOut(f"{self.url} did not answer within {self.timeout:g} s") from None
-        except (HTTPException, ConnectionError) as error:
+        except (HTTPException, OSError) as error:
             raise _Busy(f"{self.url} broke off ({type(error).__name__})") from None
-        except ValueError:
+        except TooLarge as error:
+            raise UserError(
+                f"{self.url} sends {error}, which is no policy's answer; is it an OpenAI-compatible server?"
+            ) from None
+        except (ValueError, RecursionError):
             raise UserError(f"{self.url} does not answer in JSON; an OpenAI-compatible address ends in /v1") from None
 
 
@@ -210,7 +216,7 @@ def _how_taught(card: dict[str, Any], url: str, frame: str | Frame | None, promp
     A bare `native` means the limits of the released Qwen2.5-VL; `native(min,max,factor)` those of another.
     """
     root = str(card.get("root") or card["id"])  # vLLM names the folder or the hub model it was started with
-    if frame is None and Path(root).is_dir():
+    if frame is None and os.path.isdir(root):  # noqa: PTH112 - this one says no where a name can be no path
         checkpoint = read_checkpoint(root, prompt=prompt)
         return checkpoint.frame, checkpoint.prompt
     known_prompt, known_frame = released(root)
@@ -247,10 +253,26 @@ def _explain(error: urllib.error.HTTPError, url: str, path: str) -> str:
         return f"{url} refuses the key ({error.code}); set OPENAI_API_KEY to one that it knows"
     if error.code == 404 and path == "/models":
         return f"{url} has no /models (404); an OpenAI-compatible address ends in /v1"
+    if 300 <= error.code < 400:
+        place = one_line(error.headers.get("Location") or "nowhere")
+        return f"{url} leads to {place} ({error.code}), where no key is sent; give the address that answers itself"
     text = error.read(100_000).decode(errors="replace")
     try:
         answer = json.loads(text)
         message = answer.get("error", answer).get("message", text)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         message = text
     return f"{url} answered {error.code}: {one_line(message)}"
+
+
+def _text(value: Any) -> str:
+    """What should be text; a server may say null where there is none."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError
+    return value or ""
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int):
+        raise TypeError
+    return value

@@ -36,7 +36,9 @@ class TransformersPolicy:
                 attn_implementation="sdpa",
                 trust_remote_code=False,
             )
-        except (OSError, ValueError) as error:
+        except ImportError:
+            raise
+        except Exception as error:  # files can be broken in many ways, and each has its own exception
             raise UserError(f"the weights of {checkpoint.path} do not load: {one_line(error)}") from error
         self.model = model.to(self.device).eval()
         self.stops = _stop_tokens(model.generation_config, self.processor.tokenizer)

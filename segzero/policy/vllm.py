@@ -71,7 +71,9 @@ class VLLMPolicy:
         try:
             with _guest_on_cpu() if on_cpu else contextlib.nullcontext():
                 self.llm = LLM(checkpoint.path, **settings)
-        except ValueError as error:
+        except ImportError:
+            raise
+        except Exception as error:  # files can be broken in many ways, and each has its own exception
             raise UserError(f"vLLM does not start on {checkpoint.path}: {one_line(error)}") from error
         self.stepper = Stepper(self.llm)
 

@@ -76,11 +76,13 @@ def _load(path: str | Path):
             f"no such segmenter: {path} is no folder here, and no hub name like facebook/sam2.1-hiera-large"
         )
     try:
-        kind = AutoConfig.from_pretrained(path).model_type
+        kind = AutoConfig.from_pretrained(path, trust_remote_code=False).model_type
         if kind not in MODEL_TYPES:
             raise UserError(f"{path} is a {kind!r} model, not a segmenter (one of {', '.join(MODEL_TYPES)})")
-        model, report = AutoModelForMaskGeneration.from_pretrained(path, dtype="float32", output_loading_info=True)
-        processor = AutoImageProcessor.from_pretrained(path)
+        model, report = AutoModelForMaskGeneration.from_pretrained(
+            path, dtype="float32", output_loading_info=True, trust_remote_code=False
+        )
+        processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
     except UserError:
         raise
     except Exception as error:  # a folder can be broken in many ways, and each has its own exception

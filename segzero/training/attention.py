@@ -61,10 +61,14 @@ def try_attention(path: str | Path | None = None, implementation: str | None = N
     from segzero import tiny
 
     implementation = implementation or (FLASH if has_flash() else "sdpa")
-    config = AutoConfig.from_pretrained(path or tiny.policy_path(), attn_implementation=implementation)
+    config = AutoConfig.from_pretrained(
+        path or tiny.policy_path(), attn_implementation=implementation, trust_remote_code=False
+    )
     try:
         with init_empty_weights():
-            AutoModelForImageTextToText.from_config(config, dtype=PrecisionType.to_dtype(dtype))
+            AutoModelForImageTextToText.from_config(
+                config, dtype=PrecisionType.to_dtype(dtype), trust_remote_code=False
+            )
     except ImportError as error:
         raise UserError(
             f"{_KEY}={implementation} does not work here: {' '.join(str(error).split())[:200]}; leave the key out, or "

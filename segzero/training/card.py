@@ -5,15 +5,19 @@ The run's folder is where the facts are: `config.yaml`, which `segzero train` wr
 """
 
 import json
-import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 import segzero
+from segzero.errors import UserError
 from segzero.frames import parse_frame
-from segzero.policy.checkpoint import read_checkpoint, write_card
+from segzero.policy.chat import one_line
+from segzero.policy.checkpoint import CARD, card_text, read_checkpoint, read_config
+from segzero.training import log
 
 RUN_CONFIG = "training_config.yaml"  # the run's whole configuration, beside the weights
 SHOWN = {  # line of the card -> key of the configuration
@@ -25,35 +29,65 @@ SHOWN = {  # line of the card -> key of the configuration
     "KL loss": "actor_rollout_ref.actor.kl_loss_coef",
     "LoRA rank": "actor_rollout_ref.model.lora_rank",
 }
+MOST_BYTES = 1 << 20  # of a run's configuration, which has some 20 kB
+_MEND = "put the run's own file there, or move it away and give frame and prompt where the merged policy is used"
 
 
-def write_cards(actor: Path, target: Path, dtype: str, extra: Mapping[str, Any]) -> None:
-    """Complete `target`, which holds the config and processor of the checkpoint whose shards are in `actor`."""
-    config = json.loads((target / "config.json").read_text())
+class _Plain(yaml.SafeLoader):
+    """YAML without aliases, with which a few lines can stand for any number of values."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it holds aliases")
+        return super().compose_node(parent, index)
+
+
+def make_cards(actor: Path, dtype: str, extra: Mapping[str, Any]) -> dict[str, str]:
+    """The texts, by file, that go beside the weights merged from the shards in `actor`."""
+    config = read_config(actor / "huggingface")
     for name in ("dtype", "torch_dtype"):
         if name in config:
             config[name] = dtype
-    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    cards = {"config.json": json.dumps(config, indent=2) + "\n"}
     run = read_run(actor)
     if run:
-        data = run["data"]
-        write_card(target, data["prompt"], parse_frame(data["frame"], read_checkpoint(target).frame))
-        shutil.copy2(actor.parents[1] / "config.yaml", target / RUN_CONFIG)
-    (target / "README.md").write_text(_readme(actor, run, dtype, extra))
+        prompt, frame = run["data"].get("prompt"), run["data"].get("frame")
+        if not isinstance(prompt, str) or not isinstance(frame, str):
+            raise UserError(f"{_file(actor)} is not whole; {_MEND}")
+        cards[CARD] = card_text(prompt, parse_frame(frame, read_checkpoint(actor / "huggingface").frame))
+        cards[RUN_CONFIG] = _file(actor).read_text()
+    return cards | {"README.md": _readme(actor, run, dtype, extra)}
 
 
 def read_run(actor: Path) -> dict[str, Any] | None:
-    """The configuration of the run whose checkpoint this is, if it is still where the run left it."""
-    import yaml
+    """The configuration of the run whose checkpoint this is, if it is still where the run left it.
 
-    file = actor.parents[1] / "config.yaml" if len(actor.parents) > 1 else None
-    run = yaml.safe_load(file.read_text()) if file is not None and file.is_file() else None
-    return run if isinstance(run, dict) and {"actor_rollout_ref", "data", "reward"} <= run.keys() else None
+    A file that was cut is refused: it says how the policy was taught to write coordinates.
+    """
+    file = _file(actor)
+    if not file.is_file():
+        return None
+    if file.stat().st_size > MOST_BYTES:
+        raise UserError(f"{file} has more than {MOST_BYTES >> 20} MiB; {_MEND}")
+    try:
+        run = yaml.load(file.read_text(), _Plain)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{file} can't be read: {one_line(error)}; {_MEND}") from error
+    if not isinstance(run, dict) or "actor_rollout_ref" not in run:
+        return None  # somebody else's
+    model = _pick(run, "actor_rollout_ref.model.path")
+    if not isinstance(model, str) or not all(isinstance(run.get(part), dict) for part in ("data", "reward")):
+        raise UserError(f"{file} is not whole; {_MEND}")
+    return run
+
+
+def _file(actor: Path) -> Path:
+    return actor.absolute().parents[1] / "config.yaml"
 
 
 def base_model(run: Mapping[str, Any]) -> str:
     """Where the training started: a name on the hub, or a folder."""
-    return str(run["actor_rollout_ref"]["model"]["path"])
+    return one_line(run["actor_rollout_ref"]["model"]["path"])
 
 
 def _readme(actor: Path, run: Mapping[str, Any] | None, dtype: str, extra: Mapping[str, Any]) -> str:
@@ -65,7 +99,7 @@ def _readme(actor: Path, run: Mapping[str, Any] | None, dtype: str, extra: Mappi
             head.append(f"base_model: {base}")
         lines = {"Base model": Path(base).name if Path(base).is_absolute() else base, **lines}
         lines |= {name: value for name, key in SHOWN.items() if (value := _pick(run, key)) not in (None, "", 0)}
-        if not run["actor_rollout_ref"]["actor"].get("use_kl_loss"):
+        if not _pick(run, "actor_rollout_ref.actor.use_kl_loss"):
             lines.pop("KL loss", None)
     text = [f"- {name}: {value}" for name, value in {**lines, **extra}.items()]
     metrics = _metrics(actor)
@@ -79,10 +113,8 @@ def _readme(actor: Path, run: Mapping[str, Any] | None, dtype: str, extra: Mappi
 
 def _metrics(actor: Path) -> dict[str, float]:
     """The step's own validation and rewards, as the run logged them."""
-    file, step = actor.parents[1] / "metrics.jsonl", actor.parent.name.rpartition("_")[2]
-    if not file.is_file() or not step.isdigit():
-        return {}
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    step = actor.absolute().parent.name.rpartition("_")[2]
+    rows = log.read_rows(_file(actor).with_name(log.NAME)) if step.isdecimal() else []
     data = {name: value for row in rows if row["step"] == int(step) for name, value in row["data"].items()}
     shown = ("val/", "reward/")
     return {name: value for name, value in data.items() if name.startswith(shown) and name != "val/seconds"}
@@ -92,7 +124,12 @@ def _pick(run: Mapping[str, Any], key: str) -> Any:
     value: Any = run
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    values = value if isinstance(value, list) else [value]
+    if isinstance(value, Mapping) or not all(isinstance(each, str | int | float | None) for each in values):
+        return None
+    if not any(isinstance(each, str) for each in values):
+        return value
+    return one_line(", ".join(Path(each).name if Path(each).is_absolute() else each for each in map(str, values)))
 
 
 def _version() -> str:

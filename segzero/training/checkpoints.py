@@ -207,9 +207,11 @@ def prune(run: str | Path, keep_last: int, keep: Iterable[int] = ()) -> list[int
 def best(run: str | Path) -> dict[str, Any] | None:
     """The best validation so far, with its step."""
     try:
-        return json.loads((Path(run) / BEST).read_text())
-    except (OSError, ValueError):
+        found = json.loads((Path(run) / BEST).read_text())
+        whole = isinstance(found["step"], int) and isinstance(found["metrics"], dict)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    return found if whole else None
 
 
 def write_json(path: Path, content: Any) -> None:

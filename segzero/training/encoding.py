@@ -90,7 +90,7 @@ def processor_of(path: str) -> Any:
     """A checkpoint's processor with the mRoPE of its family bound to it."""
     from verl.utils.tokenizer import hf_processor
 
-    processor = hf_processor(path)
+    processor = hf_processor(path, trust_remote_code=False)
     if processor is None:
         raise UserError(f"the processor of {path} can't be loaded; save it beside the weights")
     return processor

@@ -16,7 +16,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from segzero.errors import UserError
-from segzero.files import write_atomically
+from segzero.files import lock, write_atomically
 from segzero.policy.checkpoint import Checkpoint, read_checkpoint
 from segzero.training import checkpoints, plan
 from segzero.training.attention import choose_attention
@@ -52,11 +52,13 @@ def train(config_name: str = "train", overrides: Sequence[str] = ()) -> Path | N
         return None
     memory = memory_of(config, batch, shape_of(config.actor_rollout_ref.model.path))
     print("\n".join([*plan.describe(config, batch), *check_room(config, memory)]), flush=True)
-    prepare_environment(config)
-    try:
-        return _run(config)
-    finally:
-        _stop_ray()
+    run = Path(config.trainer.default_local_dir)
+    with lock(run, f"another training is at work in {run}; wait for it, or set trainer.default_local_dir to another"):
+        prepare_environment(config)
+        try:
+            return _run(config)
+        finally:
+            _stop_ray()
 
 
 def settle(config: DictConfig) -> DictConfig:

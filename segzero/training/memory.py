@@ -17,6 +17,7 @@ from rewards import DRAWN
 from segzero.data.sample import parquet_files
 from segzero.errors import UserError
 from segzero.policy.checkpoint import read_checkpoint
+from segzero.training.outline import outline
 from segzero.training.plan import Batch, data_files, needs_reference
 
 GIB = 2**30
@@ -85,13 +86,9 @@ class Shape:
 @lru_cache(maxsize=8)
 def shape_of(path: str) -> Shape:
     """Read config.json and build the model without memory for its weights."""
-    from accelerate import init_empty_weights
     from torch.nn import Linear
-    from transformers import AutoConfig, AutoModelForImageTextToText
 
-    config = AutoConfig.from_pretrained(path)
-    with init_empty_weights():
-        model = AutoModelForImageTextToText.from_config(config)
+    config, model = outline(path)
     model.tie_weights()
     text, vision = config.get_text_config(), config.vision_config
     heads = text.num_key_value_heads

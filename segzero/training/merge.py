@@ -10,7 +10,6 @@ PosixPath('my_policy')
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +20,9 @@ from typing import Any
 import torch
 
 from segzero.errors import UserError
-from segzero.training.card import base_model, read_run, write_cards
+from segzero.files import sync
+from segzero.training.card import base_model, make_cards, read_run
+from segzero.training.outline import outline
 from segzero.training.shards import Shards, actor_folder
 
 FILE_BYTES = 5 << 30  # of tensors in one safetensors file
@@ -54,13 +55,18 @@ def merge(source: str | Path, out: str | Path, dtype: str = "bfloat16", card: Ma
     """
     folder, out = actor_folder(source), Path(out)
     _check_target(out, dtype)
+    if not (folder / "huggingface" / "config.json").is_file():
+        place = folder / "huggingface"
+        raise UserError(f"no {place}/config.json beside the shards; copy the base model's config and processor there")
+    cards = make_cards(folder, dtype, card or {})
     shards = Shards(folder)
-    model = _empty_model(folder / "huggingface")
+    _, model = outline(folder / "huggingface")
     entries = _entries(shards, model, _adapter_scale(folder, shards))
     with _whole_or_nothing(out) as unfinished:
         _copy_small_files(folder / "huggingface", unfinished)
         write_safetensors(entries, unfinished, dtype)
-        write_cards(folder, unfinished, dtype, card or {})
+        for name, text in cards.items():
+            (unfinished / name).write_text(text)
     return out
 
 
@@ -105,28 +111,16 @@ def _whole_or_nothing(out: Path) -> Iterator[Path]:
     try:
         unfinished.mkdir(parents=True)
         yield unfinished
+        for file in (*unfinished.iterdir(), unfinished):
+            sync(file)
         if out.is_dir():
             out.rmdir()
         unfinished.rename(out)
+        sync(out.parent)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _empty_model(config: Path) -> Any:
-    """The model's class without weights, for its keys and shapes."""
-    from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    if not (config / "config.json").is_file():
-        raise UserError(f"no {config}/config.json beside the shards; copy the base model's config and processor there")
-    try:
-        described = AutoConfig.from_pretrained(config)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{config}/config.json can't be read: {' '.join(str(error).split())[:200]}") from error
-    with init_empty_weights():
-        return AutoModelForImageTextToText.from_config(described)
 
 
 def _entries(shards: Shards, model: Any, scale: float | None) -> list[Entry]:
@@ -185,8 +179,11 @@ def _adapter_numbers(folder: Path) -> dict[str, int]:
     """An adapter's rank and alpha, which verl saves beside it."""
     try:
         meta = json.loads((folder / "lora_train_meta.json").read_text())
-        return {name: int(meta[name]) for name in ("r", "lora_alpha")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        numbers = {name: int(meta[name]) for name in ("r", "lora_alpha")}
+        if numbers["r"] < 1:
+            raise ValueError("an adapter's rank is at least 1")
+        return numbers
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{folder}/lora_train_meta.json, with the adapters' r and lora_alpha, can't be read") from error
 
 
@@ -246,11 +243,22 @@ def _write_file(path: Path, entries: list[Entry], dtype: torch.dtype, tag: str) 
             tensor = entry.make(dtype)
             assert tuple(tensor.shape) == entry.shape and tensor.is_contiguous(), entry.name
             out.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
-        out.flush()
-        os.fsync(out.fileno())
 
 
 def _copy_small_files(source: Path, target: Path) -> None:
     for file in source.iterdir():
-        if file.is_file() and not file.name.endswith(_WEIGHTS) and not file.name.endswith(".index.json"):
+        if (
+            file.is_file()
+            and _stays_inside(file)
+            and not file.name.endswith(_WEIGHTS)
+            and not file.name.endswith(".index.json")
+        ):
             shutil.copy2(file, target / file.name)
+
+
+def _stays_inside(file: Path) -> bool:
+    """Whether it is no link, or one of the hub's cache: what other links lead to is not the checkpoint's."""
+    if not file.is_symlink():
+        return True
+    model = next((folder for folder in file.absolute().parents if folder.name.startswith("models--")), None)
+    return model is not None and file.resolve().is_relative_to(model.resolve() / "blobs")

@@ -14,13 +14,18 @@ import logging
 import mmap
 import re
 import sys
+import zipfile
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from segzero.errors import UserError
 
-_FILE = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
+_FILE = re.compile(r"model_world_size_(\d{1,9})_rank_(\d{1,9})\.pt")
+_MOST_PICKLED = 64 << 20  # bytes that describe a shard's tensors, some hundreds for each
+_ODD = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
 def actor_folder(source: str | Path) -> Path:
@@ -41,7 +46,8 @@ class Shards:
         if len(sizes) != 1:
             raise UserError(f"{folder} holds shards of different world sizes: {sorted(sizes)}; keep one set")
         [size] = sizes
-        missing = sorted(set(range(size)) - {int(match[2]) for match in found})
+        there = {int(match[2]) for match in found}
+        missing = list(islice((rank for rank in range(size) if rank not in there), 8))
         if missing:
             raise UserError(f"{folder} lacks the shards of ranks {missing} of {size}; copy them here")
         self.ranks = [_load(folder / f"model_world_size_{size}_rank_{rank}.pt") for rank in range(size)]
@@ -57,16 +63,24 @@ class Shards:
 
     def whole(self, name: str, dtype: torch.dtype) -> torch.Tensor:
         """One tensor of that type, put together from its shards."""
-        joined = torch.empty(self.shapes[name], dtype=dtype)
-        dim, pieces = self._pieces(name)
-        target, pieces = torch.atleast_1d(joined), [torch.atleast_1d(piece) for piece in pieces]
-        lengths = [piece.shape[dim] for piece in pieces]
-        if sum(lengths) != target.shape[dim]:
+        shape = torch.Size(self.shapes[name]) or torch.Size([1])
+        try:
+            dim, pieces = self._pieces(name)
+            pieces = [torch.atleast_1d(_plain(piece)) for piece in pieces]
+            lengths = [piece.shape[dim] for piece in pieces]
+            sides = {(*piece.shape[:dim], sum(lengths), *piece.shape[dim + 1 :]) for piece in pieces}
+        except UserError:
+            raise
+        except _ODD as error:
+            said = " ".join(str(error).split())[:200]
+            raise UserError(f"{name!r} can't be put together from its shards ({said}); one is damaged") from error
+        if sides != {tuple(shape)}:  # before memory is taken for it
             raise UserError(f"the shards of {name!r} do not make up {self.shapes[name]}; one is damaged")
+        target = torch.empty(shape, dtype=dtype)
         for place, piece in zip(target.split(lengths, dim), pieces, strict=True):
             place.copy_(piece)
             _release(piece)
-        return joined
+        return target.reshape(self.shapes[name])
 
     def _pieces(self, name: str) -> tuple[int, list[torch.Tensor]]:
         """The dimension along which a tensor is cut, and its pieces in order."""
@@ -82,9 +96,24 @@ class Shards:
         [cut, *more] = cuts
         if more or not first.placements[cut].is_shard():
             raise UserError(f"{name!r} is sharded as {first.placements}, which can't be merged here")
-        mesh = first.device_mesh.mesh
+        dim, mesh = first.placements[cut].dim, first.device_mesh.mesh
+        if not 0 <= dim < max(1, first.dim()):
+            raise ValueError(f"it is cut along dimension {dim} of {first.dim()}")
+        if mesh.numel() > len(tensors):
+            raise ValueError(f"it lies on {mesh.numel()} ranks of {len(tensors)}")
         ranks = mesh.movedim(cut, -1).reshape(-1, mesh.shape[cut])[0].tolist()  # the first replica's
-        return first.placements[cut].dim, [tensors[rank]._local_tensor for rank in ranks]
+        if min(ranks) < 0:
+            raise ValueError("it lies on ranks below 0")
+        return dim, [tensors[rank]._local_tensor for rank in ranks]
+
+
+def _plain(piece: Any) -> torch.Tensor:
+    """The piece, if each of its elements lies in the file: strides could make few bytes stand for any number."""
+    if type(piece) not in (torch.Tensor, torch.nn.Parameter) or piece.layout is not torch.strided:
+        raise TypeError(f"a piece is no plain tensor but {type(piece).__name__}")
+    if piece.device.type != "cpu" or piece.numel() * piece.element_size() > piece.untyped_storage().nbytes():
+        raise ValueError("a piece has more elements than bytes in the file")
+    return piece
 
 
 def _load(path: Path) -> dict[str, torch.Tensor]:
@@ -94,14 +123,25 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
     # It warns, once a shard, that torch.compile won't find the process groups.
     logging.getLogger("torch.distributed.device_mesh").setLevel(logging.ERROR)
     try:
+        _check_stored(path)
         with torch.serialization.safe_globals(_older_names()):
             state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:
         raise UserError(f"{path} can't be read as a shard: {' '.join(str(error).split())[:200]}") from error
-    tensors = isinstance(state, dict) and all(isinstance(value, torch.Tensor) for value in state.values())
-    if not tensors:
+    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    if not named or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path} is no model shard: it should hold named tensors")
     return state
+
+
+def _check_stored(path: Path) -> None:
+    """Refuse what torch does not write: packed parts, which may be far larger than the file, and a huge description."""
+    with zipfile.ZipFile(path) as parts:
+        for part in parts.infolist():
+            if part.compress_type != zipfile.ZIP_STORED or part.file_size != part.compress_size:
+                raise ValueError("its parts are packed, which torch does not do")
+            if part.filename.endswith(".pkl") and part.file_size > _MOST_PICKLED:
+                raise ValueError(f"its description has {part.file_size >> 20} MiB")
 
 
 def _older_names() -> list:

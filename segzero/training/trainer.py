@@ -4,7 +4,6 @@ What stays verl's: resource pools, the FSDP workers, the vLLM replicas, weight s
 advantages, the update, the loop itself. What is replaced is named below, one method each.
 """
 
-import json
 import math
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ from verl.utils.tracking import Tracking
 from verl.workers.rollout.llm_server import LLMServerManager
 
 from segzero.errors import UserError
-from segzero.training import checkpoints
+from segzero.training import checkpoints, log
 from segzero.training.engine import PolicyWorker
 from segzero.training.metrics import group_metrics, validation_metrics
 from segzero.training.progress import Progress, stage
@@ -75,8 +74,7 @@ class Log(Tracking):
 
     def log(self, data: dict[str, Any], step: int, backend: Any = None) -> None:
         super().log(data, step, backend)
-        with self.file.open("a") as out:
-            out.write(json.dumps({"step": step, "data": {k: float(v) for k, v in data.items()}}) + "\n")
+        log.append(self.file, step, data)
 
 
 class Trainer(PPOTrainerSync):
@@ -87,7 +85,7 @@ class Trainer(PPOTrainerSync):
     def __init__(self, config: DictConfig) -> None:
         trainer_base.LLMServerManager, trainer_base.Tracking = ServerManager, Log
         self.run = Path(config.trainer.default_local_dir)
-        Log.file = self.run / "metrics.jsonl"
+        Log.file = self.run / log.NAME
         super().__init__(config)
         self.settings = config.segzero
         self.progress = Progress()

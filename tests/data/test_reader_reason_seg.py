@@ -128,7 +128,7 @@ def test_files_that_are_absent_or_no_json(tmp_path):
     (tmp_path / "val/d.json").write_text("[" * 100_000)
     problems: list[str] = []
     assert not list(read(tmp_path, "reason_seg", problems))
-    for problem, message in zip(problems, ["no file 'a.jpg'", "not an image", "not JSON", "not JSON"], strict=True):
+    for problem, message in zip(problems, ["no file 'a.jpg'", "is empty", "not JSON", "not JSON"], strict=True):
         assert message in problem
     with pytest.raises(UserError, match="no such folder"):
         list(read(tmp_path / "nowhere", "reason_seg"))

@@ -1,7 +1,8 @@
 """What an evaluation leaves behind, and what ConverSeg's and Seg-Zero's readers find in it."""
 
 import json
-from dataclasses import replace
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,11 @@ from segzero.errors import UserError
 from segzero.evaluation.answering import answer, settings_of
 from segzero.evaluation.benchmarks import Task, get_benchmark
 from segzero.evaluation.exports import file_stem, save_pictures, write_seg_zero
-from segzero.evaluation.outputs import read_rows, read_run
-from segzero.evaluation.runner import evaluate
+from segzero.evaluation.metrics import Score
+from segzero.evaluation.outputs import read_rows, read_run, write_rows
+from segzero.evaluation.runner import evaluate, rescore
+from segzero.evaluation.scoring import Row
+from segzero.evaluation.side_by_side import write_side_by_side
 from segzero.evaluation.store import NAME, Predictions
 from segzero.masks import decode
 
@@ -132,6 +136,99 @@ def test_rows_that_are_no_rows(tmp_path):
         (tmp_path / "scores.jsonl").write_text(line + "\n")
         with pytest.raises(UserError, match=r"scores\.jsonl, line 1: it is no row of scores"):
             list(read_rows(tmp_path))
-    (tmp_path / "run.json").write_text("[]")
-    with pytest.raises(UserError, match=r"cannot read .*run\.json"):
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": 7}, {"question": None}, {"error": ["x"]}, {"category": {}}, {"round": "1"}, {"box_iou": "0.5"},
+        {"box_iou": float("nan")}, {"true_objects": None}, {"true_count": 1.5}, {"lost": "no"}, {"matched_masks": 0.5},
+        {"matched_boxes": [None]}, {"score": []}, {"score": {"intersection": 1}}, {"published": {"iou": 1}}, {"new": 1},
+        {"score": {"intersection": "1", "union": 4}}, {"score": {"intersection": 1, "union": True}},
+    ],
+)  # fmt: skip
+def test_rows_with_values_of_other_types(change, tmp_path):
+    good = Row("a", score=Score(1, 4), box_iou=1, matched_masks=(0.5,), true_objects=1)
+    write_rows(tmp_path / "scores.jsonl", [good])
+    assert list(read_rows(tmp_path)) == [good]
+    (tmp_path / "scores.jsonl").write_text(json.dumps(asdict(good) | change) + "\n")
+    with pytest.raises(UserError, match=r"scores\.jsonl, line 1: it is no row of scores; run `segzero eval rescore`"):
+        list(read_rows(tmp_path))
+
+
+def test_a_torn_row_is_one_line(tmp_path):
+    """A figure over the rest would be another's, so the rows are made anew."""
+    write_rows(tmp_path / "scores.jsonl", [Row("a"), Row("b")])
+    whole = (tmp_path / "scores.jsonl").read_bytes()
+    (tmp_path / "scores.jsonl").write_bytes(whole[:-20])
+    with pytest.raises(UserError, match=r"line 2: it is no row of scores; run `segzero eval rescore`"):
+        list(read_rows(tmp_path))
+    assert (tmp_path / "scores.jsonl").read_bytes() == whole[:-20]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "5", '{"what"', "{}", "[" * 100_000, '{"what": {}, "settings": 1, "task": {}}',
+     '{"what": {}, "settings": {"a": NaN}, "task": {}}', '{"what": {}, "settings": {"a": 1e999}, "task": {}}'],
+)  # fmt: skip
+def test_settings_that_are_none(content, tmp_path):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(UserError, match=r"cannot read .*run\.json: .*; evaluate into another --out") as raised:
         read_run(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("task", {"source": 5}), ("task", {"limit": "3"}), ("task", {"limit": -1}), ("task", {"history": []}),
+        ("task", {"benchmark": []}), ("benchmark", {"name": None}), ("benchmark", {"options": {"split": 3}}),
+        ("benchmark", {"keep": 1}), ("benchmark", {"count": "all"}),
+        ("benchmark", {"published": {"LISA": {"gIoU": "?"}}}),
+    ],
+)  # fmt: skip
+def test_an_evaluation_of_what_makes_no_sense_is_one_line(finished, tmp_path, part, change):
+    out, _ = finished
+    shutil.copytree(out, tmp_path / "out")
+    run = read_run(tmp_path / "out")
+    run["task"] |= change if part == "task" else {"benchmark": run["task"]["benchmark"] | change}
+    (tmp_path / "out" / "run.json").write_text(json.dumps(run))
+    before = (tmp_path / "out" / "metrics.json").read_bytes()
+    with pytest.raises(UserError, match=r"run\.json names no benchmark and data; evaluate into another --out"):
+        rescore(tmp_path / "out")
+    assert (tmp_path / "out" / "metrics.json").read_bytes() == before
+
+
+HISTORY = {
+    "benchmark": "talks", "samples": 2, "failed": 1,
+    "figures": {"giou": {"value": 0.5, "low": 0.4, "high": 0.6, "of": 2}},
+    "errors": {"time_out": {"count": 1}}, "resampling": {}, "published": {}, "protocol": {"policy": "p"},
+}  # fmt: skip
+BY_ROUND = {"1": {"samples": 2, "failed": 1, "errors": {"time_out": 1}, "figures": HISTORY["figures"]}}
+
+
+def write_history(out: Path, metrics: object) -> Path:
+    (out / "true_history").mkdir(exist_ok=True)
+    (out / "true_history" / "run.json").write_text("{}")
+    (out / "true_history" / "metrics.json").write_text(json.dumps(metrics))
+    return out
+
+
+def test_figures_by_round_are_read(tmp_path):
+    assert write_side_by_side(write_history(tmp_path, HISTORY | {"by_round": BY_ROUND}))["benchmark"] == "talks"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"by_round": ["1"]}, {"by_round": {"1": 5}}, {"by_round": {"1": {"samples": 2}}}, {"errors": {"time_out": 1}},
+        {"figures": {"giou": 0.5}}, {"figures": {"giou": {"value": "0.5", "low": None}}}, {"protocol": []},
+        {"published": 3}, {"benchmark": None, "figures": None}, {"by_round": {"1": BY_ROUND["1"] | {"figures": []}}},
+    ],
+)  # fmt: skip
+def test_figures_with_values_of_other_types(change, tmp_path):
+    write_history(tmp_path, HISTORY | {"by_round": BY_ROUND} | change)
+    with pytest.raises(UserError, match=r"metrics\.json.*; `segzero eval rescore .*` writes") as raised:
+        write_side_by_side(tmp_path)
+    assert "\n" not in str(raised.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["true_history"]

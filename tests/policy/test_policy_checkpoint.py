@@ -105,6 +105,16 @@ def test_a_missing_checkpoint_is_one_line(path, hint):
         ("segzero.json", '{"frame": 840}', "must be strings"),
         ("segzero.json", '{"frame": "square"}', "unknown frame 'square'"),
         ("segzero.json", '{"prompt": "mutli"}', "did you mean 'multi'"),
+        ("config.json", "[" * 100_000, "can't be read"),
+        ("config.json", '{"model_type": "qwen2_5_vl", "a": ' + "1" * 5000 + "}", "can't be read"),
+        ("config.json", '{"model_type": ["qwen2_5_vl"]}', "a policy is one of"),
+        ("config.json", " " * ((16 << 20) + 1), "has more than 16 MiB"),
+        ("config.json", '{"model_type": "qwen2_5_vl", "text_config": 5}', "text_config should hold an object"),
+        ("config.json", '{"model_type": "qwen2_5_vl", "max_position_embeddings": "x"}', "it should be a whole number"),
+        ("preprocessor_config.json", '{"size": [1]}', "size should hold objects"),
+        ("preprocessor_config.json", '{"patch_size": 1e400}', "patch_size is inf; it should be a whole number"),
+        ("preprocessor_config.json", '{"max_pixels": -4}', "max_pixels is -4; it should be a whole number above 0"),
+        ("processor_config.json", '{"image_processor": 7}', "image_processor and size should hold objects"),
     ],
 )
 def test_unusable_files_are_named(folder, name, content, message):
@@ -114,6 +124,27 @@ def test_unusable_files_are_named(folder, name, content, message):
     with pytest.raises(UserError, match=message) as caught:
         read_checkpoint(folder)
     assert str(folder) in str(caught.value) or name == "segzero.json"
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+SHAPES = [
+    ({"num_hidden_layers": 10_000_000}, "num_hidden_layers is 1e[+]07, more than the 1000 that a model can have"),
+    ({"vision_config": {"depth": 10_000_000}}, "depth is 1e[+]07"),
+    ({"vision_config": {"deepstack_visual_indexes": [5] * 2000}}, "deepstack_visual_indexes has 2000 entries"),
+    ({"text_config": {"vocab_size": 10**12}}, "vocab_size is 1e[+]12"),
+    ({"text_config": {"hidden_size": 10**30}}, "hidden_size is 1e[+]30"),
+    ({"num_hidden_layers": 80, "vocab_size": 152_064, "hidden_size": 8192, "rope_theta": 5e6}, None),
+]
+
+
+@pytest.mark.parametrize(("numbers", "said"), SHAPES)
+def test_a_shape_that_no_model_has_is_refused_before_it_is_built(folder, numbers, said):
+    (folder / "config.json").write_text(json.dumps(QWEN25_CONFIG | numbers))
+    if said is None:
+        read_checkpoint(folder)
+        return
+    with pytest.raises(UserError, match=said):
+        read_checkpoint(folder)
 
 
 TOO_MUCH = [stretch(841), stretch(28), stretch(4200), native(3000), native(3136, 12845057), native(factor=32)]

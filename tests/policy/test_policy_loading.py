@@ -1,9 +1,12 @@
 """load_policy's choices and the mistakes it names before anything is loaded."""
 
+import ast
 import math
+import re
 import shutil
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +79,65 @@ def test_an_incomplete_checkpoint_is_named(checkpoints, tmp_path, missing, messa
     with pytest.raises(UserError, match=message) as caught:
         load_policy(folder, "transformers")
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def broken(folder, name: str, content: bytes) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors", b"\xff" * 100),
+        ("model.safetensors", b""),
+        ("model.safetensors", (2**62).to_bytes(8, "little")),
+        ("pytorch_model.bin", b"cos\nsystem\n(S'touch ran'\ntR."),
+        ("pytorch_model.bin", b"PK\x03\x04" + b"\0" * 100),
+        ("model.safetensors.index.json", b"[" * 100_000),
+        ("generation_config.json", b"[" * 100_000),
+    ],
+)
+def test_broken_weights_are_one_line(checkpoints, tmp_path, monkeypatch, name, content):
+    folder = shutil.copytree(checkpoints["qwen2_vl"], tmp_path / "broken")
+    monkeypatch.chdir(tmp_path)
+    broken(folder, name, content)
+    with pytest.raises(UserError, match=r"the (weights|processor) of .* do(es)? not load") as caught:
+        load_policy(folder, "transformers")
+    assert "\n" not in str(caught.value) and not list(tmp_path.rglob("ran"))
+
+
+def test_cut_weights_are_one_line(checkpoints, tmp_path):
+    folder = shutil.copytree(checkpoints["qwen2_vl"], tmp_path / "cut")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"the weights of .* do not load"):
+        load_policy(folder, "transformers")
+
+
+@pytest.mark.parametrize("name", ["processor_config.json", "tokenizer_config.json", "tokenizer.json"])
+def test_a_broken_processor_is_one_line(checkpoints, tmp_path, name):
+    folder = shutil.copytree(checkpoints["qwen2_vl"], tmp_path / "broken")
+    (folder / name).write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"can't be read|the processor of .* does not load") as caught:
+        load_policy(folder, "transformers")
+    assert "\n" not in str(caught.value)
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_wherever_a_class_is_picked_by_a_checkpoint_its_code_is_not_run():
+    picks = re.compile(r"(Auto\w+\.from_|hf_(processor|tokenizer)\()")
+    calls = [
+        (file.name, ast.unparse(node))
+        for folder in ("segzero", "benchmarks")
+        for file in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and picks.match(ast.unparse(node.func) + "(")
+    ]
+    assert len(calls) > 10
+    assert [call for call in calls if "trust_remote_code=False" not in call[1]] == []
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"temperature": math.nan}, {"max_tokens": 0}])

@@ -12,12 +12,13 @@ import sys
 import threading
 import time
 import urllib.request
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from PIL import Image
 
-from segzero.errors import UserError
+from segzero.errors import TimedOut, UserError
 from segzero.frames import native, relative, stretch
 from segzero.policy import Request, Sampling, load_policy
 from segzero.policy.openai import split_address
@@ -35,7 +36,9 @@ class Server:
     """Speaks the protocol from a script: a status and a body for each question, the last one over and over."""
 
     def __init__(self) -> None:
-        self.models: dict = MODELS
+        self.models: dict | str = MODELS
+        self.models_status = 200
+        self.places: dict[int, str] = {}  # where a status leads to
         self.script: list[tuple[int, object]] = [(200, reply("<answer>[]</answer>"))]
         self.delay = 0.0
         self.seen: list[dict] = []
@@ -47,7 +50,9 @@ class Server:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 server.keys.append(self.headers["Authorization"])
-                self.answer(*((200, server.models) if self.path == "/v1/models" else (404, "not here")))
+                self.answer(
+                    *((server.models_status, server.models) if self.path == "/v1/models" else (404, "not here"))
+                )
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -64,6 +69,8 @@ class Server:
             def answer(self, status: int, content: object) -> None:
                 data = (content if isinstance(content, str) else json.dumps(content)).encode()
                 self.send_response(status)
+                if status in server.places:
+                    self.send_header("Location", server.places[status])
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
@@ -176,6 +183,140 @@ def test_an_answer_of_another_shape_is_one_line(server, connect, ask, content):
     policy = connect()
     with pytest.raises(UserError, match="without choices or usage"):
         policy.generate([ask(policy)])
+
+
+DEEP = "[" * 100_000
+
+
+def content(value: object) -> dict:
+    return {"choices": [{"message": {"content": value}, "finish_reason": "stop"}], "usage": {"completion_tokens": 3}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (content([{"type": "text", "text": "the mug"}]), "without choices or usage"),
+        (content(7), "without choices or usage"),
+        ({**content("ok"), "usage": {"completion_tokens": "3"}}, "without choices or usage"),
+        (DEEP, "does not answer in JSON"),
+        ('{"choices": ' + "[" * 500 + "]" * 500 + "}", "without choices or usage"),
+        (" " * ((32 << 20) + 1), "sends more than 32 MiB, which is no policy's answer"),
+    ],
+)
+def test_an_answer_of_other_types_depths_or_lengths_is_one_line(server, connect, ask, answer, said):
+    server.script = [(200, answer)]
+    policy = connect()
+    with pytest.raises(UserError, match=said) as caught:
+        policy.generate([ask(policy)])
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_no_text_is_an_empty_answer(server, connect, ask):
+    server.script = [(200, content(None))]
+    policy = connect()
+    assert policy.generate([ask(policy)])[0].text == ""
+
+
+@pytest.mark.parametrize("models", [{"data": [{"id": 1}, {"id": "a"}]}, {"data": [{"id": ["a"]}]}, DEEP])
+def test_models_of_other_types_are_one_line(server, models):
+    server.models = models
+    with pytest.raises(UserError, match="an OpenAI-compatible address ends in /v1"):
+        load_policy(server.url, frame="native")
+
+
+def test_a_root_longer_than_a_path_can_be_is_no_folder(server):
+    server.models = {"data": [{"id": "VisionReasoner-7B", "root": "x" * 100_000}]}
+    with pytest.raises(UserError, match="pass frame="):
+        load_policy(server.url)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_the_key_goes_nowhere_else(server, connect, ask, monkeypatch, status):
+    monkeypatch.setenv("OPENAI_API_KEY", "abc")
+    policy = connect()
+    other = Server()
+    threading.Thread(target=other.http.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        server.places[status] = f"{other.url}/models"
+        server.script = [(status, "")]
+        with pytest.raises(UserError, match=rf"leads to {other.url}/models \({status}\), where no key is sent"):
+            policy.generate([ask(policy)])
+        server.models_status = status
+        with pytest.raises(UserError, match="where no key is sent"):
+            connect()
+    finally:
+        other.http.shutdown()
+        other.http.server_close()
+    assert other.keys == [] and other.seen == []
+
+
+DRIPPING = {
+    "status": (b"HTTP/1.0 200 OK", b"K"),
+    "headers": (b"HTTP/1.0 200 OK\r\nX: ", b"x"),
+    "body": (b"HTTP/1.0 200 OK\r\nContent-Length: 1000\r\n\r\n", b" "),
+    "chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+    "error": (b"HTTP/1.0 400 No\r\nContent-Length: 1000\r\n\r\n", b" "),
+    "events": (b"HTTP/1.0 200 OK\r\n\r\ndata: ", b"x"),
+    "pings": (b"HTTP/1.0 200 OK\r\n\r\n", b": ping\n"),
+}
+
+
+@contextlib.contextmanager
+def dripping(begins: bytes, drop: bytes, pause: float):
+    """A server that sends a little of its answer now and then, for ever; its address."""
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=drip, args=(listening.accept()[0],), daemon=True).start()
+
+    def drip(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(begins)
+            while True:
+                connection.sendall(drop)
+                time.sleep(pause)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("part", DRIPPING)
+def test_a_dripping_answer_ends_at_the_deadline(connect, ask, part):
+    policy = connect(retries=0)
+    policy.timeout = 0.2
+    request = replace(ask(policy), hear=(lambda text: None) if part in ("events", "pings") else None)
+    with dripping(*DRIPPING[part], 0.05) as policy.url:
+        begin = time.monotonic()
+        with pytest.raises(TimedOut, match=r"did not answer within 0\.2 s"):
+            policy.generate([request])
+        assert time.monotonic() - begin < 1.5
+
+
+@pytest.mark.parametrize(
+    ("begins", "drop", "said"),
+    [
+        (b"data: ", b"x" * (1 << 20), "sends a line of more than 4 MiB"),
+        (b"", b"x" * (1 << 20), "sends a line of more than 4 MiB"),
+        (b"", (b":" + b" " * 10_000 + b"\n") * 100, "sends more than 32 MiB"),
+    ],
+)
+def test_a_stream_without_end_is_not_taken_in(connect, ask, begins, drop, said):
+    policy = connect(retries=0)
+    request = replace(ask(policy), hear=lambda text: None)
+    with dripping(b"HTTP/1.0 200 OK\r\n\r\n" + begins, drop, 0) as policy.url, pytest.raises(UserError, match=said):
+        policy.generate([request])
+
+
+@pytest.mark.parametrize("event", ["[1]", '{"choices": [{"delta": {"content": ["a"]}}]}', '{"usage": 7}', DEEP])
+def test_a_stream_of_other_types_is_one_line(server, connect, ask, event):
+    server.script = [(200, f"data: {event}\n\n")]
+    policy = connect()
+    with pytest.raises(UserError, match=r"streams something else|does not answer in JSON"):
+        policy.generate([replace(ask(policy), hear=lambda text: None)])
 
 
 @pytest.mark.parametrize("status", [401, 403])

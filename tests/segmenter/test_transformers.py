@@ -1,5 +1,8 @@
 """The transformers backend with the shipped tiny SAM2, and with random models of the other families it reads."""
 
+import io
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -219,3 +222,20 @@ def test_a_broken_checkpoint_is_not_filled_with_noise(tmp_path):
     (broken / "model.safetensors").write_bytes(b"\xff" * 100)
     with pytest.raises(UserError, match="can't load the segmenter"):
         load_segmenter(broken)
+
+
+def test_no_code_of_a_checkpoint_runs_even_if_somebody_says_yes(tmp_path, monkeypatch):
+    names = ("AutoConfig", "AutoModelForMaskGeneration", "AutoImageProcessor")
+    config = {"model_type": "never_seen", "auto_map": dict.fromkeys(names, "own_code.Config")}
+    for kind in ("never_seen", "sam2_video"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config | {"model_type": kind}))
+        (folder / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "Own", **config}))
+        (folder / "own_code.py").write_text("from pathlib import Path\nPath(__file__).with_name('ran').touch()\n")
+        monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+        monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 5))
+        with pytest.raises(UserError, match="can't load the segmenter") as caught:
+            load_segmenter(folder)
+        assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("ran")) and not (tmp_path / "modules").exists()

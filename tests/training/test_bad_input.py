@@ -3,6 +3,7 @@
 import json
 import resource
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from segzero import cli, tiny
 from segzero.data.sample import to_parquet
 from segzero.errors import UserError
+from segzero.files import lock
 from segzero.tiny.questions import make_samples
-from segzero.training import checkpoints, launch
+from segzero.training import checkpoints, launch, log
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +193,46 @@ def test_a_dry_run_finds_what_would_fail_later(segzero_train, tmp_path, override
     assert not (tmp_path / "run").exists()
 
 
+def test_a_second_training_in_a_folder_is_refused_before_it_touches_anything(segzero_train, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    monkeypatch.setattr(launch, "_run", lambda config: pytest.fail("the second training began"))
+    with lock(run, "busy"):
+        checkpoints.unfinished(run, 5)  # as the first has it while it saves
+        code, err = segzero_train()
+        assert code == 2 and err.count("\n") == 1
+        assert f"another training is at work in {run}; wait for it, or set trainer.default_local_dir" in err
+        assert sorted(path.name for path in run.iterdir()) == [".global_step_5.unfinished", ".lock"]
+        assert checkpoints.steps(run) == [] and checkpoints.latest_whole(run) == (None, [])
+
+
+HOLD = """
+import subprocess, sys
+from pathlib import Path
+from segzero.files import lock
+with lock(Path(sys.argv[1]), "busy"):
+    child = subprocess.Popen([sys.executable, "-c", "input()"], close_fds=False)
+    print("held", flush=True)
+    child.wait()
+"""
+
+
+def test_processes_that_outlive_a_run_do_not_keep_its_folder(tmp_path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match="another"), lock(tmp_path, "another"):
+            pass
+        holder.kill()
+        holder.wait()
+        with lock(tmp_path, "another"):  # though the child still waits for its input
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
 def saved(run: Path, step: int, world_size: int = 1) -> Path:
     """A whole checkpoint with a real tensor in it."""
     place = checkpoints.unfinished(run, step)
@@ -230,8 +272,8 @@ def test_a_disk_that_is_full_while_a_tensor_is_saved(tmp_path):
 def test_a_disk_that_is_full_while_a_line_is_logged(tmp_path):
     place = saved(tmp_path, 5)
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    with pytest.raises(OSError) as caught, (tmp_path / "metrics.jsonl").open("a") as out:
-        out.write("{}\n")
+    with pytest.raises(OSError) as caught:
+        log.append(tmp_path / "metrics.jsonl", 6, {"reward/mean": 1.0})
     assert "No space left on device. Its earlier checkpoints are whole" in str(launch.explain(caught.value, tmp_path))
     assert checkpoints.latest_whole(tmp_path) == (place, [])
 

@@ -155,3 +155,13 @@ def test_a_state_that_cannot_be_read_is_one_line(tmp_path, text):
         (tmp_path / "global_step_5" / "state.json").write_text(text)
     with pytest.raises(UserError, match=r"state\.json .*name another checkpoint"):
         checkpoints.read_state(tmp_path / "global_step_5")
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"step": 5}', '{"step": "5", "metrics": {}}', "[" * 100_000, None])
+def test_a_best_step_that_cannot_be_read_is_none(tmp_path, text):
+    if text is not None:
+        (tmp_path / checkpoints.BEST).write_text(text)
+    assert checkpoints.best(tmp_path) is None
+    content = {"step": 5, "by": "val/giou", "metrics": {"val/giou": 0.5}}
+    checkpoints.write_json(tmp_path / checkpoints.BEST, content)
+    assert checkpoints.best(tmp_path) == content

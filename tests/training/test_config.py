@@ -1,6 +1,7 @@
 """What is composed, and what is refused while it is: unknown names, other kinds of values, keys without effect."""
 
 import pytest
+from omegaconf import OmegaConf
 
 from segzero.errors import UserError
 from segzero.training.config import WITHOUT_EFFECT, compose, leaves
@@ -15,6 +16,12 @@ def test_the_smallest_run_needs_no_choices(base):
     assert base.trainer.device == "cpu"
     assert base.data.custom_cls.name == "SampleDataset"
     assert base.reward.name == "vision_reasoner"
+
+
+def test_no_code_of_a_checkpoint_is_trusted_unless_the_user_says_so(base):
+    keys = [key for key in leaves(base) if key.endswith("trust_remote_code")]
+    assert "actor_rollout_ref.model.trust_remote_code" in keys
+    assert not any(OmegaConf.select(base, key) for key in keys)
 
 
 def test_every_key_without_effect_exists(base):

@@ -17,7 +17,7 @@ from segzero.training.merge import export_adapter, merge
 from segzero.training.shards import Shards
 
 sys.path.insert(0, str(Path(__file__).parent))
-from shards import save_shards
+from shards import light_copy, save_shards
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +216,65 @@ def test_what_is_wrong_is_said_and_nothing_is_written(checkpoint, tmp_path, harm
     with pytest.raises(UserError, match=said):
         merge(copy, tmp_path / "merged")
     assert [path.name for path in tmp_path.iterdir()] == ["global_step_7"]
+
+
+def test_what_is_merged_is_on_the_disk_before_it_gets_its_name(checkpoint, tmp_path, monkeypatch):
+    steps, fsync, rename = [], os.fsync, Path.rename
+
+    def noted_fsync(descriptor):
+        steps.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def noted_rename(path, target):
+        steps.append("name")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "rename", noted_rename)
+    out = merge(checkpoint, tmp_path / "merged")
+    at = steps.index("name")
+    assert {file.stat().st_ino for file in (*out.iterdir(), out)} <= set(steps[:at])
+    assert steps[at + 1 :] == [tmp_path.stat().st_ino]
+
+
+def test_a_torn_log_is_passed_over(checkpoint, tmp_path):
+    actor = light_copy(checkpoint, tmp_path)
+    rows = [json.dumps({"step": 7, "data": {"val/giou": 0.7}}), '{"step": 7, "da', "\xff", "7", "[" * 100_000]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(rows), encoding="latin-1")
+    assert "| val/giou | 0.7 |" in (merge(actor.parent, tmp_path / "merged") / "README.md").read_text()
+
+
+RUN = "actor_rollout_ref:\n  model:\n    path: base\ndata:\n  prompt: multi\n  frame: native\nreward:\n  name: mask\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (RUN[:-24], "is not whole; put the run's own file there, or move it away"),
+        (RUN[: RUN.index("data")], "is not whole"),
+        (RUN.replace("base", '"ba'), "can't be read: while scanning a quoted scalar"),
+        (RUN.replace("base", "&a [x]") + "more: *a\n", "it holds aliases"),
+        (RUN.replace("base", "[" * 10_000), "can't be read"),
+        (RUN.replace("base", "7"), "is not whole"),
+        (RUN.replace("multi", "mutli"), "did you mean 'multi'"),
+        ("\0", "can't be read"),
+        ("#" * (2 << 20), "has more than 1 MiB"),
+    ],
+)
+def test_a_cut_configuration_is_one_line_before_anything_is_written(checkpoint, tmp_path, monkeypatch, text, said):
+    actor = light_copy(checkpoint, tmp_path)
+    (tmp_path / "config.yaml").write_text(text)
+    monkeypatch.setattr("segzero.training.merge.write_safetensors", pytest.fail)
+    with pytest.raises(UserError, match=said) as caught:
+        merge(actor.parent, tmp_path / "merged")
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "global_step_7"]
+
+
+def test_somebody_elses_configuration_says_nothing_about_a_policy(checkpoint, tmp_path):
+    actor = light_copy(checkpoint, tmp_path)
+    (tmp_path / "config.yaml").write_text("name: something else\n")
+    assert not (merge(actor.parent, tmp_path / "merged") / "segzero.json").exists()
 
 
 def test_a_missing_weight_is_named(policy, model, tmp_path):

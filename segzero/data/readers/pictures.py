@@ -4,7 +4,7 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,10 @@ from PIL import Image
 
 from segzero.errors import UserError
 from segzero.frames import Size
-from segzero.images import MAX_PIXELS, ORIENTATION, READERS
+from segzero.images import orientation, read_file, read_header
 from segzero.masks import Mask
 
+T = TypeVar("T")
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
@@ -58,10 +59,10 @@ def image_size(source: Path | bytes) -> Size:
     """Width and height of an image as it is shown; only its header is read."""
 
     def size(image: Image.Image) -> Size:
-        turned = image.getexif().get(ORIENTATION) in SIDEWAYS
+        turned = orientation(image) in SIDEWAYS
         return (image.height, image.width) if turned else image.size
 
-    return _with_image(source, size)
+    return _with_image(source, size, whole=False)
 
 
 def read_mask(source: Path | bytes, size: Size) -> Mask:
@@ -99,25 +100,14 @@ def _check_size(image: Image.Image, source: Path | bytes, size: Size) -> None:
         raise UserError(f"{_name(source)} is {ours}, the image it belongs to {theirs}")
 
 
-def _with_image(source: Path | bytes, action: Callable[[Image.Image], Any]) -> Any:
+def _with_image(source: Path | bytes, action: Callable[[Image.Image], T], whole: bool = True) -> T:
+    """What becomes of an opened image; not `whole`: of its header alone."""
     name = _name(source)
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-            start = file.read(8)
-            file.seek(0)
-            reader = next((reader for magic, reader in READERS.items() if start.startswith(magic)), None)
-            if reader is None:
-                raise UserError(f"{name} is not an image that can be read here")
-            image = reader(file)
-            width, height = image.size
-            if not 0 < width * height <= MAX_PIXELS:
-                raise UserError(f"{name} has {width}x{height} pixels; at most {MAX_PIXELS} are read")
-            return action(image)
-    except UserError:
-        raise
-    except Exception as error:  # Pillow's readers raise nearly everything on hostile bytes
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{name} is damaged or cut off and cannot be read: {reason}") from error
+            return (read_file if whole else read_header)(file, name, action)
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error.strerror or error}") from error
 
 
 def _name(source: Path | bytes) -> str:

@@ -4,26 +4,26 @@ All three are read as Arrow tables, one row at a time, so that images stay encod
 arrays without a Python object for each pixel. A value becomes Python's when it is asked for.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from segzero.data import parquet
-from segzero.data.readers.pictures import inside
+from segzero.data.readers.pictures import image_size, inside
 from segzero.data.readers.shapes import boolean_mask
 from segzero.errors import UserError
 from segzero.frames import Size
-from segzero.images import MAX_PIXELS
 from segzero.masks import Mask
 
 if TYPE_CHECKING:
     import pyarrow
     import pyarrow.parquet
 
-SIZE = ("img_width", "img_height")  # columns in which Seg-Zero's sets say how large an image is
-SPARE = 1 << 24  # values that a column of lists may hold in a group of rows beyond the pixels of their images
 LONGEST = 1 << 16  # values of a list that is no mask
 
 
@@ -144,16 +144,20 @@ def _from_parquet(
         raise UserError(f"no .parquet file{of} in {path}; check the path")
     for file, part in chosen:
         columns = _columns(str(file), parquet.schema_of(file, [*needs, *also]).names, needs, also)
-        yield from ((str(file), part, table) for table in parquet.tables(file, columns, 1, _allowed))
+        yield from (
+            (str(file), part, table) for table in parquet.tables(file, columns, 1, partial(_pixels, source=path))
+        )
 
 
-def _allowed(reader: "pyarrow.parquet.ParquetFile", group: int) -> int:
-    """A value a pixel, as the rows say how large their images are; the reader sees later whether they are."""
-    if not set(SIZE) <= set(reader.schema_arrow.names):
-        return reader.metadata.row_group(group).num_rows * MAX_PIXELS + SPARE
-    said = reader.read_row_group(group, columns=SIZE)
-    width, height = (np.nan_to_num(said.column(name).to_numpy().astype(float)) for name in SIZE)
-    return int(np.clip(width * height, 0, MAX_PIXELS).sum()) + SPARE
+def _pixels(reader: "pyarrow.parquet.ParquetFile", group: int, source: Path) -> int:
+    """Of all images in a group of rows; a mask has no more values than its image has pixels."""
+    import pyarrow as pa
+
+    total = parquet.FREE  # masks of another size are the reader's to refuse
+    for batch in reader.iter_batches(1, [group], ["image"], use_threads=False):
+        with suppress(UserError):
+            total += math.prod(image_size(image_of(Row(pa.Table.from_batches([batch]), 0), source)))
+    return total
 
 
 def _datasets(source: Any, split: str) -> Iterator[tuple[str, str, Any]]:

@@ -1,0 +1,47 @@
+"""A run's log of numbers, `metrics.jsonl`: a line a step, which a resumed run goes on with.
+
+A kill or a full disk may leave the beginning of a line. What is written next begins on a line of its own, and whoever
+reads passes over the torn one.
+
+>>> read_rows(Path("no such file"))
+[]
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+NAME = "metrics.jsonl"
+
+
+def append(file: Path, step: int, data: Mapping[str, Any]) -> None:
+    """Add a line for a step."""
+    line = json.dumps({"step": step, "data": {name: float(value) for name, value in data.items()}}) + "\n"
+    with file.open("ab+") as out:
+        if out.seek(0, os.SEEK_END) and not _ends_a_line(out):
+            line = "\n" + line
+        out.write(line.encode())
+
+
+def _ends_a_line(file: Any) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows that are whole: {"step": ..., "data": {name: number}}."""
+    if not file.is_file():
+        return []
+    rows = (_row(line) for line in file.read_bytes().splitlines())
+    return [row for row in rows if row is not None]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+        numbers = all(isinstance(value, int | float) for value in row["data"].values())
+        return row if isinstance(row["step"], int) and numbers else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
