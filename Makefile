@@ -76,7 +76,7 @@ format: setup
 fuzz: setup
 	@FUZZ_EXAMPLES=1000000 $(BIN)/python -m pytest tests/test_answer_fuzz.py
 
-# The pins and what PyPI knows of holes in them. It needs the internet, and no other target needs it.
+# The pins against PyPI's list of known vulnerabilities. It asks over the internet, so neither tests nor CI run it.
 audit: .venv-audit/.installed
 	@code=0; for lock in $(filter-out %/overrides.txt,$(wildcard requirements/*.txt)); do \
 	if found=$$(.venv-audit/bin/pip-audit --strict --disable-pip --progress-spinner off -r $$lock 2>.venv-audit/log); then \
