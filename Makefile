@@ -1,15 +1,18 @@
-# make demo | demo-ui | test | lint | gpu-check | fuzz | lock. Each sets up what it needs in .venv; a second call installs nothing.
+# make demo | demo-ui | test | lint | gpu-check | fuzz | audit | lock. Each sets up what it needs in .venv; a second call installs nothing.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 ACCELERATOR ?= $(shell if nvidia-smi -L 2>/dev/null | grep -q GPU; then echo cuda; else echo cpu; fi)
 BIN := .venv/bin
 UV := $(BIN)/uv
-PINS := requirements/$(ACCELERATOR).txt requirements/dev.txt requirements/sam2.txt
+INSTALL = $(UV) pip install --quiet --python $(BIN)/python --no-deps
+# A package without a wheel is built by what requirements/build.txt pins, and by nothing else.
+BUILD := --preview-features build-dependency-hashes --require-build-hashes --build-constraints requirements/build.txt
+PINS := $(patsubst %,requirements/%.txt,uv build $(ACCELERATOR) dev sam2)
 # One thread a process: several processes share the cores, and oversubscribed cores are many times slower.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo demo-ui test test-quick test-slow test-training browser lint format fuzz lock clean
+.PHONY: setup demo demo-ui test test-quick test-slow test-training browser lint format fuzz audit lock clean
 
 setup:
 	@want="$$(cat $(PINS) setup.py Makefile | sha256sum | cut -c1-16)-$(ACCELERATOR)"; \
@@ -22,10 +25,10 @@ install:
 	@$(MAKE) --no-print-directory driver
 	@echo "setting up .venv for $(ACCELERATOR) (a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@test -x $(UV) || $(BIN)/python -m pip install --quiet uv==0.13.8
-	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode -r requirements/$(ACCELERATOR).txt -r requirements/dev.txt
-	@SAM2_BUILD_CUDA=0 $(UV) pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps -r requirements/sam2.txt
-	@$(UV) pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps -e .
+	@$(BIN)/python -m pip install --quiet --no-deps --only-binary :all: --require-hashes -r requirements/uv.txt
+	@$(INSTALL) --require-hashes $(BUILD) --compile-bytecode -r requirements/$(ACCELERATOR).txt -r requirements/dev.txt
+	@SAM2_BUILD_CUDA=0 $(INSTALL) --require-hashes --no-build-isolation -r requirements/sam2.txt
+	@$(INSTALL) --offline --no-build-isolation -e .
 
 .PHONY: driver
 driver:
@@ -73,13 +76,32 @@ format: setup
 fuzz: setup
 	@FUZZ_EXAMPLES=1000000 $(BIN)/python -m pytest tests/test_answer_fuzz.py
 
-# The pins, from setup.py's ranges. Review the diff, then run every test.
+# The pins against PyPI's list of known vulnerabilities. It asks over the internet, so neither tests nor CI run it.
+audit: .venv-audit/.installed
+	@code=0; for lock in $(filter-out %/overrides.txt,$(wildcard requirements/*.txt)); do \
+	if found=$$(.venv-audit/bin/pip-audit --strict --disable-pip --progress-spinner off -r $$lock 2>.venv-audit/log); then \
+	echo "$$lock: no known vulnerabilities"; \
+	elif [ -n "$$found" ]; then printf '%s:\n%s\n' "$$lock" "$$found"; code=1; \
+	else echo "make audit needs the internet: PyPI's list of vulnerabilities gave no answer about $$lock (see .venv-audit/log)" >&2; exit 2; fi; \
+	done; exit $$code
+
+.venv-audit/.installed: requirements/audit.txt
+	@rm -rf .venv-audit && $(PYTHON) -m venv .venv-audit
+	@.venv-audit/bin/python -m pip install --quiet --no-deps --only-binary :all: --require-hashes -r $< 2>.venv-audit/log || \
+	{ echo "make audit needs the internet: pip-audit could not be installed (see .venv-audit/log)" >&2; exit 2; }
+	@touch $@
+
+# The pins and the hashes of their files, from setup.py's ranges. Review the diff, then run every test.
 lock: setup
-	@compile="$(UV) pip compile --quiet --python $(BIN)/python --no-header --no-annotate --no-emit-index-url --no-emit-find-links setup.py"; \
-	$$compile -o requirements/base.txt && \
-	$$compile --extra infer --extra train-cpu --extra serve --override requirements/overrides.txt -o requirements/cpu.txt && \
-	$$compile --extra infer --extra train --extra serve --override requirements/overrides.txt -o requirements/cuda.txt && \
-	$$compile --extra dev -c requirements/cpu.txt -o requirements/dev.txt
+	@compile="$(UV) pip compile --quiet --python $(BIN)/python --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links"; \
+	$$compile setup.py -o requirements/base.txt && \
+	$$compile setup.py --extra infer --extra train-cpu --extra serve --override requirements/overrides.txt -o requirements/cpu.txt && \
+	$$compile setup.py --extra infer --extra train --extra serve --override requirements/overrides.txt -o requirements/cuda.txt && \
+	$$compile setup.py --extra dev -c requirements/cpu.txt -o requirements/dev.txt && \
+	$$compile --no-deps requirements/sam2.in -o requirements/sam2.txt && \
+	echo setuptools | $$compile -c requirements/cpu.txt - -o requirements/build.txt && \
+	echo uv | $$compile - -o requirements/uv.txt && \
+	echo pip-audit | $$compile -c requirements/cpu.txt -c requirements/dev.txt - -o requirements/audit.txt
 
 clean:
-	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-audit demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

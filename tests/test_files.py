@@ -25,7 +25,7 @@ def test_the_file_is_on_the_disk_before_it_gets_its_name_and_the_name_before_the
     steps, fsync, replace = [], os.fsync, Path.replace
 
     def noted_fsync(descriptor):
-        steps.append("folder" if os.path.isdir(f"/dev/fd/{descriptor}") else f"file of {os.fstat(descriptor).st_size}")
+        steps.append("folder" if Path(f"/dev/fd/{descriptor}").is_dir() else f"file of {os.fstat(descriptor).st_size}")
         fsync(descriptor)
 
     def noted_replace(path, target):
@@ -60,5 +60,5 @@ def test_a_lock_passes_on_what_goes_wrong_inside(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write to .*file/inner"), lock(tmp_path / "file/inner", "busy"):
+    with pytest.raises(UserError, match=r"cannot write to .*file/inner"), lock(tmp_path / "file/inner", "busy"):
         pass

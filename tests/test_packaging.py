@@ -1,6 +1,7 @@
-"""An installed wheel works outside the clone: its weights are found where they were installed."""
+"""Pins have hashes that are asked for, and an installed wheel works outside the clone."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -9,6 +10,32 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+LOCKS = sorted(set((ROOT / "requirements").glob("*.txt")) - {ROOT / "requirements" / "overrides.txt"})
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
+def test_every_pin_has_the_hashes_of_its_files(lock):
+    pins = lock.read_text().replace("\\\n", " ").splitlines()
+    assert pins
+    for pin in pins:
+        assert re.fullmatch(r"[a-z0-9-]+==\S+ +(--hash=sha256:[0-9a-f]{64}\s*)+", pin), pin.split()[0]
+
+
+def test_what_builds_packages_is_what_is_installed():
+    [build] = _pins("build")
+    assert all(build in _pins(lock) for lock in ("cpu", "cuda"))
+
+
+def test_make_installs_by_hashes_alone():
+    planned = subprocess.run(["make", "--dry-run", "install"], cwd=ROOT, capture_output=True, text=True, check=True)
+    installs = [line for line in planned.stdout.splitlines() if "pip install" in line]
+    pinned = [line for line in installs if "--require-hashes" in line]
+    [rest] = [line for line in installs if line not in pinned]
+    assert len(pinned) == 3 and "--offline" in rest and rest.endswith("-e .")  # SegZero itself
+
+
+def _pins(name: str) -> list[str]:
+    return [line.split()[0] for line in (ROOT / "requirements" / f"{name}.txt").open() if "==" in line]
 
 
 @pytest.mark.slow
