@@ -1,24 +1,33 @@
-"""The footer of a parquet file: how many rows and values there are, before Arrow decodes any.
+"""How many rows and values a parquet file holds, by its footer and by its pages, before Arrow decodes any.
 
->>> groups_of(Path("train.parquet"))[0]                                                        # doctest: +SKIP
-Group(rows=100, values=[100, 100, 30720000])
+>>> groups_of(Path("train.parquet"))[0].rows                                                   # doctest: +SKIP
+100
 
-pyarrow tells these numbers too, but where a footer is damaged it ends the whole process instead of raising.
+pyarrow tells what the footer says too, but where that is damaged it ends the whole process instead of raising.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 MAGIC = b"PAR1"
-LONGEST = 1 << 24  # bytes; a thousand groups of rows take one million
+LONGEST = 1 << 24  # bytes of the footer; a thousand groups of rows take one million
+HEAD = 1 << 16  # bytes of a page's head; it may hold the smallest and the largest value
 BOOLS, BYTE, INTEGERS, DOUBLE, BYTES, LISTS, MAP, STRUCT = (1, 2), 3, (4, 5, 6), 7, 8, (9, 10), 11, 12
 
 
+class Column(NamedTuple):
+    """The values of a column in a group of rows, without the lists and structs around them."""
+
+    values: int  # as the footer says
+    begin: int  # where its pages are in the file
+    length: int
+
+
 class Group(NamedTuple):
-    """A group of rows: how many, and the count of values in each column without the lists and structs around it."""
+    """A group of rows."""
 
     rows: int
-    values: list[int]
+    columns: list[Column]
 
 
 def groups_of(file: Path) -> list[Group]:
@@ -32,7 +41,26 @@ def groups_of(file: Path) -> list[Group]:
             raise ValueError("there is no footer of a sensible size")
         opened.seek(size - 8 - length)
         footer = _Thrift(opened.read(length)).struct()
-    return [Group(group[3], [column[3][5] for column in group[1]]) for group in footer[4]]
+    return [Group(group[3], [_column(chunk[3]) for chunk in group[1]]) for group in footer[4]]
+
+
+def _column(told: dict[int, Any]) -> Column:
+    return Column(told[5], told.get(11) or told[9], told[7])  # the pages begin with the dictionary, where there is one
+
+
+def values_of(opened: BinaryIO, column: Column) -> int:
+    """As many as the heads of its pages say: Arrow decodes a page whole, whatever the footer says."""
+    found, at = 0, column.begin
+    while at < column.begin + column.length:
+        opened.seek(at)
+        thrift = _Thrift(opened.read(HEAD))
+        head = thrift.struct()
+        data = head.get(5) or head.get(8) or {1: 0}  # of the first and second version; a dictionary is neither
+        if min(head[3], data[1]) < 0:
+            raise ValueError("a page of negative size")
+        found += data[1]
+        at += thrift.at + head[3]
+    return found
 
 
 class _Thrift:

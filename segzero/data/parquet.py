@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segzero.data.footer import groups_of
+from segzero.data.footer import groups_of, values_of
 from segzero.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,16 +51,20 @@ def tables(file: Path, columns: Sequence[str], at_once: int, allowed: Allowed) -
     done = 0
     try:
         groups = groups_of(file)
-        with pq.ParquetFile(file) as reader:
-            names = [reader.schema.column(place).path.split(".")[0] for place in range(len(reader.schema))]
-            if len(groups) != reader.num_row_groups:
+        with pq.ParquetFile(file) as reader, file.open("rb") as opened:
+            leaves = [reader.schema.column(place) for place in range(len(reader.schema))]
+            names = [leaf.path.split(".")[0] for leaf in leaves]
+            lists = [
+                place for place, leaf in enumerate(leaves) if leaf.max_repetition_level and names[place] in columns
+            ]
+            if len(groups) != reader.num_row_groups or {len(group.columns) for group in groups} - {len(leaves)}:
                 raise ValueError("two readings of the footer differ")
             for number, group in enumerate(groups):
-                for name, count in zip(names, group.values, strict=True):
-                    is_long = name in columns and count > max(FREE, group.rows)
-                    if is_long and count > (most := allowed(reader, number, group.rows)):
+                for place in lists:
+                    count = max(group.columns[place].values, values_of(opened, group.columns[place]))
+                    if count > FREE and count > (most := allowed(reader, number, group.rows)):
                         raise UserError(
-                            f"{file}: its column {name!r} holds {count} values in {group.rows} rows; "
+                            f"{file}: its column {names[place]!r} holds {count} values in {group.rows} rows; "
                             f"at most {most} are read"
                         )
                 # One thread: several need longer for a few rows.

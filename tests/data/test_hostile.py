@@ -22,7 +22,7 @@ import pytest
 from reader_files import box_mask, jpeg, mask_png, png, rectangle, write_json
 
 from segzero import cli
-from segzero.data.footer import groups_of
+from segzero.data.footer import groups_of, values_of
 from segzero.data.prepare import prepare
 from segzero.data.readers import read
 from segzero.data.sample import Object, Sample, from_parquet, to_parquet
@@ -381,9 +381,11 @@ def test_a_footer_says_what_pyarrow_says(tmp_path):
     to_parquet(
         [Sample(str(i), "cat.png", "the cat", 10, 20, (true,) * (i % 3)) for i in range(250)], tmp_path / "x.parquet"
     )
-    with pq.ParquetFile(tmp_path / "x.parquet") as reader:
-        for number, (rows, values) in enumerate(groups_of(tmp_path / "x.parquet")):
+    with pq.ParquetFile(tmp_path / "x.parquet") as reader, (tmp_path / "x.parquet").open("rb") as opened:
+        for number, (rows, columns) in enumerate(groups_of(tmp_path / "x.parquet")):
             group = reader.metadata.row_group(number)
             assert rows == group.num_rows
-            assert values == [group.column(place).num_values for place in range(group.num_columns)]
+            values = [group.column(place).num_values for place in range(group.num_columns)]
+            assert values == [column.values for column in columns]
+            assert values == [values_of(opened, column) for column in columns]
         assert number == reader.num_row_groups - 1 == 2

@@ -248,6 +248,19 @@ def test_more_values_than_pixels_are_refused_before_they_are_decoded(lists, valu
     assert pa.default_memory_pool().bytes_allocated() - before < 1_000_000
 
 
+def test_a_footer_that_tells_fewer_values_than_its_pages_hold(tmp_path):
+    file = tmp_path / "test.parquet"
+    pq.write_table(evaluation_table(8, mask=nested(8, 1, 1_000_000)), file, compression="zstd")
+    said, wanted = bytes([0x80, 0xC8, 0xD0, 0x07]), bytes([0x90, 0x80, 0x80, 0x00])  # 8,000,000 and 8 in four bytes
+    raw = file.read_bytes()
+    begin = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little")
+    assert said in raw[begin:]
+    file.write_bytes(raw[:begin] + raw[begin:].replace(said, wanted))
+    assert pq.read_metadata(file).row_group(0).column(3).num_values == 8
+    with pytest.raises(UserError, match=r"its column 'mask' holds 8000000 values in 8 rows"):
+        list(read(file, "seg_zero_eval"))
+
+
 def test_as_many_values_as_pixels_are_read(tmp_path):
     """More than are read in any case, but an image of that size stands beside them."""
     mask = nested(2, 1500, 2000)
