@@ -107,7 +107,7 @@ def test_a_jpeg_of_more_scans_is_refused():
     file = jpeg_of_scans(150)
     last = file.rindex(b"\xff\xda")
     first = last - 95 * (len(file) - 2 - last)  # a marker that has no length hides no scans behind it
-    refused(file[:first] + b"\xff\x01\xff\xfe" + file[first:], "more than 100 scans")
+    refused(file[:first] + b"\xff\x01\xfe\xfe" + file[first:], "more than 100 scans")
 
 
 def test_a_large_jpeg_may_have_fewer_scans():
