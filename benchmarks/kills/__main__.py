@@ -1,8 +1,8 @@
 """Kills -9 at random moments: nothing acknowledged is lost, nothing half-written is taken for whole.
 
-Half of the moments are drawn over a run's whole length, the others from when it writes: while a `.unfinished` folder
-is there, or once the first shard, line or flag is. The whole process group is killed, then the same command is called
-again, and what it ends with is compared with what an undisturbed run made.
+Half of the moments (of serving a quarter) are drawn over a run's whole length, the others from when it writes: while
+a `.unfinished` folder is there, or once the first shard, line or flag is. The whole process group is killed, then the
+same command is called again, and what it ends with is compared with what an undisturbed run made.
 
     python -m benchmarks.kills [--training 8] [--merge 8] [--prepare 12] [--evaluation 12] [--serving 10] [--seed 0]
 
