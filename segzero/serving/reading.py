@@ -23,7 +23,7 @@ from segzero.serving.threads import decoding, fetching, reading
 
 B = TypeVar("B", bound=Body)
 JSON_VALUES = 500_000  # in a body: each may take some 200 bytes of memory, and the interpreter's time
-LARGE = 4_000_000  # pixels; above them images wait for each other, at up to 8 bytes a pixel while they are decoded
+LARGE = 4_000_000  # pixels; above them images wait for each other: up to 12 bytes a pixel while they are decoded
 MASK_PIXELS = 200_000_000  # of all prompts of a request: up to three masks each, at about a second for 20 million
 
 
