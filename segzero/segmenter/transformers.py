@@ -45,7 +45,7 @@ class TransformersSegmenter:
         return decode_in_rows(lambda rows: self._draw(embeddings, rows), embeddings, prompts, all_masks)
 
     def _encode(self, images: Sequence[Image.Image]) -> list[torch.Tensor]:
-        arrays = [np.array(image.convert("RGB")) for image in images]
+        arrays = [np.array(image if image.mode == "RGB" else image.convert("RGB")) for image in images]
         pixels = self.processor(arrays, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             return [level.float() for level in self.model.get_image_embeddings(pixels.to(self.device))]

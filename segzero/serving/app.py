@@ -28,6 +28,7 @@ from segzero.serving.routes.label_studio import add_label_studio
 from segzero.serving.routes.offer import add_offer
 from segzero.serving.routes.segmenting import add_segmenting
 from segzero.serving.routes.state import add_state
+from segzero.serving.threads import decoding
 from segzero.serving.ui import add_ui
 
 ABOUT = """Segment by reasoning: a question about an image becomes a think-chain, boxes, points and masks.
@@ -52,6 +53,7 @@ def create_app(
         title="SegZero", version=__version__, description=ABOUT, lifespan=lifespan, dependencies=bearer
     )
     app.state.models, app.state.metrics, app.state.limits = models, metrics, limits
+    app.state.large_images = asyncio.Semaphore(decoding.count)
     app.add_middleware(Door, limits=limits, tokens=tokens, metrics=metrics, wait=models.wait)
     app.add_exception_handler(UserError, _user_error)
     app.add_exception_handler(HTTPException, _http_error)

@@ -145,6 +145,8 @@ class Door:
             await visit.refuse(Problem(500, "internal", _mistake(visit)))
         finally:
             self._count(-entered)
+            if (large := scope.pop("segzero.large", None)) is not None:
+                large.release()
             self._note(visit, failed)
 
     def _let_in(self, visit: _Visit, works: bool) -> None:

@@ -3,6 +3,8 @@
 Both take time, so both happen in threads, and as long as the request has time.
 """
 
+import asyncio
+import time
 from typing import Any, TypeVar
 
 import pydantic_core
@@ -17,7 +19,7 @@ from segzero.masks import RLE, check_rle
 from segzero.segmenter import Prompt
 from segzero.serving.extras import Fetch
 from segzero.serving.limits import Limits
-from segzero.serving.problems import Problem
+from segzero.serving.problems import Problem, timed_out
 from segzero.serving.schema import Body, ObjectBody
 from segzero.serving.threads import decoding, fetching, reading
 
@@ -56,11 +58,27 @@ def describe_body(model: type[Body]) -> dict[str, Any]:
 
 
 async def open_image(request: Request, image: bytes | str, limits: Limits, fetch: Fetch | None) -> Image.Image:
-    """Checked before it is decoded: kind, width and height; fetched first, if it is an address and that is allowed."""
+    """Checked before it is decoded: kind, width and height; fetched first, if it is an address and that is allowed.
+
+    A request with a large image has one of the few places for them until it ends.
+    """
     file = await image_file(request, image, limits, fetch)
     width, height = await reading.run(request.scope, measure_image, file, limits.pixels, "the image")
-    threads = decoding if width * height > LARGE else reading
-    return await threads.run(request.scope, load_image, file, limits.pixels, "the image")
+    if width * height <= LARGE:
+        return await reading.run(request.scope, load_image, file, limits.pixels, "the image")
+    if "segzero.large" not in request.scope:
+        await _take_place(request)
+    return await decoding.run(request.scope, load_image, file, limits.pixels, "the image")
+
+
+async def _take_place(request: Request) -> None:
+    places: asyncio.Semaphore = request.app.state.large_images
+    try:
+        async with asyncio.timeout(request.scope["segzero.ends"] - time.monotonic()):
+            await places.acquire()
+    except TimeoutError:
+        raise timed_out() from None
+    request.scope["segzero.large"] = places  # the door gives the place back
 
 
 async def image_file(request: Request, image: bytes | str, limits: Limits, fetch: Fetch | None) -> bytes:

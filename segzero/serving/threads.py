@@ -1,7 +1,7 @@
 """Threads for what takes time beside the models, few of them, waited for no longer than a request may take.
 
 A thread can't be stopped. What a client sends may keep one busy for seconds, so each kind of work has threads of its
-own: large images wait for each other, and small ones and answers do not wait for them.
+own: large images wait for each other, from their decoding to their answer, and nothing else waits for them.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ def _lower_priority() -> None:
 
 
 reading = Threads(4, "reading")  # bodies, and the headers and pixels of small images
-decoding = Threads(max(1, min(4, CORES // 2)), "decoding", polite=True)  # large images
+decoding = Threads(max(1, CORES // 2), "decoding", polite=True)  # large images
 writing = Threads(4, "writing")
 exporting = Threads(2, "export")
 fetching = Threads(64, "fetch")  # which mostly wait for other servers

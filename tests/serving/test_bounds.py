@@ -123,6 +123,7 @@ def test_large_images_wait_for_each_other_and_nobody_else_for_them(pipeline, hel
             assert time.monotonic() - begin < 2, "a small image waited for the large ones"
             assert {each.result().status_code for each in large} == {504}
             assert time.monotonic() - begin < 3, "504 came late"
+        assert server.server.config.app.state.large_images._value == threads.decoding.count, "a place was lost"
         assert http.post("/v1/segment", files={"image": png(3000, 1500)}, data=question).status_code == 200
 
 
