@@ -9,6 +9,7 @@ import pytest
 from launching import complaint, kill, logged, start, wait
 from PIL import Image
 
+from benchmarks.kills.training import damage, lost_rows, rows_of
 from segzero.policy import Request, Sampling, load_policy
 from segzero.prompts import render_messages
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples
@@ -22,10 +23,12 @@ def test_train_be_killed_resume_merge(scenes, tmp_path):
     deadline = time.monotonic() + 600
     while not (run / "global_step_2").exists() and first.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
+    rows = rows_of(run)
     kill(first)
     first.communicate()
     kept = sorted(int(path.name.split("_")[-1]) for path in run.glob("global_step_*"))
     assert kept and kept[-1] >= 2
+    assert damage(run, kept) == [] and lost_rows(run, rows) == []
 
     last = kept[-1] + 2
     again = ["trainer.save_freq=1", f"trainer.total_training_steps={last}", f"trainer.test_freq={last}"]
