@@ -1,5 +1,6 @@
 """How SegZero installs: a light base, and extras for what each user does. Exact pins live in requirements/."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -67,6 +68,12 @@ EXTRAS = {
 }
 
 
+def version() -> str:
+    """The version that the package states, read without importing it."""
+    text = Path(__file__).with_name("segzero").joinpath("__init__.py").read_text(encoding="utf-8")
+    return re.findall(r'^__version__ = "(.+)"$', text, re.MULTILINE)[0]
+
+
 class WithConfigs(build_py):
     """The configs stand beside the package in a clone, inside it when installed."""
 
@@ -80,10 +87,34 @@ class WithConfigs(build_py):
 
 setup(
     name="segzero",
-    version="0.1.0",
+    version=version(),
     description="Teach a vision-language model to segment by reasoning: boxes and points, SAM2 masks, GRPO.",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="The SegZero developers",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=[
+        "referring segmentation",
+        "reasoning segmentation",
+        "vision-language model",
+        "GRPO",
+        "reinforcement learning",
+        "SAM2",
+        "Qwen2.5-VL",
+    ],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Science/Research",
+        "Intended Audience :: Developers",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
     packages=find_packages(include=["segzero", "segzero.*", "rewards", "rewards.*"]),
     package_data={"segzero": ["py.typed", "tiny/weights/**/*", "serving/ui/static/**/*"], "rewards": ["py.typed"]},

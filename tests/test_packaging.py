@@ -1,4 +1,4 @@
-"""Pins have hashes that are asked for, and an installed wheel works outside the clone."""
+"""Pins have hashes that are asked for, the version stands once, and an installed wheel works outside the clone."""
 
 import os
 import re
@@ -8,6 +8,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+
+from segzero import __version__
 
 ROOT = Path(__file__).parent.parent
 LOCKS = sorted(set((ROOT / "requirements").glob("*.txt")) - {ROOT / "requirements" / "overrides.txt"})
@@ -38,6 +41,20 @@ def _pins(name: str) -> list[str]:
     return [line.split()[0] for line in (ROOT / "requirements" / f"{name}.txt").open() if "==" in line]
 
 
+def test_the_version_is_the_same_everywhere():
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "check": True}
+    assert subprocess.run([sys.executable, "setup.py", "--version"], **options).stdout.split() == [__version__]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__ and citation["license"] == "Apache-2.0"
+    assert f"\n## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the clone")
+def test_no_tracked_file_is_ignored():
+    command = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == ""
+
+
 @pytest.mark.slow
 def test_the_demo_runs_from_a_wheel(tmp_path):
     uv = Path(sys.executable).with_name("uv")
@@ -47,6 +64,10 @@ def test_the_demo_runs_from_a_wheel(tmp_path):
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     assert (site / "segzero" / "py.typed").exists() and (site / "rewards" / "py.typed").exists()
+    [metadata] = site.glob("segzero-*.dist-info")
+    assert (metadata / "licenses" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    stated = (metadata / "METADATA").read_text().splitlines()
+    assert {"License-Expression: Apache-2.0", "License-File: LICENSE", f"Version: {__version__}"} <= set(stated)
     page = Path("segzero/serving/ui/static")
     assert {file.name for file in (site / page).iterdir()} == {file.name for file in (ROOT / page).iterdir()}
 
