@@ -34,3 +34,29 @@ def test_start_takes_under_a_second(command):
         return time.perf_counter() - begin
 
     assert min(seconds() for _ in range(3)) < 1.0
+
+
+def test_public_names_are_imported_when_they_are_used():
+    code = (
+        "import json, sys\n"
+        "import segzero\n"
+        "listed, before = dir(segzero), sorted(sys.modules)\n"
+        "from segzero import SegZeroPipeline, Segmentation\n"
+        "print(json.dumps([listed, before, SegZeroPipeline.__module__, Segmentation.__module__]))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    listed, loaded, *modules = json.loads(shown)
+    assert {"SegZeroPipeline", "Segmentation", "__version__"} <= set(listed)
+    assert {name for name in loaded if name.startswith("segzero")} == {"segzero"}
+    assert not {"torch", "numpy", "PIL"} & set(loaded)
+    assert modules == ["segzero.pipeline", "segzero.result"]
+
+
+def test_public_names_are_those_of_their_modules():
+    import segzero
+    from segzero.pipeline import SegZeroPipeline
+    from segzero.result import Segmentation
+
+    assert segzero.SegZeroPipeline is SegZeroPipeline and segzero.Segmentation is Segmentation
+    with pytest.raises(AttributeError, match="module 'segzero' has no attribute 'Pipeline'"):
+        _ = segzero.Pipeline
