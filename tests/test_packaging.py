@@ -52,7 +52,10 @@ def test_the_version_is_the_same_everywhere():
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the clone")
 def test_no_tracked_file_is_ignored():
     command = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
-    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == ""
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip(f"git lists nothing here: {listed.stderr.strip()}")
+    assert listed.stdout == ""
 
 
 @pytest.mark.slow
