@@ -1,5 +1,6 @@
 """Writing files so that whoever reads them finds them whole, and finding those that are shipped."""
 
+import errno
 import fcntl
 import io
 import os
@@ -64,6 +65,28 @@ def lock(folder: Path, busy: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def append_line(file: Path, line: bytes) -> None:
+    """Add a line to a file, which is made if there is none: whole and on the disk, or not at all.
+
+    One process at a time, so that nobody cuts off another's line. A line that was cut short before (by a crash, or
+    by a full disk that did not allow to cut it off) is ended first.
+    """
+    with file.open("a+b", buffering=0) as end:
+        with suppress(OSError):  # a file system without locks; a server alone needs none
+            fcntl.flock(end, fcntl.LOCK_EX)
+        size = end.seek(0, os.SEEK_END)
+        try:
+            if size and os.pread(end.fileno(), 1, size - 1) != b"\n":
+                line = b"\n" + line
+            if (written := os.write(end.fileno(), line)) < len(line):
+                raise OSError(errno.ENOSPC, f"{written} of {len(line)} bytes fitted on the disk")
+            os.fsync(end.fileno())
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(end.fileno(), size)
+            raise
 
 
 def png_bytes(image: Image.Image) -> bytes:

@@ -49,7 +49,7 @@ def _column(told: dict[int, Any]) -> Column:
 
 
 def values_of(opened: BinaryIO, column: Column) -> int:
-    """As many as the heads of its pages say: Arrow decodes a page whole, whatever the footer says."""
+    """Count a column's values by the heads of its pages: Arrow decodes a page whole, whatever the footer says."""
     found, at = 0, column.begin
     while at < column.begin + column.length:
         opened.seek(at)

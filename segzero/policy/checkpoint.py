@@ -131,7 +131,7 @@ def write_card(folder: str | Path, prompt: str, frame: Frame) -> None:
 
 
 def card_text(prompt: str, frame: Frame) -> str:
-    """What stands in a card."""
+    """Text of a checkpoint's card, `segzero.json`."""
     get_prompt(prompt)
     return json.dumps({"prompt": prompt, "frame": str(frame)}) + "\n"
 

@@ -12,7 +12,7 @@ from segzero.serving.limits import Limits
 from segzero.serving.problems import Problem
 from segzero.serving.sharing import Answering
 
-FEW = 4  # owners, above which a share does not get smaller: not all of them come at once
+SMALLEST_SHARE = 4  # parts of all dialogues, however many owners there are: not all of them come at once
 
 
 @dataclass(eq=False)
@@ -37,11 +37,11 @@ class Kept:
 
 
 class Dialogues:
-    """All that are kept; with several owners nobody takes more than a fair share. For the event loop's thread alone."""
+    """Dialogues of all owners, each with at most a fair share of them. For the event loop's thread alone."""
 
     def __init__(self, limits: Limits, owners: int = 1) -> None:
         self.limits = limits
-        self.share = max(1, limits.dialogues // max(1, min(owners, FEW)))
+        self.share = max(1, limits.dialogues // max(1, min(owners, SMALLEST_SHARE)))
         self._kept: dict[str, Kept] = {}  # the least recently used first
 
     def __len__(self) -> int:

@@ -126,14 +126,6 @@ class Door:
             self._count(entered := int(works))
             async with asyncio.timeout(self.limits.seconds + GRACE) as visit.patience:
                 await self.app(scope, visit.receive_within_limits, visit.send_with_id)
-        except TimeoutError as error:
-            if visit.patience is None or not visit.patience.expired():
-                failed = error
-                await visit.refuse(Problem(500, "internal", _mistake(visit)))
-            elif not visit.status:
-                await visit.refuse(timed_out())
-            else:  # a client that does not take its answer is hung up on, as the answer stays incomplete
-                visit.status = LEFT
         except Problem as problem:
             self._count(-entered)
             entered = 0
@@ -141,8 +133,15 @@ class Door:
         except (ClientLeft, ClientDisconnect):
             visit.status = LEFT
         except Exception as error:
-            failed = error
-            await visit.refuse(Problem(500, "internal", _mistake(visit)))
+            if isinstance(error, TimeoutError) and visit.patience is not None and visit.patience.expired():
+                if visit.status:  # a client that does not take its answer is hung up on, as it stays incomplete
+                    visit.status = LEFT
+                else:
+                    await visit.refuse(timed_out())
+            else:
+                failed = error
+                said = f"a mistake of the server's; its log has it as {visit.id}"
+                await visit.refuse(Problem(500, "internal", said))
         finally:
             self._count(-entered)
             if (large := scope.pop("segzero.large", None)) is not None:
@@ -176,10 +175,6 @@ class Door:
         fields: dict[str, Any] = {"id": visit.id, "method": visit.scope["method"], "path": path}
         fields |= {"status": visit.status, "seconds": round(seconds, 4), "bytes": visit.read}
         log.log(logging.ERROR if failed else logging.INFO, "request", extra={"fields": fields}, exc_info=failed)
-
-
-def _mistake(visit: _Visit) -> str:
-    return f"a mistake of the server's; its log has it as {visit.id}"
 
 
 def too_large(most: int) -> Problem:

@@ -4,15 +4,11 @@ Each line holds the round as it stood, its question and those before it, what wa
 The image is beside it, once for all its lines: images/HASH.png. Who flagged is not noted.
 """
 
-import errno
-import fcntl
 import hashlib
 import json
 import logging
-import os
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +16,7 @@ from PIL import Image
 
 from segzero.dialogue import Registry, Round
 from segzero.errors import UserError
-from segzero.files import png_bytes, sync, write_atomically
+from segzero.files import append_line, png_bytes, sync, write_atomically
 from segzero.images import pixels_key
 from segzero.serving.problems import Problem
 
@@ -65,28 +61,6 @@ class Flags:
                 lost = "the flag could not be written; tell whoever runs this server"
                 raise Problem(507, "flags_unwritable", lost) from error
             self._held += len(picture) + len(line)
-
-
-def append_line(file: Path, line: bytes) -> None:
-    """Add a line to a file, which is made if there is none: whole and on the disk, or not at all.
-
-    One process at a time, so that nobody cuts off another's line. A line that was cut short before (by a crash, or
-    by a full disk that did not allow to cut it off) is ended first.
-    """
-    with file.open("a+b", buffering=0) as end:
-        with suppress(OSError):  # a file system without locks; a server alone needs none
-            fcntl.flock(end, fcntl.LOCK_EX)
-        size = end.seek(0, os.SEEK_END)
-        try:
-            if size and os.pread(end.fileno(), 1, size - 1) != b"\n":
-                line = b"\n" + line
-            if (written := os.write(end.fileno(), line)) < len(line):
-                raise OSError(errno.ENOSPC, f"{written} of {len(line)} bytes fitted on the disk")
-            os.fsync(end.fileno())
-        except OSError:
-            with suppress(OSError):
-                os.ftruncate(end.fileno(), size)
-            raise
 
 
 def _told(registry: Registry, round: Round) -> dict[str, Any]:

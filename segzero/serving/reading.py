@@ -4,7 +4,6 @@ Both take time, so both happen in threads, and as long as the request has time.
 """
 
 import asyncio
-import time
 from typing import Any, TypeVar
 
 import pydantic_core
@@ -19,9 +18,9 @@ from segzero.masks import RLE, check_rle
 from segzero.segmenter import Prompt
 from segzero.serving.extras import Fetch
 from segzero.serving.limits import Limits
-from segzero.serving.problems import Problem, timed_out
+from segzero.serving.problems import Problem
 from segzero.serving.schema import Body, ObjectBody
-from segzero.serving.threads import decoding, fetching, reading
+from segzero.serving.threads import decoding, fetching, reading, within
 
 B = TypeVar("B", bound=Body)
 JSON_VALUES = 500_000  # in a body: each may take some 200 bytes of memory, and the interpreter's time
@@ -67,18 +66,10 @@ async def open_image(request: Request, image: bytes | str, limits: Limits, fetch
     if width * height <= LARGE:
         return await reading.run(request.scope, load_image, file, limits.pixels, "the image")
     if "segzero.large" not in request.scope:
-        await _take_place(request)
+        places: asyncio.Semaphore = request.app.state.large_images
+        await within(request.scope, places.acquire())
+        request.scope["segzero.large"] = places  # the door gives the place back
     return await decoding.run(request.scope, load_image, file, limits.pixels, "the image")
-
-
-async def _take_place(request: Request) -> None:
-    places: asyncio.Semaphore = request.app.state.large_images
-    try:
-        async with asyncio.timeout(request.scope["segzero.ends"] - time.monotonic()):
-            await places.acquire()
-    except TimeoutError:
-        raise timed_out() from None
-    request.scope["segzero.large"] = places  # the door gives the place back
 
 
 async def image_file(request: Request, image: bytes | str, limits: Limits, fetch: Fetch | None) -> bytes:

@@ -8,7 +8,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import ParamSpec, TypeVar
@@ -23,22 +23,26 @@ CORES = os.cpu_count() or 1
 
 
 class Threads:
-    """As many threads as given, each of a lower priority than the models' own if `polite` (Linux)."""
+    """As many threads as given, each of a lower priority than the models' own if `background` (Linux)."""
 
-    def __init__(self, count: int, name: str, polite: bool = False) -> None:
+    def __init__(self, count: int, name: str, background: bool = False) -> None:
         self.count = count
-        self._pool = ThreadPoolExecutor(count, name, _lower_priority if polite else None)
+        self._pool = ThreadPoolExecutor(count, name, _lower_priority if background else None)
 
     async def run(self, scope: Scope, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do `work` for the request of that scope; 504 if it does not end in its time."""
-        future = self._pool.submit(work, *args, **kwargs)
-        try:
-            async with asyncio.timeout(scope["segzero.ends"] - time.monotonic()):
-                return await asyncio.wrap_future(future)  # given up, it takes the work with it that has not begun
-        except TimeoutError:
-            if future.done() and not future.cancelled():
-                raise  # the work itself ran out of some time of its own
-            raise timed_out() from None
+        """Do `work` for the request of that scope; given up, work that has not begun is not done."""
+        return await within(scope, asyncio.wrap_future(self._pool.submit(work, *args, **kwargs)))
+
+
+async def within(scope: Scope, work: Awaitable[T]) -> T:
+    """Wait for `work` as long as the request of that scope may take, then answer 504."""
+    try:
+        async with asyncio.timeout(scope["segzero.ends"] - time.monotonic()) as limit:
+            return await work
+    except TimeoutError:
+        if not limit.expired():
+            raise  # the work ran out of a time of its own
+        raise timed_out() from None
 
 
 def _lower_priority() -> None:
@@ -47,7 +51,7 @@ def _lower_priority() -> None:
 
 
 reading = Threads(4, "reading")  # bodies, and the headers and pixels of small images
-decoding = Threads(max(1, CORES // 2), "decoding", polite=True)  # large images
+decoding = Threads(max(1, CORES // 2), "decoding", background=True)  # large images
 writing = Threads(4, "writing")
 exporting = Threads(2, "export")
 fetching = Threads(64, "fetch")  # which mostly wait for other servers

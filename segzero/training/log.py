@@ -8,26 +8,19 @@ reads passes over the torn one.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from segzero.files import append_line
 
 NAME = "metrics.jsonl"
 
 
 def append(file: Path, step: int, data: Mapping[str, Any]) -> None:
     """Add a line for a step."""
-    line = json.dumps({"step": step, "data": {name: float(value) for name, value in data.items()}}) + "\n"
-    with file.open("ab+") as out:
-        if out.seek(0, os.SEEK_END) and not _ends_a_line(out):
-            line = "\n" + line
-        out.write(line.encode())
-
-
-def _ends_a_line(file: Any) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"
+    row = {"step": step, "data": {name: float(value) for name, value in data.items()}}
+    append_line(file, json.dumps(row).encode() + b"\n")
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ from segzero.errors import UserError
 
 _FILE = re.compile(r"model_world_size_(\d{1,9})_rank_(\d{1,9})\.pt")
 _MOST_PICKLED = 64 << 20  # bytes that describe a shard's tensors, some hundreds for each
-_ODD = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+_MALFORMED = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
 def actor_folder(source: str | Path) -> Path:
@@ -71,7 +71,7 @@ class Shards:
             sides = {(*piece.shape[:dim], sum(lengths), *piece.shape[dim + 1 :]) for piece in pieces}
         except UserError:
             raise
-        except _ODD as error:
+        except _MALFORMED as error:
             said = " ".join(str(error).split())[:200]
             raise UserError(f"{name!r} can't be put together from its shards ({said}); one is damaged") from error
         if sides != {tuple(shape)}:  # before memory is taken for it

@@ -53,6 +53,20 @@ def coco(tmp_path) -> Path:
     return coco_file(tmp_path / "coco")
 
 
+class Stop(Exception):
+    """Ends a call of prepare behind its first shard."""
+
+
+def interrupt(source, out) -> None:
+    """Begin to prepare, and end after a shard."""
+
+    def stop(read: int) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        prepare(str(source), "coco", out, shard_size=10, progress=stop)
+
+
 def contents(folder: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir() if file.is_file()}
 
@@ -232,14 +246,7 @@ def test_a_lock_that_was_left_behind_is_nothing(coco, tmp_path):
 
 @pytest.mark.parametrize("note", ['{"digest": "x", "read', "[]", '{"digest": "x"}', "null"])
 def test_a_shard_with_a_torn_note_is_made_anew(coco, tmp_path, note):
-    class Stop(Exception):
-        pass
-
-    def stop(read: int) -> None:
-        raise Stop
-
-    with pytest.raises(Stop):
-        prepare(str(coco), "coco", tmp_path / "out", shard_size=10, progress=stop)
+    interrupt(coco, tmp_path / "out")
     before = (tmp_path / "out/train-00000.parquet").read_bytes()
     (tmp_path / "out/.shards/train-00000.json").write_text(note)
     card = prepare(str(coco), "coco", tmp_path / "out", shard_size=10)
@@ -259,14 +266,7 @@ def test_a_call_that_made_nothing_does_not_stand_in_the_way(coco, tmp_path):
 
 
 def test_a_source_that_changed_in_between(coco, tmp_path):
-    class Stop(Exception):
-        pass
-
-    def stop(read: int) -> None:
-        raise Stop
-
-    with pytest.raises(Stop):
-        prepare(str(coco), "coco", tmp_path / "out", shard_size=10, progress=stop)
+    interrupt(coco, tmp_path / "out")
     value = json.loads(coco.read_text())
     value["categories"][0]["name"] = "kitten"
     write_json(coco, value)

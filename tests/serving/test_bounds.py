@@ -16,7 +16,7 @@ from servers import wait_until
 
 from segzero.serving import run, threads
 from segzero.serving.client import Client
-from segzero.serving.dialogues import FEW, Dialogues
+from segzero.serving.dialogues import SMALLEST_SHARE, Dialogues
 from segzero.serving.limits import Limits, Tokens
 from segzero.serving.problems import Problem
 
@@ -201,7 +201,7 @@ class FakeDialogue:
 
 def test_an_owner_has_a_share_of_the_dialogues():
     dialogues = Dialogues(Limits(dialogues=8), owners=9)
-    assert dialogues.share == 8 // FEW == 2
+    assert dialogues.share == 8 // SMALLEST_SHARE == 2
     mine = [dialogues.add(FakeDialogue(), b"", "mine", None) for _ in range(2)]
     with pytest.raises(Problem, match="2 dialogues open, which is your share") as caught:
         dialogues.room("mine")

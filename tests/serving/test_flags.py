@@ -9,7 +9,8 @@ from PIL import Image
 
 from segzero.dialogue import Registry, Round
 from segzero.errors import UserError
-from segzero.serving.flags import FILE, Flags, append_line
+from segzero.files import append_line
+from segzero.serving.flags import FILE, Flags
 from segzero.serving.problems import Problem
 
 IMAGE = Image.new("RGB", (8, 6), "teal")
