@@ -1,8 +1,9 @@
 """One server for all tests, one browser per module, and a page of its own for each test."""
 
 import pytest
-from helpers.demo_page import find_browser, run_demo_server
 from playwright.sync_api import sync_playwright
+
+from tests.helpers.demo_page import find_browser, run_demo_server
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,9 @@
 """Accessibility of the page: contrast in light and dark, touch on a phone, and use by keyboard alone."""
 
 import pytest
-from helpers.demo_page import (
+from playwright.sync_api import expect
+
+from tests.helpers.demo_page import (
     ANSWER_TIMEOUT,
     EXAMPLE_SIZE,
     QUESTIONS,
@@ -11,7 +13,6 @@ from helpers.demo_page import (
     open_example,
     save_screenshot,
 )
-from playwright.sync_api import expect
 
 pytestmark = pytest.mark.slow
 

@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
-from helpers.demo_page import (
+from PIL import Image
+from playwright.sync_api import expect
+
+from tests.helpers.demo_page import (
     ANSWER_TIMEOUT,
     EXAMPLE_SIZE,
     QUESTIONS,
@@ -16,8 +19,6 @@ from helpers.demo_page import (
     save_screenshot,
     save_turned,
 )
-from PIL import Image
-from playwright.sync_api import expect
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,14 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from helpers.demo_page import (
+from PIL import Image
+from playwright.sync_api import expect
+from pycocotools import mask as coco
+from pycocotools.coco import COCO
+
+from segzero.masks import decode, points_of
+from segzero.tiny.questions import HELD_OUT_SEED, make_samples
+from tests.helpers.demo_page import (
     ANSWER_TIMEOUT,
     EXAMPLE_SIZE,
     QUESTIONS,
@@ -26,13 +33,6 @@ from helpers.demo_page import (
     saved_rounds,
     send_question,
 )
-from PIL import Image
-from playwright.sync_api import expect
-from pycocotools import mask as coco
-from pycocotools.coco import COCO
-
-from segzero.masks import decode, points_of
-from segzero.tiny.questions import HELD_OUT_SEED, make_samples
 
 pytestmark = pytest.mark.slow
 

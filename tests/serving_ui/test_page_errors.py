@@ -4,7 +4,12 @@ import json
 import shutil
 
 import pytest
-from helpers.demo_page import (
+from PIL import Image
+from playwright.sync_api import expect
+
+from segzero.policy.checkpoint import CARD
+from segzero.shipped import segmenter_path
+from tests.helpers.demo_page import (
     ANSWER_TIMEOUT,
     HOSTILE_ROUND,
     HOSTILE_TEXT,
@@ -21,11 +26,6 @@ from helpers.demo_page import (
     save_screenshot,
     send_question,
 )
-from PIL import Image
-from playwright.sync_api import expect
-
-from segzero.policy.checkpoint import CARD
-from segzero.tiny import segmenter_path
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,11 @@ import re
 
 import numpy as np
 import pytest
-from helpers.demo_page import (
+from PIL import Image
+from playwright.sync_api import expect
+
+from segzero.masks import points_of
+from tests.helpers.demo_page import (
     ANSWER_TIMEOUT,
     EXAMPLE_SIZE,
     HOSTILE_ROUND,
@@ -29,10 +33,6 @@ from helpers.demo_page import (
     saved_rounds,
     send_question,
 )
-from PIL import Image
-from playwright.sync_api import expect
-
-from segzero.masks import points_of
 
 pytestmark = pytest.mark.slow
 
