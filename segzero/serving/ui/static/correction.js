@@ -27,11 +27,11 @@ export function setBox(box) {
   changePrompt({ box });
 }
 
-/** Remove the last point; the last remaining point or box discards the correction. */
+/** Remove the last point. If it is all there is, or only a box is left, discard the correction. */
 export function removeLastPoint() {
   const { points, labels, box } = state.correction;
   if (points.length + Boolean(box) < 2) discardCorrection();
-  else if (points.length) changePrompt({ points: points.slice(0, -1), labels: labels.slice(0, -1) });
+  else changePrompt({ points: points.slice(0, -1), labels: labels.slice(0, -1) });
 }
 
 /** Discard the correction. */
@@ -56,7 +56,7 @@ export async function keepCorrection() {
   const { id, choice } = correction;
   const name = id ? "" : byId("correction-name").value.trim();
   const prompt = { ...promptOf(correction), choice, ...(name && { question: name }) };
-  update({ busy: "Keeping it" });
+  update({ busy: "Saving" });
   try {
     const round = await (id ? api.refine : api.draw)(dialogue.id, prompt);
     const selected = id ?? round.regions[0]?.id ?? null;
@@ -86,7 +86,7 @@ async function changePrompt(change) {
     const { masks } = await api.candidates(state.dialogue.id, promptOf(correction), abortController.signal);
     const filled = masks.filter((mask) => mask.box);
     if (state.correction === correction) {
-      const message = filled.length ? null : "Nothing lies there. Add a point inside, or draw a box.";
+      const message = filled.length ? null : "No mask was found there. Add a point inside, or draw a box.";
       update({ correction: { ...correction, masks: filled, choice: 0, waiting: false, message } });
       if (filled.length) announce(`${filled.length} masks to choose from. Enter keeps the best.`);
     }
@@ -106,14 +106,14 @@ export function renderCorrection() {
   if (!correction) return;
   const { id, masks, waiting } = correction;
   byId("correction-title").textContent = id ? `Correct instance ${id}` : "A new instance";
-  byId("correction-message").textContent = message(correction);
+  byId("correction-message").textContent = statusText(correction);
   byId("correction-name").hidden = Boolean(id);
   byId("keep").disabled = !masks?.length || waiting || Boolean(busy);
   byId("keep").replaceChildren(icon("check"), id ? "Keep" : "Add");
   renderMasks(correction);
 }
 
-function message({ message, masks, waiting }) {
+function statusText({ message, masks, waiting }) {
   if (message) return message;
   if (waiting && !masks) return "Drawing ...";
   return masks?.length > 1 ? "Choose one; more points make it clearer." : "More points make it clearer.";

@@ -40,10 +40,10 @@ function describeError({ code, status, message }, retry) {
   const button = retry && { action: "Try again", run: retry };
   const restart = "Start it again, then go on here.";
   if (code === "unreachable") return { text: `The server does not answer. ${restart}`, ...button };
-  if (code === "models_gone") return { text: `The server is ending. ${restart}`, ...button };
+  if (code === "models_gone") return { text: `The server is shutting down. ${restart}`, ...button };
   if (code === "no_dialogue") {
-    const text = "The server has forgotten this dialogue: it was idle too long, or the server was started again.";
-    return { text, action: "Begin again with this picture", run: restartDialogue };
+    const text = "The server has forgotten this dialogue: it was idle too long, or the server was restarted.";
+    return { text, action: "Start again with this picture", run: restartDialogue };
   }
   if (status === 413) {
     const { megabytes } = state.server.limits;
@@ -86,7 +86,7 @@ export function onToken(save) {
 for (const kind of ["error", "unhandledrejection"]) {
   addEventListener(kind, () => {
     update({ busy: null });
-    showBanner("This page made a mistake. Reload it to go on.");
+    showBanner("Something went wrong in this page. Reload it to go on.");
   });
 }
 byId("banner-close").addEventListener("click", () => update({ banner: null }));

@@ -11,7 +11,7 @@ const VERDICTS = ["good", "bad"];
 export function feedbackControls(round) {
   let verdict = null;
   const status = make("p", { class: "feedback-status", role: "status" });
-  const label = "A note, if you like";
+  const label = "Note (optional)";
   const note = make("input", { type: "text", maxlength: 500, "aria-label": label, placeholder: label });
   const form = make("form", { class: "feedback", hidden: true }, note, make("button", { class: "small" }, "Send"));
   const choose = (chosen) => {

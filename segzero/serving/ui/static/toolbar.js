@@ -51,7 +51,7 @@ byId("show-all").addEventListener("click", () => {
 });
 byId("undo").addEventListener("click", () => {
   if (state.correction) removeLastPoint();
-  else changeRounds(api.undo, "Taking it back");
+  else changeRounds(api.undo, "Undoing");
 });
 byId("clear").addEventListener("click", () => changeRounds(api.clear, "Clearing"));
 for (const button of document.querySelectorAll("[data-download]")) {

@@ -187,7 +187,7 @@ function hint() {
       if (selected) return `Drag a new box around ${selected}.`;
       return "Drag a box around a thing to draw it as a new instance.";
   }
-  if (selected) return `Points and boxes now correct ${selected}. Esc lets go of it.`;
+  if (selected) return `Points and boxes now correct ${selected}. Esc deselects it.`;
   if (shownRegions().length) return "Click an instance to choose it.";
   return state.rounds.length ? "This round has nothing to show." : "";
 }

@@ -28,7 +28,7 @@ async function openImage(file, name, { question = "", followups = [], replace = 
   if (file.size > megabytes * (1 << 20)) {
     const size = Math.ceil(file.size / (1 << 20));
     const limit = `this server takes up to ${megabytes} MB`;
-    showBanner(`This picture has ${size} MB; ${limit}. Make it smaller and try again.`);
+    showBanner(`This picture is ${size} MB large; ${limit}. Make it smaller and try again.`);
     return;
   }
   update({ busy: "Sending the picture", banner: null });
