@@ -87,7 +87,7 @@ class ReadingOptions:
 @takes_dataclasses
 def prepare(
     source: Annotated[str, typer.Argument(help="A folder, a file or a hub name.")],
-    format: Annotated[str, typer.Option(help="refer, grefcoco, coco, folder, ...: the formats of docs/data.md.")],
+    format: Annotated[str, typer.Option(help="refer, grefcoco, coco, folder, ...: see `segzero docs data`.")],
     out: NewFolderOption,
     split: Annotated[str, typer.Option(help="Read this split of the source alone.")] = "",
     option: Annotated[list[str] | None, typer.Option(help="The format's own: level=instance, images=...")] = None,
