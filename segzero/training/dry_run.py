@@ -120,7 +120,7 @@ def try_samples(config: DictConfig, split: str) -> TriedSamples:
     asyncio.run(score_all())
     tried.report = str(report)
     if not tried.count:
-        raise UserError(f"no usable sample in {', '.join(map(str, files))}: {report}; see docs/training.md")
+        raise UserError(f"no usable sample in {', '.join(map(str, files))}: {report}; see `segzero docs training`")
     return tried
 
 

@@ -16,9 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rewards import (
-    NEEDS_MASKS,
-    PRESETS,
-    RANK_NORMALIZED,
     Case,
     Guard,
     PromptBoxes,
@@ -26,7 +23,6 @@ from rewards import (
     Reward,
     get_rubric,
     load_reward,
-    read_case,
 )
 from segzero.answer import Answer, parse_answer
 from segzero.errors import UserError
@@ -57,7 +53,8 @@ class Scorer:
         self.reward, self.format, self.frame, self.draw = reward, format, frame, draw
         self.guard = Guard(load_reward(reward)) if "." in reward else None
         self.rubric = None if self.guard else get_rubric(reward)
-        self.ranks = QuantileRanks(PRESETS[reward], RANK_NORMALIZED[reward]) if reward in RANK_NORMALIZED else None
+        self.needs_masks = self.rubric is not None and self.rubric.needs_masks
+        self.ranks = QuantileRanks(self.rubric) if self.rubric and self.rubric.rank_normalized else None
         self._unranked: list[Reward] = []
 
     async def score(
@@ -68,9 +65,9 @@ class Scorer:
         In validation masks are drawn whatever the reward needs, and the rewards don't enter the ranks.
         """
         answers = [parse_answer(text, self.format, self.frame.extent(sample.size)) for text in texts]
-        masks = await self._draw(sample, answers) if validating or self.reward in NEEDS_MASKS else None
+        masks = await self._draw(sample, answers) if validating or self.needs_masks else None
         cases = [
-            read_case(text, sample, None, self.frame, self.format, answer, masks[i] if masks else None, prompt_boxes)
+            Case.of_sample(text, sample, self.frame, self.format, answer, masks[i] if masks else None, prompt_boxes)
             for i, (text, answer) in enumerate(zip(texts, answers, strict=True))
         ]
         rewards = self._rewards(cases, sample.id)
