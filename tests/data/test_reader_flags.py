@@ -11,8 +11,8 @@ from segzero.dialogue import Registry, Round
 from segzero.errors import UserError
 from segzero.masks import decode
 from segzero.result import InstanceMask
-from segzero.serving.errors import Problem
-from segzero.serving.feedback import Flags
+from segzero.serving.errors import ApiError
+from segzero.serving.feedback import FeedbackStore
 
 IMAGE = Image.new("RGB", (60, 40), "teal")
 GOOD, BAD = {"verdict": "good", "note": "", "policy": "p", "segmenter": "s"}, {"verdict": "bad", "note": "all of it"}
@@ -31,7 +31,7 @@ def registry():
 
 @pytest.fixture
 def flags(tmp_path):
-    return Flags(tmp_path / "flags", 1 << 20)
+    return FeedbackStore(tmp_path / "flags", 1 << 20)
 
 
 def test_what_was_flagged_as_good_is_the_truth(flags, registry):
@@ -58,13 +58,13 @@ def test_the_last_word_counts(flags, registry):
 
 
 def test_a_folder_grows_up_to_its_bounds_and_is_counted_again(tmp_path, registry):
-    first = Flags(tmp_path, 1 << 20)
+    first = FeedbackStore(tmp_path, 1 << 20)
     first.add(IMAGE, registry, 1, GOOD)
     held = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
     line = (tmp_path / "flags.jsonl").stat().st_size
-    again = Flags(tmp_path, held + line)
+    again = FeedbackStore(tmp_path, held + line)
     again.add(IMAGE, registry, 1, GOOD)
-    with pytest.raises(Problem, match="no room"):
+    with pytest.raises(ApiError, match="no room"):
         again.add(IMAGE, registry, 1, GOOD)
     with pytest.raises(UserError, match="no round 7"):
         again.add(IMAGE, registry, 7, GOOD)

@@ -12,10 +12,10 @@ from PIL import Image
 from segzero.dialogue import Dialogue
 from segzero.errors import UserError
 from segzero.masks import mask_iou
-from segzero.serving import sessions as kept_dialogues
+from segzero.serving import sessions
 from segzero.serving.client import Client
 from segzero.serving.limits import Limits, Tokens
-from segzero.serving.options import Extras
+from segzero.serving.options import ServerOptions
 from tests.helpers import servers
 from tests.helpers.servers import wait_until
 
@@ -88,7 +88,7 @@ def test_mistakes_change_nothing(server, scene):
 
 
 def test_a_dialogue_is_its_creators(pipeline, scene, tmp_path):
-    with servers.running(pipeline, tokens=Tokens(["mine", "yours"]), extras=Extras(flags=tmp_path)) as server:
+    with servers.running(pipeline, tokens=Tokens(["mine", "yours"]), options=ServerOptions(flags=tmp_path)) as server:
         dialogue = Client(server.url, "mine").dialogue(scene.image)
         dialogue.ask(scene.question)
         with server.http("yours") as http, server.http() as nobody:
@@ -136,7 +136,7 @@ def test_what_undo_can_take_back_is_counted(server, scene):
 
 def test_unused_dialogues_make_room(pipeline, scene, monkeypatch):
     passed = 0.0  # seconds, for the server's dialogues alone
-    monkeypatch.setattr(kept_dialogues, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed))
+    monkeypatch.setattr(sessions, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed))
     with servers.running(pipeline, Limits(dialogues=2, idle=600)) as server, server.http() as http:
         client = Client(server.url, retries=0)
         first, second = client.dialogue(scene.image), client.dialogue(scene.image)
@@ -182,13 +182,13 @@ def test_steps_of_several_dialogues_share_batches_and_are_not_mixed_up(server, p
     samples = held_out[:3]
     expected = [talk(Dialogue(sample.image, pipeline)) for sample in samples]
     batches = []
-    server.models.batcher.seen, seen = lambda items, seconds: batches.append(items), server.models.batcher.seen
+    server.pool.batcher.on_batch, seen = lambda items, seconds: batches.append(items), server.pool.batcher.on_batch
     try:
         with ThreadPoolExecutor(3) as clients:
             made = [Client(server.url).dialogue(sample.image) for sample in samples]
             assert list(clients.map(talk, made)) == expected
     finally:
-        server.models.batcher.seen = seen
+        server.pool.batcher.on_batch = seen
     assert max(batches) > 1
 
 
@@ -201,7 +201,7 @@ def test_two_steps_of_one_dialogue_come_one_after_the_other(server, pipeline, sc
 
 def test_a_step_nobody_waits_for_is_not_taken(server, scene):
     dialogue = Client(server.url).dialogue(scene.image)
-    with server.http() as http, server.held():
+    with server.http() as http, server.models_blocked():
         with pytest.raises(httpx.ReadTimeout):
             http.post(f"{dialogue.path}/ask", json={"question": "the largest shape"}, timeout=0.5)
         wait_until(lambda: "segzero_requests_inside 0.0" in http.get("/metrics").text)

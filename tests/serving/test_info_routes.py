@@ -16,15 +16,15 @@ from segzero.images import load_image
 from segzero.io import png_bytes
 from segzero.masks import decode
 from segzero.serving.client import Client
-from segzero.serving.examples import made_examples, read_examples
+from segzero.serving.examples import read_examples, synthetic_examples
 from segzero.serving.limits import Limits
-from segzero.serving.options import Extras
+from segzero.serving.options import ServerOptions
 from segzero.serving.schema import DialogueBody
 from tests.helpers import servers
 
 
 def test_examples_are_scenes_with_questions_that_refer():
-    made = made_examples()
+    made = synthetic_examples()
     assert len(made) == 6 == len({each.image for each in made}) and all(each.question for each in made)
     assert all("[REF:1]" in each.followups[0] for each in made)
 
@@ -38,7 +38,7 @@ def folder(tmp_path):
 
 def test_a_folder_of_ones_own(folder):
     cat, dog = read_examples(folder)
-    assert (cat.name, cat.question, cat.kind, dog.kind) == ("cat", "", "image/png", "image/jpeg")
+    assert (cat.name, cat.question, cat.media_type, dog.media_type) == ("cat", "", "image/png", "image/jpeg")
     assert load_image(dog.image).size == (30, 20)
     listed = [{"image": "cat.png", "name": "A cat", "question": "the cat", "followups": ["its tail"]}]
     (folder / "examples.json").write_text(json.dumps(listed))
@@ -88,8 +88,8 @@ class Renamed:
 def several(pipeline, tmp_path_factory):
     """A server with two policies and two segmenters, which keeps flags."""
     policy, segmenter = Renamed(pipeline.policy, "owner/other"), Renamed(pipeline.segmenter, pipeline.segmenter.name)
-    extras = Extras((policy,), (segmenter,), flags=tmp_path_factory.mktemp("flags"))
-    with servers.running(pipeline, Limits(question=500), extras=extras) as running:
+    extras = ServerOptions((policy,), (segmenter,), flags=tmp_path_factory.mktemp("flags"))
+    with servers.running(pipeline, Limits(question=500), options=extras) as running:
         yield running, extras
 
 
@@ -131,7 +131,7 @@ def test_examples_are_served(several):
     with server.http() as http:
         listed = http.get("/v1/examples").json()
         assert len(listed) == 6
-        for each, made in zip(listed, made_examples(), strict=True):
+        for each, made in zip(listed, synthetic_examples(), strict=True):
             picture = http.get(each["image"])
             assert picture.content == made.image and picture.headers["content-type"] == "image/png"
             assert each["question"] == made.question and each["followups"] == list(made.followups)
@@ -198,7 +198,7 @@ def test_flags_become_samples(several, talked, server, held_out):
 def test_a_server_shows_a_page_unless_it_is_told_not_to(several, pipeline):
     with several[0].http() as http:
         assert http.get("/ui/").status_code == 200
-    with servers.running(pipeline, extras=Extras(page=False)) as server, server.http() as http:
+    with servers.running(pipeline, options=ServerOptions(page=False)) as server, server.http() as http:
         assert http.get("/ui/").status_code == http.get("/").status_code == 404
 
 
@@ -212,7 +212,7 @@ def test_a_picture_is_served_as_what_it_is(folder):
     (folder / "cat.png").rename(folder / "cat.html")
     (folder / "examples.json").write_text('[{"image": "cat.html"}]')
     [cat] = read_examples(folder)
-    assert cat.kind == "image/png"
+    assert cat.media_type == "image/png"
 
 
 def test_a_blank_picture_is_an_example_too(tmp_path):

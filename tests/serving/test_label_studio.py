@@ -12,9 +12,8 @@ from segzero.data.readers import read
 from segzero.errors import UserError
 from segzero.masks import decode, mask_iou
 from segzero.result import InstanceMask
-from segzero.serving.label_studio import read_config, read_context, regions_of
+from segzero.serving.label_studio import LabelStudioFiles, read_config, read_context, regions_of
 from segzero.serving.limits import Limits, Tokens
-from segzero.serving.routes.label_studio import Home
 from tests.helpers import servers
 
 SIZE = (60, 40)
@@ -143,10 +142,10 @@ def test_what_is_written_is_read_back_by_the_reader(tmp_path):
 
 
 def test_only_its_own_files_are_fetched_with_its_key():
-    home = Home("http://10.0.0.5:8080", "secret")
-    assert home.holds("/data/upload/1/cat.png") == "http://10.0.0.5:8080/data/upload/1/cat.png"
-    assert home.holds("http://10.0.0.5:8080/data/local-files/?d=a.png")
-    assert home.holds("/data/upload/1/100%25%20cats.png")
+    files = LabelStudioFiles("http://10.0.0.5:8080", "secret")
+    assert files.resolve("/data/upload/1/cat.png") == "http://10.0.0.5:8080/data/upload/1/cat.png"
+    assert files.resolve("http://10.0.0.5:8080/data/local-files/?d=a.png")
+    assert files.resolve("/data/upload/1/100%25%20cats.png")
     for address in (
         "http://10.0.0.6:8080/data/a.png",
         "//10.0.0.6/data/a.png",
@@ -160,9 +159,9 @@ def test_only_its_own_files_are_fetched_with_its_key():
         "http://[::1/data/",
         "file:///data/a.png",
     ):
-        assert home.holds(address) is None, address
+        assert files.resolve(address) is None, address
     with pytest.raises(UserError, match="LABEL_STUDIO_URL"):
-        Home("10.0.0.5:8080", "")
+        LabelStudioFiles("10.0.0.5:8080", "")
 
 
 @pytest.fixture

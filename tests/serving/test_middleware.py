@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from segzero.serving.errors import Problem
+from segzero.serving.errors import ApiError
 from segzero.serving.middleware import check_origin
 
 HERE = "127.0.0.1:8000"
@@ -16,7 +16,7 @@ def code(method: str = "POST", host: str = HERE, address: str = "127.0.0.1", tok
     scope["headers"] = [(name.encode(), value.encode()) for name, value in named.items()]
     try:
         check_origin(scope, tokens)
-    except Problem as problem:
+    except ApiError as problem:
         assert problem.status == 403
         return problem.code
     return ""

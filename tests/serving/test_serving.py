@@ -76,7 +76,7 @@ def test_answers_are_never_swapped(server, held_out, expected):
 
 def test_an_image_is_encoded_once(server, found):
     sample, _ = found
-    client, segmenter = Client(server.url), server.models.segmenter
+    client, segmenter = Client(server.url), server.pool.cached_segmenters[0]
     client.segment(sample.image, sample.question)
     encoded, remembered = segmenter.encoded, segmenter.remembered
     client.segment(sample.image, "the largest shape")
@@ -200,7 +200,7 @@ def test_every_mistake_gets_one_clear_line(server, found):
             response = http.post(path, content=body, headers=headers)
             assert response.status_code in np.atleast_1d(status), response.text
             assert response.json()["error"]["message"]
-    assert not server.models.batcher.why_dead
+    assert not server.pool.batcher.failure
 
 
 def test_only_who_has_a_token_comes_in(pipeline, found):

@@ -55,7 +55,7 @@ def test_an_engine_that_is_gone_is_told_to_all_and_the_server_ends(pipeline, hel
             with pytest.raises(UserError, match="answered 503"):
                 future.result(30)
         server.thread.join(10)
-        assert not server.thread.is_alive() and "the device is gone" in server.models.batcher.why_dead
+        assert not server.thread.is_alive() and "the device is gone" in server.pool.batcher.failure
     monkeypatch.undo()
     policy.close()
 
@@ -70,7 +70,7 @@ def test_an_engine_that_hangs_is_given_up(pipeline, held_out, monkeypatch):
             time.sleep(3.6)  # it is given up after 5 s
             assert clients.submit(http.post, "/v1/segment", **fields).result().status_code == 503
         server.thread.join(5)
-        assert not server.thread.is_alive() and server.models.busy()
+        assert not server.thread.is_alive() and server.pool.busy()
     go.set()
     monkeypatch.undo()
     policy.close()

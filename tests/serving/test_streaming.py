@@ -12,7 +12,7 @@ from segzero.errors import Unavailable, UserError
 from segzero.policy.generate import Speaking
 from segzero.serving.client import Client
 from segzero.serving.limits import Limits
-from segzero.serving.streaming import EventStream, Heard
+from segzero.serving.streaming import EventStream, TextStream
 from tests.helpers import servers
 from tests.helpers.servers import events, wait_until
 
@@ -50,9 +50,9 @@ def stream(begin, ends: float = 5.0):
     """What is sent of work that `begin(heard)` gives as a future."""
 
     async def run() -> Wire:
-        heard, wire = Heard(), Wire()
-        response = EventStream(heard, lambda: begin(heard), lambda done: {"number": done}, lambda: 3.0)
-        scope = {"segzero.ends": asyncio.get_running_loop().time() + ends}
+        heard, wire = TextStream(), Wire()
+        response = EventStream(heard, lambda: begin(heard), lambda done: {"number": done})
+        scope = {"segzero.deadline": asyncio.get_running_loop().time() + ends}
         await response(scope, wire.receive, wire.send)
         return wire
 
@@ -83,7 +83,7 @@ def test_last_words_that_come_while_others_are_sent_are_not_lost():
     done: Future = Future()
 
     async def run() -> Wire:
-        heard, wire = Heard(), Wire()
+        heard, wire = TextStream(), Wire()
 
         async def send(message):
             wire.sent.append(message)
@@ -96,8 +96,8 @@ def test_last_words_that_come_while_others_are_sent_are_not_lost():
             heard.on_text("first")
             return done
 
-        scope = {"segzero.ends": asyncio.get_running_loop().time() + 5}
-        await EventStream(heard, begin, lambda told: {"number": told}, lambda: 3.0)(scope, wire.receive, send)
+        scope = {"segzero.deadline": asyncio.get_running_loop().time() + 5}
+        await EventStream(heard, begin, lambda number: {"number": number})(scope, wire.receive, send)
         return wire
 
     assert asyncio.run(run()).events == [
@@ -157,7 +157,7 @@ def test_streams_share_batches_and_are_not_mixed_up(server, held_out):
     client = Client(server.url)
     made = [client.dialogue(sample.image) for sample in held_out[:6]]
     batches = []
-    server.models.batcher.seen, seen = lambda items, seconds: batches.append(items), server.models.batcher.seen
+    server.pool.batcher.on_batch, seen = lambda items, seconds: batches.append(items), server.pool.batcher.on_batch
 
     def ask(n: int) -> bool:
         heard: list[str] = []
@@ -165,13 +165,13 @@ def test_streams_share_batches_and_are_not_mixed_up(server, held_out):
         return not heard or heard[-1] == result.raw_text
 
     try:
-        with server.held(), ThreadPoolExecutor(6) as clients:
+        with server.models_blocked(), ThreadPoolExecutor(6) as clients:
             asked = [clients.submit(ask, n) for n in range(6)]
-            wait_until(lambda: len(server.models.batcher) == 6)
-            server.go.set()
+            wait_until(lambda: len(server.pool.batcher) == 6)
+            server.release.set()
             assert all(future.result(30) for future in asked)
     finally:
-        server.models.batcher.seen = seen
+        server.pool.batcher.on_batch = seen
     assert 6 in batches
 
 
@@ -193,7 +193,7 @@ def test_mistakes_are_events_or_plain_answers_but_never_silence(server, held_out
 def test_a_client_that_leaves_its_stream_takes_no_step(pipeline, held_out):
     with servers.running(pipeline, Limits()) as server, server.http() as http:
         dialogue = Client(server.url).dialogue(held_out[0].image)
-        with server.held():
+        with server.models_blocked():
             question = {"question": held_out[0].question}
             with (
                 pytest.raises(httpx.ReadTimeout),
