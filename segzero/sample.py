@@ -5,7 +5,8 @@
 False
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from PIL import Image
@@ -23,6 +24,11 @@ class Object:
     box: Box  # x0, y0, x1, y1
     points: tuple[Point, ...] = ()  # inside the object, the safest first
     rle: RLE | None = None  # COCO RLE of its mask
+
+
+def object_key(instance: Object) -> tuple[Box, str | bytes | list[int]]:
+    """A key that two annotations of the same object share: its box and its mask."""
+    return instance.box, instance.rle["counts"] if instance.rle else ""
 
 
 @dataclass(frozen=True)
@@ -75,3 +81,13 @@ class Sample:
         return load_image(
             self.image, name=f"the image of sample {self.id!r}" if isinstance(self.image, bytes) else None
         )
+
+
+def with_turns(rounds: Iterable[Sample]) -> list[Sample]:
+    """Give each round of a dialogue the rounds before it, in `turns`."""
+    samples: list[Sample] = []
+    turns: list[dict[str, Any]] = []
+    for sample in rounds:
+        samples.append(replace(sample, turns=tuple(turns)))
+        turns.append(sample.turn)
+    return samples

@@ -69,7 +69,7 @@ def coco_file(registry: Registry) -> bytes:
 def overlay_file(registry: Registry, image: Image.Image, number: int | None = None) -> bytes:
     """Draw the regions of one round, or of all rounds, on the image; a PNG."""
     regions = registry.regions if number is None else registry.round(number).regions
-    return png_bytes(draw_overlay(image, [region.found for region in regions]))
+    return png_bytes(draw_overlay(image, [region.instance for region in regions]))
 
 
 def masks_file(registry: Registry) -> bytes:
