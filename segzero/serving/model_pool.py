@@ -6,6 +6,7 @@ the batcher's thread encodes images and draws masks.
 """
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -16,8 +17,8 @@ from PIL import Image
 
 from segzero import shipped
 from segzero.errors import unknown_name
-from segzero.masks import RLE
-from segzero.pipeline import SegZeroPipeline
+from segzero.masks import RLE, decode
+from segzero.pipeline import Query, SegZeroPipeline
 from segzero.policy import Policy, Request, Sampling, load_policy, pick_backend
 from segzero.policy.checkpoint import shown_name
 from segzero.policy.openai import OpenAIPolicy
@@ -25,22 +26,33 @@ from segzero.prompts import normalise, render_messages
 from segzero.result import Segmentation
 from segzero.segmenter import MaskPrediction, MaskPrompt, Segmenter, load_segmenter
 from segzero.segmenter.cache import CachedSegmenter
+from segzero.segmenter.protocol import as_logits
 from segzero.serving.batching import Batcher, BatchKey, ConcurrentQueue, Work, complete
 from segzero.serving.limits import Limits
 from segzero.serving.options import ServerOptions
-from segzero.serving.shared_models import (
-    Call,
-    DrawRequest,
-    SegmentRequest,
-    SharedPolicy,
-    SharedSegmenter,
-    draw_batch,
-    segment_batch,
-)
+from segzero.serving.shared_models import Call, SharedPolicy, SharedSegmenter
 
 T = TypeVar("T")
 M = TypeVar("M", Policy, Segmenter)
 RETRIES = 1  # of a policy behind another server: a waiting request has no time for more
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentRequest:
+    """A question about an image, and when it was queued."""
+
+    image: Image.Image
+    question: str
+    queued_at: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True, eq=False)
+class DrawRequest:
+    """Prompts about an image, and for each of them the earlier mask to improve on, or None."""
+
+    image: Image.Image
+    prompts: Sequence[MaskPrompt]
+    earlier_masks: Sequence[RLE | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,6 +236,30 @@ class ModelPool:
         for segmenter in self.cached_segmenters:
             embeddings = segmenter.segmenter.embed([Image.new("RGB", (64, 64))])  # without the cache
             segmenter.decode(embeddings, [[MaskPrompt(points=((32, 32),))]])
+
+
+def segment_batch(pipeline: SegZeroPipeline, batch: list[SegmentRequest]) -> list[Segmentation]:
+    """Answer questions with masks; the timings of each include the seconds in the queue."""
+    begin = time.perf_counter()
+    results = pipeline.run([Query(request.image, request.question) for request in batch])
+    return [
+        replace(result, timings={"queue": begin - request.queued_at, **result.timings})
+        for request, result in zip(batch, results, strict=True)
+    ]
+
+
+def draw_batch(segmenter: CachedSegmenter, batch: list[DrawRequest]) -> list[list[MaskPrediction]]:
+    """Draw all three masks of every prompt."""
+    embeddings = segmenter.embed([request.image for request in batch])
+    height, width = embeddings.features[0].shape[-2:]  # earlier masks become logits here, where their size is known
+    prompts = [
+        [
+            prompt if rle is None else replace(prompt, mask=as_logits(decode(rle), (height, width)))
+            for prompt, rle in zip(request.prompts, request.earlier_masks, strict=True)
+        ]
+        for request in batch
+    ]
+    return segmenter.decode(embeddings, prompts, all_masks=True)
 
 
 def check_policy(policy: Policy, sampling: Sampling) -> None:

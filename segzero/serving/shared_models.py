@@ -5,42 +5,19 @@ The thread of the models owns the real policy and segmenter. Another thread uses
 `..._batch` functions below.
 """
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from PIL import Image
 
-from segzero.masks import RLE, decode
-from segzero.pipeline import Query, SegZeroPipeline
 from segzero.policy import Policy, Reply, Request, Sampling
-from segzero.result import Segmentation
 from segzero.segmenter import Embeddings, MaskPrediction, MaskPrompt
 from segzero.segmenter.cache import CachedSegmenter
-from segzero.segmenter.protocol import as_logits, join
+from segzero.segmenter.protocol import join
 from segzero.serving.batching import BatchKey, Work
 
 Call = Callable[[BatchKey, Work, Any], Any]  # submit an item of some work, and wait for its result
-
-
-@dataclass(frozen=True, eq=False)
-class SegmentRequest:
-    """A question about an image, and when it was queued."""
-
-    image: Image.Image
-    question: str
-    queued_at: float = field(default_factory=time.perf_counter)
-
-
-@dataclass(frozen=True, eq=False)
-class DrawRequest:
-    """Prompts about an image, and for each of them the earlier mask to improve on, or None."""
-
-    image: Image.Image
-    prompts: Sequence[MaskPrompt]
-    earlier_masks: Sequence[RLE | None]
 
 
 class SharedPolicy:
@@ -78,30 +55,6 @@ class SharedSegmenter:
         """Draw the objects of each image."""
         key = BatchKey("decode", self._model, all_masks)
         return self._call(key, partial(decode_batch, self._segmenter, all_masks), (embeddings, prompts))
-
-
-def segment_batch(pipeline: SegZeroPipeline, batch: list[SegmentRequest]) -> list[Segmentation]:
-    """Answer questions with masks; the timings of each include the seconds in the queue."""
-    begin = time.perf_counter()
-    results = pipeline.run([Query(request.image, request.question) for request in batch])
-    return [
-        replace(result, timings={"queue": begin - request.queued_at, **result.timings})
-        for request, result in zip(batch, results, strict=True)
-    ]
-
-
-def draw_batch(segmenter: CachedSegmenter, batch: list[DrawRequest]) -> list[list[MaskPrediction]]:
-    """Draw all three masks of every prompt."""
-    embeddings = segmenter.embed([request.image for request in batch])
-    height, width = embeddings.features[0].shape[-2:]  # earlier masks become logits here, where their size is known
-    prompts = [
-        [
-            prompt if rle is None else replace(prompt, mask=as_logits(decode(rle), (height, width)))
-            for prompt, rle in zip(request.prompts, request.earlier_masks, strict=True)
-        ]
-        for request in batch
-    ]
-    return segmenter.decode(embeddings, prompts, all_masks=True)
 
 
 def generate_batch(policy: Policy, sampling: Sampling, batch: list[list[Request]]) -> list[list[Reply]]:
