@@ -98,7 +98,7 @@ def test_a_request_that_takes_too_long_gets_504(one_second, ask):
         assert http.post("/v1/segment", **ask).status_code == 200
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(one_second):
+def test_a_body_that_does_not_arrive_is_not_waited_for(one_second):
     with raw_request(one_second, b'{"image', "Content-Type: application/json", "Content-Length: 1000") as connection:
         assert read_all(connection).startswith(b"HTTP/1.1 408")
     assert inside(one_second) == 0

@@ -201,7 +201,7 @@ def test_a_server_that_sends_nothing_is_not_waited_for():
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("address", "message"),
     [
         ("ftp://example.com/a.png", "begins with http"),
         ("http:///a.png", "begins with http"),
@@ -215,10 +215,10 @@ def test_a_server_that_sends_nothing_is_not_waited_for():
         ("http://" + "a" * 300 + ".com/", "nothing can be fetched"),
     ],
 )
-def test_addresses_that_make_no_sense(address, said):
-    with pytest.raises(UserError, match=said) as caught:
+def test_addresses_that_make_no_sense(address, message):
+    with pytest.raises(UserError, match=message) as refused:
         fetch(address, seconds=2, is_allowed=HERE.__contains__)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.slow
