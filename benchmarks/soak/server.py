@@ -1,4 +1,4 @@
-"""`segzero serve` in a process of its own, and what it takes of memory and processor.
+"""`segzero serve` in a process of its own, and its use of memory and processor.
 
 >>> with serving(Path("soak"), ["--seconds", "10"]) as server:                             # doctest: +SKIP
 ...     httpx.get(server.url + "/healthz")
@@ -33,16 +33,16 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """The base address of requests."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def address(self) -> tuple[str, int]:
-        """For sockets."""
+        """Host and port, for sockets."""
         return "127.0.0.1", self.port
 
     def tree(self) -> list[psutil.Process]:
-        """Its process and those below it; none once it has ended."""
+        """The process and its children; empty once it has ended."""
         with suppress(psutil.Error):
             if self.process.poll() is None:
                 top = psutil.Process(self.process.pid)
@@ -50,15 +50,15 @@ class Server:
         return []
 
     def memory(self) -> int:
-        """Bytes it holds now: its proportional share (PSS) of each page, or resident ones where that is not told."""
+        """Bytes in use now: the proportional share (PSS) of each page, or resident bytes where that is unknown."""
         return sum(_pss(process) for process in self.tree())
 
     def peak(self) -> int:
-        """The most resident bytes since `forget_peak`, whenever that was: nothing between two looks escapes it."""
+        """The most resident bytes since `reset_peak`; the system counts, so no short peak is missed."""
         return sum(_peak(process) for process in self.tree())
 
-    def forget_peak(self) -> None:
-        """Begin the peak anew (Linux)."""
+    def reset_peak(self) -> None:
+        """Reset the peak (Linux)."""
         for process in self.tree():
             with suppress(OSError):
                 Path(f"/proc/{process.pid}/clear_refs").write_text("5")
@@ -70,7 +70,7 @@ class Server:
         return 0.0
 
     def healthy(self) -> bool:
-        """Whether it answers, and its models do."""
+        """Whether the process and its models answer."""
         try:
             answers = [httpx.get(self.url + path, timeout=10).status_code for path in ("/healthz", "/readyz")]
         except httpx.HTTPError:
@@ -78,7 +78,7 @@ class Server:
         return answers == [200, 200]
 
     def stop(self) -> int:
-        """SIGTERM; gives the exit code."""
+        """Send SIGTERM, and return the exit code."""
         self.process.terminate()
         try:
             return self.process.wait(ENDING)
@@ -88,7 +88,7 @@ class Server:
 
 
 def start(folder: Path, arguments: Sequence[str], port: int = 0) -> Server:
-    """Begin a server with the shipped models; what it writes goes to a log in `folder`."""
+    """Start a server with the shipped models; its log is in `folder`."""
     with socket.socket() as free:
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         free.bind(("127.0.0.1", port))
@@ -104,7 +104,7 @@ def start(folder: Path, arguments: Sequence[str], port: int = 0) -> Server:
 
 
 def wait_until_ready(server: Server) -> None:
-    """Until the models are loaded; a server that ends before is an error."""
+    """Wait until the models are loaded; a server that ends before is an error."""
     deadline = time.monotonic() + READY
     while time.monotonic() < deadline and server.process.poll() is None:
         with suppress(httpx.TransportError):
@@ -128,14 +128,14 @@ def serving(folder: Path, arguments: Sequence[str], port: int = 0) -> Iterator[S
 
 
 class MemoryWatch:
-    """Looks at a server's memory each second, and keeps the most."""
+    """Measures a server's memory each second, and keeps the maximum."""
 
     def __init__(self, server: Server) -> None:
         self.server, self.most, self._over = server, 0, threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._measure, daemon=True)
 
     def __enter__(self) -> "MemoryWatch":
-        self.server.forget_peak()
+        self.server.reset_peak()
         self._thread.start()
         return self
 
@@ -143,13 +143,13 @@ class MemoryWatch:
         self._over.set()
         self._thread.join()
 
-    def _look(self) -> None:
+    def _measure(self) -> None:
         while not self._over.wait(1):
             self.most = max(self.most, self.server.memory())
 
 
 def environment() -> dict[str, str]:
-    """One thread a process, as several share the cores; no hub is asked."""
+    """Environment with one thread per process, as several share the cores, and without a hub."""
     quiet = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     return quiet | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"} | os.environ
 

@@ -15,8 +15,8 @@ from segzero.masks import check_rle, decode, encode
 
 @pytest.mark.slow
 def test_answers_stay_right_and_the_server_healthy_under_attack(tmp_path):
-    musts = soak(tmp_path, seconds=25, quiet=4, deadline=5, sized=bodies.SMALL)
-    assert not [must for must in musts if not must.holds], musts
+    requirements = soak(tmp_path, seconds=25, quiet=4, deadline=5, sizes=bodies.SMALL)
+    assert all(requirement.holds for requirement in requirements), requirements
 
 
 def test_hostile_files_are_valid_files():
