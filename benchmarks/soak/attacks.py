@@ -1,6 +1,7 @@
-"""Attacks: clients that send hostile requests, leave, or are slow. Bodies are built before; mostly they wait.
+"""Attacking clients: hostile bodies, broken heads, slow or silent connections, and connections that are dropped.
 
-Each attack is a function that runs once and returns its outcome: a status, or how the connection ended.
+Each attack is a function that does one round and returns its outcome: a status, or how the connection ended. Bodies
+are built beforehand, so that the attackers wait most of the time.
 """
 
 import json
@@ -15,30 +16,30 @@ from dataclasses import dataclass
 from functools import partial
 
 from benchmarks.soak import bodies
-from benchmarks.soak.bodies import JSON, MULTIPART, Sizes
+from benchmarks.soak.bodies import JSON, MULTIPART, Sized
 from benchmarks.soak.tally import Tally
 
-PIECE = 1 << 20  # bytes that are sent at once
-LARGE_SIDE = 1500  # of the image whose answers are read slowly: 7 MB
-SLOW_PAUSE = 0.5  # seconds between two bytes, sent or read
+PIECE = 1 << 20  # bytes per call of send
+LARGE_SIDE = 1500  # side of the image whose answers are read slowly: 7 MB
+SLOW_INTERVAL = 0.5  # seconds between two bytes that are sent or read slowly
 
-Action = Callable[[], str]  # runs once, and returns its outcome
+Attack = Callable[[], str]
 
 
 @dataclass(frozen=True)
 class Target:
-    """The server under attack, and what the attackers know of it."""
+    """The server under attack, and the settings of the attackers."""
 
     address: tuple[str, int]
-    token: str  # a known one: valid users may attack too
-    greedy: str  # another token, for the attack that opens more and more dialogues
-    patience: float  # seconds after which an attacker stops waiting for a response
-    slow: float  # seconds that slow clients keep at it
-    silent: int  # connections that send nothing
-    over: threading.Event
+    token: str  # a valid one, as authorised clients may attack too
+    greedy: str  # token of the client that opens more and more dialogues
+    patience: float  # seconds to wait for an answer
+    slow: float  # seconds that a slow client goes on
+    silent: int  # number of silent connections
+    over: threading.Event  # set when the attack ends
 
     def head(self, path: str, kind: str, length: int, token: str | None = None, method: str = "POST") -> bytes:
-        """Build the head of a request, the last on its connection."""
+        """Build the head of a request that is the last on its connection."""
         lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close", f"Content-Length: {length}"]
         lines += [f"Authorization: Bearer {token or self.token}", f"Content-Type: {kind}", "", ""]
         return "\r\n".join(lines).encode()
@@ -48,11 +49,11 @@ class Target:
         return socket.create_connection(self.address, timeout=self.patience)
 
     def send(self, pieces: Iterable[bytes]) -> str:
-        """Send all pieces, or as many as are accepted; returns the status of the response."""
+        """Send the pieces, or as many as are accepted; returns the status of the answer."""
         return self.exchange(pieces)[0]
 
     def exchange(self, pieces: Iterable[bytes]) -> tuple[str, bytes]:
-        """Send all pieces; returns the status and the whole response."""
+        """Send the pieces; returns the status and the answer itself."""
         try:
             connection = self.connect()
         except OSError:
@@ -68,69 +69,69 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Attack:
-    """An action, how many clients run it at once, and the pause of each between two runs."""
+class Kind:
+    """An attack with the number of its clients and the pause between two rounds of each."""
 
     name: str
-    action: Action
+    attack: Attack
     clients: int
     pause: float  # seconds
 
     def run(self, tally: Tally, over: threading.Event, number: int) -> None:
-        """Repeat the action until the phase is over."""
+        """Repeat the attack until `over` is set."""
         chance = random.Random(f"{self.name} {number}")
         over.wait(self.pause * chance.random())
         while not over.is_set():
             begin = time.monotonic()
             try:
-                status = self.action()
+                status = self.attack()
             except OSError:
                 status = "refused"
             tally.add(self.name, status, time.monotonic() - begin)
             over.wait(self.pause * chance.uniform(0.5, 1.5))
 
 
-def make_attacks(target: Target, sizes: Sizes) -> list[Attack]:
-    """Make all attacks, and build their bodies."""
+def make_kinds(target: Target, sized: Sized) -> list[Kind]:
+    """Build the bodies of all attacks; returns the attacks."""
 
-    def about(image: bytes) -> Action:
+    def about(image: bytes) -> Attack:
         return posted(target, "/v1/segment", MULTIPART, bodies.question_about(image))
 
     large, small = bodies.noise(LARGE_SIDE), bodies.noise(64)
-    question = bodies.question_about(small)
+    asked = bodies.question_about(small)
     head = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
     return [
-        Attack("image: JPEG of repeated scans", about(bodies.repeated_scans()), 6, 1),
-        Attack("image: TIFF of floats", about(bodies.floats()), 6, 8),
-        Attack("image: BMP of runs", about(bodies.runs_of_one(sizes.runs)), 1, 4),
-        Attack("image: GIF with a comment", about(bodies.long_comment(sizes.comment)), 1, 4),
-        Attack("image: random bytes", about(b"\xff\xd8\xff" + os.urandom(50_000)), 1, 1),
-        Attack("body: empty lists", posted(target, "/v1/segment", JSON, bodies.empty_lists(sizes.lists)), 1, 4),
-        Attack("body: counts of a mask", posted(target, "/v1/prompt", JSON, bodies.long_mask(sizes.counts)), 1, 4),
-        Attack("head: one long line", partial(target.send, line_of(head, sizes.header)), 1, 6),
-        Attack("head: many lines", partial(target.send, lines_of(head, sizes.headers)), 1, 6),
-        Attack("head: comes slowly", partial(slow_head, target), 8, 1),
-        Attack("bytes: random", lambda: target.send([os.urandom(5_000), b"\r\n\r\n"]), 1, 1),
-        Attack("silent connections", partial(stay_silent, target), 1, 1),
-        Attack("leaves while sending", partial(leave, target, question, len(question) // 2), 2, 0.5),
-        Attack("leaves while waiting", partial(leave, target, question, len(question)), 2, 0.5),
-        Attack("leaves while reading", partial(read_large, target, large, 1 << 16, 0.0), 1, 3),
-        Attack("reads slowly", partial(read_large, target, large, 1, SLOW_PAUSE), 6, 3),
-        Attack("sends slowly", partial(slow_body, target, question), 8, 1),
-        Attack("bad token", posted(target, "/v1/segment", MULTIPART, question, "guessed"), 2, 0.5),
-        Attack("greedy: opens dialogues", OpenDialogues(target, small), 1, 0.5),
+        Kind("image: JPEG of repeated scans", about(bodies.repeated_scans()), 6, 1),
+        Kind("image: TIFF of floats", about(bodies.floats()), 6, 8),
+        Kind("image: BMP of runs", about(bodies.runs_of_one(sized.runs)), 1, 4),
+        Kind("image: GIF with a comment", about(bodies.long_comment(sized.comment)), 1, 4),
+        Kind("image: random bytes", about(b"\xff\xd8\xff" + os.urandom(50_000)), 1, 1),
+        Kind("body: empty lists", posted(target, "/v1/segment", JSON, bodies.empty_lists(sized.lists)), 1, 4),
+        Kind("body: counts of a mask", posted(target, "/v1/prompt", JSON, bodies.long_mask(sized.counts)), 1, 4),
+        Kind("head: one long line", partial(target.send, line_of(head, sized.header)), 1, 6),
+        Kind("head: many lines", partial(target.send, lines_of(head, sized.headers)), 1, 6),
+        Kind("head: comes slowly", partial(slow_head, target), 8, 1),
+        Kind("bytes: random", lambda: target.send([os.urandom(5_000), b"\r\n\r\n"]), 1, 1),
+        Kind("silent connections", partial(stay_silent, target), 1, 1),
+        Kind("leaves while sending", partial(leave, target, asked, len(asked) // 2), 2, 0.5),
+        Kind("leaves while waiting", partial(leave, target, asked, len(asked)), 2, 0.5),
+        Kind("leaves while reading", partial(read_large, target, large, 1 << 16, 0.0), 1, 3),
+        Kind("reads slowly", partial(read_large, target, large, 1, SLOW_INTERVAL), 6, 3),
+        Kind("sends slowly", partial(slow_body, target, asked), 8, 1),
+        Kind("bad token", posted(target, "/v1/segment", MULTIPART, asked, "guessed"), 2, 0.5),
+        Kind("greedy: opens dialogues", Greedy(target, small), 1, 0.5),
     ]
 
 
-def posted(target: Target, path: str, kind: str, body: bytes, token: str | None = None) -> Action:
-    """Make an action that sends a whole request."""
+def posted(target: Target, path: str, kind: str, body: bytes, token: str | None = None) -> Attack:
+    """Make the attack that sends a whole request."""
     head = target.head(path, kind, len(body), token)
     pieces = [head, *(body[begin : begin + PIECE] for begin in range(0, len(body), PIECE))]
     return lambda: target.send(pieces)
 
 
 class _Repeated:
-    """Pieces of a request that are made anew in each iteration, so that they need no memory."""
+    """Repeatable stream of pieces that takes no memory."""
 
     def __init__(self, head: bytes, piece: bytes, times: int, tail: bytes) -> None:
         self.head, self.piece, self.times, self.tail = head, piece, times, tail
@@ -143,12 +144,12 @@ class _Repeated:
 
 
 def line_of(head: bytes, size: int) -> Iterable[bytes]:
-    """Make a head with one line of that many bytes."""
+    """Stream a head with one line of that many bytes."""
     return _Repeated(head + b"X-Long: ", PIECE * b"a", size // PIECE, b"\r\n\r\n")
 
 
 def lines_of(head: bytes, count: int) -> Iterable[bytes]:
-    """Make a head of so many lines."""
+    """Stream a head of so many lines."""
     return _Repeated(head, 10_000 * b"a: b\r\n", count // 10_000, b"\r\n")
 
 
@@ -166,7 +167,7 @@ def slow_body(target: Target, body: bytes) -> str:
 def _send_slowly(target: Target, first: bytes, rest: bytes) -> str:
     with target.connect() as connection:
         connection.sendall(first)
-        connection.settimeout(SLOW_PAUSE)
+        connection.settimeout(SLOW_INTERVAL)
         until, sent = time.monotonic() + target.slow, 0
         while time.monotonic() < until and not target.over.is_set():
             try:
@@ -182,7 +183,7 @@ def _send_slowly(target: Target, first: bytes, rest: bytes) -> str:
 
 
 def stay_silent(target: Target) -> str:
-    """Open many connections and send nothing, until all are closed or enough time has passed."""
+    """Open many connections and send nothing, until all are closed or the time is over."""
     with suppress(OSError):
         connections: list[socket.socket] = []
         try:
@@ -220,7 +221,7 @@ def leave(target: Target, body: bytes, sent: int) -> str:
 
 
 def read_large(target: Target, image: bytes, piece: int, pause: float) -> str:
-    """Begin a dialogue about a large image and request it back: read a piece and leave, or read byte by byte."""
+    """Begin a dialogue about a large image and request the image: read a piece and leave, or read byte by byte."""
     path, status = _begin(target, image, target.token)
     if path is None:
         return status
@@ -229,8 +230,8 @@ def read_large(target: Target, image: bytes, piece: int, pause: float) -> str:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.settimeout(target.patience)
             connection.connect(target.address)
-            route = random.choice(["image", "export?format=overlay"])
-            connection.sendall(target.head(f"{path}/{route}", JSON, 0, method="GET"))
+            what = random.choice(["image", "export?format=overlay"])
+            connection.sendall(target.head(f"{path}/{what}", JSON, 0, method="GET"))
             begin = connection.recv(max(piece, 16))
             until = time.monotonic() + target.slow
             while pause and time.monotonic() < until and not target.over.wait(pause):
@@ -245,8 +246,8 @@ def read_large(target: Target, image: bytes, piece: int, pause: float) -> str:
         target.send([target.head(path, JSON, 0, method="DELETE")])
 
 
-class OpenDialogues:
-    """Action that opens more and more dialogues, and uses them now and then, so that they do not expire."""
+class Greedy:
+    """Attack that opens more and more dialogues, and requests some of them now and then, so that they stay."""
 
     def __init__(self, target: Target, image: bytes) -> None:
         self.target, self.image = target, image
@@ -263,9 +264,9 @@ class OpenDialogues:
 
 
 def _begin(target: Target, image: bytes, token: str) -> tuple[str | None, str]:
-    """Begin a dialogue; returns its path, if it has one, and the status."""
-    content = bodies.PREFIX + image + b"\r\n--cut--\r\n"
-    status, answer = target.exchange([target.head("/v1/dialogues", MULTIPART, len(content), token), content])
+    """Begin a dialogue; returns its path, or None, and the status."""
+    asked = bodies.PREFIX + image + b"\r\n--cut--\r\n"
+    status, answer = target.exchange([target.head("/v1/dialogues", MULTIPART, len(asked), token), asked])
     with suppress(ValueError, KeyError, IndexError, TypeError):
         body = answer.partition(b"\r\n\r\n")[2]
         return f"/v1/dialogues/{json.loads(body)['id']}", status

@@ -1,4 +1,4 @@
-"""Hostile bodies and files for the soak test: small to send, or quick to make, and expensive to read.
+"""Hostile bodies and files for the soak test: small to send or quick to make, and expensive to process.
 
 >>> len(empty_lists(1000))
 3002
@@ -20,19 +20,19 @@ MULTIPART, JSON = "multipart/form-data; boundary=cut", "application/json"
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Sizes of the bodies that can be made smaller without losing their point."""
+class Sized:
+    """Sizes of the bodies that can be of any size."""
 
     lists: int  # bytes of a body of empty lists
-    counts: int  # bytes of the mask for a small image
-    comment: int  # of a GIF's comment, twice that in the file
-    runs: int  # of a BMP's pixels
-    header: int  # bytes of one line
-    headers: int  # how many of them
+    counts: int  # bytes of the counts of a mask for a small image
+    comment: int  # bytes of a GIF's comment, which takes twice that in the file
+    runs: int  # bytes of a BMP's runs
+    header: int  # bytes of one header line
+    headers: int  # number of header lines
 
 
-LARGE = Sizes(30_000_000, 28_000_000, 15_000_000, 24_000_000, 100_000_000, 3_000_000)
-SMALL = Sizes(8_000_000, 8_000_000, 4_000_000, 6_000_000, 20_000_000, 600_000)
+LARGE = Sized(30_000_000, 28_000_000, 15_000_000, 24_000_000, 100_000_000, 3_000_000)
+SMALL = Sized(8_000_000, 8_000_000, 4_000_000, 6_000_000, 20_000_000, 600_000)
 
 
 def question_about(image: bytes) -> bytes:
@@ -41,7 +41,7 @@ def question_about(image: bytes) -> bytes:
 
 
 def repeated_scans(count: int = 2700, side: int = SIDE) -> bytes:
-    """Build a progressive JPEG of one colour that repeats its last scan: each scan goes through all blocks."""
+    """Build a progressive JPEG of one colour whose last scan is repeated; each scan goes through all blocks."""
     file = io.BytesIO()
     Image.new("L", (side, side), 128).save(file, "jpeg", progressive=True, quality=50)
     data = file.getvalue()
@@ -50,7 +50,7 @@ def repeated_scans(count: int = 2700, side: int = SIDE) -> bytes:
 
 
 def floats(side: int = SIDE) -> bytes:
-    """Build a TIFF of 32-bit floats, nearly all equal, deflated."""
+    """Build a deflated TIFF of 32-bit floats, nearly all equal."""
     values = np.zeros((side, side), np.float32)
     values[::500] = 1
     file = io.BytesIO()
@@ -72,7 +72,7 @@ def long_comment(size: int) -> bytes:
     file = io.BytesIO()
     Image.new("P", (64, 64)).save(file, "gif")
     data = file.getvalue()
-    head = 13 + 3 * 2 ** ((data[10] & 7) + 1)  # behind the header and its palette
+    head = 13 + 3 * 2 ** ((data[10] & 7) + 1)  # after the header and its palette
     return data[:head] + b"\x21\xfe" + size * b"\x01A" + b"\0" + data[head:]
 
 
@@ -82,10 +82,10 @@ def empty_lists(size: int) -> bytes:
 
 
 def long_mask(size: int) -> bytes:
-    """Build a prompt about an image of 16x16 whose earlier mask claims 16384x16384, with a run per byte."""
+    """Build a prompt for an image of 16x16 whose earlier mask claims 16384x16384, with one run per byte."""
     file = io.BytesIO()
     Image.new("RGB", (16, 16), "teal").save(file, "png")
-    rest = (1 << 28) - size - 1  # of its pixels the last run has all but one, written in digits of five bits
+    rest = (1 << 28) - size - 1  # length of the last run, written in digits of five bits
     digits = []
     while rest > 15:
         digits.append(chr(48 + (rest & 31 | 32)))
@@ -97,7 +97,7 @@ def long_mask(size: int) -> bytes:
 
 
 def noise(side: int) -> bytes:
-    """Build a PNG of random pixels, which compression does not shrink: responses about it are large."""
+    """Build a PNG that can't be compressed, so that answers with it are large."""
     pixels = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "png", compress_level=0)
