@@ -1,4 +1,4 @@
-"""Answers that people flagged: what the server writes is read back as samples."""
+"""Answers that users flagged: the server's file is read back as samples."""
 
 import json
 
@@ -34,7 +34,7 @@ def flags(tmp_path):
     return FeedbackStore(tmp_path / "flags", 1 << 20)
 
 
-def test_what_was_flagged_as_good_is_the_truth(flags, registry):
+def test_an_answer_flagged_as_good_is_the_truth(flags, registry):
     for number in (1, 2, 3):
         flags.add(IMAGE, registry, number, GOOD)
     mug, cat = read(flags.folder, "flags")
@@ -48,7 +48,7 @@ def test_what_was_flagged_as_good_is_the_truth(flags, registry):
     assert len(list((flags.folder / "images").iterdir())) == 1
 
 
-def test_the_last_word_counts(flags, registry):
+def test_the_last_flag_counts(flags, registry):
     flags.add(IMAGE, registry, 1, GOOD)
     flags.add(IMAGE, registry, 1, BAD)
     flags.add(IMAGE, registry, 2, GOOD)
@@ -85,7 +85,7 @@ def test_a_folder_grows_up_to_its_bounds_and_is_counted_again(tmp_path, registry
         ({"turns": [3]}, "object of named fields"),
     ],
 )
-def test_a_line_that_makes_no_sense_is_named(flags, registry, change, said):
+def test_a_malformed_line_is_named(flags, registry, change, said):
     flags.add(IMAGE, registry, 1, GOOD)
     flags.add(IMAGE, registry, 2, GOOD)
     file = flags.folder / "flags.jsonl"
