@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 from segzero.data.parquet import from_parquet
 from segzero.errors import UserError, unknown_name
 from segzero.evaluation.scoring import check_truth
-from segzero.io import config_dir
 from segzero.masks import union
 from segzero.sample import Sample
+from segzero.shipped import config_dir
 
 OWN = "own"  # the reader of own data: .parquet files of Samples, or a folder with a table of prompts
 KEPT_BYTES = 1 << 27  # size, pickled, up to which the records of a benchmark are kept in memory

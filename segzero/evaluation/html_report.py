@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from segzero.data.preview import true_founds
+from segzero.data.preview import true_instances
 from segzero.evaluation.figures import FIGURES, GROUPS
 from segzero.evaluation.scoring import Row, is_count_alone
 from segzero.result import Segmentation
@@ -63,7 +63,7 @@ def notable(rows: Sequence[Row], each: int = 4) -> dict[str, list[Row]]:
 
 def draw_panel(sample: Sample, result: Segmentation) -> Image.Image:
     """Draw the question, the image, the answer and beside it the truth, unless that is a count alone."""
-    truth = None if is_count_alone(sample) else true_founds(sample, sample.size)
+    truth = None if is_count_alone(sample) else true_instances(sample, sample.size)
     earlier = [str(turn.get("question")) for turn in sample.turns if isinstance(turn, dict)]
     if earlier:  # a question that refers to other rounds cannot be judged without them
         rounds = "; ".join(f"{number} {question}" for number, question in enumerate(earlier, 1))
