@@ -22,10 +22,11 @@ from segzero.viz.html import page, picture, side_by_side, table, text
 LEADING = ("giou", "ciou", "p@0.5", "rec_box", "rec_mask_box", "n_acc", "objects_f1", "count_exact", "count_mae")
 LEADING_BY_ROUND = ("giou", "ciou", "p@0.5", "rec_box", "rec_mask_box", "n_acc", "t_acc")
 IDS_SHOWN = 12  # failures listed per code; metrics.json has all
-HISTORIES_EXPLAINED = """With <b>true history</b> a round is told where the objects of the rounds before it really are;
-with <b>predicted history</b> it is told what the policy itself answered to them. These are two protocols: compare each
-with figures of its own kind. A failure counts in every figure; a question that refers to a round whose answer could not
-be read, or to what that round did not find, is a lost_reference. Intervals draw whole dialogues."""
+HISTORIES_EXPLAINED = """\
+With <b>true history</b> a round is told where the objects of the rounds before it really are; with
+<b>predicted history</b> it is told what the policy itself answered to them. These are two protocols: compare each with
+figures of its own kind. A failure counts in every figure; a question that refers to a round whose answer could not be
+read, or to what that round did not find, is a lost_reference. Intervals draw whole dialogues."""
 
 
 def evaluation_page(
