@@ -58,13 +58,33 @@ def test_a_checkpoint_that_is_not_whole_and_lost_rows_are_noticed(tmp_path):
     assert lost_rows(tmp_path, [{"step": 1}]) == [] and lost_rows(tmp_path, [{"step": 1}, {"step": 2}])
 
 
+class SavingRun:
+    """Stand-in for a process that saves two checkpoints, a change of its folder at each poll."""
+
+    def __init__(self, folder):
+        self.changes = iter(
+            [
+                (folder / ".global_step_0.unfinished").mkdir,
+                lambda: None,
+                lambda: (folder / ".global_step_0.unfinished").rename(folder / "global_step_0"),
+                (folder / ".global_step_1.unfinished").mkdir,
+            ]
+        )
+
+    def poll(self):
+        next(self.changes)()
+
+
 def test_the_moment_is_within_the_save_that_was_waited_for(tmp_path):
-    begun, whole = ".global_step_{0}.unfinished", "global_step_{0}"
-    first = f"mkdir {begun.format(0)}; sleep 0.3; mv {begun.format(0)} {whole.format(0)}"
-    process = start(["sh", "-c", f"cd {tmp_path}; {first}; mkdir {begun.format(1)}; sleep 60"], tmp_path / "log")
+    (tmp_path / ".global_step_9.unfinished").mkdir()  # left by a kill
     saves = Saves(tmp_path)
-    saves.wait(process, 2)
+    saves.wait(SavingRun(tmp_path), 2)
+    names = sorted(path.name for path in tmp_path.glob("*global*"))
+    assert names == [".global_step_1.unfinished", ".global_step_9.unfinished", "global_step_0"]
+    assert saves.last > 0
+
+
+def test_a_process_is_held_and_killed_once(tmp_path):
+    process = start(["sh", "-c", "sleep 60"], tmp_path / "log")
     hold(process)
-    assert sorted(path.name for path in tmp_path.glob("*global*")) == [begun.format(1), whole.format(0)]
-    assert saves.last > 0 and kill(process) and not kill(process)
-    assert (tmp_path / begun.format(1)).is_dir()
+    assert kill(process) and not kill(process)
