@@ -97,7 +97,7 @@ def test_hyper_parameters_are_the_published(launcher):
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """Where the launchers find policies and data: train.parquet and val.parquet of one-object scenes."""
+    """Environment of the launchers: policies, and train.parquet and val.parquet of one-object scenes."""
     folder = tmp_path_factory.mktemp("launchers")
     single = [sample for sample in make_samples(60, 12) if len(sample.objects) == 1]
     for split in ("train", "val"):
