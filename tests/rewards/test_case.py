@@ -44,7 +44,7 @@ def test_answers_come_from_the_frame_they_are_written_in(frame):
     size = (640, 480)
     width, height = frame.extent(size) if frame else (840, 840)
     text = f'<answer>[{{"bbox_2d": [0, 0, {width / 2}, {height / 4}], "point_2d": [{width / 4}, 0]}}]</answer>'
-    [instance] = Case.of_objects(text, [], size, frame).answer.instances
+    [instance] = Case.of_objects(text, [], size, frame=frame).answer.instances
     assert instance.box == pytest.approx((0, 0, 420, 210))
     assert instance.points[0] == pytest.approx((210, 0))
 
