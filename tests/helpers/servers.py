@@ -1,11 +1,15 @@
-"""A real server in a thread, on a port of its own, and ways to keep its models from answering."""
+"""A real server, in a thread or by its command, on a port of its own, and ways to keep its models from answering."""
 
 import json
+import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -73,6 +77,40 @@ def running(
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive(), "the server did not end"
+
+
+@contextmanager
+def start_by_command(folder: Path) -> Iterator[Callable[..., tuple[str, subprocess.Popen, Path]]]:
+    """Run `segzero serve` in a process; yields a function that does it and returns URL, process and log file."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url, log = f"http://127.0.0.1:{port}", folder / "log"
+    processes: list[subprocess.Popen] = []
+
+    def start(
+        *arguments: str, backend: str = "transformers", files: int | None = None
+    ) -> tuple[str, subprocess.Popen, Path]:
+        limited = [] if files is None else ["prlimit", f"--nofile={files}:{files}"]
+        command = [*limited, sys.executable, "-m", "segzero", "serve", "--port", str(port), "--policy-backend", backend]
+        with log.open("wb") as file:
+            processes.append(subprocess.Popen([*command, *arguments], stdout=file, stderr=file, cwd=Path.cwd()))
+        wait_until(lambda: processes[0].poll() is not None or _is_ready(url), 180)
+        return url, processes[0], log
+
+    try:
+        yield start
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(url + "/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def wait_until(done, seconds: float = 10) -> None:

@@ -1,0 +1,12 @@
+"""A server that `segzero serve` runs in a process of its own."""
+
+import pytest
+
+from tests.helpers import servers
+
+
+@pytest.fixture
+def started(tmp_path):
+    """A function that runs `segzero serve` in a process; it returns the URL, the process and its log file."""
+    with servers.start_by_command(tmp_path) as start:
+        yield start
