@@ -13,7 +13,6 @@ from segzero.errors import UserError
 from segzero.serving.client import Client
 from segzero.serving.limits import Tokens, read_tokens
 from segzero.serving.server import bind, is_loopback
-from tests.helpers.servers import server_processes
 
 
 def test_a_port_in_use_is_reported_at_once():
@@ -83,13 +82,6 @@ def test_the_client_needs_no_model_and_no_server_library():
     code = "import json, sys, segzero.serving.client; print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not {"torch", "transformers", "fastapi", "pydantic", "uvicorn", "httpx"} & set(json.loads(loaded))
-
-
-@pytest.fixture
-def start_server(tmp_path):
-    """Run `segzero serve` in a process of its own."""
-    with server_processes(tmp_path) as start:
-        yield start
 
 
 @pytest.mark.slow
