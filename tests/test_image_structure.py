@@ -368,8 +368,8 @@ def test_decoding_takes_eight_bytes_a_pixel_beside_the_result(tmp_path):
     for name, file in kinds.items():
         (tmp_path / name).write_bytes(file)
     paths = [str(tmp_path / name) for name in kinds]
-    told = subprocess.run([sys.executable, "-c", PEAK, *paths], capture_output=True, text=True, check=True)
-    assert all(float(peak) < 4 + 8 + 1 for peak in told.stdout.split()[1:]), told.stdout
+    measured = subprocess.run([sys.executable, "-c", PEAK, *paths], capture_output=True, text=True, check=True)
+    assert all(float(peak) < 4 + 8 + 1 for peak in measured.stdout.split()[1:]), measured.stdout
 
 
 def test_files_on_disk_are_looked_at_too(tmp_path):

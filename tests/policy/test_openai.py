@@ -194,7 +194,7 @@ def content(value: object) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "problem"),
     [
         (content([{"type": "text", "text": "the mug"}]), "without choices or usage"),
         (content(7), "without choices or usage"),
@@ -204,10 +204,10 @@ def content(value: object) -> dict:
         (" " * ((32 << 20) + 1), "sends more than 32 MiB, which is no policy's answer"),
     ],
 )
-def test_an_answer_of_other_types_depths_or_lengths_is_one_line(server, connect, ask, answer, said):
+def test_an_answer_of_other_types_depths_or_lengths_is_one_line(server, connect, ask, answer, problem):
     server.script = [(200, answer)]
     policy = connect()
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=problem) as caught:
         policy.generate([ask(policy)])
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
@@ -298,17 +298,17 @@ def test_a_dripping_answer_ends_at_the_deadline(connect, ask, part):
 
 
 @pytest.mark.parametrize(
-    ("begins", "drop", "said"),
+    ("begins", "drop", "problem"),
     [
         (b"data: ", b"x" * (1 << 20), "sends a line of more than 4 MiB"),
         (b"", b"x" * (1 << 20), "sends a line of more than 4 MiB"),
         (b"", (b":" + b" " * 10_000 + b"\n") * 100, "sends more than 32 MiB"),
     ],
 )
-def test_a_stream_without_end_is_not_taken_in(connect, ask, begins, drop, said):
+def test_a_stream_without_end_is_not_taken_in(connect, ask, begins, drop, problem):
     policy = connect(retries=0)
     request = replace(ask(policy), on_text=lambda text: None)
-    with dripping(b"HTTP/1.0 200 OK\r\n\r\n" + begins, drop, 0) as policy.url, pytest.raises(UserError, match=said):
+    with dripping(b"HTTP/1.0 200 OK\r\n\r\n" + begins, drop, 0) as policy.url, pytest.raises(UserError, match=problem):
         policy.generate([request])
 
 
