@@ -1,0 +1,214 @@
+"""The documentation against the code: commands, options, keys, names and error lines that pages mention exist."""
+
+import ast
+import importlib
+import importlib.metadata
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import lru_cache
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import typer.main
+from omegaconf import OmegaConf
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    [*ROOT.glob("docs/*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md"))]
+)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")
+KEY_ROOTS = ("actor_rollout_ref", "algorithm", "data", "ray_kwargs", "reward", "segzero", "trainer")
+# Words that stand in a page for a name of the reader's own.
+PLACEHOLDERS = {"NAME", "N", "TERM", "CODE", "key"}
+
+
+def spans(page: Path) -> list[str]:
+    """Inline code of a page, on one line."""
+    return [span.replace("\n", " ") for span in SPAN.findall(FENCE.sub("", page.read_text(encoding="utf-8")))]
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """Code blocks of a page in one of the languages."""
+    return [code for language, code in FENCE.findall(page.read_text(encoding="utf-8")) if language in languages]
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """Every `segzero ...` command of a page, in words, without `segzero`."""
+    lines = spans(page)
+    for block in blocks(page, "", "bash"):
+        lines += block.replace("\\\n", " ").splitlines()
+    for line in lines:
+        try:
+            words = shlex.split(line.replace("...", " "), comments=True)
+        except ValueError:  # text that is no command: an odd quote
+            continue
+        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            words = words[1:]
+        if words[:1] == ["segzero"] and len(words) > 1:
+            yield words[1:]
+
+
+def unknown_part(words: list[str]) -> str | None:
+    """The first word of a command line that the command line interface does not know."""
+    main = importlib.metadata.entry_points(group="console_scripts", name="segzero")["segzero"].load()
+    command = typer.main.get_command(sys.modules[main.__module__].app)
+    queue = list(words)
+    while queue:
+        word = queue.pop(0)
+        if re.match(r"--?[a-z]", word):
+            name = word.partition("=")[0]
+            known = {o: p for p in command.params for o in (*p.opts, *p.secondary_opts) if o.startswith("-")}
+            if name not in known and name != "--help":
+                return word
+            if name in known and not getattr(known[name], "is_flag", False) and "=" not in word:
+                queue = queue[1:]
+        elif hasattr(command, "commands"):
+            if word not in command.commands:
+                return word
+            command = command.commands[word]
+    return None
+
+
+@lru_cache
+def config() -> object:
+    """A run's configuration with every key."""
+    from segzero.training.config import compose
+
+    return compose("train", [])
+
+
+def is_key(name: str) -> bool:
+    """Whether a dotted name is a key of a run's configuration, or a section."""
+    parts, node = name.split("."), config()
+    for part in parts:
+        if not OmegaConf.is_dict(node) or part not in node:
+            return False
+        node = node._get_node(part)
+    return True
+
+
+def is_name(name: str) -> bool:
+    """Whether a dotted name is a module or something in one."""
+    parts = name.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        return all((found := getattr(found, part, None)) is not None for part in parts[cut:])
+    return False
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_exist_with_their_options(page):
+    wrong = {" ".join(["segzero", *words]): part for words in commands(page) if (part := unknown_part(words))}
+    assert not wrong
+
+
+def test_the_command_check_sees_a_wrong_option_and_a_wrong_command():
+    assert unknown_part(["data", "prepare", "mine", "--formt", "folder"]) == "--formt"
+    assert unknown_part(["data", "prepair", "mine"]) == "prepair"
+    assert unknown_part(["eval", "--benchmark", "own", "--data", "compare"]) is None
+    assert unknown_part(["segment", "photo.jpg", "--point", "-30,40", "--all-masks"]) is None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_dotted_names_are_modules_or_keys(page):
+    dotted = re.compile(rf"(?<![\w/.@-])((?:rewards|{'|'.join(KEY_ROOTS)})(?:\.\w+)+)(?![\w/-])")
+    code = [*spans(page), *blocks(page, "", "bash", "python")]
+    names = {name for text in code for name in dotted.findall(text)}
+    files = {"segzero.json", "data.py", "data.md"}
+    wrong = [
+        name
+        for name in sorted(names - files)
+        if not PLACEHOLDERS & set(name.split(".")) and not is_name(name) and not is_key(name)
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_python_examples_compile_and_their_imports_exist(page):
+    for code in blocks(page, "python"):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in ("segzero", "rewards"):
+                wrong = [name.name for name in node.names if not is_name(f"{node.module}.{name.name}")]
+                assert not wrong, f"from {node.module} import {', '.join(wrong)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_config_choices_exist(page):
+    text = " ".join(word for words in commands(page) for word in words)
+    chosen = re.findall(r"(?<!\S)(model|data|reward|hardware|rehearse)=(\w+)(?!\S)", text)
+    wrong = [f"{group}={name}" for group, name in chosen if not (ROOT / f"configs/{group}/{name}.yaml").is_file()]
+    assert not wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_files_and_make_targets_exist(page):
+    code = [*spans(page), *blocks(page, "", "bash")]
+    folders = "benchmarks|configs|docs|examples|inference_scripts|requirements|segzero|tests|training_scripts"
+    path = re.compile(rf"(?<![\w/.-])((?:{folders})/[\w/.-]*\w)(?![\w/*{{-])")
+    named = {name for text in code for name in path.findall(text) if not PLACEHOLDERS & set(re.split(r"[/._]", name))}
+    assert not [name for name in sorted(named) if not (ROOT / name).exists()]
+    targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    asked = {target for text in code for target in re.findall(r"(?:^|\n)(?:[A-Z]+=\S+ )*make ([a-z][\w-]*)", text)}
+    assert not asked - targets
+
+
+@lru_cache
+def messages() -> list[str]:
+    """Every text of the code, with … where a value goes."""
+    found = []
+    for file in sorted(ROOT.glob("segzero/**/*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    found.append((ROOT / "Makefile").read_text(encoding="utf-8"))
+    return found
+
+
+def test_troubleshooting_quotes_lines_that_the_code_writes():
+    rows = re.findall(r"^\|(.+)\|$", (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE)
+    cells = [" ".join(re.split(r"(?<!\\)\|", row)[:-1]) for row in rows]  # the last column is what to do
+    quoted = {span for cell in cells for span in SPAN.findall(cell) if " " in span}
+    assert len(quoted) > 40
+    pieces = {piece.strip() for span in quoted for piece in span.split("...") if " " in piece.strip()}
+    assert not [piece for piece in sorted(pieces) if not any(piece in message for message in messages())]
+
+
+class Loads(HTMLParser):
+    """Collect the addresses that a page loads by itself: everything but links to follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.addresses += [
+            value
+            for name, value in attributes
+            if value and (name in ("src", "srcset", "data", "poster") or (name == "href" and tag == "link"))
+        ]
+
+
+def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path):
+    mkdocs = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(mkdocs, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert len(pages) > 20
+    for page in pages:
+        loads = Loads()
+        loads.feed(page.read_text(encoding="utf-8"))
+        assert not [address for address in loads.addresses if re.match(r"(https?:)?//", address)], page.name
+    for style in (tmp_path / "site").rglob("*.css"):
+        assert not re.search(r"url\([\"']?(https?:)?//", style.read_text(encoding="utf-8")), style.name
