@@ -124,7 +124,7 @@ setup(
     install_requires=BASE,
     extras_require=EXTRAS,
     entry_points={
-        "console_scripts": ["segzero=segzero.cli:main"],
-        "verl.plugins": ["segzero=segzero.training.plugin"],
+        "console_scripts": ["segzero=segzero.cli.main:main"],
+        "verl.plugins": ["segzero=segzero.training.verl_glue.plugin"],
     },
 )

@@ -17,16 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from rewards import read_case
-from rewards.citing import cites
+from rewards.citations import cites
 from rewards.matching import matched_iou
-from segzero import tiny
-from segzero.data.sample import Sample
-from segzero.demo import BATCH, train
-from segzero.evaluation.answering import answer
-from segzero.evaluation.histories import HISTORIES, TRUE
-from segzero.evaluation.prediction import Prediction
+from segzero import shipped
+from segzero.cli.demo import BATCH, train
+from segzero.evaluation.predict import HISTORIES, TRUE, answer
+from segzero.evaluation.predictions import Prediction
 from segzero.evaluation.statistics import bootstrap
 from segzero.pipeline import SegZeroPipeline
+from segzero.sample import Sample
 from segzero.tiny.dialogues import make_dialogues
 from segzero.tiny.evaluate import chance_score
 from segzero.tiny.policy import FRAME
@@ -47,7 +46,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="keep runs and merged policies here")
     options = parser.parse_args()
     rounds = make_dialogues(options.conversations, HELD_OUT_SEED + TEST_SEED)
-    before = measure(tiny.policy_path(), rounds)
+    before = measure(shipped.policy_path(), rounds)
     report("before", rounds, before)
     with tempfile.TemporaryDirectory() as temporary:
         for seed in range(options.first, options.first + options.seeds) if options.steps else ():
@@ -74,7 +73,7 @@ def later(rounds: Sequence[Sample]) -> list[Sample]:
 
 def measure(policy: Path, rounds: Sequence[Sample]) -> dict[str, list[Prediction]]:
     """Greedy answers with either history."""
-    pipeline = SegZeroPipeline.from_pretrained(policy, tiny.segmenter_path(), policy_backend="transformers")
+    pipeline = SegZeroPipeline.from_pretrained(policy, shipped.segmenter_path(), policy_backend="transformers")
     return {history: answer(pipeline, rounds, history) for history in HISTORIES}
 
 

@@ -26,8 +26,6 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # in this order, as both have a folder "rewards"
-
 EVERY = 0.5  # s between two samples
 WITHIN = 0.25  # an estimate may be off by so much
 WIDTH, LAYERS = 512, 4  # of the random policy
@@ -81,7 +79,7 @@ def main() -> None:
 
 
 def make_data(folder: Path) -> None:
-    from segzero.data.sample import to_parquet
+    from segzero.data.parquet import to_parquet
     from segzero.tiny.questions import make_samples
 
     samples = [sample for sample in make_samples(40, 12) if len(sample.objects) == 1]
@@ -103,8 +101,9 @@ def overrides_of(name: str, folder: Path) -> list[str]:
 def make_policy(folder: Path) -> None:
     """A Qwen2.5-VL of random weights that is wide enough for its weights to count."""
     import torch
-    from random_checkpoints import build_checkpoint
     from transformers import AutoConfig, AutoModelForImageTextToText
+
+    from tests.helpers.random_checkpoints import build_checkpoint
 
     build_checkpoint("qwen2_5_vl", folder, real_vocabulary=True)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -120,13 +119,13 @@ def make_policy(folder: Path) -> None:
 
 def estimate(overrides: list[str]) -> dict[str, float]:
     """Bytes of each part, as dry_run adds them up."""
-    from segzero.training import plan
+    from segzero.training import checks
     from segzero.training.config import compose
     from segzero.training.launch import settle
     from segzero.training.memory import memory_of, shape_of
 
     config = settle(compose("train", overrides))
-    return memory_of(config, plan.batch_of(config), shape_of(config.actor_rollout_ref.model.path)).parts
+    return memory_of(config, checks.batch_of(config), shape_of(config.actor_rollout_ref.model.path)).parts
 
 
 def measure(command: list[str], log: Path) -> Peak:

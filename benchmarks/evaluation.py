@@ -23,13 +23,13 @@ from pathlib import Path
 
 import numpy as np
 
-from segzero.data.sample import Object, Sample, to_parquet
+from segzero.data.parquet import to_parquet
 from segzero.evaluation.benchmarks import Task, get_benchmark
-from segzero.evaluation.prediction import Prediction
+from segzero.evaluation.figures import summarise
+from segzero.evaluation.predictions import NAME, Prediction, Predictions
 from segzero.evaluation.scoring import Predicted, score_sample
-from segzero.evaluation.store import NAME, Predictions
-from segzero.evaluation.summary import summarise
 from segzero.masks import Mask, box_of, decode, encode, union
+from segzero.sample import Object, Sample
 
 WIDTH, HEIGHT = 640, 480
 DISTINCT = 200  # pictures; further samples are about the same ones, under other ids

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, Sam2Model, Sam2Processor
 
-from segzero import tiny
+from segzero import shipped
 from segzero.answer import parse_answer
 from segzero.images import load_image
 from segzero.masks import mask_iou
@@ -71,11 +71,11 @@ class Published:
     """The libraries as their documentation shows them, with nothing of this project but the prompt and the parser."""
 
     def __init__(self) -> None:
-        self.checkpoint = read_checkpoint(tiny.policy_path())
+        self.checkpoint = read_checkpoint(shipped.policy_path())
         self.processor = AutoProcessor.from_pretrained(self.checkpoint.path, trust_remote_code=False)
         self.policy = AutoModelForImageTextToText.from_pretrained(self.checkpoint.path, trust_remote_code=False).eval()
-        self.sam_processor = Sam2Processor.from_pretrained(tiny.segmenter_path())
-        self.sam = Sam2Model.from_pretrained(tiny.segmenter_path()).eval()
+        self.sam_processor = Sam2Processor.from_pretrained(shipped.segmenter_path())
+        self.sam = Sam2Model.from_pretrained(shipped.segmenter_path()).eval()
         self.shares = Counter[str]()
 
     def __call__(self, images: list[Image.Image], questions: list[str]) -> list[np.ndarray]:

@@ -12,11 +12,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from segzero import tiny
-from segzero.demo import TEST_SEED, evaluate, learn
+from segzero import shipped
+from segzero.cli.demo import TEST_SEED, evaluate, learn
 from segzero.pipeline import SegZeroPipeline
-from segzero.report import Evaluated
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples
+from segzero.training.report import Evaluated
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="keep runs and merged policies here")
     options = parser.parse_args()
     samples = make_samples(options.scenes, HELD_OUT_SEED + TEST_SEED)
-    before = ask(tiny.policy_path(), samples)
+    before = ask(shipped.policy_path(), samples)
     print(f"before   {line(before)}", flush=True)
     gains = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -45,7 +45,7 @@ def main() -> None:
 
 def ask(policy: Path, samples: list) -> Evaluated:
     """A policy's greedy answers."""
-    pipeline = SegZeroPipeline.from_pretrained(policy, tiny.segmenter_path(), policy_backend="transformers")
+    pipeline = SegZeroPipeline.from_pretrained(policy, shipped.segmenter_path(), policy_backend="transformers")
     return evaluate(pipeline, samples)
 
 

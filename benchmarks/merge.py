@@ -123,7 +123,7 @@ def run_child(who: str, source: str, argument: str) -> None:
         merge(source, argument)
     else:
         # On a machine without CUDA verl asks for a platform; the CPU's comes with our plugin.
-        os.environ |= {"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "segzero.training.plugin"}
+        os.environ |= {"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "segzero.training.verl_glue.plugin"}
         from verl.model_merger.__main__ import main as merge_by_verl
 
         imported = time.perf_counter()
@@ -141,12 +141,10 @@ def make_checkpoint(actor: Path, size: float) -> None:
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-    from segzero import tiny
+    from segzero import shipped
+    from tests.helpers.shards import save_shards
 
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "training"))
-    from shards import save_shards
-
-    config = AutoConfig.from_pretrained(tiny.policy_path(), trust_remote_code=False)
+    config = AutoConfig.from_pretrained(shipped.policy_path(), trust_remote_code=False)
     config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
     config.vision_config.out_hidden_size = HIDDEN
     text = config.text_config
@@ -160,7 +158,7 @@ def make_checkpoint(actor: Path, size: float) -> None:
     torch.manual_seed(0)
     state = {name: torch.randn(tensor.shape) for name, tensor in model.state_dict().items()}
     save_shards(
-        model, AutoProcessor.from_pretrained(tiny.policy_path(), trust_remote_code=False), actor.parent, RANKS, state
+        model, AutoProcessor.from_pretrained(shipped.policy_path(), trust_remote_code=False), actor.parent, RANKS, state
     )
 
 

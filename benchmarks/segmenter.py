@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segzero import tiny
+from segzero import shipped
+from segzero.device import find_device
 from segzero.masks import mask_iou
 from segzero.segmenter import Prompt, Segmenter, load_segmenter
-from segzero.segmenter.device import find_device
 from segzero.tiny.questions import HELD_OUT_SEED
 from segzero.tiny.scenes import make_scene
 
@@ -44,7 +44,7 @@ def main() -> None:
     print(f"seconds ({clock.__name__}): median (fastest to slowest)")
     with tempfile.TemporaryDirectory() as folder:
         for name in args.models.split(","):
-            path = tiny.segmenter_path() if name == "tiny" else random_hiera_t(Path(folder))
+            path = shipped.segmenter_path() if name == "tiny" else random_hiera_t(Path(folder))
             measure(name, load_segmenter(path, device=str(device)), image, prompts, args.repeats, clock)
 
 

@@ -106,7 +106,7 @@ def compare_runs(chosen: list[str], steps: int, folder: Path) -> None:
 
 
 def make_data(folder: Path, steps: int) -> Path:
-    from segzero.data.sample import to_parquet
+    from segzero.data.parquet import to_parquet
     from segzero.tiny.questions import HELD_OUT_SEED, make_samples
 
     to_parquet(make_samples(8, HELD_OUT_SEED + 7), folder / "val.parquet")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from segzero.data.sample import Object, Sample
 from segzero.images import load_image
 from segzero.masks import encode, mask_iou
+from segzero.sample import Object, Sample
 from segzero.segmenter import Prompt, Segmenter, load_segmenter
-from segzero.training.segmenting import Answers, Masks, SegmenterService
+from segzero.training.segmenter_actor import Answers, Masks, SegmenterService
 
 ANSWERS = 8
 SIDE, LONGEST = 840, 2000  # a published training image, and the longest answer
@@ -28,13 +28,13 @@ def segmenter_phase(models: list[str]) -> None:
     """The reward's masks: the actor's service against encoding the image for every rollout."""
     from segmenter import random_hiera_t
 
-    from segzero import tiny
+    from segzero import shipped
 
     print(f"\nSAM2 in the reward: {ANSWERS} answers an image; CPU seconds, median (fastest to slowest)", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for model in models:
-            path = tiny.segmenter_path() if model == "tiny" else random_hiera_t(folder / model)
+            path = shipped.segmenter_path() if model == "tiny" else random_hiera_t(folder / model)
             compare_ways(model, load_segmenter(path, device="cpu"), make_requests(folder, IMAGES[model]))
 
 
@@ -95,8 +95,8 @@ def make_requests(folder: Path, count: int) -> list[tuple[str, Answers]]:
 def trajectory_memory() -> None:
     """Bytes of one trajectory about an 840x840 image with the longest answer, as processes hand it on."""
     from segzero.policy.checkpoint import read_checkpoint
-    from segzero.training.encoding import Encoder, open_fitted, processor_of
     from segzero.training.rollouts import as_batch, trajectory
+    from segzero.training.tokenization import Encoder, open_fitted, processor_of
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -124,11 +124,11 @@ def trajectory_memory() -> None:
 
 def published_processor(folder: Path) -> Path:
     """The shipped policy's small files with the patches and the frame of Qwen2.5-VL as Seg-Zero trains it."""
-    from segzero import tiny
+    from segzero import shipped
     from segzero.frames import stretch
     from segzero.policy.checkpoint import write_card
 
-    shutil.copytree(tiny.policy_path(), folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(shipped.policy_path(), folder, ignore=shutil.ignore_patterns("*.safetensors"))
     config = json.loads((folder / "config.json").read_text())
     config["vision_config"]["patch_size"] = 14
     (folder / "config.json").write_text(json.dumps(config))

@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from segzero.dialogue.commands import chat
+from segzero.cli.chat import chat
 from segzero.errors import UserError
 
 

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from segzero.errors import UserError
-from segzero.files import png_bytes, write_atomically
 from segzero.images import load_image
+from segzero.io import png_bytes, write_atomically
 
 
 def main() -> None:

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from rewards.matching import Pair, pair_up
 from segzero.answer import MAX_COORDINATE, Answer, Instance, parse_answer
-from segzero.data.sample import Sample
 from segzero.errors import UserError
 from segzero.frames import Frame, Size, stretch
 from segzero.masks import RLE, encode, union
+from segzero.sample import Sample
 
 SIDE = 840
 SQUARE = stretch(SIDE)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from rewards import object_terms as objects
 from rewards import published
 from rewards.case import Told, Truth, read_case
-from rewards.citing import cites
+from rewards.citations import cites
 from rewards.rubric import Reward, Rubric, Term
 from rewards.text_terms import fresh_thinking, non_repetition, thinking_format
 from segzero.errors import unknown_name

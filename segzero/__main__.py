@@ -1,5 +1,5 @@
 """`python -m segzero` is the `segzero` command."""
 
-from segzero.cli import main
+from segzero.cli.main import main
 
 main()

@@ -275,3 +275,47 @@ def _read_numbers(piece: str | bytes) -> tuple[NDArray[np.int64], int]:
     numbers = np.add.reduceat((digits & 31) << place, first)
     numbers -= np.where(digits[last] & 16, np.left_shift(1, 5 * lengths), 0)
     return numbers, len(digits)
+
+
+def to_rle(mask: ArrayLike | RLE) -> RLE:
+    """A mask [H, W], or its RLE, as an RLE that is safe to count."""
+    return check_rle(mask) if isinstance(mask, dict) else encode(mask)
+
+
+def pixel_count(mask: RLE) -> int:
+    """Count the pixels inside a checked mask."""
+    return int(coco.area(mask))
+
+
+def shared(*masks: RLE) -> int:
+    """How many pixels are inside all of these masks of one size."""
+    return pixel_count(coco.merge(list(masks), intersect=True))
+
+
+def together(masks: Sequence[RLE], size: tuple[int, int]) -> RLE:
+    """Everything that is inside any of the masks of that (width, height)."""
+    width, height = size
+    for mask in masks:
+        if mask["size"] != [height, width]:
+            raise UserError(f"a mask of {mask['size'][1]}x{mask['size'][0]} pixels for an image of {width}x{height}")
+    if len(masks) == 1:
+        return masks[0]
+    return coco.merge(list(masks)) if masks else union([], size)
+
+
+def without(mask: RLE, ignore: RLE) -> RLE:
+    """The mask less the ignored pixels."""
+    return encode(decode(mask) & ~decode(ignore)) if shared(mask, ignore) else mask
+
+
+def mask_box(mask: RLE) -> Box | None:
+    """The tightest box x0, y0, x1, y1 whose edges stand behind the last pixels; None for an empty mask."""
+    x, y, width, height = coco.toBbox(mask).tolist()
+    return (x, y, x + width, y + height) if width and height else None
+
+
+def iou_table(predicted: Sequence[RLE], true: Sequence[RLE]) -> NDArray[np.float64]:
+    """IoU of every predicted mask with every true one, [P, T]."""
+    if not predicted or not true:
+        return np.zeros((len(predicted), len(true)))
+    return np.asarray(coco.iou(list(predicted), list(true), [False] * len(true)), dtype=np.float64)

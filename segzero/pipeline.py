@@ -66,10 +66,12 @@ class SegZeroPipeline:
         sampling: Sampling | None = None,
     ) -> "SegZeroPipeline":
         """Load both models by folder or hub name; without names, the small ones that come with the package."""
-        from segzero import tiny
+        from segzero import shipped
 
-        drawer = load_segmenter(segmenter or tiny.segmenter_path(), segmenter_backend, device=device)
-        speaker = load_policy(policy or tiny.policy_path(), policy_backend, frame=frame, prompt=prompt, device=device)
+        drawer = load_segmenter(segmenter or shipped.segmenter_path(), segmenter_backend, device=device)
+        speaker = load_policy(
+            policy or shipped.policy_path(), policy_backend, frame=frame, prompt=prompt, device=device
+        )
         return cls(speaker, drawer, sampling=sampling or GREEDY)
 
     def __call__(

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segzero.drawing import draw_overlay
 from segzero.errors import UserError, unknown_name
-from segzero.files import png_bytes, write_atomically
+from segzero.io import png_bytes, write_atomically
 from segzero.masks import encode
-from segzero.panel import draw_panel
+from segzero.viz.overlay import Drawable, draw_overlay
+from segzero.viz.panel import draw_panel
 
 if TYPE_CHECKING:
     from supervision import Detections
@@ -86,9 +86,21 @@ class Segmentation:
         """The image with masks, boxes and points on it, one colour an instance; small images are enlarged."""
         return draw_overlay(self.image, self.instances)
 
-    def panel(self) -> Image.Image:
-        """A picture to show around: the question, the image, the overlay beside it and the reasoning below."""
-        return draw_panel(self)
+    def panel(self, truth: Sequence[Drawable] | None = None) -> Image.Image:
+        """A picture to show around: the question, the image, the overlay beside it and the reasoning below.
+
+        `truth`, the objects that are there, gets a picture of its own.
+        """
+        return draw_panel(
+            self.image,
+            self.question,
+            self.instances,
+            think=self.think,
+            error=self.error,
+            raw_text=self.raw_text,
+            warnings=self.warnings,
+            truth=truth,
+        )
 
     def save(self, folder: str | Path, name: str = "result", formats: Sequence[str] = FORMATS) -> dict[str, Path]:
         """Write the files asked for, each whole or not at all, and say where they are.

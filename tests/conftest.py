@@ -1,10 +1,14 @@
 """What several tests share: the shipped models, loaded once, held-out scenes, and a random model of every family."""
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from random_checkpoints import FAMILIES, build_checkpoint
+
+from tests.helpers.random_checkpoints import FAMILIES, build_checkpoint
+from tests.helpers.recording import RecordingModel
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test talks to a hub
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -33,3 +37,45 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
     for family in FAMILIES:
         build_checkpoint(family, root / family)
     return {family: root / family for family in FAMILIES}
+
+
+@pytest.fixture
+def run_segzero(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    """Run `segzero ARGS` in this process; returns its exit code, output and error output."""
+    from segzero.cli.main import main
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["segzero", *map(str, args)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def recorded(pipeline):
+    """The shipped models, which also record their calls."""
+    from segzero.pipeline import SegZeroPipeline
+
+    return SegZeroPipeline(RecordingModel(pipeline.policy), RecordingModel(pipeline.segmenter))
+
+
+@pytest.fixture
+def scene(held_out):
+    """A scene whose question the shipped policy answers with one region at least."""
+    from segzero.images import load_image
+
+    return load_image(held_out[0].image), held_out[0].question
+
+
+@pytest.fixture
+def dialogue(recorded, scene):
+    """A dialogue about the scene, without rounds yet."""
+    from segzero.dialogue import Dialogue
+
+    return Dialogue(scene[0], recorded)

@@ -2,7 +2,6 @@
 
 import ast
 import importlib
-import importlib.metadata
 import os
 import re
 import shlex
@@ -16,6 +15,8 @@ from pathlib import Path
 import pytest
 import typer.main
 from omegaconf import OmegaConf
+
+from segzero.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -56,8 +57,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 def unknown_part(words: list[str]) -> str | None:
     """The first word of a command line that the command line interface does not know."""
-    main = importlib.metadata.entry_points(group="console_scripts", name="segzero")["segzero"].load()
-    command = typer.main.get_command(sys.modules[main.__module__].app)
+    command = typer.main.get_command(app)
     queue = list(words)
     while queue:
         word = queue.pop(0)

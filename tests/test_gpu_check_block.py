@@ -17,10 +17,10 @@ from benchmarks.gpu_check.lines import all_lines, compare, healthy
 from benchmarks.gpu_check.released import CUP, PHOTO, wrong
 from benchmarks.gpu_check.size import settings_of
 from benchmarks.gpu_check.versions import why_no_gpu
-from segzero import tiny
+from segzero import shipped
+from segzero.training.checks import batch_of
 from segzero.training.config import compose
 from segzero.training.launch import settle
-from segzero.training.plan import batch_of
 
 without_gpu = pytest.mark.skipif(why_no_gpu() is None, reason="there is a GPU here")
 
@@ -180,7 +180,7 @@ def test_a_process_that_has_ended_is_ended_again_without_harm():
 
 @pytest.mark.parametrize(("memory", "lora", "prompts"), [(24, 32, 4), (80, 32, 8), (141, 0, 8)])
 def test_the_large_run_by_the_size_of_the_card(tmp_path, memory, lora, prompts):
-    config = compose("train", settings_of(Setting("cuda", tmp_path), tiny.policy_path(), memory))
+    config = compose("train", settings_of(Setting("cuda", tmp_path), shipped.policy_path(), memory))
     assert config.trainer.device == "cuda" and config.segzero.accelerator.memory_gb == memory
     assert config.actor_rollout_ref.model.lora_rank == lora
     assert config.actor_rollout_ref.rollout.load_format == ("safetensors" if lora else "dummy")

@@ -9,10 +9,10 @@ import pytest
 
 HEAVY = {"torch", "transformers", "vllm", "datasets", "verl", "ray", "supervision", "matplotlib"}
 LIGHT_MODULES = [
-    "segzero", "rewards", "segzero.cli", "segzero.answer", "segzero.prompts", "segzero.frames", "segzero.masks",
-    "segzero.images", "segzero.result", "segzero.data.sample", "segzero.evaluation.metrics", "segzero.evaluation.page",
-    "segzero.policy", "segzero.segmenter", "segzero.pipeline", "segzero.tiny", "segzero.doctor", "segzero.inference",
-    "segzero.dialogue",
+    "segzero", "rewards", "segzero.cli.main", "segzero.answer", "segzero.prompts", "segzero.frames", "segzero.masks",
+    "segzero.images", "segzero.result", "segzero.sample", "segzero.evaluation.metrics", "segzero.shipped",
+    "segzero.evaluation.html_report", "segzero.policy", "segzero.segmenter", "segzero.pipeline", "segzero.tiny",
+    "segzero.cli.doctor", "segzero.batch_inference", "segzero.dialogue",
 ]  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from segzero.data.sample import to_parquet
+from segzero.data.parquet import to_parquet
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples, make_training_samples
 
 TRAIN_SEED = 7_000  # none that the shipped models were taught with

@@ -26,9 +26,7 @@ def main() -> None:
 
 def build(folder: Path, device: str) -> None:
     """Write the checkpoint; a GPU draws its 3.8 thousand million weights in seconds, a CPU takes narrow layers."""
-    tests = Path(__file__).parents[2] / "tests"
-    sys.path[:0] = [str(tests), str(tests / "training")]
-    from random_checkpoints import build_checkpoint
+    from tests.helpers.random_checkpoints import build_checkpoint
 
     build_checkpoint(FAMILY, folder, real_vocabulary=True, tied=True)
     if device == "cuda":
@@ -38,8 +36,9 @@ def build(folder: Path, device: str) -> None:
 def widen(folder: Path) -> None:
     """Put a model of the released shapes in the place of the narrow one."""
     import torch
-    from released_shapes import RELEASED
     from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
+
+    from tests.helpers.released_shapes import RELEASED
 
     narrow = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     kind, text, vision, patch, millions = RELEASED[NAME]
@@ -66,20 +65,20 @@ def widen(folder: Path) -> None:
 
 def estimate(overrides: list[str]) -> dict[str, float]:
     """Bytes of memory and seconds a step, as dry_run would tell them."""
-    from segzero.data.sample import from_parquet
+    from segzero.data.parquet import from_parquet
     from segzero.policy.checkpoint import read_checkpoint
-    from segzero.training import plan
+    from segzero.training import checks
     from segzero.training.config import compose
-    from segzero.training.encoding import Encoder, processor_of
     from segzero.training.estimate import seconds_of
     from segzero.training.launch import settle
     from segzero.training.memory import memory_of, shape_of
+    from segzero.training.tokenization import Encoder, processor_of
 
     config = settle(compose("train", overrides))
-    batch, shape = plan.batch_of(config), shape_of(config.actor_rollout_ref.model.path)
+    batch, shape = checks.batch_of(config), shape_of(config.actor_rollout_ref.model.path)
     memory = memory_of(config, batch, shape)
     checkpoint = read_checkpoint(config.data.checkpoint, config.data.frame, config.data.prompt)
-    sample = next(iter(from_parquet(plan.data_files(config, "train")[0])))
+    sample = next(iter(from_parquet(checks.data_files(config, "train")[0])))
     prompt = len(Encoder(checkpoint, processor_of(config.data.checkpoint)).encode(sample))
     seconds = seconds_of(config, batch, shape, prompt)
     return {

@@ -218,7 +218,7 @@ def segzero_train(setting: Setting, name: str, *overrides: str) -> Ended:
 
 def data(setting: Setting) -> list[str]:
     """Scenes to train and to validate on, written once."""
-    from segzero.data.sample import to_parquet
+    from segzero.data.parquet import to_parquet
     from segzero.tiny.questions import HELD_OUT_SEED, make_samples
 
     train, val = setting.folder / "train.parquet", setting.folder / "val.parquet"

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.segmenter import random_hiera_t
-from segzero import tiny
+from segzero import shipped
 from segzero.images import load_image
 from segzero.masks import mask_iou
 from segzero.segmenter import Prompt, Segmenter, load_segmenter
@@ -27,10 +27,10 @@ IMAGES = {"cuda": 32, "cpu": 2}
 
 def main() -> None:
     device, out = sys.argv[1:]
-    on_cpu = draw(load_segmenter(tiny.segmenter_path(), device="cpu"))
+    on_cpu = draw(load_segmenter(shipped.segmenter_path(), device="cpu"))
     found = {}
     for precision in ("float32", "auto"):
-        drawn = draw(load_segmenter(tiny.segmenter_path(), device=device, dtype=precision))
+        drawn = draw(load_segmenter(shipped.segmenter_path(), device=device, dtype=precision))
         found[precision] = [float(mask_iou(a, b)) for a, b in zip(drawn, on_cpu, strict=True)]
     Path(out).write_text(json.dumps(found | {"images_a_second": speed(device)}))
 

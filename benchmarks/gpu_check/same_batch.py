@@ -110,8 +110,8 @@ def make_batch(config: DictConfig, folder: Path):
 
     from segzero.policy.checkpoint import read_checkpoint
     from segzero.tiny.questions import HELD_OUT_SEED, make_samples
-    from segzero.training.encoding import Encoder, processor_of
     from segzero.training.rollouts import as_batch, trajectory
+    from segzero.training.tokenization import Encoder, processor_of
 
     path = config.actor_rollout_ref.model.path
     encoder = Encoder(read_checkpoint(path), processor_of(path))

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.kills.killing import Kill, again, bytes_of, hold, kill, run, segzero, start
-from segzero.data.sample import to_parquet
-from segzero.evaluation.store import NAME
+from segzero.data.parquet import to_parquet
+from segzero.evaluation.predictions import NAME
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples
 
 SAMPLES = 36

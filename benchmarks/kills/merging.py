@@ -1,7 +1,6 @@
 """Kills of `segzero merge`: the folder is there whole or not at all, and a second call makes it."""
 
 import random
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -49,16 +48,17 @@ def make_checkpoint(run: Path) -> None:
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from segzero import tiny
-
-    sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "training"))
-    from shards import save_shards
+    from segzero import shipped
+    from tests.helpers.shards import save_shards
 
     model = AutoModelForImageTextToText.from_pretrained(
-        tiny.policy_path(), dtype=torch.float32, trust_remote_code=False
+        shipped.policy_path(), dtype=torch.float32, trust_remote_code=False
     )
     save_shards(
-        model, AutoProcessor.from_pretrained(tiny.policy_path(), trust_remote_code=False), run / "global_step_1", RANKS
+        model,
+        AutoProcessor.from_pretrained(shipped.policy_path(), trust_remote_code=False),
+        run / "global_step_1",
+        RANKS,
     )
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from benchmarks.kills.killing import Kill, again, bytes_of, contents, differences, hold, kill, run, segzero, start
 from segzero.data.exports import export
+from segzero.data.parquet import to_parquet
 from segzero.data.prepare import NOTES
-from segzero.data.sample import to_parquet
 from segzero.tiny.questions import make_training_samples
 
 SAMPLES = 120

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.kills.killing import LONGEST, LOOK, Kill, after, hold, kill, segzero, start
-from segzero.data.sample import to_parquet
+from segzero.data.parquet import to_parquet
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples
 from segzero.training import checkpoints
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from PIL import Image
 
 from rewards import get_rubric, read_case
-from segzero.data.sample import Sample, from_parquet
+from segzero.data.parquet import from_parquet
 from segzero.images import load_image
 from segzero.policy.checkpoint import Checkpoint, read_checkpoint
 from segzero.prompts import SYSTEM, render_text
+from segzero.sample import Sample
 
 PROMPTS, ANSWERS = 16, 8  # a step, in every run
 MAX_PROMPT, MAX_ANSWER = 128, 128  # tokens
@@ -23,9 +24,9 @@ REWARD = "vision_reasoner"
 @cache
 def policy() -> Checkpoint:
     """The shipped policy, or MODEL_PATH's."""
-    from segzero import tiny
+    from segzero import shipped
 
-    return read_checkpoint(os.environ.get("MODEL_PATH", str(tiny.policy_path())))
+    return read_checkpoint(os.environ.get("MODEL_PATH", str(shipped.policy_path())))
 
 
 def read(parquet: Path) -> list[Sample]:

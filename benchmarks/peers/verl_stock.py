@@ -1,8 +1,8 @@
 """verl 0.9.1 as shipped, on the policy, samples, reward and configuration of our own run.
 
 Its own trainer, dataset, agent loop, router, reward manager and replay buffer. Ours are only what lets it run on a
-CPU at all: the platform and the patches of `segzero.training.plugin`. One agent and one reward worker, where verl
-starts eight of each: two cores have no use for more.
+CPU at all: the platform and the patches of `segzero.training.verl_glue.plugin`. One agent and one reward worker,
+where verl starts eight of each: two cores have no use for more.
 
     python verl_stock.py DATA.parquet LOG.jsonl STEPS [key=value ...]
 """

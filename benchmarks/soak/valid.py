@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 
 from benchmarks.soak.tally import Tally
-from segzero.data.sample import Sample
 from segzero.masks import decode, mask_iou
+from segzero.sample import Sample
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples
 
 CLIENTS = 4

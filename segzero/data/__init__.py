@@ -1,1 +1,1 @@
-"""Data: one schema, `segzero.data.sample.Sample`, for every data set."""
+"""Data: one schema, `segzero.sample.Sample`, for every data set."""

@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rewards import PRESETS
-from segzero.data.sample import Sample, from_parquet, parquet_files
-from segzero.data.truth import losses, problems, true_answer
+from segzero.data.parquet import from_parquet, parquet_files
+from segzero.data.validation import losses, problems, true_answer
 from segzero.errors import UserError
 from segzero.frames import Size
+from segzero.sample import Sample
 
 __all__ = ["Report", "check", "samples_of", "true_answer"]
 

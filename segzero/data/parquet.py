@@ -1,91 +1,186 @@
-"""Parquet files from anywhere: the columns that are asked for, a few rows at a time, counted before they are decoded.
+"""Parquet files of samples, written whole and read with bounds.
 
->>> for table in tables(Path("train.parquet"), ["image", "question"], 100, lambda *_: 1000):       # doctest: +SKIP
-...     print(table.num_rows)
-
-A file of two kilobytes can hold lists of a hundred million values, which become gigabytes. How many there are stands
-in its footer.
+>>> list(from_parquet(to_parquet([sample], "cats.parquet"))) == [sample]        # doctest: +SKIP
+True
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from segzero.data.footer import groups_of, values_of
+from segzero.data import safe_parquet
 from segzero.errors import UserError
+from segzero.masks import check_rle
+from segzero.sample import Object, Sample
 
 if TYPE_CHECKING:
     import pyarrow
     import pyarrow.parquet
 
-FREE = 1 << 22  # values of a column of lists that are read in any case
-
-Allowed = Callable[["pyarrow.parquet.ParquetFile", int, int], int]  # file, number and rows of a group -> values
+ROW_GROUP = 100  # samples written and read at a time; the images may be in them
 
 
-def schema_of(file: Path, columns: Sequence[str]) -> "pyarrow.Schema":
-    """Names and types of all columns; the ones to be read may each be there once."""
-    import pyarrow.parquet as pq
+def to_parquet(samples: Iterable[Sample], path: str | Path) -> Path:
+    """Write samples to a .parquet file, or as samples.parquet into a folder; images stay paths or bytes.
 
-    try:
-        schema = pq.read_schema(file)
-    except FileNotFoundError:
-        raise UserError(f"no such file: {file}; check the path") from None
-    except Exception as error:  # hostile bytes bring about nearly everything in that library
-        raise UserError(f"cannot read {file}: it is no whole parquet file") from error
-    twice = [name for name in columns if schema.names.count(name) > 1]
-    if twice:
-        raise UserError(f"{file} has the column {twice[0]!r} more than once; write it anew with one of them")
-    return schema
-
-
-def tables(file: Path, columns: Sequence[str], at_once: int, allowed: Allowed) -> Iterator["pyarrow.Table"]:
-    """The rows as Arrow tables of so many; the columns are those of a file that `schema_of` has looked at.
-
-    `allowed`: how many values a column of lists may hold in a group of rows, if it has more than FREE. One with still
-    more is refused.
+    The file appears whole or not at all. It holds the `datasets` features too, so that library, and the
+    hub's viewer, show the images.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    done = 0
+    path = Path(path)
+    target = path if path.suffix == ".parquet" else path / "samples.parquet"
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    schema = _schema()
     try:
-        groups = groups_of(file)
-        with pq.ParquetFile(file) as reader, file.open("rb") as opened:
-            leaves = [reader.schema.column(place) for place in range(len(reader.schema))]
-            names = [leaf.path.split(".")[0] for leaf in leaves]
-            lists = [
-                place for place, leaf in enumerate(leaves) if leaf.max_repetition_level and names[place] in columns
-            ]
-            if len(groups) != reader.num_row_groups or {len(group.columns) for group in groups} - {len(leaves)}:
-                raise ValueError("two readings of the footer differ")
-            for number, group in enumerate(groups):
-                for place in lists:
-                    count = max(group.columns[place].values, values_of(opened, group.columns[place]))
-                    if count > FREE and count > (most := allowed(reader, number, group.rows)):
-                        raise UserError(
-                            f"{file}: its column {names[place]!r} holds {count} values in {group.rows} rows; "
-                            f"at most {most} are read"
-                        )
-                # One thread: several need longer for a few rows.
-                for batch in reader.iter_batches(at_once, [number], columns, use_threads=False):
-                    yield pa.Table.from_batches([batch])
-                    done += batch.num_rows
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"cannot read {file} after row {done}: the file is damaged") from error
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with pq.ParquetWriter(unfinished, schema) as writer:
+            for rows in _batches(_to_row(sample) for sample in samples):
+                writer.write_batch(pa.RecordBatch.from_pylist(rows, schema))
+        unfinished.replace(target)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise UserError(f"cannot write {target}: a sample holds a value of the wrong type: {error}") from error
+    finally:
+        with suppress(OSError):
+            unfinished.unlink()
+    return target
 
 
-def values_in(array: "pyarrow.Array") -> int:
-    """How many values the lists of an array hold, in all: each becomes an object in Python.
+def from_parquet(path: str | Path) -> Iterator[Sample]:
+    """The samples of what `parquet_files` finds. Columns of other names are passed over."""
+    import pyarrow as pa
 
-    >>> import pyarrow as pa
-    >>> values_in(pa.array([[[1, 2], []], [[3]]]))  # three lists with three numbers
-    6
-    """
-    array = getattr(array, "storage", array)  # of an extension
-    if not hasattr(array, "flatten"):
-        return 0
-    flat = array.flatten()
-    return sum(map(values_in, flat)) if isinstance(flat, list) else len(flat) + values_in(flat)  # a list: of a struct
+    files = parquet_files(path)
+    schema = _schema()
+    for file in files:  # before the first sample is used
+        _cast(pa.Table.from_batches([], safe_parquet.schema_of(file, schema.names)), schema, file)
+    return (sample for file in files for sample in _read_file(file, schema))
+
+
+def parquet_files(path: str | Path) -> list[Path]:
+    """A .parquet file, all those of a folder, or all that fit a pattern such as `mine/train*.parquet`; by name."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        path = path / "*.parquet"
+    files = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
+    if not files:
+        raise UserError(f"no {path.name} in {path.parent}; `segzero data prepare` makes them of other formats")
+    return files
+
+
+def _read_file(file: Path, schema: "pyarrow.Schema") -> Iterator[Sample]:
+    number = 0
+    for table in safe_parquet.tables(file, schema.names, ROW_GROUP, _allowed):
+        table = _cast(table, schema, file)
+        if sum(map(safe_parquet.values_in, table.column("objects").chunks)) > safe_parquet.FREE:
+            raise UserError(f"{file}: the objects of rows {number} to {number + len(table) - 1} hold too many numbers")
+        try:
+            found = table.to_pylist()
+        except (ValueError, OverflowError) as error:
+            raise UserError(f"cannot read {file} after row {number}: {_line(error)}") from error
+        for row in found:
+            yield _from_row(row, f"{file}, row {number}")
+            number += 1
+
+
+def _allowed(reader: "pyarrow.parquet.ParquetFile", group: int, rows: int) -> int:
+    """Other writers put up to a million rows into a group."""
+    return rows << 6
+
+
+def _schema() -> "pyarrow.Schema":
+    """The columns, whatever the samples hold; the types are those of `datasets`, images and all."""
+    from datasets import Features, Image, List, Value
+
+    rle = {"size": List(Value("int32")), "counts": Value("string")}
+    numbers = List(Value("float64"))
+    features = {
+        "id": Value("string"),
+        "image": Image(),
+        "question": Value("string"),
+        "width": Value("int32"),
+        "height": Value("int32"),
+        "objects": List({"box": numbers, "points": List(numbers), "rle": rle}),
+        "ignore": rle,
+        "category": Value("string"),
+        "concept": Value("string"),
+        "split": Value("string"),
+        "source": Value("string"),
+        "turns": Value("string"),  # JSON, as their shape is the business of whoever wrote them
+        "meta": Value("string"),
+    }
+    return Features(features).arrow_schema
+
+
+def _cast(table: "pyarrow.Table", schema: "pyarrow.Schema", file: Path) -> "pyarrow.Table":
+    """The same columns in our types: other writers like other widths of strings and integers."""
+    import pyarrow as pa
+
+    missing = [name for name in schema.names if name not in table.column_names]
+    if missing:
+        raise UserError(f"{file} holds no samples: it lacks the column {missing[0]!r}; see segzero.sample")
+    try:
+        return table.select(schema.names).cast(schema)
+    except (pa.ArrowException, ValueError, KeyError) as error:
+        raise UserError(f"{file} holds no samples: a column has the wrong type: {_line(error)}") from error
+
+
+def _to_row(sample: Sample) -> dict[str, Any]:
+    row = {name: getattr(sample, name) for name in ("id", "question", "width", "height")}
+    row |= {name: getattr(sample, name) for name in ("category", "concept", "split", "source")}
+    is_bytes = isinstance(sample.image, bytes)
+    row["image"] = {"bytes": sample.image if is_bytes else None, "path": None if is_bytes else str(sample.image)}
+    row["objects"] = [
+        {"box": list(o.box), "points": [list(p) for p in o.points], "rle": None if o.rle is None else check_rle(o.rle)}
+        for o in sample.objects
+    ]
+    row["ignore"] = None if sample.ignore is None else check_rle(sample.ignore)
+    try:
+        row["turns"], row["meta"] = json.dumps(sample.turns), json.dumps(sample.meta)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"sample {sample.id!r}: turns and meta must be what JSON can hold: {error}") from error
+    return row
+
+
+def _from_row(row: dict[str, Any], where: str) -> Sample:
+    """The sample of a row as pyarrow gives it; `where` opens the message when the row makes no sense."""
+    try:
+        turns, row["meta"] = json.loads(row["turns"]), json.loads(row["meta"])
+    except (TypeError, ValueError, RecursionError):
+        turns = None
+    if not isinstance(turns, list) or not isinstance(row["meta"], dict):
+        raise UserError(f"{where}: turns must be a JSON list, meta a JSON object")
+    row["turns"] = tuple(turns)
+    row["objects"] = tuple(_to_object(o, where) for o in row["objects"] or ())
+    image = row["image"] or {}
+    row["image"] = image.get("bytes") or image.get("path")
+    empty = [name for name, value in row.items() if value is None and name != "ignore"]
+    if empty:
+        raise UserError(f"{where}: {empty[0]} has no value")
+    return Sample(**row)
+
+
+def _to_object(value: dict[str, Any] | None, where: str) -> Object:
+    value = value or {}
+    box, points = value.get("box"), [tuple(point or ()) for point in value.get("points") or ()]
+    if box is None or len(box) != 4 or any(len(point) != 2 for point in points) or None in [*box, *sum(points, ())]:
+        raise UserError(f"{where}: an object needs a box of four numbers, and points of two")
+    x0, y0, x1, y1 = box
+    return Object((x0, y0, x1, y1), tuple((x, y) for x, y in points), value.get("rle"))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    rows = iter(rows)
+    while batch := list(islice(rows, ROW_GROUP)):
+        yield batch

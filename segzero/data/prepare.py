@@ -20,13 +20,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from segzero.data.card import CARD, Card, is_shard, read_card
+from segzero.data.dataset_card import CARD, Card, is_shard, read_card
+from segzero.data.parquet import to_parquet
 from segzero.data.readers import read
-from segzero.data.readers.records import plain, read_json
+from segzero.data.readers.fields import plain, read_json
 from segzero.data.recipe import Recipe, cook
-from segzero.data.sample import Sample, to_parquet
 from segzero.errors import UserError
-from segzero.files import lock, write_atomically
+from segzero.io import lock, write_atomically
+from segzero.sample import Sample
 
 NOTES = ".shards"
 SETTINGS = "settings.json"  # among the notes
@@ -207,7 +208,7 @@ def _make(job: Job) -> dict[str, Any]:
         return found
     agree = None
     if job.recipe.filter_iou is not None:
-        from segzero.data.agreement import agreement
+        from segzero.data.segmenter_filter import agreement
 
         agree = partial(agreement, segmenter=job.segmenter, least=job.recipe.filter_iou)
     made = cook(job.samples, job.recipe, (job.seed, zlib.crc32(job.split.encode()), job.number), agree)

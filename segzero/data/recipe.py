@@ -16,11 +16,11 @@ from itertools import combinations
 import numpy as np
 
 from segzero.answer import MAX_OBJECTS
-from segzero.data.dialogues import from_instances
-from segzero.data.sample import Object, Sample
-from segzero.data.truth import LONGEST, losses, problems
+from segzero.data.dialogue_synthesis import from_instances
+from segzero.data.validation import LONGEST, losses, problems
 from segzero.errors import UserError
 from segzero.masks import box_of, decode, points_of, union
+from segzero.sample import Object, Sample
 
 MOST_JOINED = 3  # questions in one
 MOST_ROUNDS = 12  # of a conversation

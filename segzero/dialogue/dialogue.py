@@ -18,7 +18,7 @@ from segzero.dialogue.correction import clicks, correction
 from segzero.dialogue.memory import RECENT, get_memory
 from segzero.dialogue.references import read_question, references_in
 from segzero.dialogue.registry import Region, Registry, Round, finite
-from segzero.dialogue.saved import MAX_ROUNDS, read_dialogue, write_dialogue
+from segzero.dialogue.session_file import MAX_ROUNDS, read_dialogue, write_dialogue
 from segzero.errors import UserError
 from segzero.frames import Size
 from segzero.images import load_image

@@ -18,10 +18,10 @@ from PIL import Image
 
 from segzero.dialogue.references import Question, Reference, references_in, write_boxes
 from segzero.dialogue.registry import Region, Registry, Round
-from segzero.drawing import MAX_DRAWN, draw_overlay
 from segzero.errors import UserError, unknown_name
 from segzero.frames import Frame, Size
 from segzero.masks import Box
+from segzero.viz.overlay import MAX_DRAWN, draw_overlay
 
 RECENT = 4  # rounds that a prompt tells in full
 OLDER = 12  # rounds that are told by a line each; the ones before them by their number alone

@@ -9,11 +9,11 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from segzero.drawing import Color, color_of
 from segzero.errors import UserError
 from segzero.frames import Size
 from segzero.masks import RLE, Box, Point, decode, encode
 from segzero.result import Found
+from segzero.viz.overlay import Color, color_of
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from segzero.data.sample import Sample, from_parquet
+from segzero.data.parquet import from_parquet
 from segzero.errors import UserError, unknown_name
-from segzero.files import config_dir
+from segzero.io import config_dir
 from segzero.masks import union
+from segzero.sample import Sample
 
 OWN = "own"  # the reader of own data: .parquet files of Samples, or a folder with a table of prompts
 
@@ -60,6 +61,9 @@ class Unreadable:
 
     id: str
     problem: str
+
+
+Item = Sample | Unreadable  # one record of a benchmark, as its reader gives it
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image
 
 from segzero.errors import UserError
-from segzero.files import write_atomically
 from segzero.images import pixels_key
+from segzero.io import write_atomically
 from segzero.masks import decode, encode
 from segzero.policy import Policy, Reply, Request, Sampling
 from segzero.segmenter import Drawn, Embeddings, Prompt, Segmenter

@@ -12,11 +12,10 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from segzero.data.sample import Sample
 from segzero.errors import UserError, unknown_name
-from segzero.evaluation.overlap import area, mask_box, to_rle
 from segzero.evaluation.scoring import Predicted
-from segzero.masks import RLE, Box
+from segzero.masks import RLE, Box, mask_box, pixel_count, to_rle
+from segzero.sample import Sample
 
 KINDS = ("bbox", "segm")
 NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
@@ -81,7 +80,7 @@ def _place(box: Box, mask: RLE | None) -> dict[str, Any]:
     place: dict[str, Any] = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
     if mask is not None:
         checked = to_rle(mask)
-        place |= {"segmentation": checked, "area": area(checked)}
+        place |= {"segmentation": checked, "area": pixel_count(checked)}
     return place
 
 

@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segzero.data.sample import Sample
 from segzero.errors import UserError
+from segzero.evaluation.artifacts import panel_of, result_of
 from segzero.evaluation.benchmarks import Task
-from segzero.evaluation.outputs import panel_of, result_of
-from segzero.evaluation.prediction import NOTHING_RIGHT
+from segzero.evaluation.predictions import NOTHING_RIGHT, Predictions
 from segzero.evaluation.scoring import places_unknown
-from segzero.evaluation.store import Predictions
-from segzero.files import png_bytes, write_atomically
+from segzero.io import png_bytes, write_atomically
 from segzero.masks import decode
+from segzero.sample import Sample
 
 STEM = 100  # characters of a file's name that come from an id
 _HASHED = re.compile(r"_[0-9a-f]{8}\Z")  # the end of a name that is not the id itself

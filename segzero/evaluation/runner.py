@@ -6,22 +6,22 @@
 {'value': 0.62, 'low': 0.57, 'high': 0.67, 'of': 200}
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from segzero.data.sample import Sample
 from segzero.errors import UserError
-from segzero.evaluation.answering import Item, comparable
-from segzero.evaluation.benchmarks import Benchmark, Task, Unreadable
-from segzero.evaluation.histories import PREDICTED
-from segzero.evaluation.outputs import read_run, write_json, write_metrics
-from segzero.evaluation.prediction import Prediction
+from segzero.evaluation.artifacts import read_run, write_metrics
+from segzero.evaluation.benchmarks import Benchmark, Item, Task, Unreadable
+from segzero.evaluation.html_report import folder_of, histories_in, write_side_by_side
+from segzero.evaluation.predict import PREDICTED, Models, answer, comparable
+from segzero.evaluation.predictions import NAME, Prediction, Predictions
 from segzero.evaluation.scoring import score_sample
-from segzero.evaluation.side_by_side import folder_of, histories_in, write_side_by_side
-from segzero.evaluation.store import NAME, Predictions
 from segzero.evaluation.typed import typed
+from segzero.io import write_json
+from segzero.sample import Sample
 
 AnswerAll = Callable[[Iterator[list[Item]], str | None], Iterator[list[Prediction]]]  # chunks, and their history
 LONGEST = 32  # samples for each of a chunk's dialogues
@@ -130,7 +130,7 @@ def _begin(out: Path, folder: Path, task: Task, settings: Mapping[str, Any]) -> 
     if not (folder / "run.json").exists():
         if (folder / NAME).exists():
             raise UserError(f"{folder} holds a {NAME} without its run.json; choose another --out")
-        write_json(folder / "run.json", {"what": what, "settings": dict(settings), "task": asdict(task)})
+        write_json(folder / "run.json", {"what": what, "settings": dict(settings), "task": asdict(task)}, indent=1)
 
 
 def _compare(folder: Path, now: Mapping[str, Any]) -> None:
@@ -171,3 +171,88 @@ def _dialogue(item: Item) -> Hashable:
 
 def _is_done(item: Item, predictions: Predictions) -> bool:
     return item.id in predictions and predictions.of(item) is not None
+
+
+QUEUED = 2  # chunks of a worker, so that it never waits for the next
+
+
+@contextmanager
+def started(models: Models, workers: int = 1) -> Iterator[tuple[AnswerAll, dict[str, Any]]]:
+    """Load the models, once for each worker; yields what answers chunks of samples, and the settings."""
+    if workers > 1:
+        with _with_ray(models, workers) as both:
+            yield both
+        return
+    pipeline, settings = models.load()
+    try:
+        yield lambda chunks, history: (answer(pipeline, chunk, history) for chunk in chunks), settings
+    finally:
+        pipeline.policy.close()
+
+
+class _Worker:
+    """A process of Ray's with its own models."""
+
+    def load(self, models: Models) -> dict[str, Any]:
+        """Load them; what goes wrong is the caller's to read."""
+        self.pipeline, settings = models.load()
+        return settings
+
+    def answer(self, items: Sequence[Item], history: str | None) -> list[Prediction]:
+        """A chunk."""
+        return answer(self.pipeline, items, history)
+
+
+@contextmanager
+def _with_ray(models: Models, workers: int) -> Iterator[tuple[AnswerAll, dict[str, Any]]]:
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("several workers need Ray; pip install ray, or leave --workers out") from error
+    import torch
+
+    gpus = torch.cuda.device_count()
+    share = max(1, gpus // workers) if gpus >= workers else gpus / workers
+    # A Ray of our own, not whatever cluster happens to run on this machine.
+    ray.init(address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="error")
+    try:
+        actor = ray.remote(num_cpus=1, num_gpus=share)(_Worker)
+        actors = [actor.remote() for _ in range(workers)]
+        settings = _get([each.load.remote(models) for each in actors])[0]
+        yield lambda chunks, history: _share_out(actors, chunks, history), settings
+    finally:
+        ray.shutdown()
+
+
+def _share_out(actors: Sequence[Any], chunks: Iterator[list[Item]], history: str | None) -> Iterator[list[Prediction]]:
+    import ray
+
+    running: dict[Any, Any] = {}  # what comes -> who makes it
+
+    def give(actor: Any) -> None:
+        chunk = next(chunks, None)
+        if chunk is not None:
+            running[actor.answer.remote(chunk, history)] = actor
+
+    for actor in [*actors] * QUEUED:
+        give(actor)
+    while running:
+        [ready], _ = ray.wait(list(running))
+        give(running.pop(ready))
+        yield _get(ready)
+
+
+def _get(what: Any) -> Any:
+    """What a worker returns; a user's mistake that it noticed is one here too."""
+    import ray
+    from ray.exceptions import RayActorError, RayTaskError
+
+    try:
+        return ray.get(what)
+    except RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise UserError(str(error.cause)) from None
+        raise
+    except RayActorError as error:
+        why = " ".join(str(error).split())[:300]
+        raise UserError(f"a worker died, maybe for want of memory; the same command goes on: {why}") from error

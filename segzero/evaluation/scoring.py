@@ -1,6 +1,6 @@
 """One sample and what was answered -> one `Row`: everything the figures need, and no pixels.
 
->>> from segzero.data.sample import Object, Sample
+>>> from segzero.sample import Object, Sample
 >>> from segzero.masks import encode
 >>> truth = Object((0, 0, 4, 2), rle=encode([[1, 1, 1, 1], [1, 1, 1, 1]]))
 >>> sample = Sample("s1", "cat.jpg", "the cat", 4, 2, (truth,))
@@ -18,11 +18,10 @@ from itertools import compress
 import numpy as np
 
 from rewards.matching import assign
-from segzero.data.sample import Sample
 from segzero.errors import UserError
 from segzero.evaluation.metrics import Score, score_rles
-from segzero.evaluation.overlap import area, iou_table, mask_box, to_rle, together, without
-from segzero.masks import RLE, Box, Point, box_iou, union
+from segzero.masks import RLE, Box, Point, box_iou, iou_table, mask_box, pixel_count, to_rle, together, union, without
+from segzero.sample import Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +117,7 @@ def _counted(
     if ignore is None:
         return predicted, drawings
     left = [_less(drawing, ignore) for drawing in drawings]
-    counts = [area(rest) > 0 or not area(drawing) for rest, drawing in zip(left, drawings, strict=True)]
+    counts = [pixel_count(rest) > 0 or not pixel_count(drawing) for rest, drawing in zip(left, drawings, strict=True)]
     return list(compress(predicted, counts)), list(compress(left, counts))
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from segzero.errors import UserError
-from segzero.files import write_atomically
 from segzero.frames import FAMILY_FRAMES, Frame, frame_for, parse_frame, stretch
+from segzero.io import write_atomically
 from segzero.prompts import get_prompt
 
 CARD = "segzero.json"  # {"prompt": "multi", "frame": "stretch(840)", "name": "..."}, each of which may be left out

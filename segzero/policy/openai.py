@@ -25,7 +25,7 @@ from PIL import Image
 
 from segzero.errors import TimedOut, Unavailable, UserError, unknown_name
 from segzero.frames import Frame, native, parse_frame
-from segzero.policy.chat import one_line
+from segzero.policy.chat_template import one_line
 from segzero.policy.checkpoint import DEFAULT_PROMPT, read_checkpoint, released
 from segzero.policy.http import TooLarge, open_request, read_lines, read_whole
 from segzero.policy.protocol import Reply, Request, Sampling

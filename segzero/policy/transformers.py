@@ -9,11 +9,10 @@ import torch
 from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedTokenizerBase
 
 from segzero.errors import UserError
-from segzero.policy.chat import load_processor, one_line, read_request
+from segzero.policy.chat_template import load_processor, one_line, read_request
 from segzero.policy.checkpoint import Checkpoint
+from segzero.policy.generate import Speaking, write_answers
 from segzero.policy.protocol import Reply, Request, Sampling
-from segzero.policy.speaking import Speaking
-from segzero.policy.writing import write_answers
 
 
 class TransformersPolicy:

@@ -23,8 +23,8 @@ from safetensors.numpy import load
 
 import segzero
 from segzero.errors import UserError
+from segzero.segmenter.batching import Rows, decode_in_rows
 from segzero.segmenter.protocol import Drawn, Embeddings, Prompt
-from segzero.segmenter.rows import Rows, decode_in_rows
 from segzero.segmenter.sam2_worker import pack
 
 

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from safetensors.numpy import load, save
 
+from segzero.device import find_device
 from segzero.errors import UserError
-from segzero.segmenter.device import find_device
 
 
 def main() -> None:
@@ -85,7 +85,7 @@ class Model:
         masks: np.ndarray | None = None,
         **levels: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        """Prompts as in `segzero.segmenter.rows.Rows`, and features [N, C, h, w] of the images they are about."""
+        """Prompts as in `segzero.segmenter.batching.Rows`, and features [N, C, h, w] of the images they are about."""
         sam = self.predictor.model
         *fine, coarse = (torch.from_numpy(levels[f"level{i}"][images]).to(self.device) for i in range(len(levels)))
         places = torch.from_numpy(points).to(self.device) * sam.image_size

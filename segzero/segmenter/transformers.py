@@ -3,17 +3,19 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import MethodType
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForMaskGeneration
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForMaskGeneration, PreTrainedModel
+from transformers.models.sam2.modeling_sam2 import Sam2MultiScaleAttention, Sam2VisionNeck, do_pool
 
+from segzero.device import find_device
 from segzero.errors import UserError
-from segzero.segmenter.device import find_device
+from segzero.segmenter.batching import Rows, decode_in_rows
 from segzero.segmenter.protocol import Drawn, Embeddings, Prompt
-from segzero.segmenter.rows import Rows, decode_in_rows
-from segzero.segmenter.unused import leave_out_unused
 
 # Checkpoints of the video models hold the image model; their names on the hub are the usual ones.
 MODEL_TYPES = ("sam2", "sam2_video", "sam3_tracker", "sam3_video")
@@ -91,3 +93,34 @@ def _load(path: str | Path):
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"can't load the segmenter {path}: its weights lack {missing[0]} and {len(missing) - 1} more")
     return model.eval(), processor
+
+
+def leave_out_unused(model: PreTrainedModel) -> None:
+    """Change the encoder in place; models built of other parts (SAM3's tracker) stay as they are."""
+    for module in model.modules():
+        if isinstance(module, Sam2VisionNeck):
+            module.position_encoding = _NoPositions()
+        elif isinstance(module, Sam2MultiScaleAttention):
+            module.forward = MethodType(_attend, module)
+
+
+class _NoPositions(torch.nn.Module):
+    """Position encodings as large as the features are for the memory of videos; images are drawn without."""
+
+    def forward(self, shape: torch.Size, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(shape[0], 0, *shape[2:], device=device, dtype=dtype)
+
+
+def _attend(self: Sam2MultiScaleAttention, hidden_states: torch.Tensor, **_) -> torch.Tensor:
+    """The library's forward without its first product of queries and keys, which it throws away."""
+    batch, height, width, _ = hidden_states.shape
+    heads = self.num_attention_heads
+    query, key, value = self.qkv(hidden_states).view(batch, height * width, 3, heads, -1).unbind(2)
+    if self.query_stride:
+        query = do_pool(query.reshape(batch, height, width, -1), self.query_stride)
+        height, width = query.shape[1:3]
+        query = query.reshape(batch, height * width, heads, -1)
+    attended = scaled_dot_product_attention(
+        query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), scale=self.scale
+    )  # [B, heads, height * width, head_dim]
+    return self.proj(attended.transpose(1, 2).reshape(batch, height, width, -1))

@@ -17,17 +17,16 @@ from starlette.exceptions import HTTPException
 from segzero import __version__
 from segzero.errors import UserError
 from segzero.pipeline import SegZeroPipeline
-from segzero.serving.door import Door
-from segzero.serving.extras import Extras
+from segzero.serving.errors import Problem, problem_of
 from segzero.serving.limits import Limits, Tokens
 from segzero.serving.metrics import Metrics
-from segzero.serving.models import Models
-from segzero.serving.problems import Problem, problem_of
+from segzero.serving.middleware import Door
+from segzero.serving.model_pool import Models
+from segzero.serving.options import Extras
 from segzero.serving.routes.dialogues import add_dialogues
+from segzero.serving.routes.info import add_offer, add_state
 from segzero.serving.routes.label_studio import add_label_studio
-from segzero.serving.routes.offer import add_offer
-from segzero.serving.routes.segmenting import add_segmenting
-from segzero.serving.routes.state import add_state
+from segzero.serving.routes.segment import add_segmenting
 from segzero.serving.threads import decoding
 from segzero.serving.ui import add_ui
 

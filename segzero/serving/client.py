@@ -21,8 +21,8 @@ from typing import Any
 from PIL import Image
 
 from segzero.errors import TimedOut, UserError
-from segzero.files import png_bytes
 from segzero.images import load_image
+from segzero.io import png_bytes
 from segzero.masks import RLE, Box, Point, decode
 from segzero.result import Found, Segmentation
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from segzero.data.readers.fields import get, read_json
 from segzero.data.readers.pictures import inside
-from segzero.data.readers.records import get, read_json
 from segzero.errors import UserError
 from segzero.images import find_images, load_image
 from segzero.prompts import normalise

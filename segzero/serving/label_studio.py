@@ -21,7 +21,7 @@ from segzero.data.exports.label_studio import brush
 from segzero.errors import UserError
 from segzero.frames import Size
 from segzero.masks import Box, Point
-from segzero.policy.chat import one_line
+from segzero.policy.chat_template import one_line
 from segzero.result import Found
 from segzero.segmenter import Prompt
 from segzero.serving.schema import MAX_POINTS

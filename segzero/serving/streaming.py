@@ -19,8 +19,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from segzero.serving import threads
 from segzero.serving.batching import Busy
-from segzero.serving.problems import ClientLeft, Problem, busy, problem_of, timed_out
-from segzero.serving.waiting import gone
+from segzero.serving.errors import ClientLeft, Problem, busy, problem_of, timed_out
+from segzero.serving.responses import gone
 
 WAIT = 5.0  # seconds of silence between two comments
 KIND = "text/event-stream"

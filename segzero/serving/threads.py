@@ -15,7 +15,7 @@ from typing import ParamSpec, TypeVar
 
 from starlette.types import Scope
 
-from segzero.serving.problems import timed_out
+from segzero.serving.errors import timed_out
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from segzero.errors import UserError
 from segzero.policy.checkpoint import CARD
-from segzero.tiny import manifest, weights_path
+from segzero.shipped import weights_path
+from segzero.tiny import manifest
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from segzero.data.dialogues import KINDS, RELATIONS, Asked, Thing, as_samples, converse, follow_ups, pick
-from segzero.data.sample import Object, Sample
+from segzero.data.dialogue_synthesis import KINDS, RELATIONS, Asked, Thing, as_samples, converse, follow_ups, pick
 from segzero.masks import box_of, encode, points_of
+from segzero.sample import Object, Sample
 from segzero.tiny.questions import Question, describe, questions_of, region_at
 from segzero.tiny.scenes import Scene, make_scene
 

@@ -17,10 +17,10 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from rewards.matching import matched_iou
 from segzero.answer import Answer, parse_answer
-from segzero.data.dialogues import KINDS as LATER_KINDS
-from segzero.data.sample import Sample
-from segzero.dialogue.history import recall, registry_of
+from segzero.data.dialogue_synthesis import KINDS as LATER_KINDS
+from segzero.dialogue.prompting import recall, registry_of
 from segzero.prompts import render_messages
+from segzero.sample import Sample
 from segzero.tiny.dialogues import make_dialogues
 from segzero.tiny.policy import FRAME
 from segzero.tiny.questions import HELD_OUT_SEED, KINDS, make_samples

@@ -16,9 +16,9 @@ from itertools import islice
 import numpy as np
 from PIL import Image
 
-from segzero.data.dialogues import CLEAR, EXTREMES, RELATIONS
-from segzero.data.sample import Object, Sample
+from segzero.data.dialogue_synthesis import CLEAR, EXTREMES, RELATIONS
 from segzero.masks import encode
+from segzero.sample import Object, Sample
 from segzero.tiny import scenes
 from segzero.tiny.scenes import COLOURS, RADII, Scene, Shape, make_scene
 

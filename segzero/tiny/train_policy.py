@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from segzero.answer import Answer, Instance, render_answer
-from segzero.data.dialogues import as_samples
-from segzero.data.sample import Sample
-from segzero.dialogue.history import recall, registry_of
+from segzero.data.dialogue_synthesis import as_samples
+from segzero.dialogue.prompting import recall, registry_of
 from segzero.frames import Size
 from segzero.masks import Box, Point
+from segzero.sample import Sample
 from segzero.tiny.dense_head import DenseHead, dense_truth
 from segzero.tiny.dialogues import conversation
 from segzero.tiny.packing import Packer, Pair, answer_logits, image_features

@@ -14,15 +14,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from rewards import Told
-from rewards.citing import boxes_in
+from rewards.citations import boxes_in
 from segzero.answer import Answer
-from segzero.data.sample import Sample
-from segzero.dialogue.history import answered, is_nothing, recall, registry_of
+from segzero.dialogue.prompting import answered, is_nothing, recall, registry_of
 from segzero.dialogue.references import read_question, references_in
 from segzero.dialogue.registry import Registry
 from segzero.errors import UserError
 from segzero.frames import Frame
 from segzero.prompts import render_messages
+from segzero.sample import Sample
 
 
 @dataclass(frozen=True)

@@ -58,11 +58,11 @@ def try_attention(path: str | Path | None = None, implementation: str | None = N
     from transformers import AutoConfig, AutoModelForImageTextToText
     from verl.utils.torch_dtypes import PrecisionType
 
-    from segzero import tiny
+    from segzero import shipped
 
     implementation = implementation or (FLASH if has_flash() else "sdpa")
     config = AutoConfig.from_pretrained(
-        path or tiny.policy_path(), attn_implementation=implementation, trust_remote_code=False
+        path or shipped.policy_path(), attn_implementation=implementation, trust_remote_code=False
     )
     try:
         with init_empty_weights():

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from segzero.errors import UserError
-from segzero.files import sync, write_atomically
+from segzero.io import sync, write_atomically, write_json
 from segzero.training import manifest
 
 PREFIX = "global_step_"  # verl's name for the folder
@@ -55,7 +55,7 @@ def finish(run: str | Path, step: int, state: dict[str, Any], weights_only: bool
         raise UserError(
             f"step {step} can't be saved: {', '.join(missing[:3])}{more} did not arrive in {run}. {NOT_SHARED}"
         )
-    write_json(place / "state.json", state)
+    write_json(place / "state.json", state, indent=1, allow_nan=True)
     manifest.write(place, step, weights_only)
     aside = Path(run) / f".{PREFIX}{step}{_REPLACED}"
     shutil.rmtree(aside, ignore_errors=True)
@@ -212,8 +212,3 @@ def best(run: str | Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return found if whole else None
-
-
-def write_json(path: Path, content: Any) -> None:
-    """A JSON file that appears whole."""
-    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segzero.errors import UserError
-from segzero.files import config_dir
+from segzero.io import config_dir
 
 # Keys of verl that nothing reads here, or sections (with a dot at the end) -> what to use instead.
 WITHOUT_EFFECT = {
@@ -75,7 +75,7 @@ WITHOUT_EFFECT = {
     "actor_rollout_ref.rollout.val_kwargs.n": "nothing; validation asks once",
     "data.filter_overlong_prompts": "data.max_prompt_length; longer prompts are always left out and counted",
     "data.prompt_key": "data.prompt",
-    "data.image_key": "nothing; the columns are those of segzero.data.sample",
+    "data.image_key": "nothing; the columns are those of segzero.sample",
     "reward.custom_reward_function.": "reward.name=your_module.your_function",
     "reward.reward_manager.": "reward.name",
     "reward.reward_model.": "reward.name",
@@ -240,9 +240,9 @@ def _engine_configs() -> Path:
 
 def _shipped(what: str) -> str:
     """Where a model that comes with the package is."""
-    from segzero import tiny
+    from segzero import shipped
 
-    return str({"policy": tiny.policy_path, "segmenter": tiny.segmenter_path}[what]())
+    return str({"policy": shipped.policy_path, "segmenter": shipped.segmenter_path}[what]())
 
 
 def _explain(error: Exception, name: str, overrides: Sequence[str]) -> str:

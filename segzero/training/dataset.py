@@ -21,13 +21,14 @@ from omegaconf import DictConfig
 from PIL import Image
 from torch.utils.data import Dataset
 
-from segzero.data.sample import Object, Sample, from_parquet
+from segzero.data.parquet import from_parquet
 from segzero.errors import UserError
-from segzero.files import write_atomically
+from segzero.io import write_atomically
 from segzero.masks import check_rle
 from segzero.policy.checkpoint import Checkpoint, read_checkpoint
+from segzero.sample import Object, Sample
 from segzero.training.asking import ask
-from segzero.training.encoding import Encoder, open_fitted
+from segzero.training.tokenization import Encoder, open_fitted
 
 AT_ONCE = 256  # samples in memory with their images, while they are tried
 

@@ -24,9 +24,9 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from segzero.errors import UserError
 from segzero.policy.checkpoint import read_checkpoint
-from segzero.training.encoding import open_fitted
-from segzero.training.patches import log_probs_in_blocks
 from segzero.training.shared_folder import holds
+from segzero.training.tokenization import open_fitted
+from segzero.training.verl_glue.patches import log_probs_in_blocks
 
 VENDOR = "segzero"  # VERL_ENGINE_VENDOR chooses the engines registered here
 CACHE_BYTES = 1 << 30

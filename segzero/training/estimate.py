@@ -11,6 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from segzero.machine import free_disk
+from segzero.training.checks import Batch
 from segzero.training.memory import (
     ENGINE_BYTES,
     GIB,
@@ -22,7 +23,6 @@ from segzero.training.memory import (
     trained_by,
     weights_bytes,
 )
-from segzero.training.plan import Batch
 
 TOKEN_SECONDS = 0.004  # what vLLM with CUDA graphs adds to every token step, whatever the model
 HOST_BYTES = 10e9  # a second between host and accelerator, and for weights through the bucket into vLLM

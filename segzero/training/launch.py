@@ -16,17 +16,17 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from segzero.errors import UserError
-from segzero.files import lock, write_atomically
+from segzero.io import lock, write_atomically
 from segzero.policy.checkpoint import Checkpoint, read_checkpoint
-from segzero.training import checkpoints, plan
+from segzero.training import checkpoints, checks
 from segzero.training.attention import choose_attention
 from segzero.training.config import compose
 from segzero.training.hardware import check_room
 from segzero.training.memory import memory_of, shape_of
-from segzero.training.progress import stage
-from segzero.training.watch import cause_of_death
+from segzero.training.monitor import stage
+from segzero.training.watchdog import cause_of_death
 
-PLUGIN = "segzero.training.plugin"
+PLUGIN = "segzero.training.verl_glue.plugin"
 # On one node nothing listens where another machine could reach it: TransferQueue takes pickles from whoever connects.
 LOOPBACK = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's name for binding to 127.0.0.1, as it does by itself on macOS
@@ -44,14 +44,14 @@ def train(config_name: str = "train", overrides: Sequence[str] = ()) -> Path | N
     """Run, and return the folder of the run; with dry_run=true explain the run and return None."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported; our own line says more
     config = settle(compose(config_name, overrides))
-    batch = plan.check(config)
+    batch = checks.check(config)
     if config.dry_run:
-        from segzero.training.rehearsal import rehearse
+        from segzero.training.dry_run import rehearse
 
         print(rehearse(config, batch), flush=True)
         return None
     memory = memory_of(config, batch, shape_of(config.actor_rollout_ref.model.path))
-    print("\n".join([*plan.describe(config, batch), *check_room(config, memory)]), flush=True)
+    print("\n".join([*checks.describe(config, batch), *check_room(config, memory)]), flush=True)
     run = Path(config.trainer.default_local_dir)
     with lock(run, f"another training is at work in {run}; wait for it, or set trainer.default_local_dir to another"):
         prepare_environment(config)
@@ -143,7 +143,7 @@ def _run(config: DictConfig) -> Path:
     from segzero.training.trainer import Trainer
 
     try:
-        validate_config(config, use_reference_policy=plan.needs_reference(config), use_critic=False)
+        validate_config(config, use_reference_policy=checks.needs_reference(config), use_critic=False)
     except (AssertionError, ValueError) as error:
         raise UserError(f"configuration: {' '.join(str(error).split())}") from error
     with open_dict(config):
@@ -199,7 +199,7 @@ def _assert_plugin() -> None:
     """verl has been imported; so must the plugin have been."""
     import verl  # noqa: F401
 
-    from segzero.training import plugin
+    from segzero.training.verl_glue import plugin
 
     assert plugin.installed, "the plugin was imported but not applied"
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segzero.files import append_line
+from segzero.io import append_line
 
 NAME = "metrics.jsonl"
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import xxhash
 
-from segzero.files import sync, write_atomically
+from segzero.io import sync, write_atomically
 
 NAME = "manifest.json"
 # XXH3 is as fast as memory. It need not be a cryptographic hash: it finds damage, and whoever forges a file can

@@ -14,11 +14,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from rewards import DRAWN
-from segzero.data.sample import parquet_files
+from segzero.data.parquet import parquet_files
 from segzero.errors import UserError
 from segzero.policy.checkpoint import read_checkpoint
+from segzero.training.checks import Batch, data_files, needs_reference
 from segzero.training.outline import outline
-from segzero.training.plan import Batch, data_files, needs_reference
 
 GIB = 2**30
 # One token and word of the vocabulary where logits exist for a whole pass: the logits, a softmax for the entropy, the

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from segzero.errors import UserError
-from segzero.files import sync
-from segzero.training.card import base_model, make_cards, read_run
+from segzero.io import sync
+from segzero.training.model_card import base_model, make_cards, read_run
 from segzero.training.outline import outline
 from segzero.training.shards import Shards, actor_folder
 

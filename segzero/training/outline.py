@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from segzero.errors import UserError
-from segzero.policy.chat import one_line
+from segzero.policy.chat_template import one_line
 from segzero.policy.checkpoint import read_config
 
 

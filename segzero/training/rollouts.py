@@ -21,12 +21,12 @@ from tensordict import TensorDict
 
 from segzero.answer import Answer as ParsedAnswer
 from segzero.answer import parse_answer
-from segzero.data.sample import Sample
 from segzero.errors import UserError
+from segzero.sample import Sample
 from segzero.training.asking import Asked, ask, ask_after_own_answers, takes_own_history
-from segzero.training.encoding import Encoded, Encoder
-from segzero.training.rewarding import Scored, Scorer
-from segzero.training.watch import Watch
+from segzero.training.scorer import Scored, Scorer
+from segzero.training.tokenization import Encoded, Encoder
+from segzero.training.watchdog import Watch
 
 TRAIN = "train"  # verl's name for the partition
 AT_ONCE = 128  # samples a replica in validation; each waits there with its pixels, 17 MB at 840x840

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from segzero.errors import UserError
-from segzero.files import write_atomically
+from segzero.io import write_atomically
 
 PATIENCE = 5.0  # seconds that a network disk may take to show a new file
 

@@ -21,17 +21,16 @@ from verl.utils.tracking import Tracking
 from verl.workers.rollout.llm_server import LLMServerManager
 
 from segzero.errors import UserError
+from segzero.io import write_json
 from segzero.training import checkpoints, log
 from segzero.training.engine import PolicyWorker
-from segzero.training.metrics import group_metrics, validation_metrics
-from segzero.training.progress import Progress, stage
-from segzero.training.recorder import Recorder
-from segzero.training.rewarding import ActorDrawer, Scorer
+from segzero.training.monitor import Progress, Recorder, group_metrics, stage, validation_metrics
 from segzero.training.rollouts import PATIENCE, Rollouts
-from segzero.training.segmenting import SegmenterActor
+from segzero.training.scorer import ActorDrawer, Scorer
+from segzero.training.segmenter_actor import SegmenterActor
 from segzero.training.shared_folder import check_shared
 from segzero.training.vllm_server import GroupReplica
-from segzero.training.watch import Watch
+from segzero.training.watchdog import Watch
 
 
 class WakingBuffer(ReplayBuffer):
@@ -182,7 +181,8 @@ class Trainer(PPOTrainerSync):
             return
         if self._saved != self.global_steps:
             self._save_weights()
-        checkpoints.write_json(self.run / checkpoints.BEST, {"step": self.global_steps, "by": by, "metrics": metrics})
+        found = {"step": self.global_steps, "by": by, "metrics": metrics}
+        write_json(self.run / checkpoints.BEST, found, indent=1, allow_nan=True)
         self._prune()  # an earlier best may go now
 
     # Checkpoints: atomic, and resumed only when whole

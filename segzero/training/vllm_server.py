@@ -15,7 +15,7 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 
 from segzero.policy.checkpoint import Checkpoint
-from segzero.training.encoding import open_fitted
+from segzero.training.tokenization import open_fitted
 
 from verl.workers.rollout.vllm_rollout.utils import VLLM_LORA_INT_ID, VLLM_LORA_NAME, VLLM_LORA_PATH  # isort: skip
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica  # isort: skip

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reader_files import SIZE, box_mask, jpeg, mask_png, png
 
 from rewards import PRESETS
 from segzero.data.check import check
+from segzero.data.parquet import to_parquet
 from segzero.data.prepare import prepare
-from segzero.data.sample import Object, Sample, to_parquet
 from segzero.errors import UserError
 from segzero.masks import encode
+from segzero.sample import Object, Sample
 from segzero.tiny.questions import make_samples
+from tests.helpers.reader_files import SIZE, box_mask, jpeg, mask_png, png
 
 MASK = box_mask(2, 1, 8, 6)
 FOUND = Object((2, 1, 8, 6), ((4.0, 3.0),), encode(MASK))

@@ -11,13 +11,14 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from reader_files import box_mask, jpeg, png
 
 from segzero.data.exports import EXPORTS, export
+from segzero.data.parquet import to_parquet
 from segzero.data.readers import read
-from segzero.data.sample import Object, Sample, to_parquet
 from segzero.errors import UserError
 from segzero.masks import decode, encode
+from segzero.sample import Object, Sample
+from tests.helpers.reader_files import box_mask, jpeg, png
 
 SIZE = (40, 30)
 

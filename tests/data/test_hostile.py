@@ -9,46 +9,35 @@ import os
 import pickle
 import re
 import struct
-import sys
 import tracemalloc
 import zipfile
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from reader_files import box_mask, jpeg, mask_png, png, rectangle, write_json
 
-from segzero import cli
-from segzero.data.footer import groups_of, values_of
+from segzero.data.parquet import from_parquet, to_parquet
 from segzero.data.prepare import prepare
 from segzero.data.readers import read
-from segzero.data.sample import Object, Sample, from_parquet, to_parquet
+from segzero.data.safe_parquet import groups_of, values_of
 from segzero.errors import UserError
 from segzero.masks import encode
+from segzero.sample import Object, Sample
 from segzero.tiny.questions import make_samples
+from tests.helpers.reader_files import box_mask, jpeg, mask_png, png, rectangle, write_json
 
 SIZE = (40, 30)
 GOOD = {"id": "good", "image": "good.png", "mask": "good.png", "prompt": "the mug"}
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run `segzero data ARGS`; its exit code and the lines it wrote on both streams."""
-
-    def call(*args) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["segzero", "data", *map(str, args)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+def run(run_segzero):
+    """Run `segzero data ARGS`."""
+    return partial(run_segzero, "data")
 
 
 @pytest.fixture
@@ -315,7 +304,7 @@ def test_a_source_that_vanishes_in_the_middle(mine, tmp_path):
 
 def test_rle_of_a_mask_is_bounded_before_it_is_decoded():
     """A Sample file from elsewhere may hold any RLE; `check` names it, and does not fill the memory."""
-    from segzero.data.truth import problems
+    from segzero.data.validation import problems
 
     sample = make_samples(1, 1)[0]
     bad = [

@@ -11,19 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reader_files import box_mask, mask_png, png, write_json
 
-from segzero import tiny
-from segzero.data.card import read_card
+from segzero import shipped
 from segzero.data.check import check
+from segzero.data.dataset_card import read_card
 from segzero.data.exports import export
+from segzero.data.parquet import from_parquet, to_parquet
 from segzero.data.prepare import prepare
 from segzero.data.readers import read
 from segzero.data.recipe import COUNT_ALONE, DISAGREES, NO_POINTS, Recipe, cook
-from segzero.data.sample import Object, Sample, from_parquet, to_parquet
 from segzero.errors import UserError
 from segzero.masks import box_of, decode, encode, points_of
+from segzero.sample import Object, Sample
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples
+from tests.helpers.reader_files import box_mask, mask_png, png, write_json
 
 SIZE = (64, 48)
 CATEGORIES = ("cat", "dog", "mug", "tree")
@@ -309,7 +310,7 @@ def test_the_segmenter_filters(tmp_path):
     """The shipped SAM2 draws most scenes as they are; masks pushed aside are not what it draws."""
     from functools import partial
 
-    from segzero.data.agreement import agreement
+    from segzero.data.segmenter_filter import agreement
 
     samples = [sample for sample in make_samples(8, HELD_OUT_SEED + 9) if not sample.empty]
 
@@ -317,7 +318,7 @@ def test_the_segmenter_filters(tmp_path):
         halves = tuple(replace(o, rle=encode(np.roll(decode(o.rle), 40, axis=1))) for o in sample.objects)
         return replace(sample, id=f"{sample.id}-aside", objects=halves)
 
-    agree = partial(agreement, segmenter=str(tiny.segmenter_path()), least=0.6)
+    agree = partial(agreement, segmenter=str(shipped.segmenter_path()), least=0.6)
     made = cook([*samples, *map(aside, samples)], Recipe(filter_iou=0.6), (0, 0), agree)
     kept = Counter("aside" in sample.id for sample in made.samples)
     assert kept[False] >= 0.8 * len(samples) and kept[True] <= 0.2 * len(samples)
@@ -328,7 +329,7 @@ def test_the_segmenter_filters(tmp_path):
     export(to_parquet(samples[:3], tmp_path / "scenes"), "coco", tmp_path / "coco")
     recipe = Recipe(filter_iou=0.6)
     card = prepare(
-        str(tmp_path / "coco/instances.json"), "coco", tmp_path / "out", recipe, segmenter=str(tiny.segmenter_path())
+        str(tmp_path / "coco/instances.json"), "coco", tmp_path / "out", recipe, segmenter=str(shipped.segmenter_path())
     )
     verdicts = agree(list(read(tmp_path / "coco/instances.json", "coco")))
     assert card.samples == 3 - card.left_out[DISAGREES] and len(verdicts) == 3

@@ -4,11 +4,11 @@ import copy
 from pathlib import Path
 
 import pytest
-from reader_files import SIZE, box_mask, jpeg, rectangle, write_json
 
 from segzero.data.readers import read
 from segzero.errors import UserError
 from segzero.masks import decode, encode
+from tests.helpers.reader_files import SIZE, box_mask, jpeg, rectangle, write_json
 
 PICTURE = {"id": 5, "file_name": "5.jpg", "width": SIZE[0], "height": SIZE[1]}
 CAT = {"id": 1, "image_id": 5, "category_id": 17, "bbox": [2, 1, 4, 3], "segmentation": [rectangle(2, 1, 6, 4)]}

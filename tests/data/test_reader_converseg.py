@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset, Image
-from reader_files import SIZE, box_mask, jpeg, mask_bytes, mask_png, png, write_json
 
 from segzero.data.readers import conver_seg, read
 from segzero.errors import UserError
 from segzero.masks import decode
+from tests.helpers.reader_files import SIZE, box_mask, jpeg, mask_bytes, mask_png, png, write_json
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from segzero.dialogue import Registry, Round
 from segzero.errors import UserError
 from segzero.masks import decode
 from segzero.result import Found
-from segzero.serving.flags import Flags
-from segzero.serving.problems import Problem
+from segzero.serving.errors import Problem
+from segzero.serving.feedback import Flags
 
 IMAGE = Image.new("RGB", (60, 40), "teal")
 GOOD, BAD = {"verdict": "good", "note": "", "policy": "p", "segmenter": "s"}, {"verdict": "bad", "note": "all of it"}

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from reader_files import SIZE, box_mask, jpeg, mask_png
 
+from segzero.data.parquet import from_parquet, to_parquet
 from segzero.data.readers import read
-from segzero.data.sample import from_parquet, to_parquet
 from segzero.errors import UserError
 from segzero.masks import decode
+from tests.helpers.reader_files import SIZE, box_mask, jpeg, mask_png
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reader_files import SIZE, box_mask, jpeg, write_json
 
 from segzero.data.readers import read
 from segzero.errors import UserError
 from segzero.masks import decode
+from tests.helpers.reader_files import SIZE, box_mask, jpeg, write_json
 
 
 def brush_code(mask: np.ndarray, runs: bool = True) -> list[int]:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reader_files import box_mask, jpeg, write_json
 
 from segzero.data.readers import read
 from segzero.errors import UserError
 from segzero.masks import decode
+from tests.helpers.reader_files import box_mask, jpeg, write_json
 
 
 def shape(label: str, x0: float, y0: float, x1: float, y1: float) -> dict:

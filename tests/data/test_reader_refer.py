@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reader_files import SIZE, box_mask, jpeg, rectangle, write_json
 
 from segzero.data.readers import plain_pickle, read
 from segzero.errors import UserError
 from segzero.masks import decode, encode
+from tests.helpers.reader_files import SIZE, box_mask, jpeg, rectangle, write_json
 
 NAME = "COCO_train2014_000000000042.jpg"
 INSTANCES = {

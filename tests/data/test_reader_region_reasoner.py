@@ -4,11 +4,11 @@ import copy
 from pathlib import Path
 
 import pytest
-from reader_files import SIZE, box_mask, jpeg, write_json
 
+from segzero.data.parquet import from_parquet, to_parquet
 from segzero.data.readers import read
-from segzero.data.sample import from_parquet, to_parquet
 from segzero.masks import decode, encode
+from tests.helpers.reader_files import SIZE, box_mask, jpeg, write_json
 
 DIALOGUE = {
     "image_id": 7,

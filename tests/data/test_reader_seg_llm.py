@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from reader_files import SIZE, box_mask, jpeg, rectangle, write_json
-from test_reader_reason_seg import annotation, shape
 
+from segzero.data.parquet import from_parquet, to_parquet
 from segzero.data.readers import read
-from segzero.data.sample import from_parquet, to_parquet
 from segzero.errors import UserError
 from segzero.masks import decode, encode
+from tests.data.test_reader_reason_seg import annotation, shape
+from tests.helpers.reader_files import SIZE, box_mask, jpeg, rectangle, write_json
 
 PICTURE = "coco/train2014/7.jpg"
 REFCOCO = {"images": [], "annotations": [{"id": 3, "segmentation": [rectangle(2, 1, 6, 4)]}]}

@@ -7,13 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, List, Value
-from reader_files import box_mask, png
 
 from rewards import score
 from segzero.data.readers import read
-from segzero.data.sample import Object
 from segzero.errors import UserError
 from segzero.masks import decode, encode
+from segzero.sample import Object
+from tests.helpers.reader_files import box_mask, png
 
 ONE = "<box>(100,200),(300,420)</box><points>(150,250),(280,400)</points>"
 FIRST, SECOND = [

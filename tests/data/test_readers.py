@@ -6,22 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reader_files import box_mask, jpeg, mask_png, write_json
-from test_reader_coco import CAT
-from test_reader_coco import FILE as COCO
-from test_reader_converseg import ITEM
-from test_reader_label_studio import BRUSH, POLYGON, RECTANGLE, task
-from test_reader_reason_seg import annotation, shape
-from test_reader_refer import INSTANCES, REFS
-from test_reader_refer import NAME as REFER_IMAGE
-from test_reader_region_reasoner import DIALOGUE
-from test_reader_seg_llm import single
 
+from segzero.data.parquet import to_parquet
 from segzero.data.readers import READERS, read
 from segzero.data.readers.plain_pickle import loads
-from segzero.data.sample import to_parquet
 from segzero.errors import UserError
 from segzero.masks import encode
+from tests.data.test_reader_coco import CAT
+from tests.data.test_reader_coco import FILE as COCO
+from tests.data.test_reader_converseg import ITEM
+from tests.data.test_reader_label_studio import BRUSH, POLYGON, RECTANGLE, task
+from tests.data.test_reader_reason_seg import annotation, shape
+from tests.data.test_reader_refer import INSTANCES, REFS
+from tests.data.test_reader_refer import NAME as REFER_IMAGE
+from tests.data.test_reader_region_reasoner import DIALOGUE
+from tests.data.test_reader_seg_llm import single
+from tests.helpers.reader_files import box_mask, jpeg, mask_png, write_json
 
 TURN = {"question": "the mug", "boxes": [[1, 1, 4, 4]], "points": [[[2, 2]]], "masks": [encode(box_mask(1, 1, 4, 4))]}
 FLAG = {"id": "f", "verdict": "good", "note": "", "policy": "p", "segmenter": "s", "image": "cat.jpg", "width": 12}

@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from segzero.data.sample import Object, Sample, from_parquet, to_parquet
+from segzero.data.parquet import from_parquet, to_parquet
 from segzero.errors import UserError
 from segzero.masks import decode, encode
+from segzero.sample import Object, Sample
 
 
 def png(color: tuple[int, int, int] = (200, 30, 40)) -> bytes:

@@ -42,31 +42,31 @@ def test_numbers_run_on_and_the_image_is_encoded_once(dialogue, scene):
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
-def test_a_reference_reaches_the_policy(watched, scene, memory):
-    dialogue = Dialogue(scene[0], watched, memory)
+def test_a_reference_reaches_the_policy(recorded, scene, memory):
+    dialogue = Dialogue(scene[0], recorded, memory)
     dialogue.ask(scene[1])
     dialogue.ask("the shape left of it")
-    asked = watched.policy.requests[-1]
+    asked = recorded.policy.requests[-1]
     assert dialogue.registry.rounds[1].refers == (1,) and f'round 1, "{scene[1]}"' in text_of(asked)
     assert len(asked.images) == (1 if memory == "text" else 2)
-    assert asked.images[0].tobytes() == watched.policy.requests[0].image.tobytes()
+    assert asked.images[0].tobytes() == recorded.policy.requests[0].image.tobytes()
     boxes = [dialogue.pipeline.policy.frame.to_frame(r.box, scene[0].size) for r in dialogue.registry.rounds[0].regions]
     written = f"<box>{', '.join(map(str, boxes))}</box>"
     assert (f'"the shape left of {written}"' in text_of(asked)) == (memory == "text")
 
 
-def test_what_relates_to_nothing_is_nothing(watched, scene, make_registry):
-    dialogue = Dialogue(scene[0], watched)
+def test_what_relates_to_nothing_is_nothing(recorded, scene, make_registry):
+    dialogue = Dialogue(scene[0], recorded)
     dialogue._take(make_registry([], [(8, 8, 60, 60)], size=scene[0].size))
     result = dialogue.ask("the hand that holds [REF:1]")
-    assert result.empty and "Round 1 found nothing" in result.think and not watched.policy.requests
+    assert result.empty and "Round 1 found nothing" in result.think and not recorded.policy.requests
     assert dialogue.registry.rounds[-1].refers == (1,) and dialogue.registry.rounds[-1].state == "nothing"
     dialogue.ask("what lies between [REF:1] and [REF:2]")
-    assert "between <box>[]</box> and <box>[4, 4, 30, 30]</box>" in text_of(watched.policy.requests[-1])
+    assert "between <box>[]</box> and <box>[4, 4, 30, 30]</box>" in text_of(recorded.policy.requests[-1])
 
 
-def test_an_unread_answer_is_a_round_that_cannot_be_referred_to(watched, scene):
-    dialogue = Dialogue(scene[0], replace(watched, sampling=Sampling(max_tokens=3)))
+def test_an_unread_answer_is_a_round_that_cannot_be_referred_to(recorded, scene):
+    dialogue = Dialogue(scene[0], replace(recorded, sampling=Sampling(max_tokens=3)))
     result = dialogue.ask(scene[1])
     assert result.error == "truncated" and dialogue.registry.rounds[0].state == "unread"
     with pytest.raises(UserError, match="round 1, whose answer could not be read"):
@@ -164,8 +164,8 @@ def test_rounds_are_saved_as_pictures(dialogue, scene, tmp_path):
     assert overlay.tobytes() == dialogue.result(1).plot().tobytes()
 
 
-def test_a_narrow_image_is_refused_at_once(watched):
+def test_a_narrow_image_is_refused_at_once(recorded):
     with pytest.raises(UserError, match="crop it"):
-        Dialogue(Image.new("RGB", (3000, 3)), watched)
+        Dialogue(Image.new("RGB", (3000, 3)), recorded)
     with pytest.raises(UserError, match="recent 0"):
-        Dialogue(Image.new("RGB", (30, 30)), watched, recent=0)
+        Dialogue(Image.new("RGB", (30, 30)), recorded, recent=0)

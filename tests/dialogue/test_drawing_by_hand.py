@@ -39,11 +39,11 @@ def test_clicks_that_mean_nothing(wrong, said):
 
 
 @pytest.mark.slow
-def test_a_round_by_hand_is_a_round_like_any_other(dialogue, watched, scene, inside, tmp_path):
+def test_a_round_by_hand_is_a_round_like_any_other(dialogue, recorded, scene, inside, tmp_path):
     point, box = inside
-    asked = len(watched.policy.requests)
+    asked = len(recorded.policy.requests)
     result = dialogue.draw([point, (1, 1)], [1, 0], box)
-    assert len(watched.policy.requests) == asked and watched.segmenter.embedded == 1
+    assert len(recorded.policy.requests) == asked and recorded.segmenter.embedded == 1
     round = dialogue.registry.rounds[-1]
     [region] = round.regions
     assert (round.number, round.state, round.question, round.raw_text) == (2, "found", "", "")
@@ -51,12 +51,12 @@ def test_a_round_by_hand_is_a_round_like_any_other(dialogue, watched, scene, ins
     assert region.id == len(dialogue.registry.regions) and mask_iou(result.union, decode(region.rle)) == 1
     assert mask_iou(result.union, decode(dialogue.registry.region(1).rle)) > 0.8
     dialogue.ask("the shape left of [REF:2]")
-    told = watched.policy.requests[-1].messages[-1]["content"][-1]["text"]
+    told = recorded.policy.requests[-1].messages[-1]["content"][-1]["text"]
     assert 'round 2, "": <box>' in told
     dialogue.refine(region.id, points=[(box[0] + 1, box[1] + 1)], labels=[0])
     assert dialogue.registry.region(region.id).labels == (1, 0, 0)
     saved = dialogue.save(tmp_path / "dialogue.json")
-    assert Dialogue.load(saved, scene[0], watched).registry == dialogue.registry
+    assert Dialogue.load(saved, scene[0], recorded).registry == dialogue.registry
     for _ in range(3):
         dialogue.undo()
     assert [round.number for round in dialogue.registry.rounds] == [1]

@@ -8,9 +8,9 @@ from PIL import Image
 
 from segzero.dialogue.memory import MEMORIES, OLDER, get_memory
 from segzero.dialogue.references import read_question
-from segzero.drawing import MAX_DRAWN, draw_overlay
 from segzero.errors import UserError
 from segzero.frames import native, relative, stretch
+from segzero.viz.overlay import MAX_DRAWN, draw_overlay
 
 CUP, SPOON, PLATE = (10, 20, 60, 70), (5, 5, 15, 25), (40, 40, 90, 75)
 GREY = Image.new("RGB", (100, 80), (90, 90, 90))

@@ -7,18 +7,19 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from benchmark_files import write_all
 
+from segzero.data.parquet import to_parquet
 from segzero.data.readers import READERS
-from segzero.data.sample import Object, Sample, to_parquet
 from segzero.errors import UserError
-from segzero.evaluation.answering import answer, remember, settings_of
 from segzero.evaluation.benchmarks import OWN, Task, Unreadable, get_benchmark, load_benchmarks
+from segzero.evaluation.figures import summarise
+from segzero.evaluation.html_report import folder_of
+from segzero.evaluation.predict import answer, remember, settings_of
+from segzero.evaluation.predictions import NAME
 from segzero.evaluation.runner import evaluate, survey
 from segzero.evaluation.scoring import Predicted, score_sample
-from segzero.evaluation.side_by_side import folder_of
-from segzero.evaluation.store import NAME
-from segzero.evaluation.summary import summarise
+from segzero.sample import Object, Sample
+from tests.helpers.benchmark_files import write_all
 
 EVERY = [name for name in load_benchmarks() if name != OWN]
 # Where the fixture has more than one sample, or some without a target.

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from answers import said, sample
 
 from segzero.errors import UserError
 from segzero.evaluation.coco_ap import coco_ap
 from segzero.evaluation.scoring import Predicted
+from tests.helpers.answers import said, sample
 
 FIRST, SECOND = sample("####......", id="a", category="cat"), sample("....####..", id="b", category="cat")
 

@@ -4,7 +4,6 @@ import math
 from dataclasses import replace
 
 import pytest
-from answers import said, sample
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +11,7 @@ from segzero.evaluation import metrics
 from segzero.evaluation.figures import FIGURES, Table
 from segzero.evaluation.metrics import Score
 from segzero.evaluation.scoring import Row, score_sample
+from tests.helpers.answers import said, sample
 
 # IoU 1, 3/7, 0 (failed), 1 (nothing, rightly), 0 (invented), 0 (missed)
 ROWS = [

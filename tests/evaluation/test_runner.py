@@ -13,16 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from segzero.data.sample import Object, from_parquet, to_parquet
+from segzero.data.parquet import from_parquet, to_parquet
 from segzero.errors import UserError
-from segzero.evaluation.answering import answer, remember, settings_of
+from segzero.evaluation.artifacts import read_rows
 from segzero.evaluation.benchmarks import Task, get_benchmark
 from segzero.evaluation.metrics import giou, score_masks
-from segzero.evaluation.outputs import read_rows
+from segzero.evaluation.predict import answer, remember, settings_of
+from segzero.evaluation.predictions import NAME, Predictions
 from segzero.evaluation.runner import evaluate, rescore
-from segzero.evaluation.store import NAME, Predictions
 from segzero.pipeline import SegZeroPipeline
 from segzero.policy import load_policy
+from segzero.sample import Object
 
 
 class Counting:
@@ -110,12 +111,12 @@ def test_a_killed_process_leaves_whole_lines(task, tmp_path, pipeline):
     code = f"""
 import os, signal
 from pathlib import Path
-from segzero.evaluation.answering import Models
+from segzero.evaluation.predict import Models
 from segzero.evaluation.benchmarks import Task, get_benchmark
 from segzero.evaluation.runner import evaluate
-from segzero.evaluation.workers import started
+from segzero.evaluation.runner import started
 from segzero import tiny
-models = Models(str(tiny.policy_path()), str(tiny.segmenter_path()), "transformers", max_tokens=1024)
+models = Models(str(shipped.policy_path()), str(shipped.segmenter_path()), "transformers", max_tokens=1024)
 with started(models) as (answer_all, settings):
     task = Task(get_benchmark("own"), {task.source!r})
     evaluate(task, Path({str(out)!r}), answer_all, settings, 1,

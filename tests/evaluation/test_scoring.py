@@ -3,14 +3,14 @@
 from dataclasses import replace
 
 import pytest
-from answers import rle, said, sample
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segzero.data.sample import Object
 from segzero.errors import UserError
 from segzero.evaluation.metrics import Score
 from segzero.evaluation.scoring import Predicted, score_sample
+from segzero.sample import Object
+from tests.helpers.answers import rle, said, sample
 
 ONE = sample("####......")
 TWO = sample("####......", "....####..")

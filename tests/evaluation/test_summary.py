@@ -4,11 +4,11 @@ import json
 from dataclasses import replace
 
 import pytest
-from answers import said, sample
 
 from segzero.errors import UserError
+from segzero.evaluation.figures import summarise
 from segzero.evaluation.scoring import Row, score_sample
-from segzero.evaluation.summary import summarise
+from tests.helpers.answers import said, sample
 
 
 def scored(id: str, pixels: str = "", error: str | None = None, **fields) -> Row:

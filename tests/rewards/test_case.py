@@ -5,10 +5,10 @@ import pytest
 
 from rewards import read_case
 from segzero.answer import Answer, Instance
-from segzero.data.sample import Object, Sample
 from segzero.errors import UserError
 from segzero.frames import native, relative, stretch
 from segzero.masks import encode
+from segzero.sample import Object, Sample
 
 BOX = Instance((10, 20, 110, 220), ((50, 60),))
 

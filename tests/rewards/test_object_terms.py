@@ -6,9 +6,9 @@ import pytest
 from rewards import object_terms as terms
 from rewards import read_case, score
 from segzero.answer import Answer, Instance, render_answer
-from segzero.data.sample import Object, Sample
 from segzero.errors import UserError
 from segzero.masks import encode
+from segzero.sample import Object, Sample
 
 # Two true objects of 100x100; what is said: the first exactly, the second 50 px too far right.
 TRUE = [Instance((0, 0, 100, 100), ((50, 50),)), Instance((400, 400, 500, 500), ((450, 450),))]

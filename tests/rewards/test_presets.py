@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from rewards import DRAWN, PRESETS, RANKED, Told, get_rubric, score
 from segzero.answer import Answer, Instance, render_answer
-from segzero.data.sample import Object, Sample
 from segzero.errors import UserError
 from segzero.frames import native, relative, stretch
+from segzero.sample import Object, Sample
 
 OURS = ("soft", "mask", "dialogue")
 MULTI = ("vision_reasoner", *OURS)

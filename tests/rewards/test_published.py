@@ -12,9 +12,9 @@ import pytest
 
 from rewards import read_case, score
 from rewards.published import objects_accuracy, objects_format, one_box_iou
-from segzero.data.sample import Object, Sample
 from segzero.errors import UserError
 from segzero.frames import relative, stretch
+from segzero.sample import Object, Sample
 
 SCORES = [json.loads(line) for line in Path(__file__).with_name("published_scores.jsonl").read_text().splitlines()]
 

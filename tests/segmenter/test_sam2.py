@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import meta_weights
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,6 +18,7 @@ from segzero.errors import UserError
 from segzero.masks import mask_iou
 from segzero.segmenter import Prompt, load_segmenter
 from segzero.tiny.scenes import make_scene
+from tests.helpers import meta_weights
 
 # Not importorskip: the tests' own process must stay free of it too.
 pytestmark = [

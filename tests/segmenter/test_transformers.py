@@ -12,7 +12,7 @@ from transformers import Sam2Model
 from segzero.errors import UserError
 from segzero.masks import mask_iou
 from segzero.segmenter import Prompt, load_segmenter
-from segzero.tiny import policy_path, segmenter_path
+from segzero.shipped import policy_path, segmenter_path
 from segzero.tiny.questions import HELD_OUT_SEED
 from segzero.tiny.scenes import make_scene
 

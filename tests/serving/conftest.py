@@ -7,8 +7,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-import servers
-from servers import wait_until
+
+from tests.helpers import servers
+from tests.helpers.servers import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,16 @@ from contextlib import contextmanager
 import httpx
 import numpy as np
 import pytest
-import servers
 from PIL import Image
-from servers import wait_until
 
-from segzero.serving import run, threads
+from segzero.serving import server as server_module
+from segzero.serving import threads
 from segzero.serving.client import Client
-from segzero.serving.dialogues import SMALLEST_SHARE, Dialogues
+from segzero.serving.errors import Problem
 from segzero.serving.limits import Limits, Tokens
-from segzero.serving.problems import Problem
+from segzero.serving.sessions import SMALLEST_SHARE, Dialogues
+from tests.helpers import servers
+from tests.helpers.servers import wait_until
 
 
 @contextmanager
@@ -153,7 +154,7 @@ def test_an_answer_that_is_not_taken_counts_and_is_given_up(pipeline):
 
 
 def test_silent_connections_are_closed_and_busy_ones_are_not(pipeline, monkeypatch):
-    monkeypatch.setattr(run, "HEAD", 0.5)
+    monkeypatch.setattr(server_module, "HEAD", 0.5)
     with servers.running(pipeline) as server, server.http() as busy:
         silent, slow = connect(server), connect(server)
         slow.sendall(b"GET /healthz HTTP/1.1\r\nHost: he")
@@ -167,7 +168,7 @@ def test_silent_connections_are_closed_and_busy_ones_are_not(pipeline, monkeypat
 
 @pytest.mark.slow
 def test_the_oldest_of_too_many_silent_connections_make_room(pipeline, monkeypatch):
-    monkeypatch.setattr(run, "SILENT", 5)
+    monkeypatch.setattr(server_module, "SILENT", 5)
     with servers.running(pipeline) as server, server.http() as http:
         silent = []
         for _ in range(8):

@@ -7,17 +7,17 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-import servers
 from PIL import Image
-from servers import wait_until
 
 from segzero.dialogue import Dialogue
 from segzero.errors import UserError
 from segzero.masks import mask_iou
-from segzero.serving import dialogues as kept_dialogues
+from segzero.serving import sessions as kept_dialogues
 from segzero.serving.client import Client
-from segzero.serving.extras import Extras
 from segzero.serving.limits import Limits, Tokens
+from segzero.serving.options import Extras
+from tests.helpers import servers
+from tests.helpers.servers import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-import servers
 
 from segzero.data.readers import read
 from segzero.errors import UserError
@@ -16,6 +15,7 @@ from segzero.result import Found
 from segzero.serving.label_studio import read_config, read_context, regions_of
 from segzero.serving.limits import Limits, Tokens
 from segzero.serving.routes.label_studio import Home
+from tests.helpers import servers
 
 SIZE = (60, 40)
 BRUSH = """<View>

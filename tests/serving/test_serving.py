@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import servers
 from PIL import Image
 
 from segzero.images import load_image
 from segzero.masks import decode, encode, mask_iou
-from segzero.segmenter.remembering import RememberingSegmenter
+from segzero.segmenter.cache import RememberingSegmenter
 from segzero.serving.client import Client
 from segzero.serving.limits import Limits, Tokens
+from tests.helpers import servers
 
 
 def as_url(data: bytes) -> str:

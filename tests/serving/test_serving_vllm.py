@@ -6,7 +6,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import servers
 
 from segzero.errors import UserError
 from segzero.masks import mask_iou
@@ -14,7 +13,8 @@ from segzero.pipeline import SegZeroPipeline
 from segzero.policy import load_policy
 from segzero.serving.client import Client
 from segzero.serving.limits import Limits
-from segzero.tiny import policy_path
+from segzero.shipped import policy_path
+from tests.helpers import servers
 
 pytestmark = pytest.mark.slow
 

@@ -7,14 +7,14 @@ from concurrent.futures import Future
 
 import httpx
 import pytest
-import servers
-from servers import events, wait_until
 
 from segzero.errors import Unavailable, UserError
-from segzero.policy.speaking import Speaking
+from segzero.policy.generate import Speaking
 from segzero.serving.client import Client
 from segzero.serving.limits import Limits
 from segzero.serving.streaming import EventStream, Heard
+from tests.helpers import servers
+from tests.helpers.servers import events, wait_until
 
 STREAM = {"Accept": "text/event-stream"}
 

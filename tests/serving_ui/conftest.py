@@ -1,8 +1,9 @@
 """One server for all tests, one browser for a module; each test has a page of its own."""
 
-import browsing
 import pytest
 from playwright.sync_api import sync_playwright
+
+from tests.helpers import browsing
 
 
 @pytest.fixture(scope="module")

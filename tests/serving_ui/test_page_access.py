@@ -1,9 +1,10 @@
 """A phone, the keyboard alone, the dark: the same page for everybody."""
 
-import browsing
 import pytest
-from browsing import EASY, ask, ask_until, cards, open_example, shot
 from playwright.sync_api import expect
+
+from tests.helpers import browsing
+from tests.helpers.browsing import EASY, ask, ask_until, cards, open_example, shot
 
 pytestmark = pytest.mark.slow
 

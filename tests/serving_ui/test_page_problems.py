@@ -3,14 +3,14 @@
 import json
 import shutil
 
-import browsing
 import pytest
-from browsing import ask, cards, demo_ui, open_example, open_file, shot
 from PIL import Image
 from playwright.sync_api import expect
 
 from segzero.policy.checkpoint import CARD
-from segzero.tiny import segmenter_path
+from segzero.shipped import segmenter_path
+from tests.helpers import browsing
+from tests.helpers.browsing import ask, cards, demo_ui, open_example, open_file, shot
 
 pytestmark = pytest.mark.slow
 

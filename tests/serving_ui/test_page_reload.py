@@ -3,14 +3,26 @@
 import json
 import re
 
-import browsing
 import numpy as np
 import pytest
-from browsing import EASY, ask, ask_until, cards, click_pixel, download, only_masks, open_example, open_file, seen, shot
 from PIL import Image
 from playwright.sync_api import expect
 
 from segzero.masks import decode, points_of
+from tests.helpers import browsing
+from tests.helpers.browsing import (
+    EASY,
+    ask,
+    ask_until,
+    cards,
+    click_pixel,
+    download,
+    only_masks,
+    open_example,
+    open_file,
+    seen,
+    shot,
+)
 
 pytestmark = pytest.mark.slow
 

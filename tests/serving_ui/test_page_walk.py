@@ -5,10 +5,8 @@ import re
 import zipfile
 from itertools import pairwise
 
-import browsing
 import numpy as np
 import pytest
-from browsing import EASY, ask, ask_until, cards, click_pixel, download, only_masks, open_example, open_file, seen, shot
 from PIL import Image
 from playwright.sync_api import expect
 from pycocotools import mask as coco
@@ -16,6 +14,20 @@ from pycocotools.coco import COCO
 
 from segzero.masks import decode, points_of
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples
+from tests.helpers import browsing
+from tests.helpers.browsing import (
+    EASY,
+    ask,
+    ask_until,
+    cards,
+    click_pixel,
+    download,
+    only_masks,
+    open_example,
+    open_file,
+    seen,
+    shot,
+)
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from segzero.serving.commands import serve
-from segzero.serving.demo_ui import demo_ui
+from segzero.cli.demo_ui import demo_ui
+from segzero.cli.serve import serve
 from segzero.serving.ui import STATIC, add_ui
 
 FILES = sorted(STATIC.iterdir())

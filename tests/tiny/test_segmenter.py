@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForMaskGeneration, AutoProcessor
 
 from segzero.masks import box_of, mask_iou
-from segzero.tiny import segmenter_path
+from segzero.shipped import segmenter_path
 from segzero.tiny.evaluate_segmenter import evaluate
 from segzero.tiny.scenes import make_scene
 from segzero.tiny.segmenter import build

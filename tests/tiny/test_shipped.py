@@ -9,7 +9,8 @@ import pytest
 
 from segzero.errors import UserError
 from segzero.policy.checkpoint import shown_name
-from segzero.tiny import manifest, policy_path, segmenter_path, weights_path
+from segzero.shipped import policy_path, segmenter_path, weights_path
+from segzero.tiny import manifest
 
 MIDDLING = (0.40, 0.55)  # box IoU: reinforcement has something to start from and something to teach
 

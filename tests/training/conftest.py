@@ -8,20 +8,20 @@ import pytest
 
 # Before verl is imported: it then loads our plugin, whether or not the entry point is installed.
 os.environ.setdefault("VERL_PLATFORM", "cpu")
-os.environ.setdefault("VERL_USE_EXTERNAL_MODULES", "segzero.training.plugin")
+os.environ.setdefault("VERL_USE_EXTERNAL_MODULES", "segzero.training.verl_glue.plugin")
 
 
 @pytest.fixture(scope="session")
 def policy() -> str:
-    from segzero import tiny
+    from segzero import shipped
 
-    return os.environ.get("MODEL_PATH", str(tiny.policy_path()))
+    return os.environ.get("MODEL_PATH", str(shipped.policy_path()))
 
 
 @pytest.fixture(scope="session")
 def encoder(policy):
     from segzero.policy.checkpoint import read_checkpoint
-    from segzero.training.encoding import Encoder, processor_of
+    from segzero.training.tokenization import Encoder, processor_of
 
     return Encoder(read_checkpoint(policy), processor_of(policy))
 
@@ -30,7 +30,7 @@ def encoder(policy):
 def encoders(checkpoints):
     """An encoder of each family."""
     from segzero.policy.checkpoint import read_checkpoint
-    from segzero.training.encoding import Encoder, processor_of
+    from segzero.training.tokenization import Encoder, processor_of
 
     return {family: Encoder(read_checkpoint(path), processor_of(str(path))) for family, path in checkpoints.items()}
 
@@ -51,16 +51,16 @@ def samples(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def segmenter():
-    from segzero import tiny
+    from segzero import shipped
     from segzero.segmenter import load_segmenter
 
-    return load_segmenter(os.environ.get("SEGMENTER_PATH", str(tiny.segmenter_path())))
+    return load_segmenter(os.environ.get("SEGMENTER_PATH", str(shipped.segmenter_path())))
 
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory):
     """A folder with train.parquet and val.parquet."""
-    from segzero.data.sample import to_parquet
+    from segzero.data.parquet import to_parquet
     from segzero.tiny.questions import HELD_OUT_SEED, make_samples
 
     folder = tmp_path_factory.mktemp("scenes")

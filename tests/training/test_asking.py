@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from segzero.answer import Answer, Instance
-from segzero.data.sample import Sample
 from segzero.errors import UserError
 from segzero.frames import stretch
+from segzero.sample import Sample
 from segzero.training.asking import ask, ask_after_own_answers, takes_own_history
 
 FRAME = stretch(200)  # twice the pixels of the image

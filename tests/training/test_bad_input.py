@@ -15,10 +15,11 @@ import torch
 from ray.exceptions import RayTaskError
 from safetensors.torch import load_file, save_file
 
-from segzero import cli, tiny
-from segzero.data.sample import to_parquet
+from segzero import shipped
+from segzero.cli.main import main
+from segzero.data.parquet import to_parquet
 from segzero.errors import UserError
-from segzero.files import lock
+from segzero.io import lock
 from segzero.tiny.questions import make_samples
 from segzero.training import checkpoints, launch, log
 
@@ -49,9 +50,9 @@ def shared(tmp_path_factory, one_object):
 
 def write_policies(folder: Path) -> None:
     """Folders of the shipped policy, each with something wrong."""
-    whole = load_file(tiny.policy_path() / "model.safetensors")
+    whole = load_file(shipped.policy_path() / "model.safetensors")
     for name in ("no_tokenizer", "text_alone", "blind", "cut", "no_weights"):
-        shutil.copytree(tiny.policy_path(), folder / name)
+        shutil.copytree(shipped.policy_path(), folder / name)
     for file in ("tokenizer.json", "tokenizer_config.json"):
         (folder / "no_tokenizer" / file).unlink()
     (folder / "text_alone" / "config.json").write_text('{"model_type": "qwen2"}')
@@ -70,8 +71,8 @@ def with_rle(sample, rle):
 def segzero_train(shared, tmp_path, monkeypatch, capsys):
     """Run `segzero train ...` on the good data; returns its exit code and error output."""
     monkeypatch.setenv("DATA", str(shared))
-    monkeypatch.setenv("MODEL_PATH", str(tiny.policy_path()))
-    monkeypatch.setenv("SEGMENTER_PATH", str(tiny.segmenter_path()))
+    monkeypatch.setenv("MODEL_PATH", str(shipped.policy_path()))
+    monkeypatch.setenv("SEGMENTER_PATH", str(shipped.segmenter_path()))
     monkeypatch.chdir(shared)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "a_file").write_text("")
@@ -80,7 +81,7 @@ def segzero_train(shared, tmp_path, monkeypatch, capsys):
         command = ["segzero", "train", f"trainer.default_local_dir={tmp_path / 'run'}", *overrides]
         monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            main()
         return int(stop.value.code or 0), capsys.readouterr().err
 
     return call
@@ -208,7 +209,7 @@ def test_a_second_training_in_a_folder_is_refused_before_it_touches_anything(seg
 HOLD = """
 import subprocess, sys
 from pathlib import Path
-from segzero.files import lock
+from segzero.io import lock
 with lock(Path(sys.argv[1]), "busy"):
     child = subprocess.Popen([sys.executable, "-c", "input()"], close_fds=False)
     print("held", flush=True)

@@ -4,11 +4,12 @@ from dataclasses import replace
 from io import BytesIO
 
 import pytest
-from launching import logged, start, wait
 from PIL import Image
 
-from segzero.data.sample import Sample, to_parquet
+from segzero.data.parquet import to_parquet
+from segzero.sample import Sample
 from segzero.tiny.questions import make_samples
+from tests.helpers.launching import logged, start, wait
 
 pytestmark = pytest.mark.training
 

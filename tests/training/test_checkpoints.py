@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from segzero.errors import UserError
+from segzero.io import write_json
 from segzero.training import checkpoints
 
 SHARD = "actor/model_world_size_2_rank_1.pt"
@@ -74,7 +75,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.write_bytes", refuse)
     with pytest.raises(UserError, match="No space left on device; nothing was left half-written"):
-        checkpoints.write_json(tmp_path / "best.json", {})
+        write_json(tmp_path / "best.json", {})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -163,5 +164,5 @@ def test_a_best_step_that_cannot_be_read_is_none(tmp_path, text):
         (tmp_path / checkpoints.BEST).write_text(text)
     assert checkpoints.best(tmp_path) is None
     content = {"step": 5, "by": "val/giou", "metrics": {"val/giou": 0.5}}
-    checkpoints.write_json(tmp_path / checkpoints.BEST, content)
+    write_json(tmp_path / checkpoints.BEST, content)
     assert checkpoints.best(tmp_path) == content

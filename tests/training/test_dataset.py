@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from segzero.data.sample import to_parquet
+from segzero.data.parquet import to_parquet
 from segzero.errors import UserError
 from segzero.training.dataset import SampleDataset, from_json, to_json
 

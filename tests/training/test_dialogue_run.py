@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from launching import logged, start, wait
 
-from segzero.data.sample import to_parquet
+from segzero.data.parquet import to_parquet
 from segzero.tiny.dialogues import make_dialogues
 from segzero.tiny.questions import HELD_OUT_SEED
+from tests.helpers.launching import logged, start, wait
 
 pytestmark = pytest.mark.training
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from launching import complaint, start, wait
+
+from tests.helpers.launching import complaint, start, wait
 
 pytestmark = pytest.mark.training
 SOON = 60  # s

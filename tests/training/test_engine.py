@@ -4,7 +4,6 @@ the hidden states, with a head that FSDP2 shards by itself, are those of ordinar
 import pytest
 import torch
 from PIL import Image
-from random_checkpoints import FAMILIES
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForImageTextToText
@@ -14,9 +13,8 @@ from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen3_vl
 from transformers.models.qwen3_vl_moe import modeling_qwen3_vl_moe as qwen3_vl_moe
 from verl.models.transformers.monkey_patch import apply_monkey_patch
 
-from segzero.data.sample import Sample
 from segzero.errors import UserError
-from segzero.training.encoding import open_fitted
+from segzero.sample import Sample
 from segzero.training.engine import (
     PixelCache,
     SharedFeatures,
@@ -25,7 +23,9 @@ from segzero.training.engine import (
     keep_adapters_in_float32,
     vision_towers,
 )
+from segzero.training.tokenization import open_fitted
 from segzero.training.trainer import whole_groups
+from tests.helpers.random_checkpoints import FAMILIES
 
 PATCHED = [(qwen2_vl, "Qwen2VL"), (qwen2_5_vl, "Qwen2_5_VL"), (qwen3_vl, "Qwen3VL"), (qwen3_vl_moe, "Qwen3VLMoe")]
 

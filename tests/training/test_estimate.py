@@ -1,15 +1,15 @@
 """Estimates of memory and time: their arithmetic, and that every preset holds the model it is for."""
 
 import pytest
-from released_shapes import RELEASED, write_released
 
-from segzero import tiny
+from segzero import shipped
 from segzero.training import memory
+from segzero.training.checks import batch_of
 from segzero.training.config import compose
 from segzero.training.estimate import describe, seconds_of
 from segzero.training.launch import settle
 from segzero.training.memory import check_memory, memory_of, shape_of
-from segzero.training.plan import batch_of
+from tests.helpers.released_shapes import RELEASED, write_released
 
 PRESETS = [("qwen2_5_vl_7b", name) for name in ("gpu8_46g", "gpu4", "gpu8_80g", "gpu8", "multinode")]
 PRESETS += [("qwen2_5_vl_3b", "gpu1"), ("qwen2_5_vl_3b", "gpu4")]
@@ -29,7 +29,7 @@ def estimated(released, monkeypatch):
     """Configuration, batch, shape and memory of a choice of groups."""
 
     def work_out(model: str, hardware: str, *overrides: str):
-        monkeypatch.setenv("MODEL_PATH", str(tiny.policy_path() if model == "tiny" else released / model))
+        monkeypatch.setenv("MODEL_PATH", str(shipped.policy_path() if model == "tiny" else released / model))
         config = settle(compose("train", [f"model={model}", f"hardware={hardware}", *overrides]))
         batch, shape = batch_of(config), shape_of(config.actor_rollout_ref.model.path)
         return config, batch, shape, memory_of(config, batch, shape)

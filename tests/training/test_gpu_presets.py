@@ -11,16 +11,16 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from launching import SEGMENTER, complaint, kill, logged, overrides_of, spawn, wait
 from omegaconf import OmegaConf
-from random_checkpoints import FAMILIES, build_checkpoint
 from safetensors.torch import load_file
 
-from segzero.data.sample import to_parquet
+from segzero.data.parquet import to_parquet
 from segzero.policy.checkpoint import read_checkpoint
 from segzero.tiny.questions import make_samples
 from segzero.training.config import compose
-from segzero.training.encoding import Encoder, processor_of
+from segzero.training.tokenization import Encoder, processor_of
+from tests.helpers.launching import SEGMENTER, complaint, kill, logged, overrides_of, spawn, wait
+from tests.helpers.random_checkpoints import FAMILIES, build_checkpoint
 
 # Settings that choose a path through the code, not a number.
 PATHS = (
@@ -59,7 +59,7 @@ def path_of(launcher: str) -> tuple:
 
 
 def test_launchers_that_share_a_run_take_the_same_path():
-    from test_launchers import OWN, RECIPES
+    from tests.training.test_launchers import OWN, RECIPES
 
     assert set().union(*STAND_FOR.values()) == set(RECIPES) | OWN - {"run_tiny_cpu"}
     for stand_in, launchers in STAND_FOR.items():

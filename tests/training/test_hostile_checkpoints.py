@@ -14,13 +14,11 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from segzero import cli
+from segzero.cli.main import main
 from segzero.errors import UserError
 from segzero.training.merge import merge
 from segzero.training.shards import Shards, actor_folder
-
-sys.path.insert(0, str(Path(__file__).parent))
-from shards import light_copy, save_shards
+from tests.helpers.shards import light_copy, save_shards
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +48,13 @@ def test_no_code_of_a_checkpoint_runs_even_if_somebody_says_yes(checkpoint, tmp_
     monkeypatch.setattr(sys, "argv", ["segzero", "merge", str(place.parents[1]), "--out", str(tmp_path / "merged")])
     if kind == "never_seen":
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            main()
         err = capsys.readouterr().err
         assert stop.value.code == 2 and err.count("\n") == 1
         assert "holds a 'never_seen' model; a policy is one of" in err and not (tmp_path / "merged").exists()
     else:  # transformers has its own class for it
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            main()
         assert stop.value.code in (0, None)
     assert not list(tmp_path.rglob("ran")) and not (tmp_path / "modules").exists()
 

@@ -4,15 +4,15 @@ import os
 import subprocess
 
 import pytest
-from launching import SCRIPTS, overrides_of
-from released_shapes import write_released
 
-from segzero import tiny
-from segzero.data.sample import to_parquet
+from segzero import shipped
+from segzero.data.parquet import to_parquet
 from segzero.policy.checkpoint import read_checkpoint
 from segzero.tiny.questions import make_samples
-from segzero.training import plan
+from segzero.training import checks
 from segzero.training.config import compose
+from tests.helpers.launching import SCRIPTS, overrides_of
+from tests.helpers.released_shapes import write_released
 
 LAUNCHERS = sorted(path.stem for path in SCRIPTS.glob("*.sh"))
 
@@ -92,7 +92,7 @@ def test_hyper_parameters_are_the_published(launcher):
     config = compose("train", overrides_of(launcher))
     wanted = PUBLISHED | RECIPES[launcher]
     assert {key: OmegaConf.select(config, key) for key in wanted} == wanted
-    assert plan.batch_of(config).updates == 1
+    assert checks.batch_of(config).updates == 1
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def places(tmp_path_factory):
     for split in ("train", "val"):
         to_parquet(single, folder / f"{split}.parquet")
     return {
-        "tiny": tiny.policy_path(),
+        "tiny": shipped.policy_path(),
         "3b": write_released("qwen2_5_vl_3b", folder / "3b"),
         "7b": write_released("qwen2_5_vl_7b", folder / "7b"),
         "data": folder,
@@ -115,7 +115,7 @@ def places(tmp_path_factory):
 def test_every_launcher_passes_a_dry_run(launcher, places, tmp_path):
     size = next(size for size in ("tiny", "3b", "7b") if size in launcher)
     environment = {**os.environ, "MODEL_PATH": str(places[size]), "DATA": str(places["data"])}
-    environment |= {"SEGMENTER_PATH": str(tiny.segmenter_path()), "CUDA_VISIBLE_DEVICES": ""}
+    environment |= {"SEGMENTER_PATH": str(shipped.segmenter_path()), "CUDA_VISIBLE_DEVICES": ""}
     for name in ("VERL_PLATFORM", "VERL_USE_EXTERNAL_MODULES"):
         environment.pop(name, None)
     command = ["bash", SCRIPTS / f"{launcher}.sh", "dry_run=true", f"trainer.default_local_dir={tmp_path / 'run'}"]

@@ -15,9 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from segzero.errors import UserError
 from segzero.training.merge import export_adapter, merge
 from segzero.training.shards import Shards
-
-sys.path.insert(0, str(Path(__file__).parent))
-from shards import light_copy, save_shards
+from tests.helpers.shards import light_copy, save_shards
 
 
 @pytest.fixture(scope="module")

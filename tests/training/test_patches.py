@@ -10,8 +10,8 @@ import pytest
 import torch
 from transfer_queue.storage.managers.simple_storage_manager import AsyncSimpleStorageManager
 
-from segzero.training import patches, plugin
-from segzero.training.patches import ragged_last
+from segzero.training.verl_glue import patches, plugin
+from segzero.training.verl_glue.patches import ragged_last
 
 
 def positions(*lengths: int) -> list[torch.Tensor]:

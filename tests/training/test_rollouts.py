@@ -10,8 +10,8 @@ from ray.exceptions import RayActorError
 
 from segzero.errors import UserError
 from segzero.training import rollouts as module
-from segzero.training.rewarding import Scorer
 from segzero.training.rollouts import Rollouts
+from segzero.training.scorer import Scorer
 
 
 class Server:

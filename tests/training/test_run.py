@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 
 import pytest
-from launching import complaint, kill, logged, start, wait
 from PIL import Image
 
 from benchmarks.kills.training import damage, lost_rows, rows_of
 from segzero.policy import Request, Sampling, load_policy
 from segzero.prompts import render_messages
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples
+from tests.helpers.launching import complaint, kill, logged, start, wait
 
 pytestmark = pytest.mark.training
 

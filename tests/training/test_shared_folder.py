@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from launching import complaint, kill, start, wait
 
 from segzero.errors import UserError
 from segzero.training.shared_folder import check_shared, holds
+from tests.helpers.launching import complaint, kill, start, wait
 
 
 def test_those_that_do_not_see_the_folder_are_named(tmp_path):

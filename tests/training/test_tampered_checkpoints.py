@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import complaint, start, wait
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from segzero.training import checkpoints, launch, patches
+from segzero.training import checkpoints, launch
 from segzero.training.config import compose
+from segzero.training.verl_glue import patches
+from tests.helpers.launching import complaint, start, wait
 
 
 class Attack:

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from segzero.data.sample import Sample
 from segzero.frames import stretch
+from segzero.sample import Sample
 from segzero.training.rollouts import as_batch, trajectory
 
 ANSWER = 2000  # tokens

@@ -1,7 +1,8 @@
 """Two nodes with a GPU each (logical ones, on one machine) compute what one computes."""
 
 import pytest
-from launching import logged, start, wait
+
+from tests.helpers.launching import logged, start, wait
 
 pytestmark = pytest.mark.training
 

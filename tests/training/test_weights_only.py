@@ -5,13 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from launching import complaint, start, wait
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from segzero.errors import UserError
 from segzero.training import checkpoints
 from segzero.training.merge import merge
+from tests.helpers.launching import complaint, start, wait
 
 
 def save(run, step: int, weights_only: bool = False) -> None:

@@ -16,9 +16,9 @@ from segzero.data.exports.conver_seg import ConverSegExport
 from segzero.data.exports.fiftyone import FiftyOneExport
 from segzero.data.exports.label_studio import LabelStudioExport
 from segzero.data.exports.refer import ReferExport
-from segzero.data.sample import Sample
 from segzero.errors import UserError, unknown_name
-from segzero.files import write_atomically
+from segzero.io import write_atomically
+from segzero.sample import Sample
 
 
 class Export(Protocol):

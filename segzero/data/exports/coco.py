@@ -7,11 +7,12 @@ listed as LVIS does, in the image's `neg_category_ids`.
 from pathlib import Path
 from typing import Any
 
-from segzero.data.exports.pictures import Pictures, write_json
-from segzero.data.readers.records import plain
-from segzero.data.sample import Object, Sample
+from segzero.data.exports.pictures import Pictures
+from segzero.data.readers.fields import plain
 from segzero.errors import UserError
+from segzero.io import write_json
 from segzero.masks import RLE, area, check_rle
+from segzero.sample import Object, Sample
 
 
 class CocoExport:

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segzero.data.exports.pictures import Pictures, write_json
-from segzero.data.readers.records import plain
-from segzero.data.sample import Sample
+from segzero.data.exports.pictures import Pictures
+from segzero.data.readers.fields import plain
 from segzero.errors import UserError
-from segzero.files import png_bytes, write_atomically
+from segzero.io import png_bytes, write_atomically, write_json
 from segzero.masks import decode
+from segzero.sample import Sample
 
 
 class ConverSegExport:

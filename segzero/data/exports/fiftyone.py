@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from segzero.data.exports.pictures import Pictures, write_json
-from segzero.data.sample import Object, Sample
+from segzero.data.exports.pictures import Pictures
 from segzero.errors import UserError
 from segzero.frames import Size
+from segzero.io import write_json
 from segzero.masks import Mask, box_of, decode
+from segzero.sample import Object, Sample
 
 
 class FiftyOneExport:

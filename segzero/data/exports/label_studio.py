@@ -12,12 +12,12 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from segzero.data.exports.pictures import Pictures, write_json
-from segzero.data.sample import Object, Sample
+from segzero.data.exports.pictures import Pictures
 from segzero.errors import UserError
-from segzero.files import write_atomically
 from segzero.frames import Size
+from segzero.io import write_atomically, write_json
 from segzero.masks import Mask, decode
+from segzero.sample import Object, Sample
 
 CHANNELS = 4  # values a pixel has in a stroke
 LENGTH_BITS = (3, 4, 8, 16)  # widths of a run's length

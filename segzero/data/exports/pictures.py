@@ -1,15 +1,13 @@
 """Images and JSON files of an export. Images are copied as they are, each once."""
 
 import hashlib
-import json
 from pathlib import Path
-from typing import Any
 
 from segzero.data.readers.pictures import image_size
-from segzero.data.sample import Sample
 from segzero.errors import UserError
-from segzero.files import write_atomically
 from segzero.images import READERS
+from segzero.io import write_atomically
+from segzero.sample import Sample
 
 
 class Pictures:
@@ -42,11 +40,6 @@ class Pictures:
         self.names[key] = name
         self.taken.add(name.lower())
         return name
-
-
-def write_json(path: Path, value: Any) -> None:
-    """A JSON file in UTF-8."""
-    write_atomically(path, json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace"))
 
 
 def _suffix(content: bytes) -> str:

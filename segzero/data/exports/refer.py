@@ -8,11 +8,11 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from segzero.data.exports.pictures import Pictures, write_json
-from segzero.data.sample import Object, Sample
+from segzero.data.exports.pictures import Pictures
 from segzero.errors import UserError
-from segzero.files import write_atomically
+from segzero.io import write_atomically, write_json
 from segzero.masks import area, check_rle
+from segzero.sample import Object, Sample
 
 IMAGES = "images/mscoco/images/train2014"
 NOTHING = -1

@@ -13,17 +13,17 @@ from typing import Any
 
 from segzero.data.readers.coco import read_coco
 from segzero.data.readers.conver_seg import read_converseg
+from segzero.data.readers.fields import Record
 from segzero.data.readers.flags import read_flags
 from segzero.data.readers.folder import read_folder
 from segzero.data.readers.label_studio import read_label_studio
 from segzero.data.readers.reason_seg import read_reason_seg
-from segzero.data.readers.records import Record
 from segzero.data.readers.refer import read_grefcoco, read_refer
 from segzero.data.readers.region_reasoner import read_region_reasoner
 from segzero.data.readers.seg_llm import read_seg_llm
 from segzero.data.readers.seg_zero import read_evaluation, read_training
-from segzero.data.sample import Sample
 from segzero.errors import UserError, unknown_name
+from segzero.sample import Sample
 
 READERS: dict[str, Callable[..., Iterator[Record]]] = {
     "seg_zero": read_training,

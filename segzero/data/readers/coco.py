@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from segzero.data.readers.annotations import coco_mask, coco_object, numbers
+from segzero.data.readers.fields import Record, brief, get, get_id, get_size, question, read_json
 from segzero.data.readers.pictures import image_folder, inside
-from segzero.data.readers.records import Record, brief, get, get_id, get_size, question, read_json
-from segzero.data.readers.shapes import coco_mask, coco_object, numbers
-from segzero.data.sample import Sample
 from segzero.errors import UserError
 from segzero.masks import union
+from segzero.sample import Sample
 
 
 def read_coco(source: str | Path, images: str | Path = "") -> Iterator[Record]:

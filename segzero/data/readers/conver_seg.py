@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from segzero.data.readers.annotations import mask_object
+from segzero.data.readers.fields import Record, get, get_id, json_lines, parse_json, question, read_json
+from segzero.data.readers.hub_rows import Row, encoded, image_of, rows
 from segzero.data.readers.pictures import existing_folder, image_size, inside, read_mask
-from segzero.data.readers.records import Record, get, get_id, json_lines, parse_json, question, read_json
-from segzero.data.readers.rows import Row, encoded, image_of, rows
-from segzero.data.readers.shapes import mask_object
-from segzero.data.sample import Sample
 from segzero.errors import UserError
+from segzero.sample import Sample
 
 NO_PROMPT = "segment"  # what the published loader asks where a line has no prompt
 COLUMNS = ("image", "mask", "prompt")

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from segzero.data.readers.annotations import coco_mask, numbers, xyxy
+from segzero.data.readers.fields import Record, get, get_id, get_size, json_lines, parse_json, question
 from segzero.data.readers.pictures import image_size, inside
-from segzero.data.readers.records import Record, get, get_id, get_size, json_lines, parse_json, question
-from segzero.data.readers.shapes import coco_mask, numbers, xyxy
-from segzero.data.sample import Object, Sample
 from segzero.errors import UserError
 from segzero.frames import Size
 from segzero.masks import union
+from segzero.sample import Object, Sample
 
 FILE = "flags.jsonl"
 VERDICTS = ("good", "bad")

@@ -15,12 +15,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from segzero.data.readers.annotations import mask_object
+from segzero.data.readers.fields import Record, csv_rows, get, get_id, json_lines, parse_json, question
 from segzero.data.readers.pictures import existing_folder, image_size, inside, read_mask
-from segzero.data.readers.records import Record, csv_rows, get, get_id, json_lines, parse_json, question
-from segzero.data.readers.shapes import mask_object
-from segzero.data.sample import Object, Sample
 from segzero.errors import UserError
 from segzero.frames import Size
+from segzero.sample import Object, Sample
 
 TABLES = ("prompts.csv", "prompts.jsonl")
 NOTHING = "none"  # in the table's mask column

@@ -15,13 +15,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
+from segzero.data.readers.annotations import coco_mask, numbers, rle_object, xyxy
+from segzero.data.readers.fields import Record, get, get_id, get_size, question, read_json
 from segzero.data.readers.pictures import image_folder, image_size, inside
-from segzero.data.readers.records import Record, get, get_id, get_size, question, read_json
-from segzero.data.readers.shapes import coco_mask, numbers, rle_object, xyxy
-from segzero.data.sample import Object, Sample
 from segzero.errors import UserError
 from segzero.frames import Size
 from segzero.masks import Mask, encode
+from segzero.sample import Object, Sample
 
 SHAPES = ("polygonlabels", "rectanglelabels", "brushlabels")
 CHANNELS = 4  # a brush's strokes are stored as a picture with transparency, row by row

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from segzero.data.readers.annotations import mask_object, numbers
+from segzero.data.readers.fields import Record, get, question, read_json
 from segzero.data.readers.pictures import existing_folder, image_size, inside
-from segzero.data.readers.records import Record, get, question, read_json
-from segzero.data.readers.shapes import mask_object, numbers
-from segzero.data.sample import Sample
 from segzero.errors import UserError
 from segzero.frames import Size
 from segzero.masks import Mask, encode
+from segzero.sample import Sample
 
 SPLITS = ("train", "val", "test")
 ENCODINGS = ("utf-8-sig", "cp1252")  # some of the published files are Windows text

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segzero.data.readers import plain_pickle
+from segzero.data.readers.annotations import coco_object
+from segzero.data.readers.fields import Record, brief, get, get_id, get_size, question, read_json
 from segzero.data.readers.pictures import existing_folder, inside
-from segzero.data.readers.records import Record, brief, get, get_id, get_size, question, read_json
-from segzero.data.readers.shapes import coco_object
-from segzero.data.sample import Object, Sample
 from segzero.errors import UserError
+from segzero.sample import Object, Sample
 
 NOTHING = -1  # the ann_id that stands for "no such object" in gRefCOCO
 PREFERRED = ("umd", "unc", "google", "berkeley")  # whose splits the field reports, where a folder has several

@@ -11,13 +11,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from segzero.data.readers.annotations import boolean_mask, coco_mask, rle_object, xyxy
+from segzero.data.readers.fields import Record, get, get_id, question, read_json
 from segzero.data.readers.pictures import existing_folder, image_size, inside
-from segzero.data.readers.records import Record, get, get_id, question, read_json
-from segzero.data.readers.shapes import boolean_mask, coco_mask, rle_object, xyxy
-from segzero.data.sample import Object, Sample
 from segzero.errors import UserError
 from segzero.frames import Size
 from segzero.masks import encode
+from segzero.sample import Object, Sample
 
 PLACE = "<box>{context_bbox}</box>"  # where the published scripts write the earlier box, literally so
 

@@ -14,14 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from segzero.data.readers.annotations import coco_mask, rle_object
+from segzero.data.readers.fields import Record, get, get_id, question, read_json
 from segzero.data.readers.pictures import existing_folder, image_size, inside, read_values
 from segzero.data.readers.reason_seg import ENCODINGS, paint
-from segzero.data.readers.records import Record, get, get_id, question, read_json
-from segzero.data.readers.shapes import coco_mask, rle_object
-from segzero.data.sample import Object, Sample
 from segzero.errors import UserError, unknown_name
 from segzero.frames import Size
 from segzero.masks import encode
+from segzero.sample import Object, Sample
 
 SPLITS = ("train", "val")
 # Where each data set's masks are, below the annotations' folder; {split} is train or val.

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from rewards import read_case
+from segzero.data.readers.annotations import mask_object, xyxy
+from segzero.data.readers.fields import Record, get, get_id, get_size, question
+from segzero.data.readers.hub_rows import Row, image_of, rows
 from segzero.data.readers.pictures import image_size
-from segzero.data.readers.records import Record, get, get_id, get_size, question
-from segzero.data.readers.rows import Row, image_of, rows
-from segzero.data.readers.shapes import mask_object, xyxy
-from segzero.data.sample import Box, Object, Sample
 from segzero.errors import UserError
 from segzero.frames import Size
+from segzero.sample import Box, Object, Sample
 
 SIZE = ("img_width", "img_height")
 ABOUT = ("image_id", "ann_id", "cat_id", "count")  # what is kept of an evaluation set's columns

@@ -8,15 +8,15 @@ from fastapi import FastAPI, Request, Response
 from segzero.dialogue import Dialogue, Round
 from segzero.images import kind_of
 from segzero.pipeline import SegZeroPipeline
-from segzero.serving import writing
-from segzero.serving.dialogues import Dialogues, Kept
-from segzero.serving.extras import Extras
+from segzero.serving import responses
+from segzero.serving.errors import ERRORS, Problem
 from segzero.serving.limits import Limits
-from segzero.serving.models import Models
-from segzero.serving.problems import ERRORS, Problem
-from segzero.serving.reading import check_question, describe_body, image_file, open_image, read_body
+from segzero.serving.model_pool import Models
+from segzero.serving.options import Extras
+from segzero.serving.requests import check_question, describe_body, image_file, open_image, read_body
+from segzero.serving.responses import answer_of, json_answer
 from segzero.serving.routes.exports import add_exports
-from segzero.serving.routes.flags import add_flags
+from segzero.serving.routes.feedback import add_flags
 from segzero.serving.schema import (
     AskBody,
     Body,
@@ -28,9 +28,9 @@ from segzero.serving.schema import (
     RefineBody,
     RoundAnswer,
 )
+from segzero.serving.sessions import Dialogues, Kept
 from segzero.serving.streaming import EventStream, Heard, wants_events
 from segzero.serving.threads import reading
-from segzero.serving.waiting import answer_of, json_answer
 
 Step = Callable[[Dialogue], Round | None]
 EVENTS: dict[str, Any] = {"text/event-stream": {"schema": {"type": "string"}}}
@@ -50,7 +50,7 @@ def add_dialogues(app: FastAPI, models: Models, limits: Limits, extras: Extras, 
     async def tell(request: Request, kept: Kept, status: int = 200) -> Response:
         dialogue, chosen = kept.dialogue, kept.chosen
         told = (kept.id, dialogue.registry, chosen.policy, chosen.segmenter, dialogue.memory, limits.idle, kept.steps)
-        return await json_answer(request, writing.dialogue_state, *told, status=status)
+        return await json_answer(request, responses.dialogue_state, *told, status=status)
 
     def with_models(kept: Kept, step: Callable[[Dialogue], Any]) -> Callable[[SegZeroPipeline], Any]:
         """The step, for a thread in which the dialogue's models are shared with others."""
@@ -76,7 +76,7 @@ def add_dialogues(app: FastAPI, models: Models, limits: Limits, extras: Extras, 
         return (
             await tell(request, kept)
             if done is None
-            else await json_answer(request, writing.dialogue_round, done, format)
+            else await json_answer(request, responses.dialogue_round, done, format)
         )
 
     @app.post("/v1/dialogues", status_code=201, openapi_extra=describe_body(DialogueBody), **state)
@@ -124,7 +124,7 @@ def add_dialogues(app: FastAPI, models: Models, limits: Limits, extras: Extras, 
         return EventStream(
             heard,
             lambda: models.run(with_models(kept, step), kept.alone, kept.chosen),
-            lambda done: writing.dialogue_round(done, body.format),
+            lambda done: responses.dialogue_round(done, body.format),
             models.wait,
         )
 
@@ -165,7 +165,7 @@ def add_dialogues(app: FastAPI, models: Models, limits: Limits, extras: Extras, 
         body = await read_body(request, CandidatesBody)
         work = with_models(kept, lambda dialogue: dialogue.candidates(body.id, body.points, body.labels, body.box))
         masks = await answer_of(request, models, models.run, work, kept.alone, kept.chosen)
-        return await json_answer(request, writing.candidates, masks, body.format)
+        return await json_answer(request, responses.candidates, masks, body.format)
 
     @app.post("/v1/dialogues/{id}/clear", **state)
     async def clear(request: Request, id: str) -> Response:

@@ -11,14 +11,14 @@ from fastapi import FastAPI, Query, Request, Response
 from PIL import Image
 
 from segzero.dialogue import Registry
-from segzero.dialogue.saved import dialogue_file
-from segzero.drawing import draw_overlay
-from segzero.files import png_bytes
+from segzero.dialogue.session_file import dialogue_file
+from segzero.io import png_bytes
 from segzero.masks import area, decode
-from segzero.serving.dialogues import Kept
-from segzero.serving.models import Models
+from segzero.serving.model_pool import Models
+from segzero.serving.responses import mask_png
+from segzero.serving.sessions import Kept
 from segzero.serving.threads import exporting
-from segzero.serving.writing import mask_png
+from segzero.viz.overlay import draw_overlay
 
 BY_HAND = "drawn by hand"  # the category of regions without a question
 

@@ -24,15 +24,15 @@ from segzero.result import Found
 from segzero.segmenter import Prompt
 from segzero.segmenter.protocol import best_first
 from segzero.serving import threads
-from segzero.serving.extras import Extras
-from segzero.serving.fetching import fetch
+from segzero.serving.errors import ERRORS, Problem
+from segzero.serving.image_fetch import fetch
 from segzero.serving.label_studio import Clicks, Config, image_address, read_config, read_context, regions_of, task_name
 from segzero.serving.limits import Limits
-from segzero.serving.models import Models
-from segzero.serving.problems import ERRORS, Problem
-from segzero.serving.reading import check_question, open_image, read_body
+from segzero.serving.model_pool import Models
+from segzero.serving.options import Extras
+from segzero.serving.requests import check_question, open_image, read_body
+from segzero.serving.responses import answer_of
 from segzero.serving.schema import MAX_PROMPTS, Body
-from segzero.serving.waiting import answer_of
 
 PREFIX = "/label-studio"
 URL, KEY = "LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"

@@ -1,0 +1,144 @@
+"""Many images, one question or a file of them: run the pipeline, save what it found, count what failed."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from unicodedata import normalize
+
+from segzero.errors import UserError, unknown_name
+from segzero.images import find_images, load_image
+from segzero.io import write_atomically
+from segzero.pipeline import SegZeroPipeline
+from segzero.prompts import normalise
+from segzero.result import FORMATS, Segmentation, coco_dataset
+
+RESERVED = "coco"  # the run's own file
+STEM = 200  # bytes of a name that come from the image's, so that what follows fits into the usual 255
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image and one question; `name` is what its files are called."""
+
+    image: Path
+    question: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: a result, or the one line that says why there is none."""
+
+    job: Job
+    result: Segmentation | None
+    problem: str | None = None
+
+
+def jobs_for(images: str, question: str) -> list[Job]:
+    """The same question for an image, a folder or a glob of them."""
+    normalise(question)
+    return _named([(path, question) for path in find_images(images)])
+
+
+def jobs_from(file: Path) -> list[Job]:
+    """Jobs from a JSON-lines file of {"image": path, "question": text}; paths are relative to the file.
+
+    A line may also say "prompt" for "question", as ConverSeg's files do.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read questions from {file}: {error}") from error
+    pairs = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            question = row["question"] if "question" in row else row["prompt"]
+            pairs.append((file.parent / row["image"], question))
+            normalise(question)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            reason = str(error) if isinstance(error, UserError) else 'expected {"image": path, "question": text}'
+            raise UserError(f"{file}, line {number}: {reason}") from error
+    if not pairs:
+        raise UserError(f"{file} holds no questions; write one JSON object a line")
+    return _named(pairs)
+
+
+def run(pipeline: SegZeroPipeline, jobs: Iterable[Job], max_pixels: int) -> Iterator[Outcome]:
+    """An outcome for every job, in order. An image that can't be read is one too: nothing is dropped."""
+    todo = iter(jobs)
+    while chunk := list(islice(todo, pipeline.batch)):
+        images, problems = {}, {}
+        for job in chunk:
+            try:
+                images[job] = load_image(job.image, max_pixels=max_pixels)
+                pipeline.policy.frame.model_size(images[job].size)  # refuses shapes the policy can't see
+            except UserError as error:
+                images.pop(job, None)
+                problems[job] = str(error)
+        results = iter(pipeline(list(images.values()), [job.question for job in images]))
+        for job in chunk:
+            yield Outcome(job, None, problems[job]) if job in problems else Outcome(job, next(results))
+
+
+def save(outcomes: Iterable[Outcome], folder: Path, formats: tuple[str, ...]) -> Iterator[Outcome]:
+    """Write each outcome's files as it comes; `coco` is one file for the whole run, written at the end.
+
+    A folder that can't be made ends the run before it has begun; a result that can't be written is a problem.
+    """
+    check_formats(formats)
+    each = tuple(name for name in formats if name != RESERVED)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from error
+    done: list[tuple[str, Segmentation]] = []
+    for outcome in outcomes:
+        if outcome.result is not None:
+            try:
+                outcome.result.save(folder, outcome.job.name, each)
+            except UserError as error:
+                yield Outcome(outcome.job, None, str(error))
+                continue
+            if RESERVED in formats:
+                done.append((str(outcome.job.image), outcome.result))
+        yield outcome
+    if RESERVED in formats:
+        write_atomically(folder / f"{RESERVED}.json", json.dumps(coco_dataset(done)).encode())
+
+
+def check_formats(formats: tuple[str, ...]) -> None:
+    """Refuse a format that nothing writes."""
+    for name in formats:
+        if name not in FORMATS:
+            raise unknown_name("format", name, list(FORMATS))
+
+
+def _named(pairs: list[tuple[Path, str]]) -> list[Job]:
+    """File names that say which image it was, and stay apart wherever they are written.
+
+    >>> [job.name for job in _named([(Path(name), "the cat") for name in ("a.jpg", "A.png", "a_2.jpg", "coco.jpg")])]
+    ['a', 'A_2', 'a_2_2', 'coco_2']
+    """
+    taken = {RESERVED}
+    numbers: Counter[str] = Counter()  # the highest that was given to a stem
+    jobs = []
+    for path, question in pairs:
+        stem = path.stem.encode("utf-8", "replace")[:STEM].decode("utf-8", "ignore")
+        name, key = stem, _folded(stem)
+        while _folded(name) in taken:
+            numbers[key] = max(numbers[key], 1) + 1
+            name = f"{stem}_{numbers[key]}"
+        taken.add(_folded(name))
+        jobs.append(Job(path, question, name))
+    return jobs
+
+
+def _folded(name: str) -> str:
+    """A name as macOS and Windows compare it, where "Straße", "STRASSE" and accents in two pieces are the same."""
+    return normalize("NFC", normalize("NFC", name).casefold())

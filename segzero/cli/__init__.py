@@ -1,0 +1,1 @@
+"""The `segzero` command, one file per subcommand."""

@@ -1,0 +1,124 @@
+"""What can be wrong with one sample's truth, found without a model and without its image.
+
+>>> problems(Sample("s", "cat.jpg", "the cat", 640, 480, (Object((10, 20, 200, 500)),)))
+['a box leaves its image']
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from rewards import DRAWN, PRESETS, read_case
+from rewards.case import SQUARE
+from segzero.answer import MAX_OBJECTS, POINTS, Answer, Instance, render_answer
+from segzero.errors import UserError
+from segzero.frames import Frame, Size
+from segzero.masks import Mask, box_iou, box_of, decode
+from segzero.prompts import normalise
+from segzero.sample import Object, Sample
+
+ONE_OBJECT = ("seg_zero", "seg_zero_strict")  # presets that can score nothing else
+SOME_OBJECT = ("vision_reasoner",)  # as published, nothing is worth anything where nothing is there
+LOOSE = 0.5  # a box whose IoU with its mask's own box is lower is another's
+LONGEST = 800  # letters, some 200 tokens: what a prompt of 1300 leaves beside the image and the words around it
+
+
+def true_answer(sample: Sample, frame: Frame, format: str) -> str:
+    """The truth as the policy would write it; an object with one point says it twice where two belong."""
+    return render_answer(Answer("The truth.", _true_instances(sample, frame, format)), format)
+
+
+def _true_instances(sample: Sample, frame: Frame, format: str) -> tuple[Instance, ...]:
+    found = []
+    for true in sample.objects:
+        x0, y0, x1, y1 = frame.to_frame(true.box, sample.size)
+        points = [frame.to_frame(point, sample.size) for point in (*true.points, *true.points[-1:])]
+        found.append(Instance((x0, y0, x1, y1), tuple((x, y) for x, y in points[: POINTS[format]])))
+    return tuple(found)
+
+
+def problems(sample: Sample) -> list[str]:
+    """What is wrong with a sample, its image aside; each thing once."""
+    found = {what for true in sample.objects for what in _object_problems(true, sample.size)}
+    try:
+        normalise(sample.question)
+    except UserError:
+        found.add("its question is empty or can't be asked")
+    if len(sample.question) > LONGEST:
+        found.add(f"its question has more than {LONGEST} letters")
+    if sample.ignore is not None and _decoded(sample.ignore, sample.size) is None:
+        found.add("its ignored pixels are malformed or of another size")
+    return sorted(found)
+
+
+def _object_problems(true: Object, size: Size) -> Iterator[str]:
+    numbers = np.array([*true.box, *(v for point in true.points for v in point)])
+    if not np.isfinite(numbers).all():
+        yield "a coordinate is not finite"
+        return
+    x0, y0, x1, y1 = true.box
+    if not (x0 < x1 and y0 < y1):
+        yield "a box has no area"
+    if min(x0, y0) < 0 or x1 > size[0] or y1 > size[1]:
+        yield "a box leaves its image"
+    if not all(x0 <= x <= x1 and y0 <= y <= y1 for x, y in true.points):
+        yield "a point lies outside its box"
+    if true.rle is None:
+        return
+    mask = _decoded(true.rle, size)
+    if mask is None:
+        yield "a mask is malformed or of another size"
+        return
+    tight = box_of(mask)
+    if tight is None:
+        yield "a mask has no pixels"
+    elif float(box_iou(true.box, tight)) < LOOSE:
+        yield "a box is not its mask's"
+    if tight is not None and not all(_inside(mask, point) for point in true.points):
+        yield "a point lies outside its mask"
+
+
+def _decoded(rle: object, size: Size) -> Mask | None:
+    try:
+        return decode(rle, size)  # type: ignore[arg-type]
+    except UserError:
+        return None
+
+
+def _inside(mask: Mask, point: tuple[float, float]) -> bool:
+    x, y = math.floor(point[0]), math.floor(point[1])
+    return 0 <= y < mask.shape[0] and 0 <= x < mask.shape[1] and bool(mask[y, x])
+
+
+def losses(sample: Sample) -> dict[str, list[str]]:
+    """For each preset that can score the sample: the terms in which the truth itself earns less than the most.
+
+    The truth is rendered in whole numbers of the 840 frame, as the policy has to write it.
+
+    >>> losses(Sample("s", "cat.jpg", "the cat", 640, 480, (Object((10, 20, 200, 300), ((50, 60),)),)))["soft"]
+    []
+    """
+    found: dict[str, list[str]] = {}
+    if not all(np.isfinite([*true.box, *np.ravel(true.points)]).all() for true in sample.objects):
+        return found
+    for preset, rubric in PRESETS.items():
+        if not _applies(preset, sample):
+            continue
+        format = "seg_zero" if preset in ONE_OBJECT else "multi"
+        instances = _true_instances(sample, SQUARE, format)
+        names = ("points_1", "points_2") if preset in ONE_OBJECT else ("point_2d",)
+        box = "bbox" if preset in ONE_OBJECT else "bbox_2d"
+        truth = [{box: i.box} | dict(zip(names, i.points, strict=False)) for i in instances]
+        reward = rubric.score(read_case(true_answer(sample, SQUARE, format), truth, format=format))
+        is_highest = reward.total >= rubric.highest - 1e-6
+        terms = [] if is_highest else [term.name for term in rubric.terms if reward.terms[term.name] < term.high - 1e-6]
+        found[preset] = terms
+    return found
+
+
+def _applies(preset: str, sample: Sample) -> bool:
+    count = len(sample.objects)
+    fits = count == 1 if preset in ONE_OBJECT else count > 0 or preset not in SOME_OBJECT
+    fits = fits and (preset not in DRAWN or all(true.rle is not None for true in sample.objects))
+    return fits and count <= MAX_OBJECTS and all(true.points for true in sample.objects)

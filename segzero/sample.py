@@ -1,0 +1,77 @@
+"""`Sample`: one image, one question and the truth, in original pixels. The one schema everything stands on.
+
+>>> sample = Sample("s1", "cat.jpg", "the cat", 640, 480, objects=(Object(box=(10, 20, 200, 300)),))
+>>> sample.empty
+False
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from segzero.masks import RLE, union
+
+Point = tuple[float, float]
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Object:
+    """One true object, in pixels of the original image."""
+
+    box: Box  # x0, y0, x1, y1
+    points: tuple[Point, ...] = ()  # inside the object, the safest first
+    rle: RLE | None = None  # COCO RLE of its mask
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A question about an image with its true objects; no objects means that nothing matches."""
+
+    id: str
+    image: str | bytes  # a path, or the encoded file itself
+    question: str
+    width: int
+    height: int
+    objects: tuple[Object, ...] = ()
+    ignore: RLE | None = None  # pixels that count neither for nor against
+    category: str = ""
+    concept: str = ""
+    split: str = ""
+    source: str = ""
+    turns: tuple[dict[str, Any], ...] = ()  # earlier rounds of a dialogue
+    meta: dict[str, Any] = field(default_factory=dict)  # anything JSON can hold
+
+    @property
+    def empty(self) -> bool:
+        """True when the right answer is: nothing there."""
+        return not self.objects
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the original image."""
+        return self.width, self.height
+
+    @property
+    def turn(self) -> dict[str, Any]:
+        """This round, as the `turns` of later rounds tell it."""
+        return {
+            "question": self.question,
+            "boxes": [list(o.box) for o in self.objects],
+            "points": [[list(point) for point in o.points] for o in self.objects],
+            "masks": [o.rle for o in self.objects],
+        }
+
+    def mask(self) -> RLE | None:
+        """The union of the objects' masks, or None when some object has no mask."""
+        rles = [o.rle for o in self.objects if o.rle is not None]
+        return union(rles, (self.width, self.height)) if len(rles) == len(self.objects) else None
+
+    def open(self) -> Image.Image:
+        """The image, upright, as RGB."""
+        from segzero.images import load_image
+
+        return load_image(
+            self.image, name=f"the image of sample {self.id!r}" if isinstance(self.image, bytes) else None
+        )

@@ -1,0 +1,126 @@
+"""What a training changed, as one HTML page that needs nothing beside it.
+
+The page shows figures that were measured just now: before, after, and the training's own log.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segzero.evaluation.compare import compare_runs
+from segzero.evaluation.figures import Table
+from segzero.evaluation.scoring import Row
+from segzero.result import Segmentation
+from segzero.training.log import NAME, read_rows
+from segzero.viz.charts import Line, chart
+from segzero.viz.html import page, picture, side_by_side, table, text
+
+SMOOTH = 10  # steps
+FIGURES = {  # of segzero.evaluation.figures, and what they are called here
+    "giou": "gIoU",
+    "ciou": "cIoU",
+    "p@0.5": "P@0.5",
+    "n_acc": "N-acc",
+    "t_acc": "T-acc",
+    "answered": "readable",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """A policy's answers to the held-out questions, with what they scored."""
+
+    results: Sequence[Segmentation]
+    rows: Sequence[Row]
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The figures by the names they have here."""
+        values = Table.of(self.rows).values()
+        return {shown: values[name] for name, shown in FIGURES.items()}
+
+    def iou(self, place: int) -> float:
+        """Of one answer."""
+        score = self.rows[place].score
+        return score.iou if score else 0.0
+
+
+def comparison(before: Evaluated, after: Evaluated) -> list[tuple[str, ...]]:
+    """A line a figure: its name, before, after, the change, its 95 % interval, its p-value."""
+    compared = compare_runs(before.rows, after.rows)["figures"]
+    return [
+        (
+            shown,
+            f"{compared[name]['a']:.3f}",
+            f"{compared[name]['b']:.3f}",
+            f"{compared[name]['difference']:+.3f}",
+            f"{compared[name]['low']:+.3f} to {compared[name]['high']:+.3f}",
+            f"{compared[name]['p']:.4f}",
+        )
+        for name, shown in FIGURES.items()
+        if name in compared
+    ]
+
+
+COMPARED = ("before", "after", "change", "95 % interval", "p")  # what stands above the lines of a comparison
+
+
+def write_report(
+    before: Evaluated, after: Evaluated, log: Sequence[Mapping[str, Any]], facts: Mapping[str, str]
+) -> str:
+    """The page. `log` is the rows of a run's metrics.jsonl, `facts` what else the reader should know."""
+    first, last = before.figures["gIoU"], after.figures["gIoU"]
+    changed = "".join(_change(title, place, before, after) for title, place in most_changed(before, after))
+    return page(
+        "SegZero: before and after training",
+        f"""<h1>Held-out gIoU {first:.3f} &rarr; {last:.3f} <small>({last - first:+.3f})</small></h1>
+<p>{len(after.rows)} questions about scenes that neither training has seen, answered greedily before and after.</p>
+{side_by_side(curves(log).values())}
+{table(("on the held-out questions", *COMPARED), comparison(before, after))}
+<p>Interval and p-value are of the change, over the questions: what other questions would have given. What another
+training would have given is not in them.</p>
+<h2>Before and after</h2>
+{changed}
+<h2>The run</h2>
+{table((), facts.items())}""",
+    )
+
+
+def curves(log: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Reward and validation by step, as SVG, by file name."""
+    rewards = _column(log, "reward/mean")
+    validated = [Line(n, _column(log, f"val/{key}")) for n, key in (("gIoU", "giou"), ("nothing-there", "n_acc"))]
+    drawn = {}
+    if rewards:
+        drawn["reward"] = chart("Reward of the answers it tries", [Line("mean of ten steps", rewards, SMOOTH)])
+    if any(line.points for line in validated):
+        drawn["validation"] = chart("Validation", validated)
+    return drawn
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The whole rows of a run's metrics.jsonl: {"step": ..., "data": {name: number}}."""
+    return read_rows(run / NAME)
+
+
+def most_changed(before: Evaluated, after: Evaluated, better: int = 6, worse: int = 2) -> list[tuple[str, int]]:
+    """Where the IoU rose most, once for each kind of question first; and where it fell most."""
+    gains = [after.iou(place) - before.iou(place) for place in range(len(after.rows))]
+    order = sorted(range(len(gains)), key=gains.__getitem__)
+    risen = [place for place in reversed(order) if gains[place] > 0]
+    of_each_kind = {after.rows[place].category: place for place in reversed(risen)}.values()
+    risen = sorted(of_each_kind, key=risen.index) + [place for place in risen if place not in of_each_kind]
+    fallen = [place for place in order if gains[place] < 0][:worse]
+    return [("Gained", place) for place in risen[:better]] + [("Lost", place) for place in fallen]
+
+
+def _change(title: str, place: int, before: Evaluated, after: Evaluated) -> str:
+    ious = f"IoU {before.iou(place):.2f} &rarr; {after.iou(place):.2f}"
+    pictures = side_by_side(picture(each.results[place].panel()) for each in (before, after))
+    question = text(after.results[place].question)
+    return f"<h3>{title}: {question} <small>{ious}</small></h3>{pictures}"
+
+
+def _column(log: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
+    return [(row["step"], row["data"][name]) for row in log if name in row["data"]]

@@ -1,0 +1,63 @@
+"""What the HTML pages are made of: one file each, with its pictures inside and nothing to fetch.
+
+>>> table(("figure", "value"), [("gIoU", "<0.5>")])
+'<table><tr><th>figure<th>value<tr><td>gIoU<td>&lt;0.5&gt;</table>'
+"""
+
+import base64
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from PIL import Image
+
+from segzero.io import png_bytes
+
+PANEL_WIDTH = 700  # pixels, in a page
+
+
+def page(title: str, body: str) -> str:
+    """A whole page; the title is plain text, the body HTML."""
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{text(title)}</title>
+<style>{STYLE}</style>
+{body}
+</html>
+"""
+
+
+def text(value: str) -> str:
+    """Plain text inside HTML. A lone surrogate, which no file can hold, is written out."""
+    return escape(value.encode("utf-8", "backslashreplace").decode())
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of plain texts; without a head where that is empty."""
+    top = "<tr>" + "".join(f"<th>{text(cell)}" for cell in head) if head else ""
+    lines = ("<tr>" + "".join(f"<td>{text(cell)}" for cell in row) for row in rows)
+    return f"<table>{top}{''.join(lines)}</table>"
+
+
+def picture(image: Image.Image) -> str:
+    """The image, small, inside the page."""
+    small = image.resize((PANEL_WIDTH, round(image.height * PANEL_WIDTH / image.width)), Image.Resampling.LANCZOS)
+    data = base64.b64encode(png_bytes(small)).decode()
+    return f'<img alt="" src="data:image/png;base64,{data}">'
+
+
+def side_by_side(parts: Iterable[str]) -> str:
+    """Drawings or pictures in a row, as many as there is room for."""
+    return f'<div class="row">{"".join(f"<figure>{part}</figure>" for part in parts)}</div>'
+
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem;
+  color: #171b21; background: #f5f6f8 }
+h1 { font-weight: 650 } small { font-weight: 400; color: #6b7280 }
+.row { display: flex; flex-wrap: wrap; gap: 16px } .row > * { flex: 1 1 420px; min-width: 0; margin: 0 }
+img, svg { width: 100%; height: auto; border-radius: 10px; display: block }
+table { border-collapse: collapse; background: #fff; border-radius: 10px; margin: 1rem 0 }
+td, th { padding: .35rem .9rem; text-align: left; border-bottom: 1px solid #e3e7ec; vertical-align: top }
+@media (prefers-color-scheme: dark) { body { color: #e8eaed; background: #14171c } table { background: #1d2127 }
+  td, th { border-color: #333941 } }
+"""

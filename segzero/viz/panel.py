@@ -1,0 +1,141 @@
+"""The panel: a question, its image, what was found and the reasoning, on one sheet.
+
+>>> draw_panel(image, "the mug", instances).save("panel.png")           # doctest: +SKIP
+"""
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw
+
+from segzero.viz.overlay import MAX_DRAWN, Color, Drawable, color_of, draw_overlay, enlarge, rounded
+from segzero.viz.text import font_for, wrap
+
+PAPER, INK, MUTED, RULE = (255, 255, 255), (23, 27, 33), (107, 115, 128), (208, 214, 222)
+ALARM, CAUTION = (200, 38, 30), (222, 150, 20)
+SIDE, GAP, MARGIN = 640, 24, 40  # pixels: the longer side of one picture, between blocks, around everything
+TITLE, TEXT, SMALL = 30, 20, 15  # sizes of letters
+LINE = 1.35  # from one line to the next, in sizes of letters
+
+
+def draw_panel(
+    image: Image.Image,
+    question: str,
+    instances: Sequence[Drawable],
+    *,
+    think: str = "",
+    error: str | None = None,
+    raw_text: str = "",
+    warnings: Sequence[str] = (),
+    truth: Sequence[Drawable] | None = None,
+) -> Image.Image:
+    """Draw the image and its overlay side by side (one above the other if they are wide), with words above and below.
+
+    `truth`, the objects that are there, gets a third picture. An answer that could not be read has an `error`, and
+    is shown as it was written, `raw_text`.
+    """
+    wide = image.width > 2 * image.height
+    times = min((2 * SIDE + GAP if wide else SIDE) / image.width, SIDE / image.height)
+    size = max(1, round(image.width * times)), max(1, round(image.height * times))
+    original, overlay = enlarge(image, size), draw_overlay(image, instances, size)
+    if not instances:
+        overlay = Image.blend(overlay, Image.new("RGB", size, PAPER), 0.7)
+    pictures = [original, overlay, *([] if truth is None else [draw_overlay(image, truth, size)])]
+    row = _join([_round_corners(picture) for picture in pictures], GAP // 2, down=wide)
+    width = max(row.width, SIDE)
+    blocks = [_text(question, TITLE, INK, width, max_lines=4), row, _findings(instances, error, warnings, width)]
+    if truth is not None:
+        said = "The image, the answer and the truth" + ("" if truth else ", which is that nothing is there")
+        blocks.insert(2, _text(said, SMALL, MUTED, width, max_lines=1))
+    if think.strip():
+        blocks.append(_quoted("Reasoning", think, width))
+    if error is not None:
+        blocks.append(_quoted("The answer as it was written", raw_text or "(nothing)", width))
+    sheet = _join(blocks, GAP, down=True)
+    panel = Image.new("RGB", (width + 2 * MARGIN, sheet.height + 2 * MARGIN), PAPER)
+    panel.paste(sheet, (MARGIN, MARGIN))
+    return panel
+
+
+def beside(sheets: Sequence[Image.Image]) -> Image.Image:
+    """Sheets in a row, tops aligned."""
+    return _join(sheets, 0, down=False)
+
+
+def _findings(instances: Sequence[Drawable], error: str | None, warnings: Sequence[str], width: int) -> Image.Image:
+    """What was found, in words: each instance with its colour and score, or why there is none."""
+    rows = []
+    if instances:
+        rows.append(_text("Found · expected IoU", SMALL, MUTED, width, max_lines=1))
+        rows.append(_chips(instances, width))
+    if len(instances) > MAX_DRAWN:
+        rows.append(_remark(CAUTION, f"Only the first {MAX_DRAWN} of {len(instances)} are drawn.", width))
+    if not instances and error is None:
+        rows.append(_remark(MUTED, "Nothing there: the answer is that no object matches.", width))
+    if error is not None:
+        rows.append(_remark(ALARM, f"The answer could not be read ({error}).", width))
+    if warnings:
+        rows.append(_remark(CAUTION, f"Left out of the answer: {', '.join(warnings)}.", width))
+    return _join(rows, 6, down=True)
+
+
+def _chips(instances: Sequence[Drawable], width: int) -> Image.Image:
+    """A dot in the instance's colour, its number and its score, as many as fit into one row."""
+    font, step = font_for("0", TEXT), 118
+    block = Image.new("RGB", (width, round(LINE * TEXT)), PAPER)
+    draw, middle = ImageDraw.Draw(block), block.height / 2
+    fitting = len(instances) if len(instances) * step <= width else (width - 200) // step
+    for place, found in enumerate(instances[:fitting]):
+        left, number = place * step, found.number or place + 1
+        block.paste(color_of(number - 1), (left, round(middle - 8)), rounded(16, 16, 8))
+        name, score = str(number), f"{found.score:.2f}"
+        draw.text((left + 24, middle), name, INK, font, anchor="lm")
+        draw.text((left + 34 + font.getlength(name), middle), score, MUTED, font, anchor="lm")
+    if fitting < len(instances):
+        draw.text((fitting * step, middle), f"and {len(instances) - fitting} more", MUTED, font, anchor="lm")
+    return block
+
+
+def _remark(color: Color, text: str, width: int) -> Image.Image:
+    body = _text(text, TEXT, INK, width - 26, max_lines=2)
+    block = Image.new("RGB", (width, body.height), PAPER)
+    block.paste(color, (0, round(LINE * TEXT / 2 - 8)), rounded(16, 16, 8))
+    block.paste(body, (26, 0))
+    return block
+
+
+def _quoted(title: str, text: str, width: int) -> Image.Image:
+    """A small heading, and below it wrapped text with a rule at its left."""
+    body = _text(text, TEXT, INK, width - 22, max_lines=24)
+    ruled = Image.new("RGB", (width, body.height), PAPER)
+    ruled.paste(RULE, (0, 0, 4, body.height))
+    ruled.paste(body, (22, 0))
+    return _join([_text(title, SMALL, MUTED, width, max_lines=1), ruled], 6, down=True)
+
+
+def _text(text: str, size: int, ink: Color, width: int, max_lines: int) -> Image.Image:
+    font, step = font_for(text, size), round(LINE * size)
+    lines = wrap(text, font, width, max_lines)
+    block = Image.new("RGB", (width, max(1, step * len(lines))), PAPER)
+    draw = ImageDraw.Draw(block)
+    for row, line in enumerate(lines):
+        draw.text((0, row * step + step / 2), line, ink, font, anchor="lm")
+    return block
+
+
+def _round_corners(picture: Image.Image) -> Image.Image:
+    sheet = Image.new("RGB", picture.size, PAPER)
+    sheet.paste(picture, (0, 0), rounded(*picture.size, min(10.0, *(side / 2 for side in picture.size))))
+    return sheet
+
+
+def _join(blocks: Sequence[Image.Image], gap: int, down: bool) -> Image.Image:
+    """Blocks in a column or in a row."""
+    widths, heights = [b.width for b in blocks], [b.height for b in blocks]
+    gaps = gap * (len(blocks) - 1)
+    size = (max(widths), sum(heights) + gaps) if down else (sum(widths) + gaps, max(heights))
+    sheet = Image.new("RGB", size, PAPER)
+    at = 0
+    for block in blocks:
+        sheet.paste(block, (0, at) if down else (at, 0))
+        at += gap + (block.height if down else block.width)
+    return sheet

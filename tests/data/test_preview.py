@@ -1,0 +1,80 @@
+"""Samples as pictures, and the page of what a check found."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from segzero.data.check import check
+from segzero.data.check_report import check_page
+from segzero.data.parquet import to_parquet
+from segzero.data.preview import draw_some, entry, panel, show
+from segzero.masks import encode
+from segzero.sample import Object, Sample
+from segzero.tiny.questions import make_samples
+from tests.helpers.reader_files import box_mask, png
+
+SIZE = (60, 40)
+TRUE = Object((10, 10, 40, 30), ((20.0, 20.0),), encode(box_mask(10, 10, 40, 30, SIZE)))
+GREY = Sample("grey", png(SIZE, (90, 90, 90)), "the <b>box</b>", *SIZE, (TRUE,))
+
+
+def test_the_truth_is_drawn_beside_the_image():
+    sheet = np.asarray(panel(GREY)).astype(int)
+    height = round(560 * 40 / 60)
+    image, overlay = sheet[-height:, :560], sheet[-height:, 560:]
+    assert (np.abs(image - 90) <= 2).all()
+    changed = np.abs(overlay - 90).max(axis=2) > 10
+    inside = changed[130:270, 110:370]  # well inside of the box
+    assert inside.mean() > 0.99 and changed[:60].mean() < 0.01 and changed[:, 450:].mean() < 0.01
+    assert (sheet[:-height] < 128).any()  # the question, above
+
+
+def test_a_page_holds_its_pictures_and_no_markup_of_the_data(tmp_path):
+    samples = [*make_samples(12, seed=4), GREY]
+    page = show(to_parquet(samples, tmp_path / "data"), tmp_path / "out", count=13)
+    text = page.read_text()
+    assert text.count("data:image/png;base64,") == 13 == len(list((tmp_path / "out").glob("*.png")))
+    assert "the <b>box</b>" not in text
+    assert "grey" in text and not re.search(r'src="(?!data:)', text)
+    assert all(Image.open(file).size[0] > 500 for file in (tmp_path / "out").glob("*.png"))
+
+
+def test_the_seed_chooses_evenly():
+    samples = [replace(GREY, id=str(i)) for i in range(20)]
+    drawn = [tuple(s.id for s in draw_some(iter(samples), 5, seed)) for seed in range(400)]
+    assert drawn[3] == tuple(s.id for s in draw_some(iter(samples), 5, 3))
+    counts = [sum(str(i) in each for each in drawn) for i in range(20)]
+    assert min(counts) > 60 and max(counts) < 140  # 100 is even
+    assert len(draw_some(samples, 50, 0)) == 20
+
+
+def test_a_sample_that_cannot_be_drawn_says_why():
+    assert "is not an image" in entry(replace(GREY, image=b"torn")) or "cannot" in entry(replace(GREY, image=b"torn"))
+    nan = replace(TRUE, box=(float("nan"), 0, 1, 1))
+    bad_mask = replace(TRUE, rle={"size": [4, 4], "counts": "1"})
+    other_size = replace(TRUE, rle=encode(np.ones((4, 4))))
+    assert "data:image/png" in entry(replace(GREY, objects=(nan, bad_mask, other_size), turns=({"question": "a&b"},)))
+
+
+def test_what_can_be_drawn_is_drawn(tmp_path):
+    samples = [replace(GREY, id="absent", image="absent.png"), GREY]
+    page = show(to_parquet(samples, tmp_path / "data"), tmp_path / "out")
+    assert [file.name for file in (tmp_path / "out").glob("*.png")] == ["001.png"]
+    assert page.read_text().count("data:image/png;base64,") == 1 and "no such image: absent.png" in page.read_text()
+
+
+def test_the_page_of_a_check_shows_what_is_wrong(tmp_path):
+    bad = [replace(GREY, id=f"bad{i}", objects=(replace(TRUE, box=(0, 0, 61, 40)),)) for i in range(7)]
+    torn = replace(GREY, id="torn", image=b"torn")
+    good = replace(GREY, id="good", image=png(SIZE, (1, 2, 3)))
+    folder = to_parquet([*bad, torn, good], tmp_path / "data").parent
+    report = check(folder)
+    text = check_page(report, [folder])
+    assert "a box leaves its image <small>(7 samples)" in text
+    shown = text.split("<h2>")
+    [leaves] = [part for part in shown if part.startswith("a box leaves")]
+    assert leaves.count("data:image/png") == 4 and "bad0" in leaves
+    assert any(part.startswith("Some of the rest") and "good" in part for part in shown)
+    assert "nothing is wrong" in check_page(check(to_parquet([good], tmp_path / "ok")), [tmp_path / "ok"])

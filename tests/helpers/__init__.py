@@ -1,0 +1,1 @@
+"""What several test folders share: files in published formats, servers, launchers and random checkpoints."""

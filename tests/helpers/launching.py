@@ -1,0 +1,83 @@
+"""Whole runs for the tests: `segzero train` as a user types it, small, in a process group of its own."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from segzero import shipped
+
+COMMAND = [str(Path(sys.executable).with_name("segzero")), "train"]
+SCRIPTS = Path(__file__).parents[2] / "training_scripts"
+SEGMENTER = str(shipped.segmenter_path())
+
+
+def overrides_of(launcher: str) -> list[str]:
+    """What a launcher passes to `segzero train`, before the user's own."""
+    text = (SCRIPTS / f"{launcher}.sh").read_text().replace("\\\n", " ")
+    [line] = [line for line in text.splitlines() if line.startswith("segzero train ")]
+    words = shlex.split(line)
+    assert words[-1] == "$@", "the user's overrides come last"
+    return words[2:-1]
+
+
+def spawn(launcher: str, places: dict[str, str], *overrides: str) -> subprocess.Popen:
+    """Type a launcher's name, with MODEL_PATH, DATA and SEGMENTER_PATH as `places`."""
+    return _popen(["bash", str(SCRIPTS / f"{launcher}.sh"), *overrides], places)
+
+
+def start(data: Path, run: Path, *overrides: str) -> subprocess.Popen:
+    """Train on `data`'s train.parquet and val.parquet."""
+    fixed = [
+        f"data.train_files={data / 'train.parquet'}",
+        f"data.val_files={data / 'val.parquet'}",
+        f"trainer.default_local_dir={run}",
+        "data.train_batch_size=4",
+        "actor_rollout_ref.rollout.n=4",
+        "reward=mask",
+        "trainer.save_freq=-1",
+        "trainer.test_freq=-1",
+        "trainer.val_before_train=false",
+    ]
+    return _popen([*COMMAND, *fixed, *overrides], {})
+
+
+def _popen(command: list[str], more: dict[str, str]) -> subprocess.Popen:
+    environment = {name: value for name, value in os.environ.items() if name != "VERL_PLATFORM"}
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment | more,
+        start_new_session=True,
+    )
+
+
+def wait(process: subprocess.Popen, seconds: float = 600) -> str:
+    """All that it said."""
+    try:
+        said, _ = process.communicate(timeout=seconds)
+    finally:
+        if process.poll() is None:
+            kill(process)
+    return said
+
+
+def kill(process: subprocess.Popen) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+
+
+def complaint(said: str) -> str:
+    """The one line with which `segzero` ends a run."""
+    [line] = [line for line in said.splitlines() if line.startswith("segzero:")]
+    assert "Traceback" not in said, said[-3000:]
+    return line
+
+
+def logged(run: Path) -> list[dict]:
+    """The rows of its metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -1,0 +1,64 @@
+"""Files that survive a kill or a power cut, and folders that one process has for itself."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from segzero.errors import UserError
+from segzero.io import lock, write_atomically
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from segzero.io import lock
+with lock(Path(sys.argv[1]), "busy"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_file_is_on_the_disk_before_it_gets_its_name_and_the_name_before_the_return(tmp_path, monkeypatch):
+    steps, fsync, replace = [], os.fsync, Path.replace
+
+    def noted_fsync(descriptor):
+        steps.append("folder" if Path(f"/dev/fd/{descriptor}").is_dir() else f"file of {os.fstat(descriptor).st_size}")
+        fsync(descriptor)
+
+    def noted_replace(path, target):
+        steps.append("name")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    write_atomically(tmp_path / "inner/file", b"12345")
+    assert steps == ["file of 5", "name", "folder"]
+    assert [path.name for path in (tmp_path / "inner").iterdir()] == ["file"]
+
+
+def test_a_folder_is_locked_until_its_process_ends_however_it_ends(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another run is here"), lock(tmp_path, "another run is here"):
+            pass
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.communicate()
+    for _ in range(2):  # neither the file that stays nor an earlier lock of this process is in the way
+        with lock(tmp_path, "another run is here"):
+            pass
+
+
+def test_a_lock_passes_on_what_goes_wrong_inside(tmp_path):
+    with pytest.raises(BlockingIOError), lock(tmp_path, "busy"):
+        raise BlockingIOError
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write to .*file/inner"), lock(tmp_path / "file/inner", "busy"):
+        pass

@@ -1,0 +1,160 @@
+"""A dry run of every shipped configuration, and what it says."""
+
+import re
+import sys
+import types
+
+import pytest
+
+from segzero import shipped
+from segzero.data.check import true_answer
+from segzero.data.parquet import to_parquet
+from segzero.errors import UserError
+from segzero.io import config_dir
+from segzero.tiny.dialogues import make_dialogues
+from segzero.tiny.questions import make_samples
+from segzero.training import checks, estimate
+from segzero.training.config import compose
+from segzero.training.launch import settle, train
+from segzero.training.memory import memory_of, shape_of
+from tests.helpers.released_shapes import RELEASED, write_released
+
+
+def names(group: str) -> list[str]:
+    return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
+
+
+# Every file of every group at least once: model, hardware, data, reward.
+QUICK = [
+    ("tiny", "cpu", "scenes", "mask"),
+    ("qwen2_vl_2b", "gpu1", "refcocog_2k", "seg_zero"),
+    ("qwen2_5_vl_3b", "gpu4", "refcocog_9k", "seg_zero_strict"),
+    ("qwen3_vl_4b", "gpu8", "visionreasoner_1k", "soft"),
+    ("qwen2_5_vl_7b", "gpu8_80g", "visionreasoner_7k", "vision_reasoner"),
+    ("qwen2_5_vl_7b", "gpu8_46g", "visionreasoner_7k", "vision_reasoner"),
+    ("qwen2_5_vl_7b", "multinode", "scenes", "custom"),
+    ("tiny", "cpu", "dialogues", "dialogue"),
+]
+TOO_LARGE = [("qwen2_5_vl_7b", "gpu1")]
+REST = [(m, h) for m in RELEASED for h in names("hardware") if h != "cpu" and (m, h) not in TOO_LARGE]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Parquet files of scenes with one object each, and checkpoints without weights."""
+    folder = tmp_path_factory.mktemp("plan")
+    single = [sample for sample in make_samples(40, 12) if len(sample.objects) == 1]
+    for split in ("train", "val"):
+        to_parquet(single, folder / f"{split}.parquet")
+    for name in RELEASED:
+        write_released(name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def dry_run(folder, tmp_path, monkeypatch, capsys):
+    """Dry-run a choice of groups; returns what is printed."""
+    monkeypatch.setitem(sys.modules, "users_rewards", types.ModuleType("users_rewards"))
+    sys.modules["users_rewards"].reward = lambda answer, truth: float(len(answer.instances) == len(truth))
+    monkeypatch.setenv("DATA", str(folder))
+    monkeypatch.setenv("SEGMENTER_PATH", str(shipped.segmenter_path()))
+
+    def run(model: str, hardware: str, *overrides: str) -> str:
+        monkeypatch.setenv("MODEL_PATH", str(shipped.policy_path() if model == "tiny" else folder / model))
+        run = tmp_path / "run"
+        train(
+            "train",
+            [f"model={model}", f"hardware={hardware}", "dry_run=true", f"trainer.default_local_dir={run}", *overrides],
+        )
+        assert not run.exists()
+        return capsys.readouterr().out
+
+    return run
+
+
+def choices(data: str, reward: str) -> list[str]:
+    prompt = {"seg_zero": "seg_zero", "seg_zero_strict": "seg_zero", "vision_reasoner": "vision_reasoner"}.get(reward)
+    said = [f"data={data}", f"reward={reward}"]
+    said += ["reward.name=users_rewards.reward"] if reward == "custom" else []
+    return said + ([f"data.prompt={prompt}"] if prompt else [])
+
+
+def test_every_file_is_among_the_quick_ones():
+    for place, group in enumerate(("model", "hardware", "data", "reward")):
+        assert {combination[place] for combination in QUICK} == set(names(group))
+
+
+@pytest.mark.parametrize(("model", "hardware", "data", "reward"), QUICK)
+def test_every_shipped_configuration_passes(dry_run, model, hardware, data, reward):
+    said = dry_run(model, hardware, *choices(data, reward))
+    assert "16 prompts x 8 answers = 128 a step, 1 update of 128" in said
+    assert said.count("this answer earns") == 2
+    assert "<|im_start|>user" in said  # decoded, as the policy reads it
+    assert f"name: {'users_rewards.reward' if reward == 'custom' else reward}\n" in said  # the resolved configuration
+    for estimated in ("host     ", "disk     ", "time     ", "assuming "):
+        assert estimated in said
+    assert ("GPU      of " in said) == (hardware != "cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "hardware"), REST)
+def test_every_model_passes_on_every_hardware(dry_run, model, hardware):
+    assert "time     " in dry_run(model, hardware)
+
+
+def test_too_large_a_model_is_refused(dry_run):
+    with pytest.raises(UserError, match=r"does not hold the model's 16\.6 GB"):
+        dry_run(*TOO_LARGE[0])
+
+
+def test_the_published_share_of_46_gb_would_hold_no_model(dry_run):
+    with pytest.raises(UserError, match="vLLM's share of a GPU of 46 GB"):
+        dry_run("qwen2_5_vl_7b", "gpu8_46g", "actor_rollout_ref.rollout.gpu_memory_utilization=0.1")
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_parameters_are_those_of_the_released(folder, name):
+    shape = shape_of(str(folder / name))
+    assert round(shape.parameters / 1e6) == RELEASED[name][-1]
+    assert 0 < shape.adapters(32) < 0.03 * shape.parameters
+
+
+def test_the_published_run_takes_about_the_published_time(folder, monkeypatch):
+    """7B on eight cards of 140 GB: 4 to 6 hours for 443 steps, whose answers were not all at their limit."""
+    monkeypatch.setenv("MODEL_PATH", str(folder / "qwen2_5_vl_7b"))
+    config = settle(compose("train", ["model=qwen2_5_vl_7b", "hardware=gpu8"]))
+    batch = checks.batch_of(config)
+    shape = shape_of(config.actor_rollout_ref.model.path)
+    seconds = estimate.seconds_of(config, batch, shape, prompt_tokens=1000)
+    assert 4 * 3600 / 443 < seconds.total < 2 * 6 * 3600 / 443
+    fewer = memory_of(config, checks.Batch(16, 8, 128, 4, None, gpus=4), shape)
+    assert fewer.resting == pytest.approx(2 * memory_of(config, batch, shape).resting)
+
+
+def test_what_is_missing_here_is_said_not_refused(dry_run):
+    assert "here it could not run: trainer.n_gpus_per_node=8" in dry_run("qwen2_5_vl_7b", "gpu8")
+
+
+def test_later_rounds_are_shown_as_they_are_asked_and_their_truth_cites(dry_run, folder, tmp_path):
+    file = to_parquet([sample for sample in make_dialogues(8, 12) if sample.turns], tmp_path / "later.parquet")
+    overrides = [f"data.train_files={file}", "reward=dialogue", "data.own_history=0.5"]
+    said = dry_run("tiny", "cpu", *overrides)
+    assert said.count("Earlier in this dialogue:") == said.count("It is about [") == 2
+    assert all(float(earned) > 8.5 for earned in re.findall("this answer earns ([0-9.]+)", said))
+    assert "training: 16 samples" in said
+    assert "without the earlier rounds of data.own_history, validation" in said
+
+
+def test_batches_in_words():
+    batch = checks.Batch(prompts=16, answers=8, mini=64, micro=4, max_tokens=None, gpus=4)
+    assert str(batch) == "16 prompts x 8 answers = 128 a step, 2 updates of 64, 16 a GPU, micro-batches of 4"
+
+
+@pytest.mark.parametrize(("format", "points"), [("multi", 1), ("seg_zero", 2)])
+def test_the_truth_is_written_as_the_policy_would(samples, encoder, format, points):
+    from segzero.answer import parse_answer
+
+    sample = next(sample for sample in samples if len(sample.objects) == 1)
+    answer = parse_answer(true_answer(sample, encoder.checkpoint.frame, format), format)
+    assert answer.error is None
+    assert [len(instance.points) for instance in answer.instances] == [points]

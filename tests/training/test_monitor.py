@@ -1,0 +1,148 @@
+"""The best and the worst answers of the groups that differ most, as lines, as panels, and in the loggers."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segzero.answer import parse_answer
+from segzero.frames import native
+from segzero.masks import encode
+from segzero.training.asking import ask
+from segzero.training.monitor import Recorder
+from segzero.training.rollouts import Answer, Group, History
+from segzero.training.scorer import Scored
+
+NOTHING = "<think>There is none.</think><answer>[]</answer>"
+CORNER = '<think>In the corner.</think><answer>[{"bbox_2d": [0, 0, 40, 40], "point_2d": [20, 20]}]</answer>'
+
+
+def answer(total, text=NOTHING, masks=None):
+    return Answer(text, 5, False, Scored(total, {"box_iou": total / 2}, parse_answer(text), masks))
+
+
+def group(sample, *answers, history=History.TRUE):
+    return Group(sample, ask(sample, native()), answers, history=history)
+
+
+@pytest.fixture
+def shown(samples):
+    """A sample with one object."""
+    return next(sample for sample in samples if len(sample.objects) == 1)
+
+
+@pytest.fixture
+def groups(samples, shown):
+    """Three groups, whose answers differ not at all, much, and a little."""
+    return [
+        group(samples[1], answer(1.0), answer(1.0)),
+        group(shown, answer(3.0), answer(0.0, "no idea"), answer(5.0, CORNER)),
+        group(samples[2], answer(2.0), answer(1.0)),
+    ]
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "rollouts.jsonl").read_text().splitlines()]
+
+
+def test_lines_of_the_groups_that_differ_most(groups, samples, shown, tmp_path):
+    recorder = Recorder(tmp_path, native(), 2)
+    recorder.record(1, groups)
+    recorder.record(2, groups[:1])
+    first, second, third = lines(tmp_path)
+    assert [row["sample"] for row in (first, second, third)] == [shown.id, samples[2].id, samples[1].id]
+    assert [row["step"] for row in (first, second, third)] == [1, 1, 2]
+    assert first["best"] == {
+        "text": CORNER, "total": 5.0, "terms": {"box_iou": 2.5}, "error": None, "truncated": False
+    }  # fmt: skip
+    assert (first["worst"]["text"], first["worst"]["error"]) == ("no idea", "no_answer")
+    assert (first["question"], first["image"]) == (shown.question, shown.image)
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_nothing_is_written_when_nothing_is_wanted(groups, tmp_path):
+    Recorder(tmp_path / "rollouts", native(), 0, panels_every=1).record(1, groups)
+    Recorder(tmp_path / "rollouts", native(), 2, panels_every=1).record(1, [])
+    assert not (tmp_path / "rollouts").exists()
+
+
+def test_panels_every_few_steps(groups, tmp_path):
+    recorder = Recorder(tmp_path, native(), 2, panels_every=2)
+    for step in (1, 2, 3):
+        recorder.record(step, groups)
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["step_000002_0.png", "step_000002_1.png"]
+
+
+def test_a_panel_shows_what_was_drawn_or_else_the_boxes(shown, tmp_path):
+    recorder = Recorder(tmp_path, native(), 1)
+    corner, elsewhere = np.zeros((2, shown.height, shown.width), bool)
+    corner[:40, :40] = True  # what the answer's box holds
+    elsewhere[-40:, -40:] = True
+    worst = answer(0.0, "no idea")
+    boxes = recorder.panel(group(shown), answer(5.0, CORNER), worst)
+    assert same(boxes, recorder.panel(group(shown), answer(5.0, CORNER, (encode(corner),)), worst))
+    assert not same(boxes, recorder.panel(group(shown), answer(5.0, CORNER, (encode(elsewhere),)), worst))
+    assert not same(boxes, recorder.panel(group(shown), worst, answer(5.0, CORNER)))
+
+
+def test_without_true_masks_a_panel_shows_the_true_boxes(shown, tmp_path):
+    recorder = Recorder(tmp_path, native(), 1)
+    [true] = shown.objects
+    unmasked = replace(shown, objects=(replace(true, rle=None),))
+    absent = replace(shown, objects=())
+    panels = [recorder.panel(group(sample), answer(1.0), answer(0.0)) for sample in (shown, unmasked, absent)]
+    assert not any(same(a, b) for a, b in (panels[:2], panels[1:], panels[::2]))
+
+
+def test_what_was_asked_after_earlier_rounds_is_recorded_as_it_was_asked(shown, tmp_path):
+    later = replace(
+        shown, question="what is left of it", turns=({"question": "the ring", "boxes": [[28, 56, 84, 112]]},)
+    )
+    Recorder(tmp_path, native(), 1, panels_every=1).record(1, [group(later, answer(1.0), history=History.OWN)])
+    [row] = lines(tmp_path)
+    assert row["question"] == "what is left of <box>[28, 56, 84, 112]</box>"
+    assert row["notes"] == 'Earlier in this dialogue:\nround 1, "the ring": <box>[28, 56, 84, 112]</box>'
+    assert row["history"] == "own"
+    assert (tmp_path / "step_000001_0.png").exists()
+
+
+def same(a, b):
+    return a.size == b.size and np.array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.slow
+def test_tensorboard_gets_the_panels(groups, tmp_path):
+    tensorboard = pytest.importorskip("torch.utils.tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    writer = tensorboard.SummaryWriter(tmp_path / "events")
+    tracking = SimpleNamespace(logger={"tensorboard": SimpleNamespace(writer=writer), "console": None})
+    Recorder(tmp_path, native(), 2, panels_every=1).record(7, groups, tracking)
+    writer.close()
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    assert events.Tags()["images"] == ["rollouts/0", "rollouts/1"]
+    [image] = events.Images("rollouts/0")
+    assert (image.step, (image.width, image.height)) == (7, Image.open(tmp_path / "step_000007_0.png").size)
+
+
+@pytest.mark.slow
+def test_wandb_gets_a_table_with_the_panels(groups, shown, tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for place in ("DATA", "CACHE", "CONFIG"):
+        monkeypatch.setenv(f"WANDB_{place}_DIR", str(tmp_path / "wandb"))
+    run = wandb.init(mode="offline", dir=tmp_path, project="segzero", settings=wandb.Settings(x_disable_stats=True))
+    try:
+        Recorder(tmp_path, native(), 2, panels_every=1).record(7, groups, SimpleNamespace(logger={"wandb": wandb}))
+    finally:
+        run.finish()
+    [file] = Path(run.dir).glob("media/table/rollouts_*.table.json")
+    table = json.loads(file.read_text())
+    assert table["columns"] == ["sample", "question", "best", "worst", "panel"]
+    assert table["data"][0][:4] == [shown.id, shown.question, 5.0, 0.0]
+    kept = {file.read_bytes() for file in Path(run.dir).glob("media/images/panels/*.png")}
+    assert kept == {file.read_bytes() for file in tmp_path.glob("step_000007_*.png")} and len(kept) == 2

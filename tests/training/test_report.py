@@ -1,0 +1,90 @@
+"""The report shows the figures it is given, and nothing it would have to fetch."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segzero.evaluation.metrics import Score
+from segzero.evaluation.scoring import Row
+from segzero.result import Found, Segmentation
+from segzero.training import log
+from segzero.training.report import Evaluated, curves, most_changed, read_log, write_report
+
+
+def answers(ious: list[float]) -> Evaluated:
+    image = Image.new("RGB", (40, 30), "grey")
+    mask = np.ones((30, 40), bool)  # [H, W]
+    found = (Found(mask, (0, 0, 40, 30), ((5, 5),), 0.9),)
+    results = [Segmentation(image, f"<b>{place}</b> & co", found, think="because") for place in range(len(ious))]
+    return Evaluated(results, [Row(str(n), score=Score(round(100 * iou), 100)) for n, iou in enumerate(ious)])
+
+
+LOG = [
+    {"step": 0, "data": {"val/giou": 0.5, "val/n_acc": 0.2}},
+    {"step": 1, "data": {"reward/mean": 4.0}},
+    {"step": 2, "data": {"reward/mean": 5.0, "val/giou": 0.6, "val/n_acc": 0.4}},
+]
+
+
+def test_figures_and_curves_are_those_of_this_run():
+    page = write_report(answers([0.2, 0.4]), answers([0.8, 0.3]), LOG, {"steps": "<2>"})
+    assert "0.300 &rarr; 0.550 <small>(+0.250)" in page
+    assert "<tr><td>gIoU<td>0.300<td>0.550<td>+0.250<td>-0.100 to +0.600<td>" in page
+    assert page.count("<svg") == 2 and page.count("data:image/png;base64,") == 4
+    assert "&lt;2&gt;" in page and "&lt;b&gt;0&lt;/b&gt; &amp; co" in page and "<b>" not in page
+
+
+def test_it_needs_nothing_beside_it():
+    page = write_report(answers([0.2]), answers([0.8]), LOG, {})
+    assert not re.search(r'(src|href)="(?!data:)', page) and "<script" not in page
+
+
+def test_a_log_without_validation_has_one_curve():
+    assert list(curves(LOG[1:2])) == ["reward"]
+    assert curves([]) == {}
+
+
+def test_what_was_lost_is_shown_too():
+    before, after = answers([0.5, 0.5, 0.5, 0.5]), answers([0.9, 0.1, 0.5, 0.7])
+    assert most_changed(before, after) == [("Gained", 0), ("Gained", 3), ("Lost", 1)]
+
+
+def test_each_kind_of_question_is_shown_before_any_twice():
+    before, after = answers([0.0, 0.0, 0.0, 0.0]), answers([0.9, 0.8, 0.5, 0.7])
+    kinds = ["colour", "colour", "size", "colour"]
+    rows = [replace(row, category=kind) for row, kind in zip(after.rows, kinds, strict=True)]
+    found = most_changed(before, replace(after, rows=rows), better=3)
+    assert found == [("Gained", 0), ("Gained", 2), ("Gained", 1)]
+
+
+TORN = [
+    b'{"step": 2, "da',
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b'{"step": "2", "data": {}}',
+    b'{"step": 2, "data": {"reward/mean": "high"}}',
+    b"[2]",
+    b"",
+]
+
+
+@pytest.mark.parametrize("torn", TORN, ids=lambda line: repr(line[:20]))
+def test_a_torn_line_of_the_log_is_passed_over(tmp_path, torn):
+    file = tmp_path / log.NAME
+    file.write_bytes(json.dumps(LOG[0]).encode() + b"\n" + torn)  # as a kill or a full disk leaves it
+    assert read_log(tmp_path) == LOG[:1]
+    for row in LOG[1:]:  # a resumed run goes on
+        log.append(file, row["step"], row["data"])
+    assert read_log(tmp_path) == LOG
+    assert file.read_bytes().endswith(b"}\n") and len(curves(read_log(tmp_path))) == 2
+
+
+def test_a_log_that_is_whole_gets_no_empty_lines(tmp_path):
+    for row in LOG:
+        log.append(tmp_path / log.NAME, row["step"], row["data"])
+    assert [json.loads(line) for line in (tmp_path / log.NAME).read_text().splitlines()] == LOG
+    assert read_log(tmp_path / "elsewhere") == []
