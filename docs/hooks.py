@@ -3,6 +3,7 @@
 Links are written as paths in the repository, so that they work on GitHub too; here they become links of the site.
 """
 
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -18,6 +19,7 @@ PAGES = {
     "CODE_OF_CONDUCT.md": "code_of_conduct.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
+    "examples/segzero.ipynb": "notebook.md",
 }
 LINK = re.compile(r"(?<=\]\()(?P<path>[^)#:\s]+)(?=[)#])")
 
@@ -25,8 +27,23 @@ LINK = re.compile(r"(?<=\]\()(?P<path>[^)#:\s]+)(?=[)#])")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages of other folders."""
     for source, page in PAGES.items():
-        files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+        text = (ROOT / source).read_text(encoding="utf-8")
+        files.append(File.generated(config, page, content=read_notebook(text) if source.endswith(".ipynb") else text))
     return files
+
+
+def read_notebook(text: str) -> str:
+    """Turn a notebook, with the text and the pictures that it shows, into Markdown."""
+    parts = []
+    for cell in json.loads(text)["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", ()):
+            if "text" in output:
+                parts.append(f"```\n{''.join(output['text']).rstrip()}\n```")
+            elif picture := output.get("data", {}).get("image/jpeg"):
+                parts.append(f"![What the cell above shows](data:image/jpeg;base64,{''.join(picture).strip()})")
+    return "\n\n".join(parts)
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import os
 import re
 import shlex
@@ -161,6 +162,17 @@ def test_files_and_make_targets_exist(page):
     assert not asked - targets
 
 
+def test_the_api_reference_names_what_exists():
+    page = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    entries = re.findall(r"^::: ([\w.]+)\n((?:    .*\n)*)", page, re.MULTILINE)
+    assert len(entries) > 8
+    names = [name for name, _ in entries]
+    for module, options in entries:
+        listed = re.search(r"members: \[(.*)\]", options)
+        names += [f"{module}.{member}" for member in listed[1].split(", ")] if listed else []
+    assert not [name for name in names if not is_name(name)]
+
+
 @lru_cache
 def messages() -> list[str]:
     """Every text of the code, with … where a value goes."""
@@ -212,3 +224,24 @@ def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path):
         assert not [address for address in loads.addresses if re.match(r"(https?:)?//", address)], page.name
     for style in (tmp_path / "site").rglob("*.css"):
         assert not re.search(r"url\([\"']?(https?:)?//", style.read_text(encoding="utf-8")), style.name
+
+
+def notebook_cells() -> list[dict]:
+    """The code cells of the notebook."""
+    notebook = json.loads((ROOT / "examples/segzero.ipynb").read_text(encoding="utf-8"))
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def printed_in(cell: dict) -> str:
+    """What the notebook says that a cell printed."""
+    return "".join("".join(output["text"]) for output in cell["outputs"] if output.get("name") == "stdout")
+
+
+def test_the_notebook_runs_and_prints_what_it_shows(capsys):
+    names: dict[str, object] = {"__name__": "__main__"}
+    cells = notebook_cells()
+    assert len(cells) > 5
+    for number, cell in enumerate(cells):
+        code = compile("".join(cell["source"]), f"cell {number} of examples/segzero.ipynb", "exec")
+        exec(code, names)
+        assert capsys.readouterr().out == printed_in(cell), f"cell {number} prints something else: run it and save it"
