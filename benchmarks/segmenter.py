@@ -21,7 +21,7 @@ from PIL import Image
 from segzero import shipped
 from segzero.device import find_device
 from segzero.masks import mask_iou
-from segzero.segmenter import Prompt, Segmenter, load_segmenter
+from segzero.segmenter import MaskPrompt, Segmenter, load_segmenter
 from segzero.tiny.questions import HELD_OUT_SEED
 from segzero.tiny.scenes import make_scene
 
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def measure(
-    name: str, segmenter: Segmenter, image: Image.Image, prompts: list[Prompt], repeats: int, clock: Clock
+    name: str, segmenter: Segmenter, image: Image.Image, prompts: list[MaskPrompt], repeats: int, clock: Clock
 ) -> None:
     """One line of the table, and a check that both ways draw the same."""
     together(segmenter, image, prompts[:2], clock)  # warm up
@@ -72,7 +72,7 @@ def measure(
 
 
 def together(
-    segmenter: Segmenter, image: Image.Image, prompts: list[Prompt], clock: Clock
+    segmenter: Segmenter, image: Image.Image, prompts: list[MaskPrompt], clock: Clock
 ) -> tuple[list[np.ndarray], float]:
     """Masks of all objects, and the seconds that encoding took."""
     begin = clock()
@@ -82,18 +82,18 @@ def together(
     return [each.masks[0] for each in drawn], embedded
 
 
-def one_by_one(segmenter: Segmenter, image: Image.Image, prompts: list[Prompt]) -> list[np.ndarray]:
+def one_by_one(segmenter: Segmenter, image: Image.Image, prompts: list[MaskPrompt]) -> list[np.ndarray]:
     """The same masks, the image encoded for each."""
     return [segmenter.decode(segmenter.embed([image]), [[prompt]])[0][0].masks[0] for prompt in prompts]
 
 
-def make_case() -> tuple[Image.Image, list[Prompt]]:
+def make_case() -> tuple[Image.Image, list[MaskPrompt]]:
     """A scene as a photograph's size, and each answer's boxes and points, a little different from answer to answer."""
     rng = np.random.default_rng(HELD_OUT_SEED + 4)
     while len((scene := make_scene(rng, size=640)).shapes) < OBJECTS:
         pass
     prompts = [
-        Prompt(box=tuple(np.add(shape.box, rng.uniform(-4, 4, 4)).tolist()), points=[shape.point])
+        MaskPrompt(box=tuple(np.add(shape.box, rng.uniform(-4, 4, 4)).tolist()), points=[shape.point])
         for _ in range(ANSWERS)
         for shape in scene.shapes[:OBJECTS]
     ]

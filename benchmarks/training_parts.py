@@ -15,7 +15,7 @@ import numpy as np
 from segzero.images import load_image
 from segzero.masks import encode, mask_iou
 from segzero.sample import Object, Sample
-from segzero.segmenter import Prompt, Segmenter, load_segmenter
+from segzero.segmenter import MaskPrompt, Segmenter, load_segmenter
 from segzero.training.segmenter_actor import Answers, Masks, SegmenterService
 
 ANSWERS = 8
@@ -83,7 +83,7 @@ def make_requests(folder: Path, count: int) -> list[tuple[str, Answers]]:
         boxes = [np.array(o.box) for o in sample.objects]
         answers = [
             [
-                Prompt(box=tuple((box + rng.uniform(-3, 3, 4)).tolist()), points=o.points[:1])
+                MaskPrompt(box=tuple((box + rng.uniform(-3, 3, 4)).tolist()), points=o.points[:1])
                 for box, o in zip(boxes, sample.objects, strict=True)
             ]
             for _ in range(ANSWERS)

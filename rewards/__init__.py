@@ -6,24 +6,24 @@
 (3.0, 7.0)
 """
 
-from rewards.case import Case, Told, read_case
+from rewards.case import Case, PromptBoxes, read_case
 from rewards.custom import CustomReward, Guard, load_reward
-from rewards.presets import DRAWN, PRESETS, RANKED, get_rubric, score
+from rewards.presets import NEEDS_MASKS, PRESETS, RANK_NORMALIZED, get_rubric, score
 from rewards.ranking import QuantileRanks
 from rewards.rubric import Reward, Rubric, Term
 
 __all__ = [
-    "DRAWN",
+    "NEEDS_MASKS",
     "PRESETS",
-    "RANKED",
+    "RANK_NORMALIZED",
     "Case",
     "CustomReward",
     "Guard",
+    "PromptBoxes",
     "QuantileRanks",
     "Reward",
     "Rubric",
     "Term",
-    "Told",
     "get_rubric",
     "load_reward",
     "read_case",

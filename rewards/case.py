@@ -35,7 +35,7 @@ Numbers = tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Told:
+class PromptBoxes:
     """The boxes of earlier rounds that a prompt holds, in the policy's numbers, as the prompt writes them."""
 
     referred: frozenset[Numbers] = frozenset()  # what the question refers to
@@ -54,7 +54,7 @@ class Case:
     drawn: RLE | None = None  # what the segmenter drew for the answer; None: there is no segmenter
     true_mask: RLE | None = None
     ignore: RLE | None = None  # pixels that count neither way
-    told: Told = Told()
+    prompt_boxes: PromptBoxes = PromptBoxes()
 
     @cached_property
     def written(self) -> Answer:
@@ -88,7 +88,7 @@ class Case:
             return False
 
     @property
-    def says_nothing(self) -> bool:
+    def predicts_empty(self) -> bool:
         """The response is well formed, and it says: nothing there."""
         return self.well_formed and self.answer.error is None and not self.answer.instances
 
@@ -101,14 +101,14 @@ def read_case(
     format: str = "multi",
     answer: Answer | None = None,
     masks: Sequence[RLE | NDArray] | None = None,
-    told: Told | None = None,
+    prompt_boxes: PromptBoxes | None = None,
 ) -> Case:
     """A response and its truth, ready to be scored.
 
     `truth`: a Sample, a list of {"bbox_2d", "point_2d"} or a published `solution`, in pixels of an image of
     `size` (the Sample's own, else 840x840). `frame`: the one the policy writes in; without it, 840x840
     pixels as published. `answer`: the response, if it is parsed already. `masks`: what the segmenter drew,
-    in pixels of the original image, for `mask_iou`; the truth must then be a Sample with masks. `told`: the
+    in pixels of the original image, for `mask_iou`; the truth must then be a Sample with masks. `prompt_boxes`: the
     boxes that the prompt held, for `cites`; which they were, the prompt alone says, not the truth.
     """
     size = size or (truth.size if isinstance(truth, Sample) else (SIDE, SIDE))
@@ -116,7 +116,9 @@ def read_case(
     to_square = (SIDE / size[0], SIDE / size[1])
     objects = tuple(_scaled(instance, to_square) for instance in _read_truth(truth, where))
     width, height = (frame or SQUARE).extent(size)
-    case = Case(response, objects, (SIDE / width, SIDE / height), format, answer, told=told or Told())
+    case = Case(
+        response, objects, (SIDE / width, SIDE / height), format, answer, prompt_boxes=prompt_boxes or PromptBoxes()
+    )
     if masks is None:
         return case
     true_mask = truth.mask() if isinstance(truth, Sample) else None

@@ -1,9 +1,9 @@
 """Whether a think-chain cites the boxes that its question refers to, in a dialogue's later rounds.
 
->>> from rewards import Told, read_case
->>> told = Told(referred=frozenset({(84, 168, 504, 672)}))
+>>> from rewards import PromptBoxes, read_case
+>>> prompt_boxes = PromptBoxes(referred=frozenset({(84, 168, 504, 672)}))
 >>> text = "<think>Left of [84, 168, 504, 672] is a spoon.</think><answer>[]</answer>"
->>> cites(read_case(text, [], told=told)), cites(read_case(text.replace("84", "85"), [], told=told))
+>>> cites(read_case(text, [], prompt_boxes=prompt_boxes)), cites(read_case(text.replace("84", "85"), [], prompt_boxes=prompt_boxes))
 (1.0, 0.0)
 """
 
@@ -30,10 +30,10 @@ def cites(case: Case) -> float:
     Halved when it also holds boxes that are neither told by the prompt nor the answer's own. A question that refers
     to nothing has nothing to cite: always 1. Source: RegionReasoner, which asks for one box.
     """
-    referred = case.told.referred
+    referred = case.prompt_boxes.referred
     if not referred:
         return 1.0
     cited = boxes_in(case.written.think)
-    invented = cited - referred - case.told.others - {instance.box for instance in case.written.instances}
+    invented = cited - referred - case.prompt_boxes.others - {instance.box for instance in case.written.instances}
     share = len(cited & referred) / len(referred)
     return share / 2 if invented else share

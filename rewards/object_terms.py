@@ -26,7 +26,7 @@ def clean_answer(case: Case) -> float:
 
 def presence(case: Case) -> float:
     """1 if the response rightly says that something or that nothing is there, else 0. Source: GenSeg-R1-G."""
-    return float(case.says_nothing if not case.truth else case.well_formed and bool(case.answer.instances))
+    return float(case.predicts_empty if not case.truth else case.well_formed and bool(case.answer.instances))
 
 
 def count_ratio(case: Case) -> float:
@@ -100,7 +100,7 @@ def _of_nothing(case: Case) -> float | None:
     """1 or 0 where the truth or the answer has no objects, None where both have some to compare."""
     if case.truth and case.well_formed and case.answer.instances:
         return None
-    return float(not case.truth and case.says_nothing)
+    return float(not case.truth and case.predicts_empty)
 
 
 def _over_pairs(case: Case, worth: Callable[[Pair], float]) -> float:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from rewards import object_terms as objects
 from rewards import published
-from rewards.case import Told, Truth, read_case
+from rewards.case import PromptBoxes, Truth, read_case
 from rewards.citations import cites
 from rewards.rubric import Reward, Rubric, Term
 from rewards.text_terms import fresh_thinking, non_repetition, thinking_format
@@ -57,8 +57,8 @@ PRESETS: dict[str, Rubric] = {
     "dialogue": Rubric((*_MASK, Term("cites", cites))),
 }  # fmt: skip
 
-DRAWN = ("mask", "dialogue")  # presets with a term about what the segmenter draws
-RANKED = {"soft": ("box_iou", "box_l1", "points")}  # the terms that training passes through QuantileRanks
+NEEDS_MASKS = ("mask", "dialogue")  # presets with a term about what the segmenter draws
+RANK_NORMALIZED = {"soft": ("box_iou", "box_l1", "points")}  # the terms that training passes through QuantileRanks
 
 
 def get_rubric(preset: str) -> Rubric:
@@ -80,7 +80,7 @@ def score(
     frame: Frame | None = None,
     format: str = "multi",
     masks: Sequence[RLE | NDArray] | None = None,
-    told: Told | None = None,
+    prompt_boxes: PromptBoxes | None = None,
 ) -> Reward:
     """What a response earns under a preset; `read_case` says what the arguments are.
 
@@ -88,4 +88,6 @@ def score(
     >>> score("vision_reasoner", f"<think>a mug</think><answer>{truth}</answer>", truth)
     Reward(total=7.0, terms={'thinking': 1.0, 'format': 2.0, 'accuracy': 3.0, 'non_repetition': 1.0})
     """
-    return get_rubric(preset).score(read_case(response, truth, size, frame, format, masks=masks, told=told))
+    return get_rubric(preset).score(
+        read_case(response, truth, size, frame, format, masks=masks, prompt_boxes=prompt_boxes)
+    )

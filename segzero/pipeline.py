@@ -22,15 +22,15 @@ from segzero.images import load_image
 from segzero.masks import Box, Point
 from segzero.policy import Policy, Request, Sampling, load_policy
 from segzero.prompts import get_prompt, render_messages
-from segzero.result import Found, Segmentation
-from segzero.segmenter import Embeddings, Prompt, Segmenter, load_segmenter
+from segzero.result import InstanceMask, Segmentation
+from segzero.segmenter import Embeddings, MaskPrompt, Segmenter, load_segmenter
 
 GREEDY = Sampling()
 ImageLike = str | Path | bytes | Image.Image
 
 
 @dataclass(frozen=True)
-class Said:
+class PolicyOutput:
     """What the policy wrote about an image, and how it was read; nothing is drawn yet."""
 
     question: str
@@ -90,7 +90,9 @@ class SegZeroPipeline:
             some = slice(start, start + self.batch)
             yield from self._run([load_image(image) for image in images[some]], questions[some], notes[some])
 
-    def ask(self, images: Sequence[Image.Image], questions: Sequence[str], notes: Sequence[str] = ()) -> list[Said]:
+    def ask(
+        self, images: Sequence[Image.Image], questions: Sequence[str], notes: Sequence[str] = ()
+    ) -> list[PolicyOutput]:
         """What the policy says of each image and question, without masks."""
         begin = time.perf_counter()
         prompt, frame = self.prompt or self.policy.prompt, self.policy.frame
@@ -105,16 +107,16 @@ class SegZeroPipeline:
         ]
         seconds = (time.perf_counter() - begin) / max(len(images), 1)
         rows = zip(questions, replies, answers, strict=True)
-        return [Said(question, reply.text, answer, seconds) for question, reply, answer in rows]
+        return [PolicyOutput(question, reply.text, answer, seconds) for question, reply, answer in rows]
 
-    def draw(self, images: Sequence[Image.Image], said: Sequence[Said]) -> list[Segmentation]:
+    def draw(self, images: Sequence[Image.Image], said: Sequence[PolicyOutput]) -> list[Segmentation]:
         """Masks for what was said of each image. One picture that stands there several times is encoded once."""
         begin = time.perf_counter()
         places: dict[int, list[int]] = defaultdict(list)  # where each picture stands that has something to draw
         for place, (image, one) in enumerate(zip(images, said, strict=True)):
             if one.answer.instances:
                 places[id(image)].append(place)
-        found: list[tuple[Found, ...]] = [()] * len(images)
+        found: list[tuple[InstanceMask, ...]] = [()] * len(images)
         if places:
             pictures = [images[first] for first, *_ in places.values()]
             each = [[said[place].answer.instances for place in of_picture] for of_picture in places.values()]
@@ -145,7 +147,7 @@ class SegZeroPipeline:
 
 def draw_answers(
     segmenter: Segmenter, embeddings: Embeddings, answers: Sequence[Answer], frame: Frame
-) -> list[tuple[Found, ...]]:
+) -> list[tuple[InstanceMask, ...]]:
     """Masks for every instance of every answer, one answer for each encoded image.
 
     Coordinates leave the frame here; what reaches beyond the image is clipped to it.
@@ -154,10 +156,10 @@ def draw_answers(
         [in_pixels(instance, frame, size) for instance in answer.instances]
         for answer, size in zip(answers, embeddings.sizes, strict=True)
     ]
-    drawn = segmenter.decode(embeddings, [[Prompt(box, points) for box, points in each] for each in places])
+    drawn = segmenter.decode(embeddings, [[MaskPrompt(box, points) for box, points in each] for each in places])
     return [
         tuple(
-            Found(mask.masks[0], box, points, float(mask.scores[0]))
+            InstanceMask(mask.masks[0], box, points, float(mask.scores[0]))
             for (box, points), mask in zip(where, masks, strict=True)
         )
         for where, masks in zip(places, drawn, strict=True)
@@ -179,7 +181,7 @@ def _clip(value: float, limit: float) -> float:
     return min(max(value, 0.0), float(limit))
 
 
-def _result(image: Image.Image, said: Said, found: tuple[Found, ...], seconds: float) -> Segmentation:
+def _result(image: Image.Image, said: PolicyOutput, found: tuple[InstanceMask, ...], seconds: float) -> Segmentation:
     return Segmentation(
         image,
         said.question,

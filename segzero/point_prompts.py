@@ -1,7 +1,7 @@
 """A person's points and boxes, as typed, become prompts and masks; no policy takes part.
 
 >>> parse_prompts(["30,40", "-5,6"], [], (100, 100))
-[Prompt(box=None, points=((30.0, 40.0), (5.0, 6.0)), labels=(1, 0), mask=None)]
+[MaskPrompt(box=None, points=((30.0, 40.0), (5.0, 6.0)), labels=(1, 0), mask=None)]
 """
 
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from PIL import Image
 
 from segzero.errors import UserError
 from segzero.frames import Size
-from segzero.result import Found, Segmentation
-from segzero.segmenter import Prompt, Segmenter
+from segzero.result import InstanceMask, Segmentation
+from segzero.segmenter import MaskPrompt, Segmenter
 
 
-def parse_prompts(points: list[str], boxes: list[str], size: Size) -> list[Prompt]:
+def parse_prompts(points: list[str], boxes: list[str], size: Size) -> list[MaskPrompt]:
     """One prompt an object: each box is an object; points refine a single box, or make an object of their own."""
     if not points and not boxes:
         raise UserError("nothing to draw: give --point x,y or --box x0,y0,x1,y1")
@@ -23,28 +23,30 @@ def parse_prompts(points: list[str], boxes: list[str], size: Size) -> list[Promp
     corners = [_box(text, size) for text in boxes]
     places = [_point(text, size) for text in points]
     if not places:
-        return [Prompt(box=box) for box in corners]
+        return [MaskPrompt(box=box) for box in corners]
     if not corners and not any(label for _, label in places):
         raise UserError("every --point is negative; give at least one x,y inside the object")
     box = corners[0] if corners else None
-    return [Prompt(box=box, points=tuple(xy for xy, _ in places), labels=tuple(label for _, label in places))]
+    return [MaskPrompt(box=box, points=tuple(xy for xy, _ in places), labels=tuple(label for _, label in places))]
 
 
 def draw(
-    segmenter: Segmenter, image: Image.Image, prompts: list[Prompt], name: str, all_masks: bool
+    segmenter: Segmenter, image: Image.Image, prompts: list[MaskPrompt], name: str, all_masks: bool
 ) -> Iterator[tuple[str, Segmentation]]:
     """A named result to save: all objects in one, or with `all_masks` one for each reading, best first."""
     [drawn] = segmenter.decode(segmenter.embed([image]), [prompts], all_masks=all_masks)
     orders = [d.scores.argsort()[::-1] for d in drawn]
     for rank in range(len(orders[0])):
         found = tuple(
-            Found(d.masks[order[rank]], p.box or _bounds(p, image.size), tuple(p.points), float(d.scores[order[rank]]))
+            InstanceMask(
+                d.masks[order[rank]], p.box or _bounds(p, image.size), tuple(p.points), float(d.scores[order[rank]])
+            )
             for d, order, p in zip(drawn, orders, prompts, strict=True)
         )
         yield (f"{name}_{rank + 1}" if all_masks else name), Segmentation(image, "", found)
 
 
-def _bounds(prompt: Prompt, size: Size) -> tuple[float, float, float, float]:
+def _bounds(prompt: MaskPrompt, size: Size) -> tuple[float, float, float, float]:
     """Where the positive points lie, as a box: a prompt without a box still needs one to be shown."""
     inside = [xy for xy, label in zip(prompt.points, prompt.labels, strict=True) if label]
     xs, ys = zip(*inside, strict=True)

@@ -39,7 +39,7 @@ FORMATS = tuple(FILES)
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class InstanceMask:
     """One object: what the policy pointed at and the mask that the segmenter drew there, in original pixels."""
 
     mask: NDArray[np.bool_] = field(repr=False)  # [H, W]
@@ -58,7 +58,7 @@ class Segmentation:
 
     image: Image.Image = field(repr=False)  # RGB, original size
     question: str
-    instances: tuple[Found, ...] = ()
+    instances: tuple[InstanceMask, ...] = ()
     think: str = ""
     raw_text: str = field(default="", repr=False)
     error: str | None = None  # one of segzero.answer.ERRORS

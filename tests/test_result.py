@@ -12,18 +12,18 @@ from pycocotools.coco import COCO
 
 from segzero.errors import UserError
 from segzero.masks import box_of, decode, points_of
-from segzero.result import FORMATS, Found, Segmentation, coco_dataset, write_atomically
+from segzero.result import FORMATS, InstanceMask, Segmentation, coco_dataset, write_atomically
 
 SIZE = (60, 40)
 
 
-def found(x: int, y: int, score: float = 0.9) -> Found:
+def found(x: int, y: int, score: float = 0.9) -> InstanceMask:
     mask = np.zeros((SIZE[1], SIZE[0]), bool)
     mask[y : y + 10, x : x + 20] = True
-    return Found(mask, box_of(mask), points_of(mask, 2), score)
+    return InstanceMask(mask, box_of(mask), points_of(mask, 2), score)
 
 
-def result(*instances: Found, **other) -> Segmentation:
+def result(*instances: InstanceMask, **other) -> Segmentation:
     return Segmentation(Image.new("RGB", SIZE, (90, 120, 60)), "the red mug", instances, **other)
 
 
@@ -90,7 +90,7 @@ def test_saved_json_holds_everything(tmp_path):
 def test_numpy_numbers_do_not_reach_the_json():
     mask = np.ones((40, 60), bool)
     box = tuple(np.array([0, 1, 2, 3], np.float32))
-    instance = Found(mask, box, ((np.float32(1), np.int64(2)),), np.float32(0.5))
+    instance = InstanceMask(mask, box, ((np.float32(1), np.int64(2)),), np.float32(0.5))
     assert json.loads(result(instance).to_json())["instances"][0]["box"] == [0, 1, 2, 3]
 
 

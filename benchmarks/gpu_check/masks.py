@@ -18,7 +18,7 @@ from benchmarks.segmenter import random_hiera_t
 from segzero import shipped
 from segzero.images import load_image
 from segzero.masks import mask_iou
-from segzero.segmenter import Prompt, Segmenter, load_segmenter
+from segzero.segmenter import MaskPrompt, Segmenter, load_segmenter
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples
 
 SCENES = 16
@@ -41,7 +41,7 @@ def draw(segmenter: Segmenter) -> list[np.ndarray]:
     for sample in make_samples(SCENES, HELD_OUT_SEED + 13):
         if sample.objects:
             embeddings = segmenter.embed([load_image(sample.image)])
-            prompts = [Prompt(box=thing.box, points=thing.points) for thing in sample.objects]
+            prompts = [MaskPrompt(box=thing.box, points=thing.points) for thing in sample.objects]
             masks += [drawn.masks[0] for drawn in segmenter.decode(embeddings, [prompts])[0]]
     return masks
 

@@ -27,7 +27,7 @@ STREAMED = {"Accept": "text/event-stream"}
 VALID = "valid: "  # what their kinds begin with
 
 Read = Callable[[httpx.Response], Any]
-Told = dict[str, Any]  # what is compared: text, and the masks
+PromptBoxes = dict[str, Any]  # what is compared: text, and the masks
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Client:
     token: str
     samples: Sequence[Sample]
     patience: float  # seconds for one request
-    known: dict[tuple[str, int], Told] = field(default_factory=dict)
+    known: dict[tuple[str, int], PromptBoxes] = field(default_factory=dict)
     flagged: list[str] = field(default_factory=list)  # notes that the server said it has
 
     def run(self, url: str, tally: Tally, over: threading.Event, pause: float) -> None:
@@ -162,7 +162,7 @@ class Visit:
         self.tally.add(VALID + kind, status, time.monotonic() - begin, good=found is not None)
         return found
 
-    def compare(self, kind: str, told: Told) -> None:
+    def compare(self, kind: str, told: PromptBoxes) -> None:
         """Note an answer that is not the one known; the first is known from then on."""
         known = self.client.known.setdefault((kind, self.scene), told)
         if not _same(known, told):
@@ -187,19 +187,19 @@ def _last_event(answer: httpx.Response) -> dict[str, Any]:
     raise _Told("closed")
 
 
-def _told(answer: dict[str, Any]) -> Told:
+def _told(answer: dict[str, Any]) -> PromptBoxes:
     found = answer["instances"] if "instances" in answer else answer["regions"]
     return {"text": answer["raw_text"], "masks": [each["rle"] for each in found]}
 
 
-def _exported(file: dict[str, Any]) -> Told:
+def _exported(file: dict[str, Any]) -> PromptBoxes:
     questions = {each["id"]: each["name"] for each in file["categories"]}
     found = file["annotations"]
     text = "; ".join(questions[each["category_id"]] for each in found)
     return {"text": text, "masks": [each["segmentation"] for each in found]}
 
 
-def _same(known: Told, told: Told) -> bool:
+def _same(known: PromptBoxes, told: PromptBoxes) -> bool:
     if known["text"] != told["text"] or len(known["masks"]) != len(told["masks"]):
         return False
     pairs = zip(known["masks"], told["masks"], strict=True)

@@ -17,7 +17,7 @@ from segzero.errors import UserError
 from segzero.frames import Size
 from segzero.io import png_bytes, write_atomically
 from segzero.masks import decode
-from segzero.result import Found
+from segzero.result import InstanceMask
 from segzero.sample import Object, Sample
 from segzero.viz.html import page, picture
 from segzero.viz.overlay import draw_overlay, enlarge
@@ -89,12 +89,12 @@ def entry(sample: Sample) -> str:
     return f"<p><small>{words}{earlier}</small></p>{shown}"
 
 
-def true_founds(sample: Sample, size: Size) -> list[Found]:
+def true_founds(sample: Sample, size: Size) -> list[InstanceMask]:
     """The truth as the overlay draws it; what is malformed is left away."""
     return [found for true in sample.objects if (found := _found(true, size)) is not None]
 
 
-def _found(true: Object, size: Size) -> Found | None:
+def _found(true: Object, size: Size) -> InstanceMask | None:
     """The object as the overlay draws it; a box alone has a mask without pixels."""
     if not all(math.isfinite(v) for v in [*true.box, *(v for point in true.points for v in point)]):
         return None
@@ -102,4 +102,4 @@ def _found(true: Object, size: Size) -> Found | None:
         mask = np.zeros(size[::-1], bool) if true.rle is None else decode(true.rle, size)
     except UserError:
         return None
-    return Found(mask, true.box, true.points)
+    return InstanceMask(mask, true.box, true.points)

@@ -30,10 +30,10 @@ def agreement(samples: Sequence[Sample], segmenter: str, least: float) -> list[b
 
 
 def _ious(drawer: "Segmenter", sample: Sample, objects: Sequence[Object]) -> list[float]:
-    from segzero.segmenter import Prompt
+    from segzero.segmenter import MaskPrompt
 
     embeddings = drawer.embed([sample.open()])
-    [drawn] = drawer.decode(embeddings, [[Prompt(box=true.box, points=true.points) for true in objects]])
+    [drawn] = drawer.decode(embeddings, [[MaskPrompt(box=true.box, points=true.points) for true in objects]])
     return [
         mask_iou(decode(true.rle), answer.masks[0])
         for true, answer in zip(objects, drawn, strict=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rewards import DRAWN, PRESETS, read_case
+from rewards import NEEDS_MASKS, PRESETS, read_case
 from rewards.case import SQUARE
 from segzero.answer import MAX_OBJECTS, POINTS, Answer, Instance, render_answer
 from segzero.errors import UserError
@@ -120,5 +120,5 @@ def losses(sample: Sample) -> dict[str, list[str]]:
 def _applies(preset: str, sample: Sample) -> bool:
     count = len(sample.objects)
     fits = count == 1 if preset in ONE_OBJECT else count > 0 or preset not in SOME_OBJECT
-    fits = fits and (preset not in DRAWN or all(true.rle is not None for true in sample.objects))
+    fits = fits and (preset not in NEEDS_MASKS or all(true.rle is not None for true in sample.objects))
     return fits and count <= MAX_OBJECTS and all(true.points for true in sample.objects)

@@ -11,7 +11,7 @@ import numpy as np
 from segzero.dialogue.registry import Region
 from segzero.errors import UserError
 from segzero.masks import Box, Mask, Point, decode
-from segzero.segmenter import Prompt
+from segzero.segmenter import MaskPrompt
 from segzero.segmenter.protocol import as_logits
 
 MAX_POINTS = 1000  # of one region
@@ -19,7 +19,7 @@ MAX_POINTS = 1000  # of one region
 
 def correction(
     region: Region, points: Sequence[Point], labels: Sequence[int], box: Box | None, grid: tuple[int, int]
-) -> Prompt:
+) -> MaskPrompt:
     """The points so far and the new ones, a box, and the earlier mask as logits of that grid, (height, width).
 
     A new box rules: points inside the object but outside the box are dropped, and so is the mask beyond it. Without
@@ -38,7 +38,7 @@ def correction(
     elif all(_holds(region.box, point) for point, label in [*earlier, *new] if label):
         box = region.box
     every = [*earlier, *new]
-    return Prompt(
+    return MaskPrompt(
         box,
         tuple(point for point, _ in every),
         tuple(label for _, label in every),
@@ -46,7 +46,7 @@ def correction(
     )
 
 
-def clicks(points: Sequence[Point], labels: Sequence[int], box: Box | None) -> Prompt:
+def clicks(points: Sequence[Point], labels: Sequence[int], box: Box | None) -> MaskPrompt:
     """The same of something new, of which nothing is known yet."""
     if not len(points) and box is None:
         raise UserError("nothing to draw from: give points, a box or both")
@@ -55,7 +55,7 @@ def clicks(points: Sequence[Point], labels: Sequence[int], box: Box | None) -> P
     new = _labelled(points, labels)
     if box is None and not any(label for _, label in new):
         raise UserError("all points are outside; give one inside, or a box")
-    return Prompt(box, tuple(point for point, _ in new), tuple(label for _, label in new))
+    return MaskPrompt(box, tuple(point for point, _ in new), tuple(label for _, label in new))
 
 
 def _labelled(points: Sequence[Point], labels: Sequence[int]) -> list[tuple[Point, int]]:

@@ -26,8 +26,8 @@ from segzero.masks import Box, Mask, Point, box_of, encode
 from segzero.pipeline import ImageLike, SegZeroPipeline, draw_answers
 from segzero.policy import Request
 from segzero.prompts import get_prompt, normalise, render_messages
-from segzero.result import Found, Segmentation
-from segzero.segmenter import Embeddings, Prompt
+from segzero.result import InstanceMask, Segmentation
+from segzero.segmenter import Embeddings, MaskPrompt
 from segzero.segmenter.protocol import best_first
 
 MAX_STEPS = 1000  # that can be undone
@@ -57,8 +57,10 @@ class Dialogue:
         """All rounds so far, and their regions."""
         return self._steps[-1]
 
-    def ask(self, question: str, about: int | None = None, hear: Callable[[str], object] | None = None) -> Segmentation:
-        """A new round. `about` is the round that "it" means, if not the last; `hear` is told what the policy writes.
+    def ask(
+        self, question: str, about: int | None = None, on_text: Callable[[str], object] | None = None
+    ) -> Segmentation:
+        """A new round. `about` is the round that "it" means, if not the last; `on_text` is told what the policy writes.
 
         If all that the question refers to was found to be nothing, so is the answer, and no model is asked.
         """
@@ -81,7 +83,7 @@ class Dialogue:
         prompt = pipeline.prompt or policy.prompt
         more = () if prepared.image is None else (prepared.image,)
         messages = render_messages(prepared.question, prompt, prepared.notes, images=1 + len(more))
-        [reply] = policy.generate([Request(self._fitted, messages, more, hear)], pipeline.sampling)
+        [reply] = policy.generate([Request(self._fitted, messages, more, on_text)], pipeline.sampling)
         answered = time.perf_counter()
         answer = parse_answer(reply.text, get_prompt(prompt).format, extent=policy.frame.extent(self.image.size))
         [found] = draw_answers(pipeline.segmenter, self._embed(), [answer], policy.frame)
@@ -118,7 +120,7 @@ class Dialogue:
         if tight is None:
             raise UserError("the segmenter draws nothing there; give other points, another box or another choice")
         number = len(self.registry.rounds) + 1
-        [region] = self.registry.number(question.strip(), (Found(mask, tight, tuple(prompt.points), score),))
+        [region] = self.registry.number(question.strip(), (InstanceMask(mask, tight, tuple(prompt.points), score),))
         region = replace(region, labels=tuple(prompt.labels), box=_clip(box, self.image.size) if box else tight)
         self._take(self.registry.add(Round(number, question.strip(), (region,))))
         return self.result(number)
@@ -220,17 +222,19 @@ class Dialogue:
         if len(self.registry.rounds) >= MAX_ROUNDS:
             raise UserError(f"a dialogue has at most {MAX_ROUNDS} rounds; clear this one, or begin another")
 
-    def _correction(self, region: Region, points: Sequence[Point], labels: Sequence[int], box: Box | None) -> Prompt:
+    def _correction(
+        self, region: Region, points: Sequence[Point], labels: Sequence[int], box: Box | None
+    ) -> MaskPrompt:
         grid = self._embed().features[0].shape[-2:]
         return correction(region, points, labels, box, (int(grid[0]), int(grid[1])))
 
-    def _drawn(self, prompt: Prompt, choice: int) -> tuple[Mask, float]:
+    def _drawn(self, prompt: MaskPrompt, choice: int) -> tuple[Mask, float]:
         readings = self._readings(prompt)
         if not 0 <= choice < len(readings):
             raise UserError(f"there is no choice {choice}; 0 (the best) to {len(readings) - 1} can be taken")
         return readings[choice]
 
-    def _readings(self, prompt: Prompt) -> list[tuple[Mask, float]]:
+    def _readings(self, prompt: MaskPrompt) -> list[tuple[Mask, float]]:
         [[drawn]] = self.pipeline.segmenter.decode(self._embed(), [[prompt]], all_masks=True)
         masks = drawn.masks
         return [(masks[place], finite(float(drawn.scores[place]))) for place in best_first(drawn)]

@@ -32,7 +32,7 @@ FILLED = 0.97  # of the room that each of several crops has; the rest is a gap
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PromptContext:
     """What the policy is asked: the question, what it is told beside it, and a second image."""
 
     question: str
@@ -40,7 +40,7 @@ class Prepared:
     image: Image.Image | None = None
 
 
-Memory = Callable[[Question, Registry, Image.Image, Frame, int], Prepared]
+Memory = Callable[[Question, Registry, Image.Image, Frame, int], PromptContext]
 
 
 def get_memory(name: str) -> Memory:
@@ -50,25 +50,25 @@ def get_memory(name: str) -> Memory:
     return MEMORIES[name]
 
 
-def as_text(question: Question, registry: Registry, image: Image.Image, frame: Frame, rounds: int) -> Prepared:
+def as_text(question: Question, registry: Registry, image: Image.Image, frame: Frame, rounds: int) -> PromptContext:
     """Regions as boxes and points."""
     return write_text(question, registry, frame, rounds)
 
 
-def write_text(question: Question, registry: Registry, frame: Frame, rounds: int) -> Prepared:
+def write_text(question: Question, registry: Registry, frame: Frame, rounds: int) -> PromptContext:
     """Regions as boxes and points, in the numbers that the policy writes itself; this needs no image."""
     if not references_in(question):
-        return Prepared(_words(question, str))
+        return PromptContext(_words(question, str))
     size = registry.size
 
     def describe(round: Round) -> str:
         return _listed([_place(region, frame, size) for region in round.regions])
 
     asked = _words(question, lambda reference: write_boxes([r.box for r in reference.regions], frame, size))
-    return Prepared(asked, "\n".join(["Earlier in this dialogue:", *_history(registry, rounds, describe)]))
+    return PromptContext(asked, "\n".join(["Earlier in this dialogue:", *_history(registry, rounds, describe)]))
 
 
-def as_marks(question: Question, registry: Registry, image: Image.Image, frame: Frame, rounds: int) -> Prepared:
+def as_marks(question: Question, registry: Registry, image: Image.Image, frame: Frame, rounds: int) -> PromptContext:
     """A second image: the first with the regions of the last rounds, and those referred to, drawn and numbered."""
     references = references_in(question)
     recent = [region for round in registry.rounds[-rounds:] for region in round.regions]
@@ -96,10 +96,10 @@ def as_marks(question: Question, registry: Registry, image: Image.Image, frame: 
         "The first image is the one to answer about. The second is the same with earlier findings marked:",
         *_history(registry, rounds, describe),
     ]
-    return Prepared(_words(question, name), "\n".join(notes), overlay)
+    return PromptContext(_words(question, name), "\n".join(notes), overlay)
 
 
-def as_crops(question: Question, registry: Registry, image: Image.Image, frame: Frame, rounds: int) -> Prepared:
+def as_crops(question: Question, registry: Registry, image: Image.Image, frame: Frame, rounds: int) -> PromptContext:
     """A second image: what is referred to, cut out with a margin; several references stand side by side."""
     shown = list(dict.fromkeys(reference for reference in references_in(question) if not reference.empty))
     if not shown:
@@ -118,7 +118,7 @@ def as_crops(question: Question, registry: Registry, image: Image.Image, frame: 
         f"The first image is the one to answer about. The second shows a part of it, enlarged{parts}.",
         *_history(registry, rounds, lambda round: f"{len(round.regions)} found"),
     ]
-    return Prepared(_words(question, name), "\n".join(notes), picture)
+    return PromptContext(_words(question, name), "\n".join(notes), picture)
 
 
 MEMORIES: dict[str, Memory] = {"text": as_text, "marks": as_marks, "crop": as_crops}

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segzero.answer import Answer
-from segzero.dialogue.memory import RECENT, Prepared, write_text
+from segzero.dialogue.memory import RECENT, PromptContext, write_text
 from segzero.dialogue.references import read_question, references_in
 from segzero.dialogue.registry import Region, Registry, Round
 from segzero.errors import UserError
@@ -49,7 +49,7 @@ def answered(registry: Registry, question: str, answer: Answer, frame: Frame) ->
     return registry.add(Round(number, question, regions, think=answer.think))
 
 
-def recall(question: str, registry: Registry, frame: Frame, recent: int = RECENT) -> Prepared:
+def recall(question: str, registry: Registry, frame: Frame, recent: int = RECENT) -> PromptContext:
     """What a policy is asked after these rounds, told as text: the very prompt of a dialogue."""
     return write_text(read_question(question, registry), registry, frame, recent)
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from segzero.errors import UserError
 from segzero.frames import Size
 from segzero.masks import RLE, Box, Point, decode, encode
-from segzero.result import Found
+from segzero.result import InstanceMask
 from segzero.viz.overlay import Color, color_of
 
 
@@ -40,9 +40,9 @@ class Region:
         return tuple(point for point, label in zip(self.points, self.labels, strict=True) if label)
 
     @property
-    def found(self) -> Found:
+    def found(self) -> InstanceMask:
         """The region as results have it, its mask decoded; points outside it are left out."""
-        return Found(decode(self.rle), self.box, self.inside, self.score, self.id)
+        return InstanceMask(decode(self.rle), self.box, self.inside, self.score, self.id)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Registry:
             raise UserError(f"there is no instance {id}; {_have('instance', len(regions))}")
         return regions[id - 1]
 
-    def number(self, question: str, found: tuple[Found, ...]) -> tuple[Region, ...]:
+    def number(self, question: str, found: tuple[InstanceMask, ...]) -> tuple[Region, ...]:
         """What a new round found, as regions with the numbers that come next."""
         first, count = len(self.regions) + 1, len(self.rounds) + 1
         return tuple(

@@ -29,7 +29,7 @@ from segzero.evaluation.scoring import Row, places_unknown
 from segzero.evaluation.typed import typed
 from segzero.io import read_json, write_atomically, write_json
 from segzero.masks import decode
-from segzero.result import Found, Segmentation
+from segzero.result import InstanceMask, Segmentation
 from segzero.sample import Sample
 
 
@@ -104,7 +104,7 @@ def result_of(sample: Sample, prediction: Prediction) -> Segmentation:
     image = sample.open()
     nothing = np.zeros((image.height, image.width), bool)
     found = tuple(
-        Found(nothing if o.mask is None else decode(o.mask, image.size), o.box, o.points, o.score)
+        InstanceMask(nothing if o.mask is None else decode(o.mask, image.size), o.box, o.points, o.score)
         for o in prediction.objects
     )
     return Segmentation(image, sample.question, found, prediction.think, prediction.raw_text, prediction.error, (), {})

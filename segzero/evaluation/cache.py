@@ -24,7 +24,7 @@ from segzero.images import pixels_key
 from segzero.io import write_atomically
 from segzero.masks import decode, encode
 from segzero.policy import Policy, Reply, Request, Sampling
-from segzero.segmenter import Drawn, Embeddings, Prompt, Segmenter
+from segzero.segmenter import Embeddings, MaskPrediction, MaskPrompt, Segmenter
 
 Identity = Mapping[str, Any]  # what tells a model from any other: JSON
 
@@ -56,10 +56,10 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-class RememberedPolicy:
+class DiskCachedPolicy:
     """Asks the policy only what it has not been asked before, as long as it answers greedily: a draw is not kept."""
 
-    joinable = False
+    supports_concurrency = False
 
     def __init__(self, policy: Policy, cache: Cache, identity: Identity) -> None:
         self.policy, self.cache, self.identity = policy, cache, dict(identity)
@@ -107,7 +107,7 @@ class _Images(Embeddings):
     encoded: Embeddings | None = None
 
 
-class RememberedSegmenter:
+class DiskCachedSegmenter:
     """Draws only what it has not drawn before. A new image is encoded at once, while the policy writes."""
 
     def __init__(self, segmenter: Segmenter, cache: Cache, identity: Identity) -> None:
@@ -125,8 +125,8 @@ class RememberedSegmenter:
         return _Images((), tuple(image.size for image in images), places, pictures, new, encoded)
 
     def decode(
-        self, embeddings: Embeddings, prompts: Sequence[Sequence[Prompt]], all_masks: bool = False
-    ) -> list[list[Drawn]]:
+        self, embeddings: Embeddings, prompts: Sequence[Sequence[MaskPrompt]], all_masks: bool = False
+    ) -> list[list[MaskPrediction]]:
         """Draw each prompt in each image, on what `embed` of this object returned."""
         assert isinstance(embeddings, _Images) and not all_masks
         files = [
@@ -160,15 +160,15 @@ class RememberedSegmenter:
         self.remembered += wanted - new
         return [[one for one in each if one is not None] for each in found]
 
-    def _remembered(self, file: str, size: tuple[int, int]) -> Drawn | None:
+    def _remembered(self, file: str, size: tuple[int, int]) -> MaskPrediction | None:
         value = self.cache.get(file)
         try:
             mask, score = decode(value["rle"], size), float(value["score"])
         except (TypeError, KeyError, ValueError, UserError):
             return None
-        return Drawn(np.where(mask, 1, -1).astype(np.float32)[None], np.array([score], np.float32), size)
+        return MaskPrediction(np.where(mask, 1, -1).astype(np.float32)[None], np.array([score], np.float32), size)
 
 
-def _key(prompt: Prompt) -> str:
+def _key(prompt: MaskPrompt) -> str:
     assert prompt.mask is None
     return key_of(prompt.box, prompt.points, prompt.labels)

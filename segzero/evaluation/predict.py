@@ -15,17 +15,17 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from segzero.answer import Answer
-from segzero.dialogue.memory import Prepared
+from segzero.dialogue.memory import PromptContext
 from segzero.dialogue.prompting import answered, is_nothing, recall, registry_of
 from segzero.dialogue.references import LostReference
 from segzero.dialogue.registry import Registry
 from segzero.errors import TimedOut, Unavailable, UserError
 from segzero.evaluation.benchmarks import Item, Unreadable
-from segzero.evaluation.cache import Cache, RememberedPolicy, RememberedSegmenter
+from segzero.evaluation.cache import Cache, DiskCachedPolicy, DiskCachedSegmenter
 from segzero.evaluation.predictions import Prediction
 from segzero.evaluation.provenance import fingerprint
 from segzero.frames import Frame
-from segzero.pipeline import Said, SegZeroPipeline
+from segzero.pipeline import PolicyOutput, SegZeroPipeline
 from segzero.policy import Sampling, load_policy
 from segzero.prompts import get_prompt
 from segzero.result import Segmentation
@@ -83,8 +83,8 @@ def remember(pipeline: SegZeroPipeline, cache: Path) -> SegZeroPipeline:
     """The same pipeline, whose greedy answers and masks are kept in that folder."""
     kept, told = Cache(cache), comparable(settings_of(pipeline))
     return SegZeroPipeline(
-        RememberedPolicy(pipeline.policy, kept, told["policy"]),
-        RememberedSegmenter(pipeline.segmenter, kept, told["segmenter"]),
+        DiskCachedPolicy(pipeline.policy, kept, told["policy"]),
+        DiskCachedSegmenter(pipeline.segmenter, kept, told["segmenter"]),
         pipeline.prompt,
         pipeline.sampling,
         pipeline.batch,
@@ -149,7 +149,7 @@ HISTORIES = (TRUE, PREDICTED)
 NOTHING = Answer()  # could be read, and nothing is there
 UNREAD = Answer(error="no_answer")  # what later rounds are told of a round that failed
 
-Reply = TypeVar("Reply", Segmentation, Said)
+Reply = TypeVar("Reply", Segmentation, PolicyOutput)
 Ask = Callable[[list[Image.Image], list[str], list[str]], list[Reply]]  # images, questions, notes
 
 
@@ -201,20 +201,20 @@ def with_predicted_history(pipeline: SegZeroPipeline, rounds: Sequence[Round]) -
     frame = pipeline.policy.frame
     moments = [[(id(one.image), one.questions[: depth + 1]) for depth in range(len(one.questions))] for one in rounds]
     registries: dict[tuple, Registry] = {}  # by moment: all rounds until there
-    came: dict[tuple, Said | Failure | None] = {}
+    came: dict[tuple, PolicyOutput | Failure | None] = {}
     for depth in range(max(map(len, moments), default=0)):
         asked: dict[tuple, _Question] = {}
         for one, own in zip(rounds, moments, strict=True):
             if depth < len(own):
                 before = registries[own[depth - 1]] if depth else Registry(one.sample.size)
                 asked.setdefault(own[depth], _Question(one.sample.id, one.image, one.questions[depth], before))
-        answers = any(isinstance(what, Said) for what in came.values())
+        answers = any(isinstance(what, PolicyOutput) for what in came.values())
         found = _ask(list(asked.values()), frame, pipeline.ask, answers)
         for (moment, question), what in zip(asked.items(), found, strict=True):
             came[moment] = what
             registries[moment] = answered(question.registry, question.text, _read(what), frame)
     last = [came[own[-1]] for own in moments]
-    said = [(one, what) for one, what in zip(rounds, last, strict=True) if isinstance(what, Said)]
+    said = [(one, what) for one, what in zip(rounds, last, strict=True) if isinstance(what, PolicyOutput)]
     drawn = iter(pipeline.draw([one.image for one, _ in said], [what for _, what in said]))
     return [
         _nothing(one) if what is None else what if isinstance(what, Failure) else next(drawn)
@@ -226,8 +226,8 @@ def _nothing(round: Round) -> Segmentation:
     return Segmentation(round.image, round.sample.question)
 
 
-def _read(what: Said | Failure | None) -> Answer:
-    if isinstance(what, Said):
+def _read(what: PolicyOutput | Failure | None) -> Answer:
+    if isinstance(what, PolicyOutput):
         return what.answer
     return NOTHING if what is None else UNREAD
 
@@ -240,7 +240,7 @@ def _ask(
     `answers`: the policy has answered others.
     """
     found: list[Reply | Failure | None] = []
-    waiting: list[tuple[int, _Question, Prepared]] = []
+    waiting: list[tuple[int, _Question, PromptContext]] = []
     for place, question in enumerate(questions):
         found.append(None)
         try:
@@ -255,7 +255,7 @@ def _ask(
 
 
 def _replies(
-    questions: Sequence[_Question], prepared: Sequence[Prepared], ask: Ask[Reply], answers: bool
+    questions: Sequence[_Question], prepared: Sequence[PromptContext], ask: Ask[Reply], answers: bool
 ) -> Sequence[Reply | Failure]:
     """All at once; if that is refused, one after the other.
 

@@ -16,10 +16,10 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 
 class Speaking:
-    """`text` decodes tokens; `hear` is told all that is whole so far."""
+    """`text` decodes tokens; `on_text` is told all that is whole so far."""
 
-    def __init__(self, text: Callable[[list[int]], str], hear: Callable[[str], object]) -> None:
-        self._text, self._hear = text, hear
+    def __init__(self, text: Callable[[list[int]], str], on_text: Callable[[str], object]) -> None:
+        self._text, self._hear = text, on_text
         self._said = ""
         self._known: list[int] = []  # the tokens that were said last: how a token reads depends on those before it
         self._new: list[int] = []

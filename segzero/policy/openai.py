@@ -41,7 +41,7 @@ VLLM_PLAIN = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 class OpenAIPolicy:
     """Asks the server for its model at once, so that a wrong address or key shows before any work is done."""
 
-    joinable = True
+    supports_concurrency = True
 
     def __init__(
         self,
@@ -83,8 +83,8 @@ class OpenAIPolicy:
             "seed": seed,
             **self.extras,
         }
-        if hear := request.hear:
-            return self._repeat(lambda: self._listen(body, hear))
+        if on_text := request.on_text:
+            return self._repeat(lambda: self._listen(body, on_text))
         answer = self._call("/chat/completions", body)
         try:
             choice = answer["choices"][0]
@@ -131,7 +131,7 @@ class OpenAIPolicy:
         kind = TimedOut if isinstance(problem, TimedOut) else Unavailable
         raise kind(f"{problem} ({self.retries + 1} tries)")
 
-    def _listen(self, body: dict[str, Any], hear: Callable[[str], object]) -> Reply:
+    def _listen(self, body: dict[str, Any], on_text: Callable[[str], object]) -> Reply:
         """The answer, told while it comes: server-sent events, each a JSON object, the last one [DONE]."""
         text, finish, tokens = "", None, None
         ends = time.monotonic() + self.timeout
@@ -153,7 +153,7 @@ class OpenAIPolicy:
                 finish = next((reason for reason, _ in told if reason), finish)
                 if new:
                     text += new
-                    hear(text)
+                    on_text(text)
         if finish is None:
             raise _Busy(f"{self.url} broke off")
         if tokens is None:

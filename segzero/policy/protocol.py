@@ -17,14 +17,14 @@ MAX_IMAGES = 2  # of one request
 class Request:
     """One image and what is asked about it; `more` images may show it once more, marked or enlarged.
 
-    Who wants to see the answer while it is written gives `hear`, which is told all of its text so far, now and then,
+    Who wants to see the answer while it is written gives `on_text`, which is told all of its text so far, now and then,
     in whatever thread the policy writes. It may begin anew, where a batch was given up and tried again.
     """
 
     image: Image.Image  # as Frame.fit returns it; coordinates are this one's
     messages: list[dict]  # as prompts.render_messages returns them, with a placeholder for each image
     more: tuple[Image.Image, ...] = ()  # fitted as well
-    hear: Callable[[str], object] | None = field(default=None, compare=False, repr=False)
+    on_text: Callable[[str], object] | None = field(default=None, compare=False, repr=False)
 
     @property
     def images(self) -> list[Image.Image]:
@@ -70,7 +70,9 @@ class Policy(Protocol):
     name: str  # the checkpoint, as it was named
     frame: Frame  # in which coordinates it was taught to write
     prompt: str  # the name in segzero.prompts it was taught to read
-    joinable: bool  # several threads may ask at once: requests then join those under way, and wait for none of them
+    supports_concurrency: (
+        bool  # several threads may ask at once: requests then join those under way, and wait for none of them
+    )
 
     def generate(self, requests: list[Request], sampling: Sampling = ...) -> list[Reply]:
         """One reply for each request, in order."""

@@ -18,7 +18,7 @@ from segzero.policy.protocol import Reply, Request, Sampling
 class TransformersPolicy:
     """Loads the weights into this process; `batch_size` bounds how many answers are written at once."""
 
-    joinable = False
+    supports_concurrency = False
 
     def __init__(self, checkpoint: Checkpoint, device: str = "auto", dtype: str = "auto", batch_size: int = 64) -> None:
         if batch_size < 1:
@@ -77,7 +77,9 @@ class TransformersPolicy:
         choose = _Draw(sampling.temperature, seeds, self.device) if sampling.temperature > 0 else _largest
         limit = min(sampling.max_tokens, self.checkpoint.max_length - inputs["input_ids"].shape[1])
         speaking = {
-            row: Speaking(self._text, request.hear) for row, request in enumerate(requests) if request.hear is not None
+            row: Speaking(self._text, request.on_text)
+            for row, request in enumerate(requests)
+            if request.on_text is not None
         }
 
         def written(row: int, token: int) -> None:

@@ -33,7 +33,7 @@ CPU_CACHE = 8  # sequences of full length that a CPU's key-value cache holds; an
 class VLLMPolicy:
     """Starts the engine. `gpu_memory` is the share of a GPU it fills: the segmenter needs some as well."""
 
-    joinable = True
+    supports_concurrency = True
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class VLLMPolicy:
             seed = sampling.seed_for(place) if sampling.temperature > 0 else None
             params = SamplingParams(temperature=sampling.temperature, max_tokens=sampling.max_tokens, seed=seed)
             tickets.append(
-                Ticket({"prompt": text, "multi_modal_data": {"image": request.images}}, params, request.hear)
+                Ticket({"prompt": text, "multi_modal_data": {"image": request.images}}, params, request.on_text)
             )
         written = [output.outputs[0] for output in self.stepper.run(tickets)]
         return [Reply(w.text, len(w.token_ids), truncated=w.finish_reason != "stop") for w in written]
@@ -161,7 +161,7 @@ class Ticket:
 
     prompt: dict[str, Any]
     params: "SamplingParams"
-    hear: Callable[[str], object] | None = None  # told the text so far after each step, in whatever thread steps
+    on_text: Callable[[str], object] | None = None  # told the text so far after each step, in whatever thread steps
     output: "RequestOutput | None" = None
     error: BaseException | None = None
     id: str = ""  # the engine's own, once it is there
@@ -235,14 +235,14 @@ class Stepper:
             ticket.error = error
             return
         state = self._engine.output_processor.request_states[ticket.id]
-        if ticket.hear is not None:  # `enqueue` asks for finished outputs alone, whatever the parameters say
+        if ticket.on_text is not None:  # `enqueue` asks for finished outputs alone, whatever the parameters say
             state.output_kind = RequestOutputKind.CUMULATIVE
         self._open[state.external_req_id] = ticket
 
     def _tell(self, ticket: Ticket, output: "RequestOutput") -> None:
         try:
-            if ticket.hear is not None:
-                ticket.hear(output.outputs[0].text)
+            if ticket.on_text is not None:
+                ticket.on_text(output.outputs[0].text)
         except Exception as error:  # this listener's own
             ticket.error = error
             self._abort([ticket])

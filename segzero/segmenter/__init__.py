@@ -10,9 +10,9 @@
 from pathlib import Path
 
 from segzero.errors import UserError, unknown_name
-from segzero.segmenter.protocol import Drawn, Embeddings, Prompt, Segmenter
+from segzero.segmenter.protocol import Embeddings, MaskPrediction, MaskPrompt, Segmenter
 
-__all__ = ["BACKENDS", "DEFAULT", "Drawn", "Embeddings", "Prompt", "Segmenter", "load_segmenter"]
+__all__ = ["BACKENDS", "DEFAULT", "Embeddings", "MaskPrediction", "MaskPrompt", "Segmenter", "load_segmenter"]
 
 DEFAULT = "facebook/sam2.1-hiera-large"  # Seg-Zero's own numbers were made with facebook/sam2-hiera-large
 BACKENDS = ("auto", "transformers", "sam2")

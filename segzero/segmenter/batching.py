@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from segzero.errors import UserError
-from segzero.segmenter.protocol import Drawn, Embeddings, Prompt
+from segzero.segmenter.protocol import Embeddings, MaskPrediction, MaskPrompt
 
 MASK_LIMIT = 32.0  # earlier masks are clamped to it, as in Meta's predictor
 ROW_BYTES = 1 << 28  # of image features that one batch may copy
@@ -33,25 +33,27 @@ Decoder = Callable[[Rows], tuple[np.ndarray, np.ndarray]]  # -> logits float32 [
 
 
 def decode_in_rows(
-    decoder: Decoder, embeddings: Embeddings, prompts: Sequence[Sequence[Prompt]], all_masks: bool
-) -> list[list[Drawn]]:
+    decoder: Decoder, embeddings: Embeddings, prompts: Sequence[Sequence[MaskPrompt]], all_masks: bool
+) -> list[list[MaskPrediction]]:
     """Ask `decoder` for everything in few even batches, and give the answers back in the order of the prompts."""
     if len(prompts) != len(embeddings):
         raise UserError(f"prompts for {len(prompts)} images, but {len(embeddings)} embeddings; give one list each")
     for listed, size in zip(prompts, embeddings.sizes, strict=True):
         for prompt in listed:
             check(prompt, size, tuple(embeddings.features[0].shape[-2:]))  # masks have the finest features' grid
-    drawn: dict[tuple[int, int], Drawn] = {}
+    drawn: dict[tuple[int, int], MaskPrediction] = {}
     for places in _batches(embeddings, prompts):
         logits, scores = decoder(_rows(embeddings, prompts, places))
         for place, each_logits, each_scores in zip(places, logits, scores, strict=True):
             kept = slice(None) if all_masks else slice(best := int(each_scores.argmax()), best + 1)
             # A copy, or one mask would keep the other two alive.
-            drawn[place] = Drawn(each_logits[kept].copy(), each_scores[kept].copy(), embeddings.sizes[place[0]])
+            drawn[place] = MaskPrediction(
+                each_logits[kept].copy(), each_scores[kept].copy(), embeddings.sizes[place[0]]
+            )
     return [[drawn[i, j] for j in range(len(listed))] for i, listed in enumerate(prompts)]
 
 
-def check(prompt: Prompt, size: tuple[int, int], grid: tuple[int, ...]) -> None:
+def check(prompt: MaskPrompt, size: tuple[int, int], grid: tuple[int, ...]) -> None:
     """Refuse what SAM2 would quietly draw nonsense for."""
     width, height = size
     if prompt.box is None and len(prompt.points) == 0:
@@ -71,11 +73,11 @@ def check(prompt: Prompt, size: tuple[int, int], grid: tuple[int, ...]) -> None:
             raise UserError(f"the box {x0:g},{y0:g},{x1:g},{y1:g} lies outside the image of {width}x{height} pixels")
     if prompt.mask is not None and (np.shape(prompt.mask) != grid or not np.isfinite(prompt.mask).all()):
         raise UserError(
-            f"an earlier mask is finite logits {list(grid)}, as in Drawn.logits[0]; not {np.shape(prompt.mask)}"
+            f"an earlier mask is finite logits {list(grid)}, as in MaskPrediction.logits[0]; not {np.shape(prompt.mask)}"
         )
 
 
-def _batches(embeddings: Embeddings, prompts: Sequence[Sequence[Prompt]]) -> Iterator[list[tuple[int, int]]]:
+def _batches(embeddings: Embeddings, prompts: Sequence[Sequence[MaskPrompt]]) -> Iterator[list[tuple[int, int]]]:
     """Places (image, prompt) that can be decoded together, as many as memory allows."""
     alike: dict[tuple, list[tuple[int, int]]] = {}
     for i, listed in enumerate(prompts):
@@ -90,7 +92,7 @@ def _batches(embeddings: Embeddings, prompts: Sequence[Sequence[Prompt]]) -> Ite
             yield places[start : start + limit]
 
 
-def _rows(embeddings: Embeddings, prompts: Sequence[Sequence[Prompt]], places: list[tuple[int, int]]) -> Rows:
+def _rows(embeddings: Embeddings, prompts: Sequence[Sequence[MaskPrompt]], places: list[tuple[int, int]]) -> Rows:
     chosen = [prompts[i][j] for i, j in places]
     points, labels = [], []
     for prompt in chosen:

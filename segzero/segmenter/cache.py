@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from segzero.images import pixels_key
-from segzero.segmenter.protocol import Drawn, Embeddings, Prompt, Segmenter, join
+from segzero.segmenter.protocol import Embeddings, MaskPrediction, MaskPrompt, Segmenter, join
 
 
 class EmbeddingCache:
@@ -28,7 +28,7 @@ class EmbeddingCache:
             self.held -= self._kept.popitem(last=False)[1].nbytes
 
 
-class RememberingSegmenter:
+class CachedSegmenter:
     """A segmenter that does not encode the same pixels twice; to whoever calls it, it is the one it wraps.
 
     For one thread at a time.
@@ -58,7 +58,7 @@ class RememberingSegmenter:
         return [known[key] for key in keys]
 
     def decode(
-        self, embeddings: Embeddings, prompts: Sequence[Sequence[Prompt]], all_masks: bool = False
-    ) -> list[list[Drawn]]:
+        self, embeddings: Embeddings, prompts: Sequence[Sequence[MaskPrompt]], all_masks: bool = False
+    ) -> list[list[MaskPrediction]]:
         """As the segmenter draws."""
         return self.segmenter.decode(embeddings, prompts, all_masks)

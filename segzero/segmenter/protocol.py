@@ -17,7 +17,7 @@ SURE = 10.0  # the logit of a pixel that is inside for certain
 
 
 @dataclass(frozen=True, eq=False)
-class Prompt:
+class MaskPrompt:
     """One object to draw: a box, points, or both; `mask` may add the logits of an earlier answer to improve on.
 
     >>> Prompt(box=(10, 20, 60, 80), points=((30, 40), (55, 75)), labels=(1, 0))  # the second point is outside it
@@ -26,7 +26,7 @@ class Prompt:
     box: tuple[float, float, float, float] | None = None  # x0, y0, x1, y1
     points: Sequence[tuple[float, float]] = ()
     labels: Sequence[int] = ()  # 1 inside, 0 outside, one for each point; none given: all inside
-    mask: np.ndarray | None = None  # [h, w], one of `Drawn.logits`
+    mask: np.ndarray | None = None  # [h, w], one of `MaskPrediction.logits`
 
 
 def as_logits(mask: Mask, grid: tuple[int, int]) -> np.ndarray:
@@ -40,7 +40,7 @@ def as_logits(mask: Mask, grid: tuple[int, int]) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
+class MaskPrediction:
     """What was drawn for one prompt: M = 1 mask, the best by its own score, or all M = 3."""
 
     logits: np.ndarray  # float32 [M, h, w], above 0 inside, as coarse as the model draws
@@ -63,7 +63,7 @@ def enlarge(logits: np.ndarray, size: tuple[int, int], device: "torch.device | s
     return (interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)[0] > 0).cpu().numpy()
 
 
-def best_first(drawn: Drawn) -> list[int]:
+def best_first(drawn: MaskPrediction) -> list[int]:
     """The places of its masks, by the IoU that the model expects; one without a number comes last."""
     return np.argsort(-drawn.scores, kind="stable").tolist()
 
@@ -118,7 +118,7 @@ class Segmenter(Protocol):
         ...
 
     def decode(
-        self, embeddings: Embeddings, prompts: Sequence[Sequence[Prompt]], all_masks: bool = False
-    ) -> list[list[Drawn]]:
+        self, embeddings: Embeddings, prompts: Sequence[Sequence[MaskPrompt]], all_masks: bool = False
+    ) -> list[list[MaskPrediction]]:
         """Draw any number of objects in each image, as often as needed; no prompts for an image give []."""
         ...

@@ -24,7 +24,7 @@ from safetensors.numpy import load
 import segzero
 from segzero.errors import UserError
 from segzero.segmenter.batching import Rows, decode_in_rows
-from segzero.segmenter.protocol import Drawn, Embeddings, Prompt
+from segzero.segmenter.protocol import Embeddings, MaskPrediction, MaskPrompt
 from segzero.segmenter.sam2_worker import pack
 
 
@@ -45,8 +45,8 @@ class MetaSegmenter:
         return Embeddings(features, tuple(image.size for image in images))
 
     def decode(
-        self, embeddings: Embeddings, prompts: Sequence[Sequence[Prompt]], all_masks: bool = False
-    ) -> list[list[Drawn]]:
+        self, embeddings: Embeddings, prompts: Sequence[Sequence[MaskPrompt]], all_masks: bool = False
+    ) -> list[list[MaskPrediction]]:
         """Three masks are drawn for each prompt, and the best by its own score is kept."""
         return decode_in_rows(lambda rows: self._draw(embeddings, rows), embeddings, prompts, all_masks)
 

@@ -15,7 +15,7 @@ from transformers.models.sam2.modeling_sam2 import Sam2MultiScaleAttention, Sam2
 from segzero.device import find_device
 from segzero.errors import UserError
 from segzero.segmenter.batching import Rows, decode_in_rows
-from segzero.segmenter.protocol import Drawn, Embeddings, Prompt
+from segzero.segmenter.protocol import Embeddings, MaskPrediction, MaskPrompt
 
 # Checkpoints of the video models hold the image model; their names on the hub are the usual ones.
 MODEL_TYPES = ("sam2", "sam2_video", "sam3_tracker", "sam3_video")
@@ -41,8 +41,8 @@ class TransformersSegmenter:
         return Embeddings(features, tuple(image.size for image in images))
 
     def decode(
-        self, embeddings: Embeddings, prompts: Sequence[Sequence[Prompt]], all_masks: bool = False
-    ) -> list[list[Drawn]]:
+        self, embeddings: Embeddings, prompts: Sequence[Sequence[MaskPrompt]], all_masks: bool = False
+    ) -> list[list[MaskPrediction]]:
         """Three masks are drawn for each prompt, and the best by its own score is kept, as in Seg-Zero."""
         return decode_in_rows(lambda rows: self._draw(embeddings, rows), embeddings, prompts, all_masks)
 

@@ -24,7 +24,7 @@ from segzero.errors import TimedOut, UserError
 from segzero.images import load_image
 from segzero.io import png_bytes
 from segzero.masks import RLE, Box, Point, decode
-from segzero.result import Found, Segmentation
+from segzero.result import InstanceMask, Segmentation
 
 LONGEST_WAIT = 30.0  # seconds between two tries, whatever the server says
 
@@ -62,7 +62,7 @@ class Client:
         box: Box | None = None,
         mask: RLE | None = None,
         segmenter: str | None = None,
-    ) -> list[Found]:
+    ) -> list[InstanceMask]:
         """The three masks of one object, best first; `mask` is an earlier one to improve on."""
         prompt = {"points": list(points), "labels": list(labels), "box": box, "mask": mask}
         fields = {"image": _file(image), "prompts": json.dumps([prompt]), "all_masks": "true"}
@@ -148,15 +148,19 @@ class Conversation:
     path: str
     image: Image.Image
 
-    def ask(self, question: str, about: int | None = None, hear: Callable[[str], object] | None = None) -> Segmentation:
+    def ask(
+        self, question: str, about: int | None = None, on_text: Callable[[str], object] | None = None
+    ) -> Segmentation:
         """A new round; it may refer to earlier ones by [REF:1], "instance 2" or "it".
 
-        `hear` is told all that the policy has written so far, again and again while it writes.
+        `on_text` is told all that the policy has written so far, again and again while it writes.
         """
         fields = {"question": question, "about": about}
-        if hear is None:
+        if on_text is None:
             return self._round("ask", fields)
-        answer = self.client.fetch("POST", f"{self.path}/ask", fields, lambda r: _follow(r, hear), "text/event-stream")
+        answer = self.client.fetch(
+            "POST", f"{self.path}/ask", fields, lambda r: _follow(r, on_text), "text/event-stream"
+        )
         return _to_result(json.loads(answer), self.image)
 
     def draw(
@@ -187,7 +191,7 @@ class Conversation:
         points: Sequence[Point] = (),
         labels: Sequence[int] = (),
         box: Box | None = None,
-    ) -> list[Found]:
+    ) -> list[InstanceMask]:
         """What refine (of instance `id`) or draw would choose from, the best first; nothing changes."""
         fields = {"id": id, **_clicks(points, labels, box)}
         answer = self.client.send("POST", f"{self.path}/candidates", fields)
@@ -244,7 +248,7 @@ class _Failed(Exception):
         self.status, self.again = told.get("status", 500), str(told.get("retry_after", ""))
 
 
-def _follow(response: HTTPResponse, hear: Callable[[str], object]) -> bytes:
+def _follow(response: HTTPResponse, on_text: Callable[[str], object]) -> bytes:
     """Read events until the last; gives the round."""
     name, text = b"", ""
     for line in response:
@@ -253,7 +257,7 @@ def _follow(response: HTTPResponse, hear: Callable[[str], object]) -> bytes:
             name = value
         elif field == b"data" and name == b"text":
             text += json.loads(value)["text"]
-            hear(text)
+            on_text(text)
         elif field == b"data" and name == b"error":
             raise _Failed(json.loads(value))
         elif field == b"data" and name == b"round":
@@ -270,15 +274,15 @@ def _clicks(points: Sequence[Point], labels: Sequence[int], box: Box | None) -> 
     return {"points": list(points), "labels": list(labels), "box": box}
 
 
-def _reading(answer: dict[str, Any], points: Sequence[Point]) -> Found:
+def _reading(answer: dict[str, Any], points: Sequence[Point]) -> InstanceMask:
     box = tuple(answer["box"] or (0.0, 0.0, 0.0, 0.0))
-    return Found(decode(answer["rle"]), box, tuple(points), answer["score"])
+    return InstanceMask(decode(answer["rle"]), box, tuple(points), answer["score"])
 
 
 def _to_result(answer: dict[str, Any], image: Image.Image) -> Segmentation:
     """An answer to a question, or a dialogue's round, with the image it is about."""
     found = tuple(
-        Found(decode(each["rle"], image.size), tuple(each["box"]), _inside(each), each["score"])
+        InstanceMask(decode(each["rle"], image.size), tuple(each["box"]), _inside(each), each["score"])
         for each in answer.get("instances", answer.get("regions", ()))
     )
     told = {key: answer[key] for key in ("think", "raw_text", "error")} | {"timings": answer.get("timings", {})}

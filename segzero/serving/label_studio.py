@@ -22,8 +22,8 @@ from segzero.errors import UserError
 from segzero.frames import Size
 from segzero.masks import Box, Point
 from segzero.policy.chat_template import one_line
-from segzero.result import Found
-from segzero.segmenter import Prompt
+from segzero.result import InstanceMask
+from segzero.segmenter import MaskPrompt
 from segzero.serving.schema import MAX_POINTS
 
 MAX_CONFIG = 1 << 20  # characters
@@ -76,7 +76,7 @@ class Clicks:
     """What a person has drawn or written, and the label it is to have."""
 
     label: str
-    prompt: Prompt | None
+    prompt: MaskPrompt | None
     text: str = ""
 
 
@@ -155,10 +155,10 @@ def read_context(context: dict[str, Any], config: Config, size: Size) -> Clicks 
         return Clicks(label or config.labels[0], None, text.strip())
     if box is None and not any(labels):
         return None
-    return Clicks(label, Prompt(box, tuple(points), tuple(labels)))
+    return Clicks(label, MaskPrompt(box, tuple(points), tuple(labels)))
 
 
-def regions_of(found: Sequence[Found], label: str, config: Config, size: Size) -> list[dict[str, Any]]:
+def regions_of(found: Sequence[InstanceMask], label: str, config: Config, size: Size) -> list[dict[str, Any]]:
     """What was found, as the set-up's tags take it. Masks without pixels are left out."""
     control = config.control_for(label)
     regions = []
@@ -180,7 +180,7 @@ def regions_of(found: Sequence[Found], label: str, config: Config, size: Size) -
     return regions
 
 
-def _values(found: Found, type: str, size: Size) -> list[dict[str, Any]]:
+def _values(found: InstanceMask, type: str, size: Size) -> list[dict[str, Any]]:
     width, height = size
     if type == "brushlabels":
         return [{"format": "rle", "rle": brush(found.mask)}] if found.mask.any() else []

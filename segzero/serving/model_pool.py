@@ -22,8 +22,8 @@ from segzero.policy.checkpoint import shown_name
 from segzero.policy.openai import OpenAIPolicy
 from segzero.prompts import normalise, render_messages
 from segzero.result import Segmentation
-from segzero.segmenter import Drawn, Embeddings, Prompt, Segmenter, load_segmenter
-from segzero.segmenter.cache import RememberingSegmenter
+from segzero.segmenter import Embeddings, MaskPrediction, MaskPrompt, Segmenter, load_segmenter
+from segzero.segmenter.cache import CachedSegmenter
 from segzero.segmenter.protocol import as_logits, join
 from segzero.serving.batching import Batcher, Joining, Work, settle
 from segzero.serving.limits import Limits
@@ -68,9 +68,9 @@ class Writing:
 class Drawing:
     """What a segmenter is asked."""
 
-    segmenter: RememberingSegmenter
+    segmenter: CachedSegmenter
 
-    def draw(self, asked: list[tuple[Image.Image, list[Prompt], list[RLE | None]]]) -> list[list[Drawn]]:
+    def draw(self, asked: list[tuple[Image.Image, list[MaskPrompt], list[RLE | None]]]) -> list[list[MaskPrediction]]:
         """All masks of prompts about several images; earlier masks become logits here, where their size is known."""
         embeddings = self.segmenter.embed([image for image, *_ in asked])
         height, width = embeddings.features[0].shape[-2:]
@@ -88,9 +88,11 @@ class Drawing:
         each = iter(self.segmenter.embed_each([image for images in asked for image in images]))
         return [join([next(each) for _ in images]) for images in asked]
 
-    def decode(self, asked: list[tuple[Embeddings, Sequence[Sequence[Prompt]], bool]]) -> list[list[list[Drawn]]]:
+    def decode(
+        self, asked: list[tuple[Embeddings, Sequence[Sequence[MaskPrompt]], bool]]
+    ) -> list[list[list[MaskPrediction]]]:
         """Together, as far as they want as many masks of a prompt."""
-        drawn: list[list[list[Drawn]]] = [[] for _ in asked]
+        drawn: list[list[list[MaskPrediction]]] = [[] for _ in asked]
         for wanted in {all_masks for _, _, all_masks in asked}:
             alike = [place for place, (_, _, all_masks) in enumerate(asked) if all_masks == wanted]
             prompts = [listed for place in alike for listed in asked[place][1]]
@@ -131,7 +133,7 @@ class Answering:
 
 
 class _SharedPolicy:
-    joinable = True
+    supports_concurrency = True
 
     def __init__(self, writing: Writing, ask: Ask) -> None:
         policy = writing.policy
@@ -154,8 +156,8 @@ class _SharedSegmenter:
         return self._ask(self._drawing.embed, images)
 
     def decode(
-        self, embeddings: Embeddings, prompts: Sequence[Sequence[Prompt]], all_masks: bool = False
-    ) -> list[list[Drawn]]:
+        self, embeddings: Embeddings, prompts: Sequence[Sequence[MaskPrompt]], all_masks: bool = False
+    ) -> list[list[MaskPrediction]]:
         return self._ask(self._drawing.decode, (embeddings, prompts, all_masks))
 
 
@@ -179,7 +181,7 @@ class Models:
         """`policies` and `segmenters`: those beside the pipeline's own."""
         drawers = _by_name([pipeline.segmenter, *segmenters])
         cache = limits.cache // len(drawers)
-        drawings = {name: Drawing(RememberingSegmenter(drawer, cache)) for name, drawer in drawers.items()}
+        drawings = {name: Drawing(CachedSegmenter(drawer, cache)) for name, drawer in drawers.items()}
         writings = {
             name: Writing(policy, pipeline.sampling) for name, policy in _by_name([pipeline.policy, *policies]).items()
         }
@@ -204,7 +206,7 @@ class Models:
         for writing in writings.values():
             if isinstance(writing.policy, OpenAIPolicy):
                 self._joining[writing.write] = Joining(limits.batch, limits.inside)
-            elif writing.policy.joinable:
+            elif writing.policy.supports_concurrency:
                 self._joining[writing.write] = Joining(limits.batch, limits.inside, writing.check, self.die)
                 self._watched.append(self._joining[writing.write])
         self._places: list[Place] = [self.batcher, *self._joining.values()]
@@ -233,10 +235,10 @@ class Models:
     def draw(
         self,
         image: Image.Image,
-        prompts: list[Prompt],
+        prompts: list[MaskPrompt],
         earlier: list[RLE | None] | None = None,
         chosen: Answering | None = None,
-    ) -> "Future[list[Drawn]]":
+    ) -> "Future[list[MaskPrediction]]":
         """All three masks of each prompt; `earlier` holds for each the mask to improve on, or None."""
         drawing = (chosen or self.default).drawing
         return self.batcher.submit(drawing.draw, (image, prompts, earlier or [None] * len(prompts)))
@@ -309,7 +311,7 @@ class Models:
                 writing.check()
         for segmenter in self.remembering:
             embeddings = segmenter.segmenter.embed([Image.new("RGB", (64, 64))])
-            segmenter.decode(embeddings, [[Prompt(points=((32, 32),))]])
+            segmenter.decode(embeddings, [[MaskPrompt(points=((32, 32),))]])
 
 
 def _by_name(models: Sequence[M]) -> dict[str, M]:

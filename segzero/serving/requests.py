@@ -15,7 +15,7 @@ from starlette.datastructures import UploadFile
 from segzero.errors import UserError
 from segzero.images import load_image, measure_image
 from segzero.masks import RLE, check_rle
-from segzero.segmenter import Prompt
+from segzero.segmenter import MaskPrompt
 from segzero.serving.errors import Problem
 from segzero.serving.limits import Limits
 from segzero.serving.options import Fetch
@@ -82,13 +82,13 @@ async def image_file(request: Request, image: bytes | str, limits: Limits, fetch
     return await fetching.run(request.scope, fetch, image, limits.body)
 
 
-def read_prompt(body: ObjectBody, size: tuple[int, int]) -> tuple[Prompt, RLE | None]:
+def read_prompt(body: ObjectBody, size: tuple[int, int]) -> tuple[MaskPrompt, RLE | None]:
     """A prompt, and the earlier mask, which becomes logits only where their size is known."""
     try:
         rle = None if body.mask is None else check_rle(body.mask, size)
     except UserError as error:
         raise Problem(422, "bad_request", f"the earlier mask: {error}") from None
-    return Prompt(box=body.box, points=tuple(body.points), labels=tuple(body.labels)), rle
+    return MaskPrompt(box=body.box, points=tuple(body.points), labels=tuple(body.labels)), rle
 
 
 def check_masks(count: int, size: tuple[int, int]) -> None:

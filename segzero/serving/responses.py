@@ -17,7 +17,7 @@ from segzero.dialogue import Registry, Round
 from segzero.io import png_bytes
 from segzero.masks import RLE, Mask, box_of, decode, encode
 from segzero.result import Segmentation
-from segzero.segmenter import Drawn
+from segzero.segmenter import MaskPrediction
 from segzero.segmenter.protocol import best_first
 from segzero.serving import responses, threads
 from segzero.serving.batching import Busy, Dead
@@ -36,7 +36,7 @@ def segmentation(result: Segmentation, format: str) -> dict[str, Any]:
     return answer
 
 
-def objects(drawn: Sequence[Drawn], size: tuple[int, int], all_masks: bool, format: str) -> dict[str, Any]:
+def objects(drawn: Sequence[MaskPrediction], size: tuple[int, int], all_masks: bool, format: str) -> dict[str, Any]:
     """The masks of each prompt, best first."""
     return {
         "size": {"width": size[0], "height": size[1]},
@@ -96,7 +96,7 @@ def mask_png(mask: Mask) -> bytes:
     return png_bytes(Image.fromarray(mask.astype(np.uint8) * 255))
 
 
-def _masks(drawn: Drawn, all_masks: bool, format: str) -> list[dict[str, Any]]:
+def _masks(drawn: MaskPrediction, all_masks: bool, format: str) -> list[dict[str, Any]]:
     order = best_first(drawn)[: None if all_masks else 1]
     masks = drawn.masks
     return [_mask(masks[place], float(drawn.scores[place]), format) for place in order]

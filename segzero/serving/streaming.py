@@ -42,7 +42,7 @@ class Heard:
         self._loop = asyncio.get_running_loop()
         self._text, self._sent = "", 0
 
-    def hear(self, text: str) -> None:
+    def on_text(self, text: str) -> None:
         """All of it so far; from any thread."""
         self._text = text
         with suppress(RuntimeError):  # the loop has ended meanwhile

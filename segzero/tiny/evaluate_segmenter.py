@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from segzero.masks import mask_iou
-from segzero.segmenter import Drawn, Prompt
+from segzero.segmenter import MaskPrediction, MaskPrompt
 from segzero.segmenter.transformers import TransformersSegmenter
 from segzero.tiny.questions import HELD_OUT_SEED
 from segzero.tiny.scenes import Scene, Shape, make_scene
@@ -35,14 +35,14 @@ def _scene_figures(segmenter: TransformersSegmenter, scene: Scene, rng: np.rando
     shapes = scene.shapes
     embeddings = segmenter.embed([Image.fromarray(scene.image)])
 
-    def ask(prompts: list[Prompt], all_masks: bool = False) -> list[Drawn]:
+    def ask(prompts: list[MaskPrompt], all_masks: bool = False) -> list[MaskPrediction]:
         return segmenter.decode(embeddings, [prompts], all_masks)[0]
 
     plain = {
-        "box and point": [Prompt(box=s.box, points=[s.point]) for s in shapes],
-        "box": [Prompt(box=s.box) for s in shapes],
-        "rough box and point": [Prompt(box=shaken(rng, s.box, scene.size), points=[s.point]) for s in shapes],
-        "point": [Prompt(points=[s.point]) for s in shapes],
+        "box and point": [MaskPrompt(box=s.box, points=[s.point]) for s in shapes],
+        "box": [MaskPrompt(box=s.box) for s in shapes],
+        "rough box and point": [MaskPrompt(box=shaken(rng, s.box, scene.size), points=[s.point]) for s in shapes],
+        "point": [MaskPrompt(points=[s.point]) for s in shapes],
     }
     for kind, prompts in plain.items():
         for shape, drawn in zip(shapes, ask(prompts), strict=True):
@@ -63,7 +63,7 @@ def _ambiguous(ask, shapes: tuple[Shape, ...], rng: np.random.Generator):
     """A point alone, when the whole or, where there is one, the emblem may be meant."""
     truths = [s.mask if s.part is None or rng.random() < 0.5 else s.part for s in shapes]
     for shape, truth, drawn in zip(
-        shapes, truths, ask([Prompt(points=[inner_point(rng, t)]) for t in truths], all_masks=True), strict=True
+        shapes, truths, ask([MaskPrompt(points=[inner_point(rng, t)]) for t in truths], all_masks=True), strict=True
     ):
         reached = [mask_iou(mask, truth) for mask in drawn.masks]
         yield "best of three", max(reached)
@@ -71,7 +71,7 @@ def _ambiguous(ask, shapes: tuple[Shape, ...], rng: np.random.Generator):
             yield "best of three, with an emblem", max(reached)
 
     emblems = [s for s in shapes if s.part is not None]
-    prompts = [Prompt(points=[inner_point(rng, s.mask)]) for s in emblems]
+    prompts = [MaskPrompt(points=[inner_point(rng, s.mask)]) for s in emblems]
     for shape, drawn in zip(emblems, ask(prompts, all_masks=True), strict=True):
         first, second, third = drawn.masks
         named = masks_of(shape)
@@ -84,14 +84,14 @@ def _ambiguous(ask, shapes: tuple[Shape, ...], rng: np.random.Generator):
 def _corrected(ask, shapes: tuple[Shape, ...], rng: np.random.Generator):
     """A point, then the mask it gave with a second point where that mask is wrong, as a person would click."""
     truths = [masks_of(s)[str(rng.choice(list(masks_of(s))))] for s in shapes]
-    first = [Prompt(points=[inner_point(rng, truth)]) for truth in truths]
+    first = [MaskPrompt(points=[inner_point(rng, truth)]) for truth in truths]
     second = []
     for prompt, truth, drawn in zip(first, truths, ask(first), strict=True):
         mask = drawn.masks[0]
         yield "a point, any piece meant", mask_iou(mask, truth)
         x, y = inner_point(rng, mask ^ truth if (mask ^ truth).any() else truth)
         label = int(truth[int(y), int(x)])
-        second.append(Prompt(points=[*prompt.points, (x, y)], labels=[1, label], mask=drawn.logits[0]))
+        second.append(MaskPrompt(points=[*prompt.points, (x, y)], labels=[1, label], mask=drawn.logits[0]))
     for truth, drawn in zip(truths, ask(second), strict=True):
         yield "a point and a correction", mask_iou(drawn.masks[0], truth)
 

@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from rewards import Told
+from rewards import PromptBoxes
 from rewards.citations import boxes_in
 from segzero.answer import Answer
 from segzero.dialogue.prompting import answered, is_nothing, recall, registry_of
@@ -31,7 +31,7 @@ class Asked:
 
     question: str
     notes: str  # the earlier rounds; none where the question refers to nothing
-    told: Told
+    told: PromptBoxes
     needless: bool  # all that it refers to is nothing: so is the answer, and no policy is asked
 
     def messages(self, prompt: str) -> list[dict]:
@@ -50,7 +50,7 @@ def ask(sample: Sample, frame: Frame, registry: Registry | None = None) -> Asked
     )
     others = boxes_in(f"{prepared.notes}\n{prepared.question}") - referred
     needless = is_nothing(sample.question, registry)
-    return Asked(prepared.question, prepared.notes, Told(referred, others), needless)
+    return Asked(prepared.question, prepared.notes, PromptBoxes(referred, others), needless)
 
 
 def takes_own_history(sample_id: str, step: int, share: float) -> bool:

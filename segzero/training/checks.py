@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rewards import DRAWN, get_rubric, load_reward
+from rewards import NEEDS_MASKS, get_rubric, load_reward
 from segzero.data.parquet import from_parquet
 from segzero.errors import UserError, unknown_name
 from segzero.policy.checkpoint import read_checkpoint
@@ -203,7 +203,7 @@ def _check_reward(config: DictConfig) -> None:
         raise UserError("reward.name is not set; name your function, as in reward.name=my_module.my_reward")
     name = config.reward.name
     load_reward(name) if "." in name else get_rubric(name)
-    if name in DRAWN and not config.segzero.segmenter.path:
+    if name in NEEDS_MASKS and not config.segzero.segmenter.path:
         raise UserError(f"reward={name} needs a segmenter; set segzero.segmenter.path")
     wanted, written = FORMATS.get(name), get_prompt(config.data.prompt).format
     if wanted and wanted != written:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rewards import Told
+from rewards import PromptBoxes
 from segzero.data.check import true_answer
 from segzero.data.parquet import from_parquet
 from segzero.errors import UserError
@@ -89,9 +89,9 @@ def walk(config: DictConfig, split: str) -> Walk:
     async def score() -> None:
         for sample, tokens in usable(_read(config, files, split), encoder, config.data.max_prompt_length, report):
             _check_masks(config, sample)
-            told = ask(sample, frame).told
-            text = _citing(true_answer(sample, frame, encoder.format), told)
-            [scored] = await scorer.score(sample, [text], told=told)
+            prompt_boxes = ask(sample, frame).prompt_boxes
+            text = _citing(true_answer(sample, frame, encoder.format), prompt_boxes)
+            [scored] = await scorer.score(sample, [text], prompt_boxes=prompt_boxes)
             found.count += 1
             found.tokens += tokens
             found.earned += scored.total
@@ -123,9 +123,9 @@ def _check_masks(config: DictConfig, sample: Sample) -> None:
         )
 
 
-def _citing(text: str, told: Told) -> str:
+def _citing(text: str, prompt_boxes: PromptBoxes) -> str:
     """The answer, whose think-chain names what its question refers to."""
-    boxes = ", ".join(json.dumps(box) for box in sorted(told.referred))
+    boxes = ", ".join(json.dumps(box) for box in sorted(prompt_boxes.referred))
     return text.replace("</think>", f" It is about {boxes}.</think>", 1) if boxes else text
 
 

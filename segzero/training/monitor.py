@@ -16,7 +16,7 @@ from segzero.frames import Frame
 from segzero.images import load_image
 from segzero.masks import decode, union
 from segzero.pipeline import in_pixels
-from segzero.result import Found, Segmentation
+from segzero.result import InstanceMask, Segmentation
 from segzero.sample import Sample
 from segzero.training.rollouts import Answer, Group, History
 from segzero.viz.panel import beside
@@ -62,7 +62,8 @@ class Recorder:
         sample = group.sample
         image = load_image(sample.image)
         true = tuple(
-            Found(decode(o.rle) if o.rle else _filled(o.box, sample.size), o.box, o.points, 1.0) for o in sample.objects
+            InstanceMask(decode(o.rle) if o.rle else _filled(o.box, sample.size), o.box, o.points, 1.0)
+            for o in sample.objects
         )
         sheets = [Segmentation(image, f"True: {_words(group)}", true).panel()]
         for name, answer in (("Best", best), ("Worst", worst)):
@@ -80,12 +81,12 @@ class Recorder:
             sheets.append(result.panel())
         return beside(sheets)
 
-    def _found(self, sample: Sample, answer: Answer) -> tuple[Found, ...]:
+    def _found(self, sample: Sample, answer: Answer) -> tuple[InstanceMask, ...]:
         """What an answer drew; without a segmenter, its boxes filled."""
         places = [in_pixels(instance, self.frame, sample.size) for instance in answer.scored.answer.instances]
         drawn = answer.scored.masks
         masks = [decode(m) for m in drawn] if drawn is not None else [_filled(box, sample.size) for box, _ in places]
-        return tuple(Found(m, box, points, 1.0) for m, (box, points) in zip(masks, places, strict=True))
+        return tuple(InstanceMask(m, box, points, 1.0) for m, (box, points) in zip(masks, places, strict=True))
 
 
 def _best_and_worst(group: Group) -> tuple[Answer, Answer]:

@@ -16,20 +16,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rewards import DRAWN, PRESETS, RANKED, Case, Guard, QuantileRanks, Reward, Told, get_rubric, load_reward, read_case
+from rewards import (
+    NEEDS_MASKS,
+    PRESETS,
+    RANK_NORMALIZED,
+    Case,
+    Guard,
+    PromptBoxes,
+    QuantileRanks,
+    Reward,
+    get_rubric,
+    load_reward,
+    read_case,
+)
 from segzero.answer import Answer, parse_answer
 from segzero.errors import UserError
 from segzero.frames import Frame
 from segzero.masks import RLE
 from segzero.pipeline import in_pixels
 from segzero.sample import Sample
-from segzero.segmenter.protocol import Prompt
+from segzero.segmenter.protocol import MaskPrompt
 
 
 class Drawer(Protocol):
     """Whoever draws: the segmenter's actor through `ActorDrawer`, or the service itself."""
 
-    async def draw(self, path: str, answers: list[list[Prompt]]) -> list[list[RLE]]: ...
+    async def draw(self, path: str, answers: list[list[MaskPrompt]]) -> list[list[RLE]]: ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,7 @@ class ActorDrawer:
 
     actor: Any
 
-    async def draw(self, path: str, answers: list[list[Prompt]]) -> list[list[RLE]]:
+    async def draw(self, path: str, answers: list[list[MaskPrompt]]) -> list[list[RLE]]:
         return await self.actor.draw.remote(path, answers)
 
 
@@ -59,14 +71,14 @@ class Scorer:
         self.reward, self.format, self.frame, self.drawer = reward, format, frame, drawer
         self.guard = Guard(load_reward(reward)) if "." in reward else None
         self.rubric = None if self.guard else get_rubric(reward)
-        self.draws = drawer is not None and reward in DRAWN
-        self.ranks = QuantileRanks(PRESETS[reward], RANKED[reward]) if reward in RANKED else None
+        self.draws = drawer is not None and reward in NEEDS_MASKS
+        self.ranks = QuantileRanks(PRESETS[reward], RANK_NORMALIZED[reward]) if reward in RANK_NORMALIZED else None
         self._unranked: list[Reward] = []
 
     async def score(
-        self, sample: Sample, texts: Sequence[str], validating: bool = False, told: Told | None = None
+        self, sample: Sample, texts: Sequence[str], validating: bool = False, prompt_boxes: PromptBoxes | None = None
     ) -> list[Scored]:
-        """One result a text; `told`: the boxes that its prompt held.
+        """One result a text; `prompt_boxes`: the boxes that its prompt held.
 
         In validation masks are drawn whatever the reward needs, and no rank is learnt.
         """
@@ -74,7 +86,7 @@ class Scorer:
         answers = [parse_answer(text, self.format, self.frame.extent(sample.size)) for text in texts]
         masks = await self._draw(sample, answers) if draws else None
         cases = [
-            read_case(text, sample, None, self.frame, self.format, answer, masks[i] if masks else None, told)
+            read_case(text, sample, None, self.frame, self.format, answer, masks[i] if masks else None, prompt_boxes)
             for i, (text, answer) in enumerate(zip(texts, answers, strict=True))
         ]
         rewards = self._rewards(cases, sample.id)
@@ -107,7 +119,7 @@ class Scorer:
 
     async def _draw(self, sample: Sample, answers: Sequence[Answer]) -> list[list[RLE]]:
         assert self.drawer is not None
-        wanted = [[Prompt(*in_pixels(i, self.frame, sample.size)) for i in answer.instances] for answer in answers]
+        wanted = [[MaskPrompt(*in_pixels(i, self.frame, sample.size)) for i in answer.instances] for answer in answers]
         return await self.drawer.draw(str(sample.image), wanted)
 
     def _rewards(self, cases: Sequence[Case], sample_id: str) -> list[Reward]:

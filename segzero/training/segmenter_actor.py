@@ -12,9 +12,9 @@ from typing import Any
 
 from segzero.masks import RLE, encode
 from segzero.segmenter.cache import EmbeddingCache
-from segzero.segmenter.protocol import Embeddings, Prompt, Segmenter, enlarge
+from segzero.segmenter.protocol import Embeddings, MaskPrompt, Segmenter, enlarge
 
-Answers = list[list[Prompt]]  # what each answer wants drawn
+Answers = list[list[MaskPrompt]]  # what each answer wants drawn
 Masks = list[list[RLE]]  # one mask a prompt
 
 

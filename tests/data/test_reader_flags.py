@@ -10,7 +10,7 @@ from segzero.data.readers import read
 from segzero.dialogue import Registry, Round
 from segzero.errors import UserError
 from segzero.masks import decode
-from segzero.result import Found
+from segzero.result import InstanceMask
 from segzero.serving.errors import Problem
 from segzero.serving.feedback import Flags
 
@@ -24,7 +24,7 @@ def registry():
     mask = np.zeros((40, 60), bool)
     mask[10:20, 5:25] = True
     found = Registry(IMAGE.size)
-    regions = found.number("the mug", (Found(mask, (5.0, 10.0, 25.0, 20.0), ((15.0, 15.0),), 0.9),))
+    regions = found.number("the mug", (InstanceMask(mask, (5.0, 10.0, 25.0, 20.0), ((15.0, 15.0),), 0.9),))
     found = found.add(Round(1, "the mug", regions, think="it is there", raw_text="..."))
     return found.add(Round(2, "the cat", refers=(1,))).add(Round(3, "the dog", error="truncated"))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from segzero.dialogue import Registry, Round
-from segzero.result import Found
+from segzero.result import InstanceMask
 
 SIZE = (100, 80)
 
@@ -25,8 +25,8 @@ def make_registry():
     return make
 
 
-def _found(box, size) -> Found:
+def _found(box, size) -> InstanceMask:
     x0, y0, x1, y1 = box
     mask = np.zeros(size[::-1], bool)
     mask[y0:y1, x0:x1] = True
-    return Found(mask, tuple(map(float, box)), (((x0 + x1) / 2, (y0 + y1) / 2),), 0.9)
+    return InstanceMask(mask, tuple(map(float, box)), (((x0 + x1) / 2, (y0 + y1) / 2),), 0.9)

@@ -11,7 +11,7 @@ from segzero.dialogue.memory import MEMORIES
 from segzero.errors import UserError
 from segzero.masks import decode, mask_iou, points_of
 from segzero.policy import Sampling
-from segzero.segmenter import Drawn
+from segzero.segmenter import MaskPrediction
 
 
 def text_of(request) -> str:
@@ -106,7 +106,7 @@ def test_a_correction_starts_from_the_earlier_mask(dialogue, scene):
     dialogue.refine(1, points=points_of(mask))
     [*_, prompt] = dialogue.pipeline.segmenter.prompts
     assert prompt.box == region.box and tuple(prompt.points) == (*region.points, *points_of(mask))
-    shown = Drawn(prompt.mask[None], np.ones(1), scene[0].size).masks[0]
+    shown = MaskPrediction(prompt.mask[None], np.ones(1), scene[0].size).masks[0]
     assert mask_iou(shown, mask) > 0.9
     corrected = dialogue.registry.region(1)
     assert mask_iou(decode(corrected.rle), mask) > 0.85 and corrected.labels == (1,) * (len(region.points) + 1)

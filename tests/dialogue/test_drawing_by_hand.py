@@ -7,7 +7,7 @@ from segzero.dialogue import Dialogue
 from segzero.dialogue.correction import clicks
 from segzero.errors import UserError
 from segzero.masks import decode, mask_iou
-from segzero.segmenter import Drawn
+from segzero.segmenter import MaskPrediction
 from segzero.segmenter.protocol import best_first
 
 
@@ -21,7 +21,7 @@ def inside(dialogue, scene):
 
 def test_masks_without_a_number_come_last():
     scores = np.array([0.2, np.nan, 0.9, 0.2], np.float32)
-    assert best_first(Drawn(np.zeros((4, 2, 2), np.float32), scores, (2, 2))) == [2, 0, 3, 1]
+    assert best_first(MaskPrediction(np.zeros((4, 2, 2), np.float32), scores, (2, 2))) == [2, 0, 3, 1]
 
 
 @pytest.mark.parametrize(

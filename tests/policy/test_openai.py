@@ -288,7 +288,7 @@ def dripping(begins: bytes, drop: bytes, pause: float):
 def test_a_dripping_answer_ends_at_the_deadline(connect, ask, part):
     policy = connect(retries=0)
     policy.timeout = 0.2
-    request = replace(ask(policy), hear=(lambda text: None) if part in ("events", "pings") else None)
+    request = replace(ask(policy), on_text=(lambda text: None) if part in ("events", "pings") else None)
     with dripping(*DRIPPING[part], 0.05) as policy.url:
         begin = time.monotonic()
         with pytest.raises(TimedOut, match=r"did not answer within 0\.2 s"):
@@ -306,7 +306,7 @@ def test_a_dripping_answer_ends_at_the_deadline(connect, ask, part):
 )
 def test_a_stream_without_end_is_not_taken_in(connect, ask, begins, drop, said):
     policy = connect(retries=0)
-    request = replace(ask(policy), hear=lambda text: None)
+    request = replace(ask(policy), on_text=lambda text: None)
     with dripping(b"HTTP/1.0 200 OK\r\n\r\n" + begins, drop, 0) as policy.url, pytest.raises(UserError, match=said):
         policy.generate([request])
 
@@ -316,7 +316,7 @@ def test_a_stream_of_other_types_is_one_line(server, connect, ask, event):
     server.script = [(200, f"data: {event}\n\n")]
     policy = connect()
     with pytest.raises(UserError, match=r"streams something else|does not answer in JSON"):
-        policy.generate([replace(ask(policy), hear=lambda text: None)])
+        policy.generate([replace(ask(policy), on_text=lambda text: None)])
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -30,7 +30,7 @@ def connect(speaker):
 def test_a_server_is_heard_word_by_word(speaker, connect, ask):
     policy, heard = connect(), []
     plain = ask(policy)
-    followed = replace(plain, hear=heard.append)
+    followed = replace(plain, on_text=heard.append)
     replies = policy.generate([plain, followed])
     assert replies[0] == replies[1] and replies[1].text == "".join(WORDS) and replies[1].tokens == len(WORDS)
     assert heard == growing(WORDS)
@@ -42,11 +42,11 @@ def test_a_server_is_heard_word_by_word(speaker, connect, ask):
 def test_a_stream_that_breaks_off_is_begun_anew(speaker, connect, ask):
     speaker.breaks = 1
     policy, heard = connect(), []
-    [reply] = policy.generate([replace(ask(policy), hear=heard.append)])
+    [reply] = policy.generate([replace(ask(policy), on_text=heard.append)])
     assert reply.text == "".join(WORDS) and heard == [*growing(WORDS[: len(WORDS) // 2]), *growing(WORDS)]
     speaker.breaks = 2
     with pytest.raises(Unavailable, match="broke off"):
-        connect(retries=1).generate([replace(ask(policy), hear=heard.append)])
+        connect(retries=1).generate([replace(ask(policy), on_text=heard.append)])
 
 
 @pytest.mark.slow
@@ -54,20 +54,20 @@ def test_a_stream_without_end_is_given_up(speaker, connect, ask):
     speaker.pause = 0.2
     policy = connect(timeout=0.5, retries=0)
     with pytest.raises(TimedOut, match=r"within 0\.5 s"):
-        policy.generate([replace(ask(policy), hear=lambda text: None)])
+        policy.generate([replace(ask(policy), on_text=lambda text: None)])
 
 
 def test_a_stream_that_counts_nothing_is_refused(speaker, connect, ask):
     speaker.usage = False
     policy = connect()
     with pytest.raises(UserError, match="streams no usage"):
-        policy.generate([replace(ask(policy), hear=lambda text: None)])
+        policy.generate([replace(ask(policy), on_text=lambda text: None)])
 
 
 def test_a_server_that_is_gone_is_told_from_a_mistake(speaker, connect, ask):
     policy = connect()
     policy.url = nobody_at()
-    for request in (ask(policy), replace(ask(policy), hear=lambda text: None)):
+    for request in (ask(policy), replace(ask(policy), on_text=lambda text: None)):
         with pytest.raises(Unavailable, match="no server at"):
             policy.generate([request])
 
@@ -76,7 +76,7 @@ def test_a_server_that_is_gone_is_told_from_a_mistake(speaker, connect, ask):
 def test_a_batch_is_heard_row_by_row(pipeline, held_out_requests):
     policy, some = pipeline.policy, held_out_requests[:5]
     heard: list[list[str]] = [[] for _ in some]
-    asked = [replace(request, hear=heard[n].append) if n % 2 == 0 else request for n, request in enumerate(some)]
+    asked = [replace(request, on_text=heard[n].append) if n % 2 == 0 else request for n, request in enumerate(some)]
     replies = policy.generate(asked)
     assert replies == policy.generate(some)
     for n, reply in enumerate(replies):
@@ -90,5 +90,5 @@ def test_a_batch_is_heard_row_by_row(pipeline, held_out_requests):
 @pytest.mark.slow
 def test_a_cut_answer_is_heard_to_its_end(pipeline, held_out_requests):
     heard: list[str] = []
-    [reply] = pipeline.policy.generate([replace(held_out_requests[0], hear=heard.append)], Sampling(max_tokens=7))
+    [reply] = pipeline.policy.generate([replace(held_out_requests[0], on_text=heard.append)], Sampling(max_tokens=7))
     assert reply.truncated and heard[-1] == reply.text

@@ -66,7 +66,7 @@ def test_two_images_are_read_as_transformers_reads_them(engine, pipeline, held_o
 def test_answers_are_heard_step_by_step(engine, held_out_requests):
     some = held_out_requests[:3]
     heard: list[str] = []
-    replies = engine.generate([some[0], replace(some[1], hear=heard.append), some[2]])
+    replies = engine.generate([some[0], replace(some[1], on_text=heard.append), some[2]])
     assert replies == engine.generate(some)
     assert heard[-1] == replies[1].text and len(heard) > 10
     assert all(later.startswith(earlier) for earlier, later in pairwise(heard))
@@ -77,12 +77,12 @@ def test_who_comes_later_joins_and_waits_for_nobody(engine, held_out_requests):
     [alone], [cut] = engine.generate([long]), engine.generate([short], SHORT)
     begun, heard = threading.Event(), []
 
-    def hear(text: str) -> None:
+    def on_text(text: str) -> None:
         heard.append(text)
         begun.set()
 
     with ThreadPoolExecutor(9) as others:
-        first = others.submit(engine.generate, [replace(long, hear=hear)])
+        first = others.submit(engine.generate, [replace(long, on_text=on_text)])
         assert begun.wait(30)
         joined = [others.submit(engine.generate, [short], SHORT) for _ in range(8)]
         assert [future.result(30) for future in joined] == [[cut]] * 8
@@ -98,7 +98,7 @@ def test_a_listener_that_fails_is_its_own_loss(engine, held_out_requests):
     with ThreadPoolExecutor(2) as others:
         other = others.submit(engine.generate, held_out_requests[:2])
         with pytest.raises(ConnectionError, match="nobody listens"):
-            engine.generate([held_out_requests[2], replace(held_out_requests[3], hear=leave)])
+            engine.generate([held_out_requests[2], replace(held_out_requests[3], on_text=leave)])
         assert other.result(60) == engine.generate(held_out_requests[:2])
     assert not engine.llm.llm_engine.has_unfinished_requests()
 

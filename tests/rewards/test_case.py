@@ -55,9 +55,9 @@ def test_an_answer_that_is_parsed_already_is_not_parsed_again():
 
 
 def test_empty_and_unreadable_are_not_the_same():
-    assert read_case("<answer>[]</answer>", []).says_nothing
+    assert read_case("<answer>[]</answer>", []).predicts_empty
     for text in ("", "<answer></answer>", '<answer>[{"bbox_2d": [1, 2]}]</answer>', "<answer>[", "nothing there"):
-        assert not read_case(text, []).says_nothing
+        assert not read_case(text, []).predicts_empty
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from rewards import Told, read_case
+from rewards import PromptBoxes, read_case
 from rewards.citations import boxes_in, cites
 from segzero.answer import Answer, Instance
 from segzero.frames import relative, stretch
@@ -16,8 +16,8 @@ ANSWER = '<answer>[{"bbox_2d": [100, 120, 220, 240], "point_2d": [150, 150]}]</a
 
 
 def worth(think, referred=(CUP,), others=(SPOON,), answer=ANSWER, **options):
-    told = Told(frozenset(referred), frozenset(others))
-    return cites(read_case(f"<think>{think}</think>{answer}", [], told=told, **options))
+    prompt_boxes = PromptBoxes(frozenset(referred), frozenset(others))
+    return cites(read_case(f"<think>{think}</think>{answer}", [], prompt_boxes=prompt_boxes, **options))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,10 @@ def test_numbers_are_the_policys_own_in_any_frame(frame):
 
 def test_an_answer_that_is_parsed_already_is_not_parsed_again():
     parsed = Answer("[84, 168, 504, 672] [1, 2, 3, 4]", (Instance((1.0, 2.0, 3.0, 4.0)),))
-    assert cites(read_case("nonsense", [], frame=stretch(420), answer=parsed, told=Told(frozenset({CUP})))) == 1
+    assert (
+        cites(read_case("nonsense", [], frame=stretch(420), answer=parsed, prompt_boxes=PromptBoxes(frozenset({CUP}))))
+        == 1
+    )
 
 
 @pytest.mark.parametrize(

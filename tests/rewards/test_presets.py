@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rewards import DRAWN, PRESETS, RANKED, Told, get_rubric, score
+from rewards import NEEDS_MASKS, PRESETS, RANK_NORMALIZED, PromptBoxes, get_rubric, score
 from segzero.answer import Answer, Instance, render_answer
 from segzero.errors import UserError
 from segzero.frames import native, relative, stretch
@@ -200,17 +200,19 @@ def in_frame(instance, frame, size):
 def test_in_a_dialogue_citing_is_one_ninth():
     """Beside what `mask` pays; without a reference it is a constant."""
     [cup] = scene = [Instance((100, 100, 200, 200), ((150, 150),))]
-    told = Told(referred=frozenset({(10, 20, 30, 40)}))
+    prompt_boxes = PromptBoxes(referred=frozenset({(10, 20, 30, 40)}))
     for think, worth in (("beside [10, 20, 30, 40]", 1.0), ("beside it", 0.0)):
         text, truth = write("mask", [cup], think), sample_of(scene)
-        assert score("dialogue", text, truth, told=told).total == total("mask", text, scene) + worth
+        assert score("dialogue", text, truth, prompt_boxes=prompt_boxes).total == total("mask", text, scene) + worth
         assert score("dialogue", text, truth).total == total("mask", text, scene) + 1.0
 
 
 def test_names():
     assert set(HIGHEST) == set(PRESETS)
-    assert {preset for preset, rubric in PRESETS.items() if "mask_iou" in {t.name for t in rubric.terms}} == set(DRAWN)
-    for preset, names in RANKED.items():
+    assert {preset for preset, rubric in PRESETS.items() if "mask_iou" in {t.name for t in rubric.terms}} == set(
+        NEEDS_MASKS
+    )
+    for preset, names in RANK_NORMALIZED.items():
         assert set(names) <= {term.name for term in get_rubric(preset).terms}
     with pytest.raises(UserError, match="unknown reward preset 'seg_zro'; did you mean 'seg_zero'"):
         score("seg_zro", "", [])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from segzero.errors import UserError
-from segzero.segmenter import Embeddings, Prompt
+from segzero.segmenter import Embeddings, MaskPrompt
 from segzero.segmenter.batching import MASK_LIMIT, MAX_ROWS, ROW_BYTES, Rows, check, decode_in_rows
 
 SIZES = ((200, 100), (50, 80))
@@ -26,12 +26,12 @@ def echo(rows: Rows):
 def test_answers_keep_the_order_of_unequal_prompts(embeddings):
     prompts = [
         [
-            Prompt(points=[(20, 1)]),
-            Prompt(box=(40, 1, 90, 9)),
-            Prompt(points=[(60, 1), (3, 3)]),
-            Prompt(points=[(80, 1)]),
+            MaskPrompt(points=[(20, 1)]),
+            MaskPrompt(box=(40, 1, 90, 9)),
+            MaskPrompt(points=[(60, 1), (3, 3)]),
+            MaskPrompt(points=[(80, 1)]),
         ],
-        [Prompt(points=[(25, 1)])],
+        [MaskPrompt(points=[(25, 1)])],
     ]
     drawn = decode_in_rows(echo, embeddings, prompts, all_masks=False)
     assert [[round(float(d.logits[0, 0, 0]) - 10, 3) for d in row] for row in drawn] == [[0.1, 0.2, 0.3, 0.4], [0.5]]
@@ -40,7 +40,7 @@ def test_answers_keep_the_order_of_unequal_prompts(embeddings):
 
 
 def test_all_three_masks_on_request(embeddings):
-    [[drawn], []] = decode_in_rows(echo, embeddings, [[Prompt(points=[(0, 1)])], []], all_masks=True)
+    [[drawn], []] = decode_in_rows(echo, embeddings, [[MaskPrompt(points=[(0, 1)])], []], all_masks=True)
     assert drawn.logits.shape == (3, 8, 8) and drawn.masks.shape == (3, 100, 200) and drawn.masks.dtype == bool
     assert drawn.scores.tolist() == [np.float32(s) for s in (0.1, 0.9, 0.5)]
 
@@ -54,8 +54,12 @@ def test_only_prompts_alike_share_a_batch_and_none_is_padded(embeddings):
 
     mask = np.full((8, 8), 99.0)
     prompts = [
-        [Prompt(points=[(1, 1)])] * (MAX_ROWS + 1),
-        [Prompt(box=(1, 1, 2, 2), points=[(1, 1)]), Prompt(points=[(1, 1)], mask=mask), Prompt(points=[(1, 1)] * 3)],
+        [MaskPrompt(points=[(1, 1)])] * (MAX_ROWS + 1),
+        [
+            MaskPrompt(box=(1, 1, 2, 2), points=[(1, 1)]),
+            MaskPrompt(points=[(1, 1)], mask=mask),
+            MaskPrompt(points=[(1, 1)] * 3),
+        ],
     ]
     decode_in_rows(spy, embeddings, prompts, all_masks=False)
     # A box is two points; with one point more it is not the same as three points inside.
@@ -70,13 +74,13 @@ def test_a_batch_copies_no_more_features_than_allowed():
         sizes.append(len(rows.images))
         return echo(rows)
 
-    decode_in_rows(spy, Embeddings((features,), SIZES[:1]), [[Prompt(points=[(1, 1)])] * 7], all_masks=False)
+    decode_in_rows(spy, Embeddings((features,), SIZES[:1]), [[MaskPrompt(points=[(1, 1)])] * 7], all_masks=False)
     assert sizes == [3, 3, 1]
 
 
 def test_prompts_as_sam2_expects_them(embeddings):
     mask = np.full((8, 8), 99.0)
-    prompt = Prompt(box=(20, 10, 100, 50), points=[(40, 30), (50, 50)], labels=[1, 0], mask=mask)
+    prompt = MaskPrompt(box=(20, 10, 100, 50), points=[(40, 30), (50, 50)], labels=[1, 0], mask=mask)
 
     def spy(rows):
         assert rows.images.tolist() == [0]
@@ -91,19 +95,19 @@ def test_prompts_as_sam2_expects_them(embeddings):
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        (Prompt(), "needs a box or at least one point"),
-        (Prompt(mask=np.zeros((8, 8))), "needs a box or at least one point"),
-        (Prompt(points=[(1, 1)], labels=[1, 0]), "1 points but 2 labels"),
-        (Prompt(points=[(1, 1)], labels=[2]), "1 .inside. or 0 .outside."),
-        (Prompt(points=[(201, 1)]), "outside the image of 200x100"),
-        (Prompt(points=[(float("nan"), 1)]), "outside the image"),
-        (Prompt(box=(30, 1, 20, 9)), "not x0,y0,x1,y1"),
-        (Prompt(box=(1, float("nan"), 20, 9)), "not x0,y0,x1,y1"),
-        (Prompt(box=(1, 1, float("inf"), 9)), "outside the image"),
-        (Prompt(box=(201, 1, 210, 9)), "outside the image"),
-        (Prompt(box=(1, 1, 5, 5), mask=np.zeros((3, 8, 8))), "finite logits .8, 8."),
-        (Prompt(box=(1, 1, 5, 5), mask=np.zeros((16, 16))), "not .16, 16."),
-        (Prompt(box=(1, 1, 5, 5), mask=np.full((8, 8), np.nan)), "finite logits"),
+        (MaskPrompt(), "needs a box or at least one point"),
+        (MaskPrompt(mask=np.zeros((8, 8))), "needs a box or at least one point"),
+        (MaskPrompt(points=[(1, 1)], labels=[1, 0]), "1 points but 2 labels"),
+        (MaskPrompt(points=[(1, 1)], labels=[2]), "1 .inside. or 0 .outside."),
+        (MaskPrompt(points=[(201, 1)]), "outside the image of 200x100"),
+        (MaskPrompt(points=[(float("nan"), 1)]), "outside the image"),
+        (MaskPrompt(box=(30, 1, 20, 9)), "not x0,y0,x1,y1"),
+        (MaskPrompt(box=(1, float("nan"), 20, 9)), "not x0,y0,x1,y1"),
+        (MaskPrompt(box=(1, 1, float("inf"), 9)), "outside the image"),
+        (MaskPrompt(box=(201, 1, 210, 9)), "outside the image"),
+        (MaskPrompt(box=(1, 1, 5, 5), mask=np.zeros((3, 8, 8))), "finite logits .8, 8."),
+        (MaskPrompt(box=(1, 1, 5, 5), mask=np.zeros((16, 16))), "not .16, 16."),
+        (MaskPrompt(box=(1, 1, 5, 5), mask=np.full((8, 8), np.nan)), "finite logits"),
     ],
 )
 def test_wrong_prompts_get_one_clear_line(prompt, message):
@@ -113,8 +117,8 @@ def test_wrong_prompts_get_one_clear_line(prompt, message):
 
 
 def test_boxes_may_reach_beyond_the_image_or_be_flat():
-    check(Prompt(box=(-5, -5, 300, 300)), (200, 100), (8, 8))
-    check(Prompt(box=(200, 10, 200, 10)), (200, 100), (8, 8))
+    check(MaskPrompt(box=(-5, -5, 300, 300)), (200, 100), (8, 8))
+    check(MaskPrompt(box=(200, 10, 200, 10)), (200, 100), (8, 8))
 
 
 def test_as_many_lists_of_prompts_as_embeddings(embeddings):

@@ -16,7 +16,7 @@ from PIL import Image
 import segzero
 from segzero.errors import UserError
 from segzero.masks import mask_iou
-from segzero.segmenter import Prompt, load_segmenter
+from segzero.segmenter import MaskPrompt, load_segmenter
 from segzero.tiny.scenes import make_scene
 from tests.helpers import meta_weights
 
@@ -52,7 +52,7 @@ def fifty_prompts(width, height):
         x, y = rng.uniform(0, 0.6, 2) * (width, height)
         box = (x, y, x + rng.uniform(0.1, 0.4) * width, y + rng.uniform(0.1, 0.4) * height)
         points = [tuple(rng.uniform(0, 1, 2) * (width, height)) for _ in range(i % 3)]
-        yield Prompt(box=None if points and i % 5 == 0 else box, points=points, labels=[1, 0][: len(points)])
+        yield MaskPrompt(box=None if points and i % 5 == 0 else box, points=points, labels=[1, 0][: len(points)])
 
 
 @pytest.mark.slow
@@ -68,7 +68,7 @@ def test_both_backends_draw_the_same_masks(meta, weights, tmp_path):
     assert min(mask_iou(a.masks[0], b.masks[0]) for a, b in zip(mine, theirs, strict=True)) >= 0.99
     # The rest is rounding: transformers resizes in 8 bits. From the same features on, an earlier mask too is the same.
     again = [
-        Prompt(box=p.box, points=p.points, labels=p.labels, mask=d.logits[0])
+        MaskPrompt(box=p.box, points=p.points, labels=p.labels, mask=d.logits[0])
         for p, d in zip(prompts[:8], mine[:8], strict=True)
     ]
     [a], [b] = ours.decode(embeddings, [again]), meta.decode(embeddings, [again])

@@ -11,7 +11,7 @@ from transformers import Sam2Model
 
 from segzero.errors import UserError
 from segzero.masks import mask_iou
-from segzero.segmenter import Prompt, load_segmenter
+from segzero.segmenter import MaskPrompt, load_segmenter
 from segzero.shipped import policy_path, segmenter_path
 from segzero.tiny.questions import HELD_OUT_SEED
 from segzero.tiny.scenes import make_scene
@@ -34,7 +34,7 @@ def embeddings(segmenter, scenes):
 
 
 def boxes_and_points(scenes):
-    return [[Prompt(box=s.box, points=[s.point]) for s in scene.shapes] for scene in scenes]
+    return [[MaskPrompt(box=s.box, points=[s.point]) for s in scene.shapes] for scene in scenes]
 
 
 def test_box_and_point_give_the_shape(segmenter, scenes, embeddings):
@@ -56,7 +56,7 @@ def test_features_are_the_librarys_own(segmenter, scenes, embeddings):
 def test_images_of_any_shape_keep_their_size_and_place(segmenter, scenes):
     """A wide image is squeezed for the model; boxes and masks stay in its own pixels."""
     wide = [Image.fromarray(scene.image).resize((448, 224)) for scene in scenes[:4]]
-    prompts = [[Prompt(box=tuple(np.multiply(s.box, (2, 1, 2, 1)))) for s in scene.shapes] for scene in scenes[:4]]
+    prompts = [[MaskPrompt(box=tuple(np.multiply(s.box, (2, 1, 2, 1)))) for s in scene.shapes] for scene in scenes[:4]]
     for scene, row in zip(scenes, segmenter.decode(segmenter.embed(wide), prompts), strict=False):
         for shape, drawn in zip(scene.shapes, row, strict=True):
             assert drawn.masks.shape == (1, 224, 448)
@@ -67,7 +67,7 @@ def test_a_batch_of_unequal_images_equals_one_by_one(segmenter, scenes, embeddin
     rng = np.random.default_rng(0)
     prompts = [
         [
-            Prompt(box=s.box if i % 3 else None, points=[s.point] * (1 + i % 2), labels=[1] * (1 + i % 2))
+            MaskPrompt(box=s.box if i % 3 else None, points=[s.point] * (1 + i % 2), labels=[1] * (1 + i % 2))
             for i, s in enumerate(scene.shapes)
         ]
         for scene in scenes
@@ -112,11 +112,11 @@ def test_an_earlier_mask_with_points_becomes_the_whole(segmenter):
         scene = make_scene(rng)
         for shape in (s for s in scene.shapes if s.part is not None):
             embeddings = segmenter.embed([Image.fromarray(scene.image)])
-            [[three]] = segmenter.decode(embeddings, [[Prompt(points=[shape.point])]], all_masks=True)
+            [[three]] = segmenter.decode(embeddings, [[MaskPrompt(points=[shape.point])]], all_masks=True)
             rows, columns = np.nonzero(shape.mask & ~shape.part)
             points = [shape.point, (float(columns[0]), float(rows[0]))]
-            earlier = Prompt(points=points, mask=three.logits[1])
-            [[with_mask, without]] = segmenter.decode(embeddings, [[earlier, Prompt(points=points)]])
+            earlier = MaskPrompt(points=points, mask=three.logits[1])
+            [[with_mask, without]] = segmenter.decode(embeddings, [[earlier, MaskPrompt(points=points)]])
             reached.append(mask_iou(with_mask.masks[0], shape.mask))
             changed.append(np.abs(with_mask.logits - without.logits).max())
     assert np.mean(reached) > 0.85 and min(changed) > 0
@@ -125,7 +125,7 @@ def test_an_earlier_mask_with_points_becomes_the_whole(segmenter):
 def test_thousands_of_prompts_for_one_image(segmenter, scenes, embeddings):
     count = 1500
     box = scenes[0].shapes[0].box
-    [drawn] = segmenter.decode(embeddings[0], [[Prompt(box=box)] * count])
+    [drawn] = segmenter.decode(embeddings[0], [[MaskPrompt(box=box)] * count])
     assert len(drawn) == count
     assert sum(d.logits.nbytes for d in drawn) < 30e6 and all(d.logits.base is None for d in drawn[:10])
     assert (drawn[0].masks == drawn[-1].masks).all()
@@ -185,7 +185,7 @@ def test_random_models_of_the_other_families(tmp_path):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
     for name, grid in (("video", tiny.vision_config.backbone_feature_sizes[0][0]), ("tracker", 32)):
         segmenter = load_segmenter(tmp_path / name, device="cpu")
-        [[drawn]] = segmenter.decode(segmenter.embed([image]), [[Prompt(box=(10, 10, 50, 50))]], all_masks=True)
+        [[drawn]] = segmenter.decode(segmenter.embed([image]), [[MaskPrompt(box=(10, 10, 50, 50))]], all_masks=True)
         assert drawn.logits.shape == (3, grid, grid) and drawn.masks.shape == (3, 60, 90)
         assert np.isfinite(drawn.logits).all() and drawn.logits.std() > 0
 

@@ -11,7 +11,7 @@ import pytest
 from segzero.data.readers import read
 from segzero.errors import UserError
 from segzero.masks import decode, mask_iou
-from segzero.result import Found
+from segzero.result import InstanceMask
 from segzero.serving.label_studio import read_config, read_context, regions_of
 from segzero.serving.limits import Limits, Tokens
 from segzero.serving.routes.label_studio import Home
@@ -123,7 +123,7 @@ def test_what_is_written_is_read_back_by_the_reader(tmp_path):
     rng = np.random.default_rng(3)
     masks = [np.zeros(SIZE[::-1], bool), rng.random(SIZE[::-1]) > 0.5, np.ones(SIZE[::-1], bool)]
     masks[0][10:30, 5:50] = True
-    found = [Found(mask, (5.0, 10.0, 50.0, 30.0), ((20.0, 20.0),), 0.9) for mask in masks]
+    found = [InstanceMask(mask, (5.0, 10.0, 50.0, 30.0), ((20.0, 20.0),), 0.9) for mask in masks]
     Image.new("RGB", SIZE).save(tmp_path / "cat.png")
     for only, names in (("", ["cat"]), ("Rectangle", ["cat"])):
         result = regions_of(found, "cat", read_config(set_up(*names, only=only)), SIZE)
@@ -138,7 +138,7 @@ def test_what_is_written_is_read_back_by_the_reader(tmp_path):
                 assert (decode(true.rle) == mask).all()
     [points] = [regions_of(found[:1], "cat", read_config(set_up("cat", only="KeyPoint")), SIZE)]
     assert points[0]["value"] == {"x": pytest.approx(100 / 3), "y": 50, "width": 0.5, "keypointlabels": ["cat"]}
-    empty = Found(np.zeros(SIZE[::-1], bool), (0.0, 0.0, 1.0, 1.0))
+    empty = InstanceMask(np.zeros(SIZE[::-1], bool), (0.0, 0.0, 1.0, 1.0))
     assert regions_of([empty], "cat", read_config(set_up("cat")), SIZE) == []
 
 

@@ -83,7 +83,7 @@ def test_nobody_dies_of_a_policy_that_is_gone(elsewhere, held_out):
             answer = http.post("/v1/segment", **fields)
             assert answer.status_code == 200 and len(answer.json()["instances"]) == 1
             heard = []
-            assert dialogue.ask("the shape", hear=heard.append).raw_text == heard[-1] == "".join(ANSWER)
+            assert dialogue.ask("the shape", on_text=heard.append).raw_text == heard[-1] == "".join(ANSWER)
         # A failure that needs a check of all models does not die of the one that is gone either.
         with pytest.raises(RuntimeError, match="out of order"):
             server.models.batcher.submit(break_down, 1).result(10)

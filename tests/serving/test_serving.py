@@ -13,7 +13,7 @@ from PIL import Image
 
 from segzero.images import load_image
 from segzero.masks import decode, encode, mask_iou
-from segzero.segmenter.cache import RememberingSegmenter
+from segzero.segmenter.cache import CachedSegmenter
 from segzero.serving.client import Client
 from segzero.serving.limits import Limits, Tokens
 from tests.helpers import servers
@@ -255,7 +255,7 @@ def test_pictures_come_back_upright(server, found):
 def test_encoded_images_stay_within_bounds_and_hold_no_others_alive(pipeline, held_out):
     images = [load_image(sample.image) for sample in held_out[:4]]
     one = pipeline.segmenter.embed(images[:1]).nbytes
-    segmenter = RememberingSegmenter(pipeline.segmenter, 2 * one)
+    segmenter = CachedSegmenter(pipeline.segmenter, 2 * one)
     together = segmenter.embed([*images, images[0]])
     plain = pipeline.segmenter.embed([*images, images[0]])
     assert all((a == b).all() for a, b in zip(together.features, plain.features, strict=True))

@@ -26,7 +26,7 @@ def test_vllm_answers_several_at_once_and_is_followed(started, pipeline, held_ou
     assert process.poll() is None, log.read_text()[-2000:]
     client, heard = Client(url), []
     with ThreadPoolExecutor(4) as clients, client.dialogue(samples[0].image) as dialogue:
-        followed = clients.submit(dialogue.ask, samples[0].question, hear=heard.append)
+        followed = clients.submit(dialogue.ask, samples[0].question, on_text=heard.append)
         others = [clients.submit(client.segment, sample.image, sample.question) for sample in samples[1:]]
         results = [followed.result(60), *(other.result(60) for other in others)]
     for result, truth in zip(results, expected, strict=True):
@@ -79,7 +79,7 @@ def test_an_engine_that_hangs_is_given_up(pipeline, held_out, monkeypatch):
 def is_heard_in_pieces(client, sample) -> bool:
     heard = []
     with client.dialogue(sample.image) as dialogue:
-        dialogue.ask(sample.question, hear=heard.append)
+        dialogue.ask(sample.question, on_text=heard.append)
     return len(heard) > 5
 
 
@@ -91,10 +91,10 @@ def later_answer_begins_before_the_first_ends(client, samples) -> bool:
         client.dialogue(samples[1].image) as other,
         ThreadPoolExecutor(1) as beside,
     ):
-        first = beside.submit(one.ask, samples[0].question, hear=lambda text: begun.set())
+        first = beside.submit(one.ask, samples[0].question, on_text=lambda text: begun.set())
         first.add_done_callback(lambda future: times.append(time.monotonic()))
         assert begun.wait(30)
         heard = []
-        other.ask(samples[1].question, hear=lambda text: heard.append(time.monotonic()))
+        other.ask(samples[1].question, on_text=lambda text: heard.append(time.monotonic()))
         assert first.result(30)
     return heard[0] < times[0]

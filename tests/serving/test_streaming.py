@@ -64,7 +64,7 @@ def test_what_is_new_is_sent_once_even_if_the_answer_is_begun_anew():
 
     def write(heard):
         for text in ("<th", "<think>", "<t", "<think>The", "<think>The mug"):
-            heard.hear(text)
+            heard.on_text(text)
         done.set_result(1)
 
     def begin(heard):
@@ -88,12 +88,12 @@ def test_last_words_that_come_while_others_are_sent_are_not_lost():
         async def send(message):
             wire.sent.append(message)
             if b"first" in message.get("body", b""):
-                heard.hear("first last")
+                heard.on_text("first last")
                 done.set_result(1)
                 await asyncio.sleep(0.05)
 
         def begin():
-            heard.hear("first")
+            heard.on_text("first")
             return done
 
         scope = {"segzero.ends": asyncio.get_running_loop().time() + 5}
@@ -146,7 +146,7 @@ def test_the_stream_is_the_answer_without_it(server, held_out):
         assert {name for name, _ in texts} == {"text"} and len(texts) > 5
         assert "".join(each["text"] for _, each in texts) == expected["raw_text"]
         heard = []
-        result = followed.ask("the largest shape", hear=heard.append)
+        result = followed.ask("the largest shape", on_text=heard.append)
         assert heard[-1] == result.raw_text and heard == sorted(heard, key=len) and len(followed.rounds()) == 2
 
 
@@ -161,7 +161,7 @@ def test_streams_share_batches_and_are_not_mixed_up(server, held_out):
 
     def ask(n: int) -> bool:
         heard: list[str] = []
-        result = made[n].ask(held_out[n].question, hear=heard.append if n % 2 else None)
+        result = made[n].ask(held_out[n].question, on_text=heard.append if n % 2 else None)
         return not heard or heard[-1] == result.raw_text
 
     try:
@@ -185,7 +185,7 @@ def test_mistakes_are_events_or_plain_answers_but_never_silence(server, held_out
             [(name, told)] = events(response.iter_lines())
         assert name == "error" and "no round 3" in told["error"]["message"]
         with pytest.raises(UserError, match="no round 3"):
-            dialogue.ask("on [REF:3]", hear=lambda text: None)
+            dialogue.ask("on [REF:3]", on_text=lambda text: None)
         assert dialogue.rounds() == []
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from segzero.evaluation.metrics import Score
 from segzero.evaluation.scoring import Row
-from segzero.result import Found, Segmentation
+from segzero.result import InstanceMask, Segmentation
 from segzero.training import log
 from segzero.training.report import Evaluated, curves, most_changed, read_log, write_report
 
@@ -18,7 +18,7 @@ from segzero.training.report import Evaluated, curves, most_changed, read_log, w
 def answers(ious: list[float]) -> Evaluated:
     image = Image.new("RGB", (40, 30), "grey")
     mask = np.ones((30, 40), bool)  # [H, W]
-    found = (Found(mask, (0, 0, 40, 30), ((5, 5),), 0.9),)
+    found = (InstanceMask(mask, (0, 0, 40, 30), ((5, 5),), 0.9),)
     results = [Segmentation(image, f"<b>{place}</b> & co", found, think="because") for place in range(len(ious))]
     return Evaluated(results, [Row(str(n), score=Score(round(100 * iou), 100)) for n, iou in enumerate(ious)])
 

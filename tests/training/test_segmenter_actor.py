@@ -6,12 +6,12 @@ import pytest
 
 from segzero.errors import UserError
 from segzero.masks import decode, mask_iou
-from segzero.segmenter.protocol import Prompt
+from segzero.segmenter.protocol import MaskPrompt
 from segzero.training.segmenter_actor import SegmenterService
 
 
 def prompts_of(sample):
-    return [Prompt(box=o.box, points=o.points[:1], labels=(1,) * len(o.points[:1])) for o in sample.objects]
+    return [MaskPrompt(box=o.box, points=o.points[:1], labels=(1,) * len(o.points[:1])) for o in sample.objects]
 
 
 @pytest.fixture

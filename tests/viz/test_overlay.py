@@ -5,12 +5,12 @@ import pytest
 from PIL import Image
 
 from segzero.masks import box_of, points_of
-from segzero.result import Found
+from segzero.result import InstanceMask
 from segzero.viz.overlay import MAX_DRAWN, PALETTE, color_of, draw_overlay
 
 
-def found(mask: np.ndarray, points: int = 1, score: float = 0.9) -> Found:
-    return Found(mask, box_of(mask) or (0, 0, 0, 0), points_of(mask, points), score)
+def found(mask: np.ndarray, points: int = 1, score: float = 0.9) -> InstanceMask:
+    return InstanceMask(mask, box_of(mask) or (0, 0, 0, 0), points_of(mask, points), score)
 
 
 def disc(size: tuple[int, int], center: tuple[int, int], radius: float) -> np.ndarray:
@@ -29,7 +29,7 @@ def plain(size=(224, 224), color=(120, 120, 120)) -> Image.Image:
 @pytest.mark.parametrize("color", [(8, 8, 8), (250, 250, 250), (120, 120, 120), PALETTE[0]])
 def test_a_mask_is_tinted_inside_lined_at_its_edge_and_nowhere_else(color):
     mask = disc((224, 224), (110, 110), 60)
-    overlay = np.array(draw_overlay(plain(color=color), [Found(mask, (0, 0, 0, 0))], (672, 672)), int)
+    overlay = np.array(draw_overlay(plain(color=color), [InstanceMask(mask, (0, 0, 0, 0))], (672, 672)), int)
     inside, outside, middle = overlay[400, 400], overlay[20, 20], 331
     assert gap(outside, color) == 0
     assert gap(inside, np.array(color) * 0.66 + np.array(PALETTE[0]) * 0.34) < 3
@@ -42,7 +42,7 @@ def test_a_mask_is_tinted_inside_lined_at_its_edge_and_nowhere_else(color):
 
 def test_a_hole_stays_clear():
     ring = disc((224, 224), (110, 110), 60) & ~disc((224, 224), (110, 110), 30)
-    overlay = draw_overlay(plain(), [Found(ring, (0, 0, 0, 0))])
+    overlay = draw_overlay(plain(), [InstanceMask(ring, (0, 0, 0, 0))])
     assert gap(overlay.getpixel((331, 331)), (120, 120, 120)) == 0
 
 
@@ -50,7 +50,7 @@ def test_the_contour_lies_on_the_edge_at_any_size():
     mask = np.zeros((300, 400), bool)
     mask[100:200, 150:250] = True
     for size in [(400, 300), (800, 600), (1000, 750), (120, 90)]:
-        overlay = np.array(draw_overlay(plain((400, 300)), [Found(mask, (0, 0, 0, 0))], size), int)
+        overlay = np.array(draw_overlay(plain((400, 300)), [InstanceMask(mask, (0, 0, 0, 0))], size), int)
         row = overlay[size[1] // 2]
         near = np.abs(row - PALETTE[0]).max(1) < 60
         edges = np.flatnonzero(near) / size[0] * 400
@@ -59,7 +59,7 @@ def test_the_contour_lies_on_the_edge_at_any_size():
 
 def test_box_and_point_show_their_colour():
     mask = np.zeros((640, 640), bool)
-    overlay = draw_overlay(plain((640, 640)), [Found(mask, (100, 150, 400, 500), ((250, 300),))])
+    overlay = draw_overlay(plain((640, 640)), [InstanceMask(mask, (100, 150, 400, 500), ((250, 300),))])
     assert overlay.getpixel((250, 150)) == PALETTE[0] and overlay.getpixel((100, 300)) == PALETTE[0]
     assert overlay.getpixel((250, 300)) == PALETTE[0]
     assert overlay.getpixel((250, 250)) == (120, 120, 120)
@@ -76,9 +76,9 @@ def test_each_instance_has_its_own_colour():
 
 
 def test_numbers_come_with_the_second_instance_and_keep_clear_of_points():
-    one = Found(np.zeros((640, 640), bool), (300, 300, 304, 304), ((302, 302),))
+    one = InstanceMask(np.zeros((640, 640), bool), (300, 300, 304, 304), ((302, 302),))
     alone = np.array(draw_overlay(plain((640, 640)), [one]), int)
-    two = Found(np.zeros((640, 640), bool), (500, 500, 504, 504))
+    two = InstanceMask(np.zeros((640, 640), bool), (500, 500, 504, 504))
     both = np.array(draw_overlay(plain((640, 640)), [one, two]), int)
     changed = np.argwhere(np.abs(alone - both).max(2)[:400] > 0)
     assert len(changed) > 200
@@ -107,8 +107,8 @@ def test_small_images_are_enlarged_and_no_shape_is_too_odd(size, drawn):
 
 
 def test_boxes_and_points_far_outside_are_harmless():
-    wild = Found(np.zeros((50, 50), bool), (-1e9, -1e9, 1e9, 1e9), ((1e6, -1e6),))
-    upside_down = Found(np.zeros((50, 50), bool), (40, 40, 10, 10))
+    wild = InstanceMask(np.zeros((50, 50), bool), (-1e9, -1e9, 1e9, 1e9), ((1e6, -1e6),))
+    upside_down = InstanceMask(np.zeros((50, 50), bool), (40, 40, 10, 10))
     assert draw_overlay(plain((50, 50)), [wild, upside_down]).size == (650, 650)
 
 

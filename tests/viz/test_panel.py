@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segzero.result import Found, Segmentation
+from segzero.result import InstanceMask, Segmentation
 from segzero.viz.overlay import draw_overlay
 from segzero.viz.panel import ALARM, CAUTION, GAP, MARGIN, PAPER, SIDE
 
@@ -12,10 +12,10 @@ def scene(size=(224, 224)) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def half(size=(224, 224)) -> Found:
+def half(size=(224, 224)) -> InstanceMask:
     mask = np.zeros(size[::-1], bool)
     mask[:, : size[0] // 2] = True
-    return Found(mask, (0, 0, size[0] / 2, size[1]), ((size[0] / 4, size[1] / 2),), 0.9)
+    return InstanceMask(mask, (0, 0, size[0] / 2, size[1]), ((size[0] / 4, size[1] / 2),), 0.9)
 
 
 def has_color(picture: Image.Image, color: tuple[int, int, int]) -> bool:
@@ -84,7 +84,7 @@ def test_odd_sizes_do_not_matter(size, count):
 def test_thousands_of_instances_are_named_as_such():
     mask = np.zeros((224, 224), bool)
     mask[100:120, 100:120] = True
-    panel = Segmentation(scene(), "q", (Found(mask, (100, 100, 120, 120)),) * 5000).panel()
+    panel = Segmentation(scene(), "q", (InstanceMask(mask, (100, 100, 120, 120)),) * 5000).panel()
     assert panel.width == 2 * SIDE + GAP // 2 + 2 * MARGIN and has_color(panel, CAUTION)
 
 

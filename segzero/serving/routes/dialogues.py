@@ -115,7 +115,7 @@ def add_dialogues(app: FastAPI, models: Models, limits: Limits, extras: Extras, 
         heard = Heard() if wants_events(request) else None
 
         def step(dialogue: Dialogue) -> Round:
-            dialogue.ask(question, body.about, heard.hear if heard else None)
+            dialogue.ask(question, body.about, heard.on_text if heard else None)
             return dialogue.registry.rounds[-1]
 
         if heard is None:

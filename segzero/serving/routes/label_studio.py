@@ -20,8 +20,8 @@ from pydantic import ConfigDict, Field
 from segzero.errors import UserError
 from segzero.masks import box_of
 from segzero.pipeline import SegZeroPipeline
-from segzero.result import Found
-from segzero.segmenter import Prompt
+from segzero.result import InstanceMask
+from segzero.segmenter import MaskPrompt
 from segzero.segmenter.protocol import best_first
 from segzero.serving import threads
 from segzero.serving.errors import ERRORS, Problem
@@ -139,7 +139,7 @@ def add_label_studio(app: FastAPI, models: Models, limits: Limits, extras: Extra
     async def _label(request: Request, task: dict[str, Any], labels: list[str], config: Config) -> dict[str, Any]:
         image = await _open(request, task, config)
 
-        def work(pipeline: SegZeroPipeline) -> list[tuple[Found, ...]]:
+        def work(pipeline: SegZeroPipeline) -> list[tuple[InstanceMask, ...]]:
             return [result.instances for result in pipeline([image] * len(labels), labels)]
 
         found = await answer_of(request, models, models.run, work, threading.Lock())
@@ -151,7 +151,7 @@ def add_label_studio(app: FastAPI, models: Models, limits: Limits, extras: Extra
     ) -> dict[str, Any]:
         image = await _open(request, task, config)
         clicks = read_context(context, config, image.size)
-        found: tuple[Found, ...] = ()
+        found: tuple[InstanceMask, ...] = ()
         if clicks is not None and clicks.prompt is None:
             question = check_question(clicks.text, limits)
             found = (await answer_of(request, models, models.segment, image, question)).instances
@@ -160,14 +160,14 @@ def add_label_studio(app: FastAPI, models: Models, limits: Limits, extras: Extra
         told = [] if clicks is None else [(clicks.label, found)]
         return await threads.writing.run(request.scope, _result, told, config, image)
 
-    async def _draw(request: Request, image: Image.Image, clicks: Clicks) -> tuple[Found, ...]:
-        prompt = clicks.prompt or Prompt()
+    async def _draw(request: Request, image: Image.Image, clicks: Clicks) -> tuple[InstanceMask, ...]:
+        prompt = clicks.prompt or MaskPrompt()
         [drawn] = await answer_of(request, models, models.draw, image, [prompt])
         best, *_ = best_first(drawn)
         mask = drawn.masks[best]
         box = box_of(mask)
         inside = tuple(point for point, label in zip(prompt.points, prompt.labels, strict=True) if label)
-        return () if box is None else (Found(mask, box, inside, float(drawn.scores[best])),)
+        return () if box is None else (InstanceMask(mask, box, inside, float(drawn.scores[best])),)
 
     async def _open(request: Request, task: dict[str, Any], config: Config) -> Image.Image:
         address = image_address(task, config)
@@ -187,7 +187,7 @@ def add_label_studio(app: FastAPI, models: Models, limits: Limits, extras: Extra
         )
 
 
-def _result(told: list[tuple[str, tuple[Found, ...]]], config: Config, image: Image.Image) -> dict[str, Any]:
+def _result(told: list[tuple[str, tuple[InstanceMask, ...]]], config: Config, image: Image.Image) -> dict[str, Any]:
     regions = [region for label, found in told for region in regions_of(found, label, config, image.size)]
     scores = [region["score"] for region in regions]
     return {"result": regions, "score": sum(scores) / len(scores) if scores else 0.0}
