@@ -173,6 +173,42 @@ def test_the_api_reference_names_what_exists():
     assert not [name for name in names if not is_name(name)]
 
 
+def test_the_table_of_reward_terms_names_functions():
+    rows = (ROOT / "docs/rewards.md").read_text(encoding="utf-8").partition("\n## Terms\n\n")[2].partition("\n\n")[0]
+    names = re.findall(r"^\| `([\w.]+)", rows, re.MULTILINE)
+    assert len(names) > 10
+    assert not [name for name in names if not is_name(f"rewards.{name}")]
+
+
+def value_said(code: str, node: ast.Expr) -> str | None:
+    """The value that a comment behind an expression, or on the next line, gives it; None if it says something else."""
+    lines = code.splitlines()
+    behind = lines[node.end_lineno - 1][node.end_col_offset :].strip()
+    below = lines[node.end_lineno] if node.end_lineno < len(lines) else ""
+    said = (behind or below).removeprefix("# ")
+    try:
+        ast.parse(said, mode="eval")
+    except SyntaxError:
+        return None
+    return said if said[:1] in "[({'\"0123456789" or re.match(r"[A-Z]\w+\(", said) else None
+
+
+@pytest.mark.parametrize(("name", "values"), [("answers", 3), ("rewards", 3)])
+def test_light_examples_run_and_give_what_they_say(name, values):
+    names: dict[str, object] = {}
+    checked = 0
+    for code in blocks(ROOT / f"docs/{name}.md", "python"):
+        for node in ast.parse(code).body:
+            if not isinstance(node, ast.Expr):
+                exec(compile(ast.Module([node], []), name, "exec"), names)
+                continue
+            value = eval(compile(ast.Expression(node.value), name, "eval"), names)
+            if said := value_said(code, node):
+                assert repr(value) == said
+                checked += 1
+    assert checked == values
+
+
 @lru_cache
 def messages() -> list[str]:
     """Every text of the code, with … where a value goes."""
