@@ -20,7 +20,8 @@ from rewards import read_case
 from rewards.citations import cites
 from rewards.matching import matched_iou
 from segzero import shipped
-from segzero.cli.demo import BATCH, train
+from segzero.cli.demo_run import BATCH, train
+from segzero.dialogue.prompting import sample_prompt
 from segzero.evaluation.predict import HISTORIES, TRUE, answer
 from segzero.evaluation.predictions import Prediction
 from segzero.evaluation.statistics import bootstrap
@@ -30,7 +31,6 @@ from segzero.tiny.dialogues import make_dialogues
 from segzero.tiny.evaluate import chance_score
 from segzero.tiny.policy import FRAME
 from segzero.tiny.questions import HELD_OUT_SEED
-from segzero.training.asking import ask
 
 TEST_SEED, VALIDATION_SEED, TRAIN_SEED = 2, 60_001, 20_000  # the first two above that of held-out scenes
 VALIDATED = 75  # conversations
@@ -125,7 +125,7 @@ def score(sample: Sample, said: Prediction) -> float:
 
 def citing(sample: Sample, said: Prediction) -> float:
     """What the reward's term gives the think-chain."""
-    return cites(read_case(said.raw_text, sample, frame=FRAME, told=ask(sample, FRAME).told))
+    return cites(read_case(said.raw_text, sample, frame=FRAME, prompt_boxes=sample_prompt(sample, FRAME).boxes))
 
 
 def with_spread(values: np.ndarray, talks: np.ndarray) -> str:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from segzero import shipped
-from segzero.cli.demo import TEST_SEED, evaluate, learn
+from segzero.cli.demo_run import TEST_SEED, evaluate, learn
 from segzero.pipeline import SegZeroPipeline
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples
 from segzero.training.report import Evaluated

@@ -20,7 +20,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         chat(
-            args.image_path,
+            image=args.image_path,
             out=args.output_path,
             policy=args.reasoning_model_path,
             segmenter=args.segmentation_model_path,

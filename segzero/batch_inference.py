@@ -1,4 +1,4 @@
-"""Many images, one question or a file of them: run the pipeline, save what it found, count what failed."""
+"""Inference over many images: run the pipeline, save the results, count the failures."""
 
 import json
 from collections import Counter
@@ -11,12 +11,12 @@ from unicodedata import normalize
 from segzero.errors import UserError, unknown_name
 from segzero.images import find_images, load_image
 from segzero.io import write_atomically
-from segzero.pipeline import SegZeroPipeline
+from segzero.pipeline import Query, SegZeroPipeline
 from segzero.prompts import normalise
 from segzero.result import FORMATS, Segmentation, coco_dataset
 
-RESERVED = "coco"  # the run's own file
-STEM = 200  # bytes of a name that come from the image's, so that what follows fits into the usual 255
+RESERVED = "coco"  # the file of the whole run
+STEM = 200  # bytes of a name taken from the image's name, so that numbers and endings fit into the usual 255
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: a result, or the one line that says why there is none."""
+    """The result of a job, or the one line that says why there is none."""
 
     job: Job
     result: Segmentation | None
@@ -38,7 +38,7 @@ class Outcome:
 
 
 def jobs_for(images: str, question: str) -> list[Job]:
-    """The same question for an image, a folder or a glob of them."""
+    """Jobs of one question for an image, a folder or a glob of images."""
     normalise(question)
     return _named([(path, question) for path in find_images(images)])
 
@@ -70,24 +70,24 @@ def jobs_from(file: Path) -> list[Job]:
 
 
 def run(pipeline: SegZeroPipeline, jobs: Iterable[Job], max_pixels: int) -> Iterator[Outcome]:
-    """An outcome for every job, in order. An image that can't be read is one too: nothing is dropped."""
+    """Yield an outcome for every job, in order; an image that can't be read is one too, so nothing is dropped."""
     todo = iter(jobs)
     while chunk := list(islice(todo, pipeline.batch)):
-        images, problems = {}, {}
+        queries, problems = [], {}
         for job in chunk:
             try:
-                images[job] = load_image(job.image, max_pixels=max_pixels)
-                pipeline.policy.frame.model_size(images[job].size)  # refuses shapes the policy can't see
+                image = load_image(job.image, max_pixels=max_pixels)
+                pipeline.policy.frame.model_size(image.size)  # refuses shapes the policy can't see
+                queries.append(Query(image, job.question))
             except UserError as error:
-                images.pop(job, None)
                 problems[job] = str(error)
-        results = iter(pipeline(list(images.values()), [job.question for job in images]))
+        results = iter(pipeline.run(queries) if queries else ())
         for job in chunk:
             yield Outcome(job, None, problems[job]) if job in problems else Outcome(job, next(results))
 
 
 def save(outcomes: Iterable[Outcome], folder: Path, formats: tuple[str, ...]) -> Iterator[Outcome]:
-    """Write each outcome's files as it comes; `coco` is one file for the whole run, written at the end.
+    """Write the files of each outcome as it comes; `coco` is one file for the whole run, written at the end.
 
     A folder that can't be made ends the run before it has begun; a result that can't be written is a problem.
     """
@@ -120,7 +120,7 @@ def check_formats(formats: tuple[str, ...]) -> None:
 
 
 def _named(pairs: list[tuple[Path, str]]) -> list[Job]:
-    """File names that say which image it was, and stay apart wherever they are written.
+    """Jobs with file names that tell the image, and differ on every file system.
 
     >>> [job.name for job in _named([(Path(name), "the cat") for name in ("a.jpg", "A.png", "a_2.jpg", "coco.jpg")])]
     ['a', 'A_2', 'a_2_2', 'coco_2']

@@ -20,6 +20,21 @@ class Unavailable(UserError):
     """Somebody else's server can't be reached, or can't answer now: another try may do better."""
 
 
+def one_line(error: object, limit: int = 300) -> str:
+    """Text of another library's error, or of any value, in one line of at most `limit` characters.
+
+    >>> one_line(OSError("no space left\\n  on the disk"))
+    'no space left on the disk'
+    >>> one_line(KeyError("x" * 50), 10)
+    "'xxxxxxxxx ..."
+    """
+    try:
+        text = " ".join(str(error).split()) or type(error).__name__
+    except RecursionError:  # lists in lists without end
+        text = type(error).__name__
+    return text if len(text) <= limit else text[:limit] + " ..."
+
+
 def unknown_name(kind: str, name: str, known: list[str]) -> UserError:
     """An error for a name that is not on the list, with the nearest one that is.
 

@@ -99,6 +99,22 @@ def relative(side: int = 1000, min_pixels: int = 56 * 56, max_pixels: int = 12_8
     return Frame("relative", _positive(side, "relative"), frame.factor, frame.min_pixels, frame.max_pixels)
 
 
+def clip_box(box: Sequence[float], size: Size) -> tuple[float, float, float, float]:
+    """Box x0, y0, x1, y1 cut to an image of that (width, height).
+
+    >>> clip_box((-5, 2, 700, 30), (640, 480))
+    (0.0, 2.0, 640.0, 30.0)
+    """
+    x0, y0, x1, y1 = (min(max(float(v), 0.0), float(size[i % 2])) for i, v in enumerate(box))
+    return x0, y0, x1, y1
+
+
+def clip_point(point: Sequence[float], size: Size) -> tuple[float, float]:
+    """Point x, y, a pixel's place, moved into an image of that (width, height): at most the last pixel's."""
+    x, y = (min(max(float(v), 0.0), float(side - 1)) for v, side in zip(point, size, strict=True))
+    return x, y
+
+
 FAMILY_FRAMES = {"qwen2_vl": "relative", "qwen2_5_vl": "native", "qwen3_vl": "relative"}
 
 

@@ -5,6 +5,7 @@
 ('RGB', (640, 480))
 """
 
+import base64
 import hashlib
 import io
 import threading
@@ -22,7 +23,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from segzero.errors import UserError
+from segzero.errors import UserError, one_line
 from segzero.image_structure import MAX_EXIF, check_body, check_header, sound_exif, turned_behind
 
 Opened = TypeVar("Opened", bound=Image.Image)
@@ -188,7 +189,7 @@ def _read(opened: Callable[[], Opened], max_pixels: int, name: str, finish: Call
         except Image.DecompressionBombError as error:
             raise UserError(f"{name} has more than {max_pixels} pixels; shrink it, or raise max_pixels") from error
         except Exception as error:  # Pillow's readers raise nearly everything on hostile bytes
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error)
             raise UserError(f"{name} is damaged or cut off and cannot be read: {reason}") from error
 
 
@@ -296,6 +297,16 @@ def orientation(image: Image.Image) -> int:
         return 1
 
 
+def image_key(image: str | bytes) -> str:
+    """Key of a sample's image: its path, or a hash of the file's bytes. Samples about one image share it."""
+    return image if isinstance(image, str) else hashlib.sha256(image).hexdigest()
+
+
 def pixels_key(image: Image.Image) -> str:
-    """A name for the pixels, whatever file they came from."""
+    """Hash of mode, size and pixels; the same picture from another file has the same one."""
     return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
+
+
+def data_url(png: bytes) -> str:
+    """A PNG file as a data URL, for HTML and JSON."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()

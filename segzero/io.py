@@ -7,6 +7,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -70,6 +71,30 @@ def lock(folder: Path, busy: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Make a folder that appears whole or not at all: write into the one that is yielded, which is renamed at the end.
+
+    `path` may exist as an empty folder. What was written is on the disk when the name appears; if anything fails,
+    nothing is left.
+    """
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        for file in (*unfinished.rglob("*"), unfinished):
+            sync(file)
+        if path.is_dir():
+            path.rmdir()
+        unfinished.rename(path)
+        sync(path.parent)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
 def append_line(file: Path, line: bytes) -> None:
     """Add a line to a file, which is made if there is none: whole and on the disk, or not at all.
 
@@ -114,6 +139,15 @@ def read_json(path: Path, *names: str) -> dict[str, Any]:
     if missing:
         raise ValueError(f"it lacks {missing[0]!r}")
     return content
+
+
+def finite_or_zero(value: float) -> float:
+    """A number that JSON can hold; a model run in half precision may give nan or inf, which become 0.
+
+    >>> finite_or_zero(0.5), finite_or_zero(float("nan"))
+    (0.5, 0.0)
+    """
+    return float(value) if math.isfinite(value) else 0.0
 
 
 def png_bytes(image: Image.Image) -> bytes:

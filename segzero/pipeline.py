@@ -1,4 +1,4 @@
-"""From images and questions to masks: the one walk that inference, evaluation and the demo take.
+"""The path from images and questions to masks, which inference, evaluation, dialogue, server and demo take.
 
 >>> pipeline = SegZeroPipeline.from_pretrained()                      # doctest: +SKIP
 >>> [result] = pipeline(["street.jpg"], ["what keeps the rain off"])
@@ -7,14 +7,15 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
 
+from segzero import shipped
 from segzero.answer import Answer, Instance, parse_answer
 from segzero.errors import UserError
 from segzero.frames import Frame, Size
@@ -29,21 +30,36 @@ GREEDY = Sampling()
 ImageLike = str | Path | bytes | Image.Image
 
 
-@dataclass(frozen=True)
-class PolicyOutput:
-    """What the policy wrote about an image, and how it was read; nothing is drawn yet."""
+@dataclass(frozen=True, eq=False)
+class Query:
+    """One question about one image, in the words that the policy reads.
 
+    `on_text` is called with the full text so far while the answer is generated. It may restart from an empty text.
+    """
+
+    image: Image.Image
+    question: str
+    notes: str = ""  # earlier rounds of a dialogue, as segzero.dialogue.prompting writes them
+    extra_images: tuple[Image.Image, ...] = ()  # the image once more, marked or enlarged
+    on_text: Callable[[str], object] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PolicyOutput:
+    """The policy's answer to a query, parsed but without masks."""
+
+    image: Image.Image
     question: str
     text: str
     answer: Answer
-    seconds: float
+    seconds: float  # that the policy took, shared equally among the queries of its batch
 
 
 @dataclass
 class SegZeroPipeline:
-    """A policy that answers and a segmenter that draws. `batch` bounds how many images are held at once.
+    """A policy that answers and a segmenter that draws masks. `batch` bounds how many images are held at once.
 
-    Images are encoded for the segmenter while the policy writes: also those in which it then finds nothing.
+    Images are encoded for the segmenter while the policy generates, even those in which it then finds nothing.
     """
 
     policy: Policy
@@ -66,108 +82,120 @@ class SegZeroPipeline:
         sampling: Sampling | None = None,
     ) -> "SegZeroPipeline":
         """Load both models by folder or hub name; without names, the small ones that come with the package."""
-        from segzero import shipped
+        masks = load_segmenter(segmenter or shipped.segmenter_path(), segmenter_backend, device=device)
+        path = policy or shipped.policy_path()
+        answers = load_policy(path, policy_backend, frame=frame, prompt=prompt, device=device)
+        return cls(answers, masks, sampling=sampling or GREEDY)
 
-        drawer = load_segmenter(segmenter or shipped.segmenter_path(), segmenter_backend, device=device)
-        speaker = load_policy(
-            policy or shipped.policy_path(), policy_backend, frame=frame, prompt=prompt, device=device
-        )
-        return cls(speaker, drawer, sampling=sampling or GREEDY)
+    @property
+    def prompt_name(self) -> str:
+        """The prompt that the policy is given, a name in segzero.prompts."""
+        return self.prompt or self.policy.prompt
 
     def __call__(
         self, images: Sequence[ImageLike], questions: Sequence[str], notes: Sequence[str] = ()
     ) -> list[Segmentation]:
-        """One result for each image and question, in order; `notes` are what each is told beside its question."""
+        """Answer each question about its image with masks, in order; `notes` are shown to the policy beside each."""
         return list(self.stream(images, questions, notes))
 
     def stream(
         self, images: Sequence[ImageLike], questions: Sequence[str], notes: Sequence[str] = ()
     ) -> Iterator[Segmentation]:
-        """The same, a batch at a time, for progress bars and for more images than fit into memory."""
+        """Yield results a batch at a time, for progress bars and for more images than fit into memory."""
         if len(images) != len(questions):
             raise UserError(f"{len(images)} images but {len(questions)} questions; give one question for each image")
-        for start in range(0, len(images), self.batch):
-            some = slice(start, start + self.batch)
-            yield from self._run([load_image(image) for image in images[some]], questions[some], notes[some])
+        rows = zip(images, questions, notes or [""] * len(questions), strict=True)
+        while batch := list(islice(rows, self.batch)):
+            yield from self.run([Query(load_image(image), question, note) for image, question, note in batch])
 
-    def ask(
-        self, images: Sequence[Image.Image], questions: Sequence[str], notes: Sequence[str] = ()
-    ) -> list[PolicyOutput]:
-        """What the policy says of each image and question, without masks."""
-        begin = time.perf_counter()
-        prompt, frame = self.prompt or self.policy.prompt, self.policy.frame
-        requests = [
-            Request(frame.fit(image), render_messages(question, prompt, told))
-            for image, question, told in zip(images, questions, notes or [""] * len(questions), strict=True)
-        ]
-        replies = self.policy.generate(requests, self.sampling)
-        answers = [
-            parse_answer(reply.text, get_prompt(prompt).format, extent=frame.extent(image.size))
-            for reply, image in zip(replies, images, strict=True)
-        ]
-        seconds = (time.perf_counter() - begin) / max(len(images), 1)
-        rows = zip(questions, replies, answers, strict=True)
-        return [PolicyOutput(question, reply.text, answer, seconds) for question, reply, answer in rows]
-
-    def draw(self, images: Sequence[Image.Image], said: Sequence[PolicyOutput]) -> list[Segmentation]:
-        """Masks for what was said of each image. One picture that stands there several times is encoded once."""
-        begin = time.perf_counter()
-        places: dict[int, list[int]] = defaultdict(list)  # where each picture stands that has something to draw
-        for place, (image, one) in enumerate(zip(images, said, strict=True)):
-            if one.answer.instances:
-                places[id(image)].append(place)
-        found: list[tuple[InstanceMask, ...]] = [()] * len(images)
-        if places:
-            pictures = [images[first] for first, *_ in places.values()]
-            each = [[said[place].answer.instances for place in of_picture] for of_picture in places.values()]
-            together = [Answer(instances=tuple(chain.from_iterable(instances))) for instances in each]
-            drawn = draw_answers(self.segmenter, self.segmenter.embed(pictures), together, self.policy.frame)
-            for of_picture, masks in zip(places.values(), map(iter, drawn), strict=True):
-                for place in of_picture:
-                    found[place] = tuple(islice(masks, len(said[place].answer.instances)))
-        seconds = (time.perf_counter() - begin) / max(len(images), 1)
-        return [_result(*row, seconds) for row in zip(images, said, found, strict=True)]
-
-    def _run(self, images: Sequence[Image.Image], questions: Sequence[str], notes: Sequence[str]) -> list[Segmentation]:
+    def run(self, queries: Sequence[Query]) -> list[Segmentation]:
+        """Answer one batch of queries with masks; the images are encoded in a thread beside the policy."""
         from torch import OutOfMemoryError
 
-        with ThreadPoolExecutor(1) as beside:  # the policy leaves cores idle, or computes elsewhere
-            encoding = beside.submit(self.segmenter.embed, images)
-            said = self.ask(images, questions, notes)
+        images = [query.image for query in queries]
+        with ThreadPoolExecutor(1) as executor:  # the policy leaves cores idle, or computes elsewhere
+            encoding = executor.submit(self.segmenter.embed, images)
+            outputs = self.ask(queries)
             begin = time.perf_counter()
         if isinstance(encoding.exception(), OutOfMemoryError):  # a GPU without room for both at once
             del encoding  # with its traceback, which would keep the failed batch alive
             embeddings = self.segmenter.embed(images)
         else:
             embeddings = encoding.result()
-        found = draw_answers(self.segmenter, embeddings, [one.answer for one in said], self.policy.frame)
-        seconds = (time.perf_counter() - begin) / len(images)
-        return [_result(*row, seconds) for row in zip(images, said, found, strict=True)]
+        return self.draw(outputs, embeddings, begin)
+
+    def ask(self, queries: Sequence[Query]) -> list[PolicyOutput]:
+        """Generate and parse the policy's answers, without masks."""
+        begin = time.perf_counter()
+        prompt, frame = get_prompt(self.prompt_name), self.policy.frame
+        requests = [
+            Request(
+                frame.fit(query.image),
+                render_messages(query.question, self.prompt_name, query.notes, images=1 + len(query.extra_images)),
+                query.extra_images,
+                query.on_text,
+            )
+            for query in queries
+        ]
+        replies = self.policy.generate(requests, self.sampling)
+        answers = [
+            parse_answer(reply.text, prompt.format, extent=frame.extent(query.image.size))
+            for query, reply in zip(queries, replies, strict=True)
+        ]
+        seconds = (time.perf_counter() - begin) / max(len(queries), 1)
+        return [
+            PolicyOutput(query.image, query.question, reply.text, answer, seconds)
+            for query, reply, answer in zip(queries, replies, answers, strict=True)
+        ]
+
+    def draw(
+        self, outputs: Sequence[PolicyOutput], embeddings: Embeddings | None = None, begin: float | None = None
+    ) -> list[Segmentation]:
+        """Draw the masks of parsed answers.
+
+        `embeddings`: the image of each output, encoded. Without them, each image with something to draw is encoded
+        once, however many outputs share it. `begin`: when the wait for the embeddings began, for the timings.
+        """
+        begin = time.perf_counter() if begin is None else begin
+        if embeddings is None:
+            groups = _outputs_by_image(outputs)
+            embeddings = self.segmenter.embed([outputs[first].image for first, *_ in groups]) if groups else None
+        else:
+            groups = [[place] for place in range(len(outputs))]
+        masks: list[tuple[InstanceMask, ...]] = [()] * len(outputs)
+        if embeddings is not None:
+            together = [[each for place in group for each in outputs[place].answer.instances] for group in groups]
+            drawn = draw_instances(self.segmenter, embeddings, together, self.policy.frame)
+            for group, of_image in zip(groups, map(iter, drawn), strict=True):
+                for place in group:
+                    masks[place] = tuple(islice(of_image, len(outputs[place].answer.instances)))
+        seconds = (time.perf_counter() - begin) / max(len(outputs), 1)
+        return [_to_segmentation(*row, seconds) for row in zip(outputs, masks, strict=True)]
 
 
-def draw_answers(
-    segmenter: Segmenter, embeddings: Embeddings, answers: Sequence[Answer], frame: Frame
+def draw_instances(
+    segmenter: Segmenter, embeddings: Embeddings, instances: Sequence[Sequence[Instance]], frame: Frame
 ) -> list[tuple[InstanceMask, ...]]:
-    """Masks for every instance of every answer, one answer for each encoded image.
+    """Draw a mask for every instance; `instances` holds those of each encoded image.
 
     Coordinates leave the frame here; what reaches beyond the image is clipped to it.
     """
     places = [
-        [in_pixels(instance, frame, size) for instance in answer.instances]
-        for answer, size in zip(answers, embeddings.sizes, strict=True)
+        [in_pixels(instance, frame, size) for instance in listed]
+        for listed, size in zip(instances, embeddings.sizes, strict=True)
     ]
-    drawn = segmenter.decode(embeddings, [[MaskPrompt(box, points) for box, points in each] for each in places])
+    drawn = segmenter.decode(embeddings, [[MaskPrompt(box, points) for box, points in listed] for listed in places])
     return [
         tuple(
-            InstanceMask(mask.masks[0], box, points, float(mask.scores[0]))
-            for (box, points), mask in zip(where, masks, strict=True)
+            InstanceMask(prediction.masks[0], box, points, float(prediction.scores[0]))
+            for (box, points), prediction in zip(listed, predictions, strict=True)
         )
-        for where, masks in zip(places, drawn, strict=True)
+        for listed, predictions in zip(places, drawn, strict=True)
     ]
 
 
 def in_pixels(instance: Instance, frame: Frame, size: Size) -> tuple[Box, tuple[Point, ...]]:
-    """An instance's box and points in the image's own pixels, clipped to it."""
+    """Convert an instance's box and points to the image's own pixels, clipped to it."""
     x0, y0, x1, y1 = frame.to_pixels(instance.box, size)
     points = [frame.to_pixels(point, size) for point in instance.points]
     width, height = size
@@ -181,14 +209,23 @@ def _clip(value: float, limit: float) -> float:
     return min(max(value, 0.0), float(limit))
 
 
-def _result(image: Image.Image, said: PolicyOutput, found: tuple[InstanceMask, ...], seconds: float) -> Segmentation:
+def _outputs_by_image(outputs: Sequence[PolicyOutput]) -> list[list[int]]:
+    """Group the places of outputs with instances by their image."""
+    places: dict[int, list[int]] = defaultdict(list)
+    for place, output in enumerate(outputs):
+        if output.answer.instances:
+            places[id(output.image)].append(place)
+    return list(places.values())
+
+
+def _to_segmentation(output: PolicyOutput, masks: tuple[InstanceMask, ...], seconds: float) -> Segmentation:
     return Segmentation(
-        image,
-        said.question,
-        found,
-        think=said.answer.think,
-        raw_text=said.text,
-        error=said.answer.error,
-        warnings=said.answer.warnings,
-        timings={"policy": said.seconds, "segmenter": seconds},
+        output.image,
+        output.question,
+        masks,
+        think=output.answer.think,
+        raw_text=output.text,
+        error=output.answer.error,
+        warnings=output.answer.warnings,
+        timings={"policy": output.seconds, "segmenter": seconds},
     )

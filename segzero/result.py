@@ -9,7 +9,6 @@ PosixPath('out/street_panel.png')
 """
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segzero.errors import UserError, unknown_name
-from segzero.io import png_bytes, write_atomically
-from segzero.masks import encode
+from segzero.io import finite_or_zero, png_bytes, write_atomically
+from segzero.masks import coco_annotation, encode, mask_png
 from segzero.viz.overlay import Drawable, draw_overlay
 from segzero.viz.panel import draw_panel
 
@@ -123,7 +122,7 @@ class Segmentation:
         if format == "coco":
             return _json(coco_dataset([(name, self)])).encode("utf-8", "backslashreplace")
         if format == "mask":
-            return png_bytes(Image.fromarray(self.union.astype(np.uint8) * 255))
+            return mask_png(self.union)
         return png_bytes(self.panel() if format == "panel" else self.plot())
 
     def to_dict(self) -> dict[str, Any]:
@@ -139,7 +138,7 @@ class Segmentation:
                 {
                     "box": [float(v) for v in found.box],
                     "points": [[float(v) for v in point] for point in found.points],
-                    "score": _finite(found.score),
+                    "score": finite_or_zero(found.score),
                     "rle": encode(found.mask),
                 }
                 for found in self.instances
@@ -156,22 +155,12 @@ class Segmentation:
 
         `bbox` is the policy's box, `area` and `segmentation` are the mask's.
         """
-        annotations = []
-        for number, found in enumerate(self.instances, first_id):
-            x0, y0, x1, y1 = (float(v) for v in found.box)
-            annotations.append(
-                {
-                    "id": number,
-                    "image_id": image_id,
-                    "category_id": category_id,
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "area": int(found.mask.sum()),
-                    "segmentation": encode(found.mask),
-                    "iscrowd": 0,
-                    "score": _finite(found.score),
-                }
-            )
-        return annotations
+        return [
+            {"id": number, "image_id": image_id, "category_id": category_id}
+            | coco_annotation(found.box, encode(found.mask))
+            | {"score": finite_or_zero(found.score)}
+            for number, found in enumerate(self.instances, first_id)
+        ]
 
     def to_supervision(self) -> "Detections":
         """`supervision.Detections`, with the points in `data["points"]` and the question as the class's name."""
@@ -207,8 +196,3 @@ def coco_dataset(results: Iterable[tuple[str, Segmentation]]) -> dict[str, Any]:
 
 def _json(value: dict[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False)
-
-
-def _finite(score: float) -> float:
-    """A model run in half precision may give nan, for which JSON has no word: nothing is expected of that mask."""
-    return float(score) if math.isfinite(score) else 0.0

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from segzero.errors import UserError
 from segzero.evaluation.metrics import score_masks
-from segzero.masks import area, box_of, iou_table, mask_box, mask_iou, shared, to_rle, without
+from segzero.masks import area, box_of, box_of_rle, intersection_area, iou_matrix, mask_iou, subtract, to_rle
 
 masks = arrays(bool, (5, 7))
 empty = np.zeros((5, 7), bool)
@@ -27,14 +27,14 @@ def test_scores_are_those_of_the_pixels(pred, true, ignore):
 @given(masks, masks)
 def test_areas_boxes_and_differences(a, b):
     first, second = to_rle(a), to_rle(b)
-    assert area(first) == a.sum() and shared(first, second) == (a & b).sum()
-    assert mask_box(first) == box_of(a)
-    assert without(first, second) == to_rle(a & ~b)
+    assert area(first) == a.sum() and intersection_area(first, second) == (a & b).sum()
+    assert box_of_rle(first) == box_of(a)
+    assert subtract(first, second) == to_rle(a & ~b)
 
 
 @given(st.lists(masks, max_size=3), st.lists(masks, max_size=3))
 def test_the_table_holds_every_pair(predicted, true):
-    table = iou_table([to_rle(mask) for mask in predicted], [to_rle(mask) for mask in true])
+    table = iou_matrix([to_rle(mask) for mask in predicted], [to_rle(mask) for mask in true])
     assert table.shape == (len(predicted), len(true))
     for p, t in np.ndindex(table.shape):
         if predicted[p].any() or true[t].any():

@@ -12,7 +12,7 @@ from segzero.errors import UserError
 from segzero.evaluation.metrics import giou, score_masks
 from segzero.frames import relative, stretch
 from segzero.images import load_image
-from segzero.pipeline import draw_answers
+from segzero.pipeline import draw_instances
 
 
 def test_questions_become_masks(pipeline, held_out):
@@ -85,7 +85,9 @@ def test_true_boxes_give_true_masks(pipeline, held_out):
         )
         for s in held_out
     ]
-    found = draw_answers(pipeline.segmenter, pipeline.segmenter.embed(images), answers, frame)
+    found = draw_instances(
+        pipeline.segmenter, pipeline.segmenter.embed(images), [answer.instances for answer in answers], frame
+    )
     unions = [np.any([f.mask for f in each], axis=0) if each else np.zeros((224, 224), bool) for each in found]
     assert giou([score_masks(u, s.mask()) for u, s in zip(unions, held_out, strict=True)]) > 0.8
 
@@ -99,7 +101,7 @@ def test_wild_boxes_are_clipped(pipeline, size):
             Instance((839, 839, 840, 840), ((840, 840),)),
         )
     )
-    [found] = draw_answers(pipeline.segmenter, pipeline.segmenter.embed([image]), [wild], stretch(840))
+    [found] = draw_instances(pipeline.segmenter, pipeline.segmenter.embed([image]), [wild.instances], stretch(840))
     for each in found:
         assert each.mask.shape == (size[1], size[0])
         x0, y0, x1, y1 = each.box
@@ -111,5 +113,5 @@ def test_wild_boxes_are_clipped(pipeline, size):
 def test_five_thousand_boxes(pipeline):
     image = Image.new("RGB", (64, 64), "gray")
     many = Answer(instances=(Instance((10, 10, 500, 500), ((50, 50),)),) * 5000)
-    [found] = draw_answers(pipeline.segmenter, pipeline.segmenter.embed([image]), [many], stretch(840))
+    [found] = draw_instances(pipeline.segmenter, pipeline.segmenter.embed([image]), [many.instances], stretch(840))
     assert len(found) == 5000

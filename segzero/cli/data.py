@@ -1,41 +1,45 @@
-"""`segzero data`: look over, prepare, show and export data. Each command parses its flags and calls who does it."""
+"""`segzero data`: check, show, prepare, export and make data."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from segzero.cli.options import segmenter_or_shipped
+from segzero.cli.extras import needs
+from segzero.cli.options import segmenter_or_shipped, takes_dataclasses
 from segzero.errors import UserError
 
-data = typer.Typer(no_args_is_help=True, help="Training and evaluation data.")
-console = Console(highlight=False)
+app = typer.Typer(no_args_is_help=True, help="Training and evaluation data.")
+console = Console(highlight=False, markup=False, soft_wrap=True)  # paths and questions may hold brackets
 
 FolderArgument = Annotated[Path, typer.Argument(help="A folder of .parquet files of Samples, or one such file.")]
+NewFolderOption = Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")]
 
 
-@data.command()
+@app.command()
+@needs("infer")
 def check(
     folders: Annotated[list[Path], typer.Argument(help="Folders of .parquet files of Samples, or such files.")],
     page: Annotated[Path | None, typer.Option(help="An HTML file with pictures, to look at.")] = None,
 ) -> None:
     """Look data over without a model; exit code 1 when something is wrong. Of several, none may share an image."""
-    from segzero.data.check import check as look_over
+    from segzero.data.check import check as check_folders
+    from segzero.data.preview import report_page
+    from segzero.io import write_atomically
 
-    report = look_over(*folders)
-    console.print(str(report), markup=False, soft_wrap=True)
+    report = check_folders(*folders)
+    console.print(str(report))
     if page is not None:
-        from segzero.data.check_report import check_page
-        from segzero.io import write_atomically
-
-        write_atomically(page, check_page(report, folders).encode("utf-8", "backslashreplace"))
-        console.print(f"pictures are in {page}", markup=False, soft_wrap=True)
+        write_atomically(page, report_page(report, folders).encode("utf-8", "backslashreplace"))
+        console.print(f"pictures are in {page}")
     if not report.ok:
         raise typer.Exit(1)
 
 
-@data.command()
+@app.command()
+@needs("infer")
 def show(
     folder: FolderArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the pictures and the page go.")] = Path("samples"),
@@ -43,84 +47,117 @@ def show(
     seed: Annotated[int, typer.Option(help="Which ones.", min=0)] = 0,
 ) -> None:
     """Draw a few samples: image, truth and question."""
-    from segzero.data.preview import show as draw
+    from segzero.data.preview import show as draw_samples
 
-    console.print(f"look at {draw(folder, out, count, seed)}", markup=False, soft_wrap=True)
+    console.print(f"look at {draw_samples(folder, out, count, seed)}")
 
 
-@data.command()
+@dataclass(frozen=True)
+class RecipeOptions:
+    """Which samples are made of those that are read."""
+
+    join: Annotated[float, typer.Option(help="Share of questions joined of several about an image.")] = 0.0
+    no_target: Annotated[
+        float | None, typer.Option(help="Share of questions to which nothing is the answer; default: as they are.")
+    ] = None
+    dialogues: Annotated[
+        int, typer.Option(help="Questions become dialogues of up to so many rounds, wherever they can.", min=0)
+    ] = 0
+    filter_iou: Annotated[
+        float | None, typer.Option(help="Keep what a segmenter draws with at least this IoU; 0.6 as published.")
+    ] = None
+    segmenter: Annotated[
+        str | None, typer.Option(help="SAM2 for --filter-iou: a folder or hub name; default: the shipped one.")
+    ] = None
+    seed: Annotated[int, typer.Option(help="Of joins and borrowed questions.", min=0)] = 0
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """Amounts that are read at once and in all, and what happens to bad records."""
+
+    workers: Annotated[int, typer.Option(help="Processes; the files are the same for any number.", min=1)] = 1
+    shard_size: Annotated[int, typer.Option(help="Samples read for one file.", min=1)] = 1000
+    limit: Annotated[int, typer.Option(help="Read no more samples; 0 reads all.", min=0)] = 0
+    strict: Annotated[bool, typer.Option("--strict", help="End at the first record that makes no sense.")] = False
+
+
+@app.command()
+@needs("infer")
+@takes_dataclasses
 def prepare(
     source: Annotated[str, typer.Argument(help="A folder, a file or a hub name.")],
     format: Annotated[str, typer.Option(help="refer, grefcoco, coco, folder, ...: the formats of docs/data.md.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")],
+    out: NewFolderOption,
     split: Annotated[str, typer.Option(help="Read this split of the source alone.")] = "",
     option: Annotated[list[str] | None, typer.Option(help="The format's own: level=instance, images=...")] = None,
-    join: Annotated[float, typer.Option(help="Share of questions joined of several about an image.")] = 0.0,
-    no_target: Annotated[
-        float | None, typer.Option(help="Share of questions to which nothing is the answer; default: as they are.")
-    ] = None,
-    dialogues: Annotated[
-        int, typer.Option(help="Questions become dialogues of up to so many rounds, wherever they can.", min=0)
-    ] = 0,
-    filter_iou: Annotated[
-        float | None, typer.Option(help="Keep what a segmenter draws with at least this IoU; 0.6 as published.")
-    ] = None,
-    segmenter: Annotated[
-        str | None, typer.Option(help="SAM2 for --filter-iou: a folder or hub name; default: the shipped one.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of joins and borrowed questions.", min=0)] = 0,
-    workers: Annotated[int, typer.Option(help="Processes; the files are the same for any number.", min=1)] = 1,
-    shard_size: Annotated[int, typer.Option(help="Samples read for one file.", min=1)] = 1000,
-    limit: Annotated[int, typer.Option(help="Read no more samples; 0 reads all.", min=0)] = 0,
-    strict: Annotated[bool, typer.Option("--strict", help="End at the first record that makes no sense.")] = False,
+    *,
+    recipe: RecipeOptions,
+    reading: ReadingOptions,
 ) -> None:
     """Make training samples of a data set; called again after an interruption, it goes on."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from segzero.data.prepare import prepare as make
-    from segzero.data.recipe import Recipe
+    from segzero.data.prepare import prepare as prepare_samples
+    from segzero.data.recipe import SampleRecipe
 
-    recipe = Recipe(join, no_target, dialogues, filter_iou)
     options = named_options(option or []) | ({"split": split} if split else {})
     columns = (TextColumn("samples read"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=limit or None)
-        card = make(
+        task = bar.add_task("", total=reading.limit or None)
+        card = prepare_samples(
             source,
             format,
             out,
-            recipe,
+            SampleRecipe(recipe.join, recipe.no_target, recipe.dialogues, recipe.filter_iou),
             options=options,
-            seed=seed,
-            segmenter=segmenter_or_shipped(segmenter) if filter_iou is not None else "",
-            workers=workers,
-            shard_size=shard_size,
-            limit=limit,
-            strict=strict,
+            seed=recipe.seed,
+            segmenter=segmenter_or_shipped(recipe.segmenter) if recipe.filter_iou is not None else "",
+            workers=reading.workers,
+            shard_size=reading.shard_size,
+            limit=reading.limit,
+            strict=reading.strict,
             progress=lambda read: bar.update(task, completed=read),
         )
-    console.print(f"{card}\nin {out}/; look at it: segzero data check {out}", markup=False, soft_wrap=True)
+    console.print(f"{card}\nin {out}/; look at it: segzero data check {out}")
 
 
-@data.command()
+@app.command()
+@needs("infer")
 def export(
     folder: FolderArgument,
     to: Annotated[str, typer.Option(help="coco, refcoco, converseg, label-studio or fiftyone.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")],
+    out: NewFolderOption,
 ) -> None:
     """Write samples as other tools read them."""
-    from segzero.data.exports import export as write
+    from segzero.data.exports import export as export_samples
 
-    done = write(folder, to, out)
-    console.print(f"{done.samples} samples in {out}/", markup=False, soft_wrap=True)
+    done = export_samples(folder, to, out)
+    console.print(f"{done.samples} samples in {out}/")
     if done.left_out:
-        console.print(
-            f"{len(done.left_out)} are in left_out.txt instead; first: {done.left_out[0]}", markup=False, soft_wrap=True
-        )
+        console.print(f"{len(done.left_out)} are in left_out.txt instead; first: {done.left_out[0]}")
+
+
+@app.command()
+@needs("infer")
+def scenes(
+    folder: Annotated[Path, typer.Argument(help="The folder to make.")],
+    train: Annotated[int, typer.Option(help="Training samples.", min=1)] = 1920,
+    val: Annotated[int, typer.Option(help="Validation samples.", min=1)] = 200,
+) -> None:
+    """Make training data of synthetic scenes, which the shipped models can learn from: train.parquet, val.parquet."""
+    from segzero.tiny.scene_files import write_scenes
+
+    for file in write_scenes(folder, train, val):
+        console.print(str(file))
 
 
 def named_options(written: list[str]) -> dict[str, str]:
-    """`["level=instance"]` -> `{"level": "instance"}`."""
+    """Read NAME=VALUE options.
+
+    >>> named_options(["level=instance"])
+    {'level': 'instance'}
+    """
     pairs = [text.partition("=") for text in written]
     wrong = [text for text, (name, mark, _) in zip(written, pairs, strict=True) if not name or not mark]
     if wrong:

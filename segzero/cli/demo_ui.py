@@ -1,53 +1,46 @@
-"""`segzero demo-ui`: the server with its web page, opened in the browser.
+"""`segzero demo-ui`: the server with its web page, opened in the browser."""
 
-It takes what `segzero serve` takes, and tells it on.
-"""
-
-import inspect
 import threading
 import time
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated
 
 import typer
 
-from segzero.cli.serve import serve
+from segzero.cli.extras import needs
+from segzero.cli.options import takes_dataclasses
+from segzero.cli.serve import ServeOptions, run_server
 
-PORT = 7860
-EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # addresses to listen at, and where this machine finds itself
-PATIENCE = 3600.0  # seconds: large models may have to be fetched first
+REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # addresses to listen at, and to open in a browser here
+LONGEST_START = 3600.0  # seconds: large models may have to be downloaded first
 
 
+@dataclass(frozen=True)
+class DemoServerOptions(ServeOptions):
+    """The options of `segzero serve`, with a port of its own."""
+
+    port: Annotated[int, typer.Option(help="The port.", min=1, max=65535)] = 7860
+
+
+@needs("serve")
+@takes_dataclasses
 def demo_ui(
-    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True, **options: Any
+    *,
+    options: DemoServerOptions,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
 ) -> None:
     """Look, ask and click in the browser: the server with its page."""
-    host = EVERYWHERE.get(options["host"], options["host"])
-    address = f"http://{host}:{options['port']}/ui/"
-    if not _answers(address):  # else the port is another program's: `serve` says so
-        threading.Thread(target=_show, args=(address, browser), daemon=True).start()
-    serve(**options)
+    address = f"http://{REACHED_AT.get(options.host, options.host)}:{options.port}/ui/"
+    if not _answers(address):  # else another program has the port, and the server reports that
+        threading.Thread(target=_open_page, args=(address, browser), daemon=True).start()
+    run_server(options, page=True)
 
 
-def _with_options_of_serve() -> None:
-    """typer reads a command's options from its signature."""
-    own, *_ = inspect.signature(demo_ui).parameters.values()
-    served = [
-        each.replace(default=PORT) if each.name == "port" else each
-        for each in inspect.signature(serve).parameters.values()
-        if each.name != "ui"
-    ]
-    demo_ui.__signature__ = inspect.Signature([*served, own])  # type: ignore[attr-defined]
-    demo_ui.__annotations__ = {each.name: each.annotation for each in [*served, own]}
-
-
-_with_options_of_serve()
-
-
-def _show(address: str, browser: bool) -> None:
-    """Once the server answers, say where the page is, and open it."""
+def _open_page(address: str, browser: bool) -> None:
+    """Wait until the server answers, then print the address of the page and open it."""
     import webbrowser
 
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + LONGEST_START
     while not _answers(address):
         if time.monotonic() > deadline:
             return

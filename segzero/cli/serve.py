@@ -1,103 +1,150 @@
-"""`segzero serve`: parses its flags and starts the server."""
+"""`segzero serve`: the HTTP server and its options."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segzero.cli.options import (
-    DeviceOption,
-    FrameOption,
-    PolicyBackendOption,
-    PromptOption,
-    SegmenterBackendOption,
-)
+from segzero.cli.extras import needs
+from segzero.cli.options import BackendOptions, takes_dataclasses
 from segzero.errors import UserError
+
+if TYPE_CHECKING:
+    from segzero.pipeline import SegZeroPipeline
+    from segzero.serving.limits import Limits, Tokens
+    from segzero.serving.options import Extras
 
 SEVERAL = "; several times: clients choose, the first is the default"
 
 
-def serve(
-    host: Annotated[str, typer.Option(help="127.0.0.1 is this machine only, 0.0.0.0 every address.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port.", min=1, max=65535)] = 8000,
+@dataclass(frozen=True)
+class LimitOptions:
+    """Bounds of requests, and of all of them together."""
+
+    batch: Annotated[int, typer.Option(help="Requests that the models see at once.", min=1)] = 16
+    queue: Annotated[int, typer.Option(help="Requests inside at once; more are sent away (429).", min=1)] = 64
+    seconds: Annotated[float, typer.Option(help="What a request may take (504).", min=0.1)] = 60.0
+    max_megabytes: Annotated[int, typer.Option(help="Largest body of a request (413).", min=1)] = 32
+    max_pixels: Annotated[int, typer.Option(help="Largest image (422).", min=1)] = 25_000_000
+    max_question: Annotated[int, typer.Option(help="Longest question, in characters (422).", min=1)] = 2_000
+    cache_megabytes: Annotated[int, typer.Option(help="Encoded images to keep.", min=0)] = 1024
+
+    def limits(self) -> "Limits":
+        """Convert to the server's limits, which are in bytes."""
+        from segzero.serving.limits import Limits
+
+        return Limits(
+            body=self.max_megabytes << 20,
+            pixels=self.max_pixels,
+            question=self.max_question,
+            inside=self.queue,
+            seconds=self.seconds,
+            batch=self.batch,
+            cache=self.cache_megabytes << 20,
+        )
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Address, models and limits of a server."""
+
+    host: Annotated[str, typer.Option(help="127.0.0.1 is this machine only, 0.0.0.0 every address.")] = "127.0.0.1"
+    port: Annotated[int, typer.Option(help="The port.", min=1, max=65535)] = 8000
     tokens: Annotated[
-        Path | None, typer.Option(help="Bearer tokens, one a line; default: those in $SEGZERO_TOKENS, with commas.")
-    ] = None,
+        Path | None,
+        typer.Option(help="Bearer tokens, one per line; default: those in $SEGZERO_TOKENS, separated by commas."),
+    ] = None
     everybody: Annotated[
         bool, typer.Option("--open", help="Let everybody in who can reach --host, without tokens.")
-    ] = False,
+    ] = False
     policy: Annotated[
         list[str] | None, typer.Option(help=f"Folder, hub name or server of a Qwen-VL checkpoint{SEVERAL}.")
-    ] = None,
-    segmenter: Annotated[
-        list[str] | None, typer.Option(help=f"Folder or hub name of a SAM2 checkpoint{SEVERAL}.")
-    ] = None,
-    policy_backend: PolicyBackendOption = "auto",
-    segmenter_backend: SegmenterBackendOption = "auto",
-    device: DeviceOption = "auto",
-    frame: FrameOption = None,
-    prompt: PromptOption = None,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 1024,
-    batch: Annotated[int, typer.Option(help="Requests that the models see at once.", min=1)] = 16,
-    queue: Annotated[int, typer.Option(help="Requests inside at once; more are sent away (429).", min=1)] = 64,
-    seconds: Annotated[float, typer.Option(help="What a request may take (504).", min=0.1)] = 60.0,
-    max_megabytes: Annotated[int, typer.Option(help="Of a request's body (413).", min=1)] = 32,
-    max_pixels: Annotated[int, typer.Option(help="Of an image (422).", min=1)] = 25_000_000,
-    max_question: Annotated[int, typer.Option(help="Characters (422).", min=1)] = 2_000,
-    cache_megabytes: Annotated[int, typer.Option(help="Encoded images to keep.", min=0)] = 1024,
+    ] = None
+    segmenter: Annotated[list[str] | None, typer.Option(help=f"Folder or hub name of a SAM2 checkpoint{SEVERAL}.")] = (
+        None
+    )
+    backends: BackendOptions = field(default_factory=BackendOptions)
+    max_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 1024
+    limits: LimitOptions = field(default_factory=LimitOptions)
     examples: Annotated[
         Path | None, typer.Option(help="A folder of pictures to begin with; default: synthetic scenes.")
-    ] = None,
-    flags: Annotated[Path | None, typer.Option(help="Keep answers that people flag in this folder.")] = None,
+    ] = None
+    flags: Annotated[Path | None, typer.Option(help="Keep answers that people flag in this folder.")] = None
     fetch_urls: Annotated[
         bool, typer.Option("--fetch-urls", help="Fetch images that are named by their address, from public ones only.")
-    ] = False,
-    ui: Annotated[bool, typer.Option(help="Show the web page at /ui.")] = True,
-) -> None:
+    ] = False
+
+
+@needs("serve")
+@takes_dataclasses
+def serve(*, options: ServeOptions, ui: Annotated[bool, typer.Option(help="Show the web page at /ui.")] = True) -> None:
     """Answer over HTTP; /docs on the server describes the interface, /ui is a page to try it."""
+    run_server(options, ui)
+
+
+def run_server(options: ServeOptions, page: bool) -> None:
+    """Check the options, then load the models, and serve until a signal comes."""
+    from segzero.serving.app import create_app
+    from segzero.serving.server import bind, set_up_logs
+    from segzero.serving.server import serve as run
+
+    tokens = _tokens(options)
+    limits = options.limits.limits()
+    features = _features(options, limits, page)
+    address = bind(options.host, options.port)
+    pipeline, models = _load_models(options)
+    extras = replace(features, policies=models.policies, segmenters=models.segmenters)
+    set_up_logs()
+    needed = "tokens" if tokens else "no token"
+    typer.echo(f"serving at http://{options.host}:{options.port}, described at /docs; {needed} needed")
     try:
-        from segzero.serving.app import create_app
-        from segzero.serving.server import bind, is_loopback
-        from segzero.serving.server import serve as run
-    except ImportError as error:
-        raise UserError(f"the server does not import here ({error}); pip install 'segzero[serve]'") from error
-    from segzero.policy import Sampling
+        run(create_app(pipeline, limits, tokens, extras), address)
+    finally:
+        for policy in (pipeline.policy, *extras.policies):
+            policy.close()
+
+
+def _tokens(options: ServeOptions) -> "Tokens":
+    from segzero.serving.limits import read_tokens
+    from segzero.serving.server import is_loopback
+
+    tokens = read_tokens(options.tokens)
+    if not tokens and not options.everybody and not is_loopback(options.host):
+        raise UserError(
+            f"everybody who can reach {options.host} could use this server: add --tokens FILE (or set SEGZERO_TOKENS), "
+            "or --open to let everybody in"
+        )
+    return tokens
+
+
+def _features(options: ServeOptions, limits: "Limits", page: bool) -> "Extras":
+    """Examples, feedback, fetching and the page; folders that can't be used are refused before models are loaded."""
     from segzero.serving.examples import read_examples
     from segzero.serving.feedback import Flags
     from segzero.serving.image_fetch import fetch
-    from segzero.serving.limits import Limits, read_tokens
-    from segzero.serving.model_pool import Wanted, load
-    from segzero.serving.server import set_up_logs
+    from segzero.serving.options import Extras
 
-    known = read_tokens(tokens)
-    if not known and not everybody and not is_loopback(host):
-        raise UserError(
-            f"whoever can reach {host} could use this server: add --tokens FILE (or set SEGZERO_TOKENS), or --open to "
-            "let everybody in"
-        )
-    limits = Limits(
-        body=max_megabytes << 20,
-        pixels=max_pixels,
-        question=max_question,
-        inside=queue,
-        seconds=seconds,
-        batch=batch,
-        cache=cache_megabytes << 20,
-    )
-    shown = None if examples is None else read_examples(examples)
-    if flags is not None:
-        Flags(flags, limits.flags)  # what can't be written is better known before models are loaded
-    address = bind(host, port)
-    if not policy or not segmenter:
+    examples = None if options.examples is None else read_examples(options.examples)
+    if options.flags is not None:
+        Flags(options.flags, limits.flags)
+    return Extras(examples=examples, flags=options.flags, fetch=fetch if options.fetch_urls else None, page=page)
+
+
+def _load_models(options: ServeOptions) -> "tuple[SegZeroPipeline, Extras]":
+    from segzero.policy import Sampling
+    from segzero.serving.model_pool import Wanted, load
+
+    if not options.policy or not options.segmenter:
         typer.echo("models not named are the small ones that come with SegZero, made for its synthetic scenes")
-    wanted = Wanted(policy_backend, segmenter_backend, device, frame, prompt, Sampling(max_tokens=max_tokens), seconds)
-    pipeline, extras = load(policy or [], segmenter or [], wanted)
-    extras = replace(extras, examples=shown, flags=flags, fetch=fetch if fetch_urls else None, page=ui)
-    set_up_logs()
-    typer.echo(f"serving at http://{host}:{port}, described at /docs; {'tokens' if known else 'no token'} needed")
-    try:
-        run(create_app(pipeline, limits, known, extras), address)
-    finally:
-        for each in (pipeline.policy, *extras.policies):
-            each.close()
+    backends = options.backends
+    wanted = Wanted(
+        backends.policy_backend,
+        backends.segmenter_backend,
+        backends.device,
+        backends.frame,
+        backends.prompt,
+        Sampling(max_tokens=options.max_tokens),
+        options.limits.seconds,
+    )
+    return load(options.policy or [], options.segmenter or [], wanted)

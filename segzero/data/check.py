@@ -1,4 +1,4 @@
-"""A folder of Samples looked over without a model: what is in it, and which samples can't be right.
+"""Checks of a folder of Samples without a model: what it holds, and which samples can't be right.
 
 >>> report = check("data/scenes")                           # doctest: +SKIP
 >>> print(report)                                           # doctest: +SKIP
@@ -12,7 +12,6 @@ mask             the truth earns the most in 27 of 27
 nothing is wrong
 """
 
-import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -21,38 +20,37 @@ from pathlib import Path
 
 from rewards import PRESETS
 from segzero.data.parquet import from_parquet, parquet_files
-from segzero.data.validation import losses, problems, true_answer
+from segzero.data.validation import losses, problems
 from segzero.errors import UserError
 from segzero.frames import Size
+from segzero.images import image_key, pixels_key
 from segzero.sample import Sample
 
-__all__ = ["Report", "check", "samples_of", "true_answer"]
-
-SHOWN = 5  # ids in the table; `Report.wrong` has them all
+SHOWN_IDS = 5  # ids per problem in the table; `DataReport.wrong` has them all
 
 
 @dataclass
-class Report:
-    """What a folder holds; `wrong` maps what is wrong to the ids of the samples."""
+class DataReport:
+    """Counts of the samples in some folders; `wrong` maps each problem to the ids of its samples."""
 
     samples: int = 0
     images: int = 0
     nothing_there: int = 0
-    repeated: int = 0  # ask what another one asks of the same image, as some published sets do
+    repeated: int = 0  # samples that repeat a question about the same image, as some published sets do
     splits: Counter[str] = field(default_factory=Counter)
-    objects: Counter[int] = field(default_factory=Counter)  # how many a sample has -> samples
+    objects: Counter[int] = field(default_factory=Counter)  # number of objects -> samples
     sizes: list[Size] = field(default_factory=list)  # smallest and largest image, by pixels
     scored: Counter[str] = field(default_factory=Counter)  # preset -> samples it can score
-    highest: Counter[str] = field(default_factory=Counter)  # preset -> those whose truth earns the most
+    highest: Counter[str] = field(default_factory=Counter)  # preset -> samples whose truth gets its highest reward
     wrong: dict[str, list[str]] = field(default_factory=dict)
 
-    def add(self, what: str, *ids: str) -> None:
-        """Note that something is wrong with these samples."""
-        self.wrong.setdefault(what, []).extend(ids)
+    def add(self, problem: str, *ids: str) -> None:
+        """Add a problem of these samples."""
+        self.wrong.setdefault(problem, []).extend(ids)
 
     @property
     def ok(self) -> bool:
-        """Nothing is wrong; else the command's exit code is 1."""
+        """True if nothing is wrong; otherwise the command's exit code is 1."""
         return not self.wrong
 
     def __str__(self) -> str:
@@ -66,63 +64,67 @@ class Report:
         if self.repeated:
             lines.append(f"{self.repeated} ask what another one asks of the same image")
         for preset in PRESETS:
-            left = self.samples - self.scored[preset]
-            other = f"; {left} are not for it, or lack points or masks" if left else ""
+            unscored = self.samples - self.scored[preset]
+            rest = f"; {unscored} are not for it, or lack points or masks" if unscored else ""
             lines.append(
-                f"{preset:16} the truth earns the most in {self.highest[preset]} of {self.scored[preset]}{other}"
+                f"{preset:16} the truth earns the most in {self.highest[preset]} of {self.scored[preset]}{rest}"
             )
-        for what, ids in sorted(self.wrong.items()):
-            more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
-            lines.append(f"WRONG: {what}: {', '.join(ids[:SHOWN])}{more}")
+        for problem, ids in sorted(self.wrong.items()):
+            more = f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else ""
+            lines.append(f"WRONG: {problem}: {', '.join(ids[:SHOWN_IDS])}{more}")
         return "\n".join(lines if self.wrong else [*lines, "nothing is wrong"])
 
 
-def check(*folders: str | Path) -> Report:
-    """Look at every Sample of a folder's .parquet files, or of one such file; of several, also for shared images."""
-    report = Report()
-    seen: set[tuple[Path, str]] = set()
-    images: dict[bytes, tuple[Size, bytes] | None] = {}  # path or content -> size and what the pixels are
-    asked: set[tuple[bytes, str]] = set()
-    places: dict[bytes, dict[str, str]] = defaultdict(dict)  # pixels -> split -> the first sample's id
-    for folder, split, sample in samples_of(folders):
+@dataclass(frozen=True)
+class ImageFacts:
+    """Size of an image and a hash of its pixels, which is the same for the same picture in another file."""
+
+    size: Size
+    pixels: str
+
+
+def check(*folders: str | Path) -> DataReport:
+    """Check every Sample of some folders of .parquet files, or of such files; no two folders may share an image."""
+    report = DataReport()
+    seen_ids: set[tuple[Path, str]] = set()
+    images: dict[str, ImageFacts | None] = {}  # by path or content; None: it can't be decoded
+    questions: set[tuple[str, str]] = set()
+    splits_of: dict[str, dict[str, str]] = defaultdict(dict)  # pixels -> split -> the first sample's id
+    for folder, split, sample in read_folders(folders):
         report.samples += 1
         report.splits[split] += 1
         report.nothing_there += sample.empty
         report.objects[len(sample.objects)] += 1
-        if (folder, sample.id) in seen:
+        if (folder, sample.id) in seen_ids:
             report.add("its id is another's too", sample.id)
-        seen.add((folder, sample.id))
-        key = _key(sample)
+        seen_ids.add((folder, sample.id))
+        key = image_key(sample.image)
         if key not in images:
-            images[key] = _look(sample)
-        for what in [*_image_problems(sample, images[key]), *problems(sample)]:
-            report.add(what, sample.id)
-        if (found := images[key]) is not None:
-            places[found[1]].setdefault(split, sample.id)
-            question = (found[1], " ".join(sample.question.lower().split()))
-            report.repeated += question in asked
-            asked.add(question)
-        for preset, terms in losses(sample).items():
-            report.scored[preset] += 1
-            report.highest[preset] += not terms
-            if terms:
-                report.add(f"the truth loses points under {preset}: {', '.join(terms)}", sample.id)
+            images[key] = _image_facts(sample)
+        for problem in [*_image_problems(sample, images[key]), *problems(sample)]:
+            report.add(problem, sample.id)
+        if (image := images[key]) is not None:
+            splits_of[image.pixels].setdefault(split, sample.id)
+            question = (image.pixels, " ".join(sample.question.lower().split()))
+            report.repeated += question in questions
+            questions.add(question)
+        _add_rewards(report, sample)
     if not report.samples:
         raise UserError(f"{', '.join(map(str, folders))} holds no samples; see docs/data.md")
-    for ids in places.values():
+    for ids in splits_of.values():
         if len(ids) > 1:
             report.add(f"its image is in {' and '.join(sorted(map(repr, ids)))}", *ids.values())
-    known = sorted({found[0] for found in images.values() if found}, key=math.prod)
-    report.sizes = [known[0], known[-1]] if known else []
-    report.images = len(places) + sum(found is None for found in images.values())
+    sizes = sorted({image.size for image in images.values() if image}, key=math.prod)
+    report.sizes = [sizes[0], sizes[-1]] if sizes else []
+    report.images = len(splits_of) + sum(image is None for image in images.values())
     return report
 
 
-def samples_of(folders: Sequence[str | Path]) -> Iterator[tuple[Path, str, Sample]]:
-    """Each sample with its folder and its split.
+def read_folders(folders: Sequence[str | Path]) -> Iterator[tuple[Path, str, Sample]]:
+    """Read the samples of some folders, each with its folder and the name of its split.
 
-    Of several files, splits are what the files are called, as in train-0-of-2.parquet; of several folders, the
-    folder's name stands before.
+    If a folder's files begin with different words, as train-0-of-2.parquet and val.parquet do, these are the splits.
+    With several folders, the folder's name stands before the split.
     """
     for folder in map(Path, folders):
         files = parquet_files(folder)
@@ -133,21 +135,25 @@ def samples_of(folders: Sequence[str | Path]) -> Iterator[tuple[Path, str, Sampl
                 yield folder, f"{folder}: {split or folder.stem}" if len(folders) > 1 else split, sample
 
 
-def _key(sample: Sample) -> bytes:
-    return sample.image.encode() if isinstance(sample.image, str) else hashlib.sha256(sample.image).digest()
+def _add_rewards(report: DataReport, sample: Sample) -> None:
+    """Count the presets that can score the sample, and those under which its truth gets the highest reward."""
+    for preset, terms in losses(sample).items():
+        report.scored[preset] += 1
+        report.highest[preset] += not terms
+        if terms:
+            report.add(f"the truth loses points under {preset}: {', '.join(terms)}", sample.id)
 
 
-def _look(sample: Sample) -> tuple[Size, bytes] | None:
-    """The image's size and a hash of its pixels, the same for the same picture in another file; None: undecodable."""
+def _image_facts(sample: Sample) -> ImageFacts | None:
     try:
         image = sample.open()
     except UserError:
         return None
-    return image.size, hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
+    return ImageFacts(image.size, pixels_key(image))
 
 
-def _image_problems(sample: Sample, found: tuple[Size, bytes] | None) -> Iterator[str]:
-    if found is None:
+def _image_problems(sample: Sample, image: ImageFacts | None) -> Iterator[str]:
+    if image is None:
         yield "its image is absent or can't be decoded"
-    elif found[0] != sample.size:
+    elif image.size != sample.size:
         yield "its image has another size than it says"

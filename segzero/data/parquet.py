@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segzero.data import safe_parquet
-from segzero.errors import UserError
+from segzero.errors import UserError, one_line
 from segzero.masks import check_rle
 from segzero.sample import Object, Sample
 
@@ -84,7 +84,7 @@ def _read_file(file: Path, schema: "pyarrow.Schema") -> Iterator[Sample]:
         try:
             found = table.to_pylist()
         except (ValueError, OverflowError) as error:
-            raise UserError(f"cannot read {file} after row {number}: {_line(error)}") from error
+            raise UserError(f"cannot read {file} after row {number}: {one_line(error, 200)}") from error
         for row in found:
             yield _from_row(row, f"{file}, row {number}")
             number += 1
@@ -129,7 +129,7 @@ def _cast(table: "pyarrow.Table", schema: "pyarrow.Schema", file: Path) -> "pyar
     try:
         return table.select(schema.names).cast(schema)
     except (pa.ArrowException, ValueError, KeyError) as error:
-        raise UserError(f"{file} holds no samples: a column has the wrong type: {_line(error)}") from error
+        raise UserError(f"{file} holds no samples: a column has the wrong type: {one_line(error, 200)}") from error
 
 
 def _to_row(sample: Sample) -> dict[str, Any]:
@@ -174,10 +174,6 @@ def _to_object(value: dict[str, Any] | None, where: str) -> Object:
         raise UserError(f"{where}: an object needs a box of four numbers, and points of two")
     x0, y0, x1, y1 = box
     return Object((x0, y0, x1, y1), tuple((x, y) for x, y in points), value.get("rle"))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

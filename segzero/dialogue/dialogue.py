@@ -13,19 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from segzero.answer import parse_answer
 from segzero.dialogue.correction import clicks, correction
 from segzero.dialogue.memory import RECENT, get_memory
-from segzero.dialogue.references import read_question, references_in
+from segzero.dialogue.prompting import build_prompt
 from segzero.dialogue.registry import Region, Registry, Round, finite
 from segzero.dialogue.session_file import MAX_ROUNDS, read_dialogue, write_dialogue
 from segzero.errors import UserError
 from segzero.frames import Size
 from segzero.images import load_image
 from segzero.masks import Box, Mask, Point, box_of, encode
-from segzero.pipeline import ImageLike, SegZeroPipeline, draw_answers
-from segzero.policy import Request
-from segzero.prompts import get_prompt, normalise, render_messages
+from segzero.pipeline import ImageLike, Query, SegZeroPipeline
+from segzero.prompts import normalise
 from segzero.result import InstanceMask, Segmentation
 from segzero.segmenter import Embeddings, MaskPrompt
 from segzero.segmenter.protocol import best_first
@@ -34,21 +32,22 @@ MAX_STEPS = 1000  # that can be undone
 
 
 class Dialogue:
-    """Ask, draw, refine, undo and clear; each step either happens as a whole or leaves everything as it was.
+    """A dialogue about one image: ask, draw, refine, undo and clear.
 
-    Of the pipeline it uses `policy.generate`, `segmenter.embed` (once) and `segmenter.decode`. `memory` is how earlier
-    rounds are told: text, marks or crop; `recent` is how many of them in full. Not to be shared between threads.
+    Each step happens as a whole or leaves everything as it was. The image is encoded once. `memory` is how the policy
+    sees earlier rounds: text, marks or crop; `recent` is how many of them in full. Steps may be given a `pipeline` to
+    use in place of the dialogue's own, with the same models. Not to be shared between threads.
     """
 
     def __init__(self, image: ImageLike, pipeline: SegZeroPipeline, memory: str = "text", recent: int = RECENT) -> None:
         if recent < 1:
-            raise UserError(f"recent {recent} must be at least 1: the rounds that a prompt tells in full")
+            raise UserError(f"recent {recent} must be at least 1: the rounds that a prompt shows in full")
         self.image = load_image(image)
         self.pipeline = pipeline
         self.memory = memory
         self.recent = recent
-        self._prepare = get_memory(memory)
-        self._fitted = pipeline.policy.frame.fit(self.image)  # refuses shapes that the policy can't see
+        get_memory(memory)  # refuses an unknown name
+        pipeline.policy.frame.model_size(self.image.size)  # refuses shapes that the policy can't see
         self._steps: tuple[Registry, ...] = (Registry(self.image.size),)
         self._embeddings: Embeddings | None = None
 
@@ -58,46 +57,55 @@ class Dialogue:
         return self._steps[-1]
 
     def ask(
-        self, question: str, about: int | None = None, on_text: Callable[[str], object] | None = None
+        self,
+        question: str,
+        about: int | None = None,
+        on_text: Callable[[str], object] | None = None,
+        pipeline: SegZeroPipeline | None = None,
     ) -> Segmentation:
-        """A new round. `about` is the round that "it" means, if not the last; `on_text` is told what the policy writes.
+        """Ask the policy, and add its answer as a new round.
 
-        If all that the question refers to was found to be nothing, so is the answer, and no model is asked.
+        `about` is the round that "it" means, if not the last; `on_text` is called with the text so far while the
+        policy generates; `pipeline` takes the place of the dialogue's own. If every object that the question refers
+        to was found to be absent, so is the answer, and no model is called.
         """
-        begin = time.perf_counter()
-        pipeline, registry = self.pipeline, self.registry
-        policy = pipeline.policy
-        self._room()
-        read = read_question(question, registry, about)
-        references = references_in(read)
-        round = Round(
-            number=len(registry.rounds) + 1,
-            question=question.strip(),
-            refers=tuple(dict.fromkeys(number for reference in references for number in reference.rounds)),
+        pipeline, registry = pipeline or self.pipeline, self.registry
+        self._check_room()
+        prompt = build_prompt(
+            question,
+            registry,
+            pipeline.policy.frame,
+            memory=self.memory,
+            image=self.image,
+            recent=self.recent,
+            about=about,
         )
-        if references and all(reference.empty for reference in references):
+        round = Round(len(registry.rounds) + 1, question.strip(), refers=prompt.rounds)
+        if prompt.answer_is_empty:
             rounds = " and ".join(str(number) for number in round.refers)
-            self._take(registry.add(replace(round, think=f"Round {rounds} found nothing, so nothing relates to it.")))
+            self._push(registry.add(replace(round, think=f"Round {rounds} found nothing, so nothing relates to it.")))
             return self.result(round.number)
-        prepared = self._prepare(read, registry, self.image, policy.frame, self.recent)
-        prompt = pipeline.prompt or policy.prompt
-        more = () if prepared.image is None else (prepared.image,)
-        messages = render_messages(prepared.question, prompt, prepared.notes, images=1 + len(more))
-        [reply] = policy.generate([Request(self._fitted, messages, more, on_text)], pipeline.sampling)
-        answered = time.perf_counter()
-        answer = parse_answer(reply.text, get_prompt(prompt).format, extent=policy.frame.extent(self.image.size))
-        [found] = draw_answers(pipeline.segmenter, self._embed(), [answer], policy.frame)
-        round = replace(
-            round,
-            regions=registry.number(round.question, found),
-            think=answer.think,
-            raw_text=reply.text,
-            error=answer.error,
-            warnings=answer.warnings,
+        query = Query(self.image, prompt.question, prompt.notes, prompt.extra_images, on_text)
+        outputs = pipeline.ask([query])
+        [result] = pipeline.draw(outputs, self._embed(pipeline), time.perf_counter())
+        regions = registry.number(round.question, result.instances)
+        self._push(
+            registry.add(
+                replace(
+                    round,
+                    regions=regions,
+                    think=result.think,
+                    raw_text=result.raw_text,
+                    error=result.error,
+                    warnings=result.warnings,
+                )
+            )
         )
-        self._take(registry.add(round))
-        timings = {"policy": answered - begin, "segmenter": time.perf_counter() - answered}
-        return replace(self.result(round.number), timings=timings)
+        numbered = [
+            replace(instance, number=region.id, score=region.score)
+            for instance, region in zip(result.instances, regions, strict=True)
+        ]
+        return replace(result, question=round.question, instances=tuple(numbered))
 
     def draw(
         self,
@@ -106,23 +114,24 @@ class Dialogue:
         box: Box | None = None,
         question: str = "",
         choice: int = 0,
+        pipeline: SegZeroPipeline | None = None,
     ) -> Segmentation:
-        """A new round by hand: one instance from points, a box or both, and no policy is asked.
+        """Add a round by hand: one instance from points, a box or both, without the policy.
 
         `question` is what to call it; `choice` takes another of the `candidates` than the best.
         """
-        self._room()
+        self._check_room()
         if question:
             normalise(question)
         prompt = clicks(points, labels, box)
-        mask, score = self._drawn(prompt, choice)
+        mask, score = self._pick(prompt, choice, pipeline)
         tight = box_of(mask)
         if tight is None:
             raise UserError("the segmenter draws nothing there; give other points, another box or another choice")
         number = len(self.registry.rounds) + 1
         [region] = self.registry.number(question.strip(), (InstanceMask(mask, tight, tuple(prompt.points), score),))
         region = replace(region, labels=tuple(prompt.labels), box=_clip(box, self.image.size) if box else tight)
-        self._take(self.registry.add(Round(number, question.strip(), (region,))))
+        self._push(self.registry.add(Round(number, question.strip(), (region,))))
         return self.result(number)
 
     def refine(
@@ -132,15 +141,16 @@ class Dialogue:
         labels: Sequence[int] = (),
         box: Box | None = None,
         choice: int = 0,
+        pipeline: SegZeroPipeline | None = None,
     ) -> Segmentation:
-        """The round of that instance, its mask drawn anew from the earlier one with more points, or another box.
+        """Draw an instance's mask anew, from the earlier one with more points or another box; returns its round.
 
         Labels are 1 (inside) or 0 (outside), one for each point; without labels all points are inside. `choice` takes
         another of the `candidates` than the best.
         """
         region = self.registry.region(id)
-        prompt = self._correction(region, points, labels, box)
-        mask, score = self._drawn(prompt, choice)
+        prompt = self._correction(region, points, labels, box, pipeline)
+        mask, score = self._pick(prompt, choice, pipeline)
         corrected = replace(
             region,
             box=_clip(box, self.image.size) if box is not None else box_of(mask) or region.box,
@@ -149,7 +159,7 @@ class Dialogue:
             rle=encode(mask),
             score=score,
         )
-        self._take(self.registry.correct(corrected))
+        self._push(self.registry.correct(corrected))
         return self.result(region.round)
 
     def candidates(
@@ -158,17 +168,18 @@ class Dialogue:
         points: Sequence[Point] = (),
         labels: Sequence[int] = (),
         box: Box | None = None,
+        pipeline: SegZeroPipeline | None = None,
     ) -> list[tuple[Mask, float]]:
         """The masks that `refine` (of instance `id`) or `draw` (without it) choose from, the best first.
 
-        Each with the IoU that the segmenter expects of it. Nothing changes.
+        Each comes with the IoU that the segmenter expects of it. Nothing changes.
         """
         prompt = (
             clicks(points, labels, box)
             if id is None
-            else self._correction(self.registry.region(id), points, labels, box)
+            else self._correction(self.registry.region(id), points, labels, box, pipeline)
         )
-        return self._readings(prompt)
+        return self._candidates(prompt, pipeline)
 
     def undo(self) -> None:
         """Take back the last step: a round, a correction, or that everything was cleared."""
@@ -179,10 +190,10 @@ class Dialogue:
     def clear(self) -> None:
         """Forget all rounds, and begin with round 1 again."""
         if self.registry.rounds:
-            self._take(Registry(self.image.size))
+            self._push(Registry(self.image.size))
 
     def result(self, number: int) -> Segmentation:
-        """What a round found, as it is after corrections."""
+        """The result of a round, after corrections."""
         round = self.registry.round(number)
         return Segmentation(
             self.image,
@@ -206,7 +217,7 @@ class Dialogue:
     def load(
         cls, path: str | Path, image: ImageLike, pipeline: SegZeroPipeline, memory: str | None = None
     ) -> "Dialogue":
-        """Go on with a saved dialogue about the same image; undo then takes back its rounds, one by one."""
+        """Continue a saved dialogue about the same image; undo then takes back its rounds, one by one."""
         picture = load_image(image)
         registry, saved_memory = read_dialogue(Path(path), picture)
         dialogue = cls(picture, pipeline, memory or saved_memory)
@@ -215,33 +226,39 @@ class Dialogue:
         )
         return dialogue
 
-    def _take(self, registry: Registry) -> None:
+    def _push(self, registry: Registry) -> None:
         self._steps = (*self._steps[-MAX_STEPS:], registry)
 
-    def _room(self) -> None:
+    def _check_room(self) -> None:
         if len(self.registry.rounds) >= MAX_ROUNDS:
             raise UserError(f"a dialogue has at most {MAX_ROUNDS} rounds; clear this one, or begin another")
 
     def _correction(
-        self, region: Region, points: Sequence[Point], labels: Sequence[int], box: Box | None
+        self,
+        region: Region,
+        points: Sequence[Point],
+        labels: Sequence[int],
+        box: Box | None,
+        pipeline: SegZeroPipeline | None,
     ) -> MaskPrompt:
-        grid = self._embed().features[0].shape[-2:]
+        grid = self._embed(pipeline).features[0].shape[-2:]
         return correction(region, points, labels, box, (int(grid[0]), int(grid[1])))
 
-    def _drawn(self, prompt: MaskPrompt, choice: int) -> tuple[Mask, float]:
-        readings = self._readings(prompt)
-        if not 0 <= choice < len(readings):
-            raise UserError(f"there is no choice {choice}; 0 (the best) to {len(readings) - 1} can be taken")
-        return readings[choice]
+    def _pick(self, prompt: MaskPrompt, choice: int, pipeline: SegZeroPipeline | None) -> tuple[Mask, float]:
+        candidates = self._candidates(prompt, pipeline)
+        if not 0 <= choice < len(candidates):
+            raise UserError(f"there is no choice {choice}; 0 (the best) to {len(candidates) - 1} can be taken")
+        return candidates[choice]
 
-    def _readings(self, prompt: MaskPrompt) -> list[tuple[Mask, float]]:
-        [[drawn]] = self.pipeline.segmenter.decode(self._embed(), [[prompt]], all_masks=True)
-        masks = drawn.masks
-        return [(masks[place], finite(float(drawn.scores[place]))) for place in best_first(drawn)]
+    def _candidates(self, prompt: MaskPrompt, pipeline: SegZeroPipeline | None) -> list[tuple[Mask, float]]:
+        segmenter = (pipeline or self.pipeline).segmenter
+        [[prediction]] = segmenter.decode(self._embed(pipeline), [[prompt]], all_masks=True)
+        masks = prediction.masks
+        return [(masks[place], finite(float(prediction.scores[place]))) for place in best_first(prediction)]
 
-    def _embed(self) -> Embeddings:
+    def _embed(self, pipeline: SegZeroPipeline | None) -> Embeddings:
         if self._embeddings is None:
-            self._embeddings = self.pipeline.segmenter.embed([self.image])
+            self._embeddings = (pipeline or self.pipeline).segmenter.embed([self.image])
         return self._embeddings
 
 

@@ -33,14 +33,14 @@ FILLED = 0.97  # of the room that each of several crops has; the rest is a gap
 
 @dataclass(frozen=True)
 class PromptContext:
-    """What the policy is asked: the question, what it is told beside it, and a second image."""
+    """Text and a second image that a memory mode makes of a question and the rounds before it."""
 
     question: str
     notes: str = ""
     image: Image.Image | None = None
 
 
-Memory = Callable[[Question, Registry, Image.Image, Frame, int], PromptContext]
+Memory = Callable[[Question, Registry, Image.Image | None, Frame, int], PromptContext]
 
 
 def get_memory(name: str) -> Memory:
@@ -50,13 +50,10 @@ def get_memory(name: str) -> Memory:
     return MEMORIES[name]
 
 
-def as_text(question: Question, registry: Registry, image: Image.Image, frame: Frame, rounds: int) -> PromptContext:
-    """Regions as boxes and points."""
-    return write_text(question, registry, frame, rounds)
-
-
-def write_text(question: Question, registry: Registry, frame: Frame, rounds: int) -> PromptContext:
-    """Regions as boxes and points, in the numbers that the policy writes itself; this needs no image."""
+def as_text(
+    question: Question, registry: Registry, image: Image.Image | None, frame: Frame, rounds: int
+) -> PromptContext:
+    """Write earlier regions as boxes and points, in the numbers that the policy writes itself; no image is needed."""
     if not references_in(question):
         return PromptContext(_words(question, str))
     size = registry.size
@@ -68,14 +65,17 @@ def write_text(question: Question, registry: Registry, frame: Frame, rounds: int
     return PromptContext(asked, "\n".join(["Earlier in this dialogue:", *_history(registry, rounds, describe)]))
 
 
-def as_marks(question: Question, registry: Registry, image: Image.Image, frame: Frame, rounds: int) -> PromptContext:
-    """A second image: the first with the regions of the last rounds, and those referred to, drawn and numbered."""
+def as_marks(
+    question: Question, registry: Registry, image: Image.Image | None, frame: Frame, rounds: int
+) -> PromptContext:
+    """Draw the regions of the last rounds, and those referred to, with numbers on a second copy of the image."""
+    assert image is not None, "this memory shows the image"
     references = references_in(question)
     recent = [region for round in registry.rounds[-rounds:] for region in round.regions]
     wanted = [region for reference in references for region in reference.regions]
     marked = {region.id: region for region in sorted([*wanted, *recent], key=lambda region: region.id)}
     if not wanted:
-        return write_text(question, registry, frame, rounds)
+        return as_text(question, registry, image, frame, rounds)
     if len(marked) > MAX_DRAWN:
         marked = {region.id: region for region in wanted}
         if len(marked) > MAX_DRAWN:
@@ -99,11 +99,14 @@ def as_marks(question: Question, registry: Registry, image: Image.Image, frame: 
     return PromptContext(_words(question, name), "\n".join(notes), overlay)
 
 
-def as_crops(question: Question, registry: Registry, image: Image.Image, frame: Frame, rounds: int) -> PromptContext:
-    """A second image: what is referred to, cut out with a margin; several references stand side by side."""
+def as_crops(
+    question: Question, registry: Registry, image: Image.Image | None, frame: Frame, rounds: int
+) -> PromptContext:
+    """Cut out the regions referred to, with a margin, into a second image; several references stand side by side."""
+    assert image is not None, "this memory shows the image"
     shown = list(dict.fromkeys(reference for reference in references_in(question) if not reference.empty))
     if not shown:
-        return write_text(question, registry, frame, rounds)
+        return as_text(question, registry, image, frame, rounds)
     crops = [image.crop(_surroundings(reference.regions, image.size)) for reference in shown]
     picture = frame.fit(_side_by_side(crops, image.size))
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from segzero.errors import UserError, unknown_name
 from segzero.evaluation.scoring import Predicted
-from segzero.masks import RLE, Box, mask_box, pixel_count, to_rle
+from segzero.masks import box_of_rle, coco_annotation, to_rle
 from segzero.sample import Sample
 
 KINDS = ("bbox", "segm")
@@ -57,8 +57,8 @@ def coco_ap(
         truths += [both | truth for truth in _truths(sample, kind)]
         for found in predicted:
             if kind == "bbox" or found.mask is not None:
-                place = _place(found.box, found.mask if kind == "segm" else None)
-                predictions.append(both | place | {"iscrowd": 0, "score": float(value(found, sample))})
+                place = coco_annotation(found.box, found.mask if kind == "segm" else None)
+                predictions.append(both | place | {"score": float(value(found, sample))})
     if all(truth["iscrowd"] for truth in truths):
         raise UserError("AP needs a true object, and no sample has one")
     figures = _evaluate(images, categories, truths, predictions, kind)
@@ -68,20 +68,10 @@ def coco_ap(
 def _truths(sample: Sample, kind: str) -> list[dict[str, Any]]:
     if kind == "segm" and any(o.rle is None for o in sample.objects):
         raise UserError(f"AP of masks needs a mask of every true object; sample {sample.id!r} has one without")
-    found = [_place(o.box, o.rle) | {"iscrowd": 0} for o in sample.objects]
+    found = [coco_annotation(o.box, o.rle) for o in sample.objects]
     ignore = None if sample.ignore is None else to_rle(sample.ignore)
-    box = None if ignore is None else mask_box(ignore)
-    return found if box is None else [*found, _place(box, ignore) | {"iscrowd": 1}]
-
-
-def _place(box: Box, mask: RLE | None) -> dict[str, Any]:
-    """As COCO writes it; the area, by which it tells small from large, is the mask's where there is one."""
-    x0, y0, x1, y1 = box
-    place: dict[str, Any] = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
-    if mask is not None:
-        checked = to_rle(mask)
-        place |= {"segmentation": checked, "area": pixel_count(checked)}
-    return place
+    box = None if ignore is None else box_of_rle(ignore)
+    return found if box is None else [*found, coco_annotation(box, ignore, crowd=True)]
 
 
 def _evaluate(images: list, categories: dict[str, int], truths: list, predictions: list, kind: str) -> dict[str, Any]:

@@ -6,16 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from segzero.errors import UserError
 from segzero.evaluation.artifacts import panel_of, result_of
 from segzero.evaluation.benchmarks import Task
 from segzero.evaluation.predictions import NOTHING_RIGHT, Predictions
 from segzero.evaluation.scoring import places_unknown
 from segzero.io import png_bytes, write_atomically
-from segzero.masks import decode
+from segzero.masks import decode, mask_png
 from segzero.sample import Sample
 
 STEM = 100  # characters of a file's name that come from an id
@@ -38,11 +35,11 @@ def save_pictures(folder: Path, task: Task, predictions: Predictions) -> int:
         except UserError:  # its image can't be read, as its line says
             continue
         write_atomically(folder / f"{name}_orig.png", png_bytes(result.image))
-        write_atomically(folder / f"{name}_pred.png", _mask_png(result.union))
+        write_atomically(folder / f"{name}_pred.png", mask_png(result.union))
         write_atomically(folder / f"{name}_panel.png", png_bytes(panel_of(item, prediction)))
         truth = item.mask()
         if truth is not None and not places_unknown(item):
-            write_atomically(folder / f"{name}_gt.png", _mask_png(decode(truth)))
+            write_atomically(folder / f"{name}_gt.png", mask_png(decode(truth)))
         count += 1
     return count
 
@@ -84,7 +81,3 @@ def file_stem(id: str) -> str:
     if plain and plain == id and not _HASHED.search(id):
         return id
     return f"{plain}_{hashlib.sha256(id.encode()).hexdigest()[:8]}"
-
-
-def _mask_png(mask: np.ndarray) -> bytes:
-    return png_bytes(Image.fromarray(mask.astype(np.uint8) * 255))

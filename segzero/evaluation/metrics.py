@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from numpy.typing import ArrayLike
 
 from segzero.errors import UserError
-from segzero.masks import RLE, pixel_count, shared, to_rle
+from segzero.masks import RLE, intersection_area, pixel_count, to_rle
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)  # of P@k, and of their mean
 Part = tuple[float, float]  # what one sample adds above and below the line
@@ -84,8 +84,8 @@ def score_rles(pred: RLE | None, true: RLE, ignore: RLE | None = None, failed: b
 
     def counted(*masks: RLE) -> int:
         """Pixels inside all of them, without the ignored ones."""
-        inside = shared(*masks) if len(masks) > 1 else pixel_count(masks[0])
-        return inside - shared(*masks, ignore) if ignore and inside else inside
+        inside = intersection_area(*masks) if len(masks) > 1 else pixel_count(masks[0])
+        return inside - intersection_area(*masks, ignore) if ignore and inside else inside
 
     in_true, in_found = counted(true), counted(found) if found else 0
     both = counted(true, found) if found and in_true and in_found else 0

@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from segzero.answer import Answer
-from segzero.dialogue.memory import PromptContext
-from segzero.dialogue.prompting import answered, is_nothing, recall, registry_of
+from segzero.dialogue.prompting import PolicyPrompt, add_answer, build_prompt, registry_from_turns
 from segzero.dialogue.references import LostReference
 from segzero.dialogue.registry import Registry
 from segzero.errors import TimedOut, Unavailable, UserError
@@ -25,7 +24,7 @@ from segzero.evaluation.cache import Cache, DiskCachedPolicy, DiskCachedSegmente
 from segzero.evaluation.predictions import Prediction
 from segzero.evaluation.provenance import fingerprint
 from segzero.frames import Frame
-from segzero.pipeline import PolicyOutput, SegZeroPipeline
+from segzero.pipeline import PolicyOutput, Query, SegZeroPipeline
 from segzero.policy import Sampling, load_policy
 from segzero.prompts import get_prompt
 from segzero.result import Segmentation
@@ -58,7 +57,7 @@ class Models:
 
 def settings_of(pipeline: SegZeroPipeline) -> dict[str, Any]:
     """Models, frame, prompt and decoding, as the protocol tells them."""
-    prompt = pipeline.prompt or pipeline.policy.prompt
+    prompt = pipeline.prompt_name
     return {
         "policy": _identity(pipeline.policy),
         "segmenter": _identity(pipeline.segmenter),
@@ -109,7 +108,7 @@ def answer(pipeline: SegZeroPipeline, items: Sequence[Item], history: str | None
             done[number] = Prediction.failed(item, "image_error", str(error))
             continue
         try:
-            ready[number] = Round(item, image, registry_of(item.turns, item.size))
+            ready[number] = Round(item, image, registry_from_turns(item.turns, item.size))
         except UserError as error:
             done[number] = Prediction.failed(item, "unreadable", str(error))
     ask = with_predicted_history if history == PREDICTED else with_true_history
@@ -150,7 +149,7 @@ NOTHING = Answer()  # could be read, and nothing is there
 UNREAD = Answer(error="no_answer")  # what later rounds are told of a round that failed
 
 Reply = TypeVar("Reply", Segmentation, PolicyOutput)
-Ask = Callable[[list[Image.Image], list[str], list[str]], list[Reply]]  # images, questions, notes
+Ask = Callable[[list[Query]], list[Reply]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +187,7 @@ class _Question:
 def with_true_history(pipeline: SegZeroPipeline, rounds: Sequence[Round]) -> list[Segmentation | Failure]:
     """What comes of each round when it is told where the earlier objects really are."""
     asked = [_Question(one.sample.id, one.image, one.sample.question, one.before) for one in rounds]
-    found = _ask(asked, pipeline.policy.frame, pipeline)
+    found = _ask(asked, pipeline.policy.frame, pipeline.run)
     return [_nothing(one) if what is None else what for one, what in zip(rounds, found, strict=True)]
 
 
@@ -212,10 +211,10 @@ def with_predicted_history(pipeline: SegZeroPipeline, rounds: Sequence[Round]) -
         found = _ask(list(asked.values()), frame, pipeline.ask, answers)
         for (moment, question), what in zip(asked.items(), found, strict=True):
             came[moment] = what
-            registries[moment] = answered(question.registry, question.text, _read(what), frame)
+            registries[moment] = add_answer(question.registry, question.text, _read(what), frame)
     last = [came[own[-1]] for own in moments]
     said = [(one, what) for one, what in zip(rounds, last, strict=True) if isinstance(what, PolicyOutput)]
-    drawn = iter(pipeline.draw([one.image for one, _ in said], [what for _, what in said]))
+    drawn = iter(pipeline.draw([what for _, what in said]))
     return [
         _nothing(one) if what is None else what if isinstance(what, Failure) else next(drawn)
         for one, what in zip(rounds, last, strict=True)
@@ -240,12 +239,13 @@ def _ask(
     `answers`: the policy has answered others.
     """
     found: list[Reply | Failure | None] = []
-    waiting: list[tuple[int, _Question, PromptContext]] = []
+    waiting: list[tuple[int, _Question, PolicyPrompt]] = []
     for place, question in enumerate(questions):
         found.append(None)
         try:
-            if not is_nothing(question.text, question.registry):
-                waiting.append((place, question, recall(question.text, question.registry, frame)))
+            prompt = build_prompt(question.text, question.registry, frame)
+            if not prompt.answer_is_empty:
+                waiting.append((place, question, prompt))
         except UserError as error:
             found[place] = Failure("lost_reference" if isinstance(error, LostReference) else "policy_error", str(error))
     replies = _replies([question for _, question, _ in waiting], [prepared for *_, prepared in waiting], ask, answers)
@@ -255,7 +255,7 @@ def _ask(
 
 
 def _replies(
-    questions: Sequence[_Question], prepared: Sequence[PromptContext], ask: Ask[Reply], answers: bool
+    questions: Sequence[_Question], prepared: Sequence[PolicyPrompt], ask: Ask[Reply], answers: bool
 ) -> Sequence[Reply | Failure]:
     """All at once; if that is refused, one after the other.
 
@@ -263,8 +263,8 @@ def _replies(
     """
 
     def call(some: slice) -> list[Reply]:
-        told = prepared[some]
-        return ask([one.image for one in questions[some]], [one.question for one in told], [one.notes for one in told])
+        pairs = zip(questions[some], prepared[some], strict=True)
+        return ask([Query(one.image, prompt.question, prompt.notes) for one, prompt in pairs])
 
     if len(questions) > 1:
         with suppress(UserError):

@@ -18,6 +18,7 @@ from segzero.errors import UserError
 from segzero.evaluation.benchmarks import Item, Unreadable
 from segzero.evaluation.metrics import Score
 from segzero.evaluation.scoring import Predicted, Row, score_sample
+from segzero.io import finite_or_zero
 from segzero.masks import RLE, encode
 from segzero.result import Segmentation
 from segzero.sample import Sample
@@ -125,7 +126,7 @@ class Prediction:
 
 def predicted(result: Segmentation) -> tuple[Predicted, ...]:
     """What the pipeline found, as it is scored and kept."""
-    return tuple(Predicted(o.box, encode(o.mask), o.points, _finite(o.score)) for o in result.instances)
+    return tuple(Predicted(o.box, encode(o.mask), o.points, finite_or_zero(o.score)) for o in result.instances)
 
 
 def _object(value: Mapping[str, Any]) -> Predicted:
@@ -137,10 +138,6 @@ def _object(value: Mapping[str, Any]) -> Predicted:
     if mask is not None and not (isinstance(mask, dict) and mask.keys() == {"size", "counts"}):
         raise ValueError("a mask is no RLE")
     return Predicted((x0, y0, x1, y1), cast(RLE | None, mask), points, score)
-
-
-def _finite(score: float) -> float:
-    return float(score) if math.isfinite(score) else 0.0
 
 
 NAME = "predictions.jsonl"

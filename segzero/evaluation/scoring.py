@@ -20,7 +20,19 @@ import numpy as np
 from rewards.matching import assign
 from segzero.errors import UserError
 from segzero.evaluation.metrics import Score, score_rles
-from segzero.masks import RLE, Box, Point, box_iou, iou_table, mask_box, pixel_count, to_rle, together, union, without
+from segzero.masks import (
+    RLE,
+    Box,
+    Point,
+    box_iou,
+    box_of_rle,
+    iou_matrix,
+    merge_checked,
+    pixel_count,
+    subtract,
+    to_rle,
+    union,
+)
 from segzero.sample import Sample
 
 
@@ -69,7 +81,7 @@ def score_sample(sample: Sample, predicted: Sequence[Predicted], error: str | No
     predicted = [] if failed else predicted
     ignore = None if sample.ignore is None else to_rle(sample.ignore)
     drawings = [to_rle(one.mask or union([], sample.size)) for one in predicted]
-    everything = together(drawings, sample.size)
+    everything = merge_checked(drawings, sample.size)
     found, masks = _counted(predicted, drawings, ignore)
     true = [to_rle(o.rle) for o in sample.objects if o.rle is not None]
     boxes = _true_boxes(sample)
@@ -89,7 +101,7 @@ def score_sample(sample: Sample, predicted: Sequence[Predicted], error: str | No
     )
     if places_unknown(sample):
         return row
-    around = mask_box(_less(everything, ignore)) if drawn else None
+    around = box_of_rle(_less(everything, ignore)) if drawn else None
     ious = _box_ious([o.box for o in found], around, boxes)  # [P + 2, T]
     row = replace(row, matched_boxes=_matched(ious[:-2]))
     if len(boxes) == 1 and row.true_count in (None, 1):  # not one mask of everything that is to be counted
@@ -98,15 +110,17 @@ def score_sample(sample: Sample, predicted: Sequence[Predicted], error: str | No
             row, box_iou=float(ious[-2, 0]), any_box_iou=most, mask_box_iou=float(ious[-1, 0]) if drawn else None
         )
     if drawn and len(true) == len(sample.objects):
-        truth = together(true, sample.size)
+        truth = merge_checked(true, sample.size)
         score = score_rles(everything, truth, ignore, failed)
         score = replace(score, pred_empty=not found and not failed)  # what it said, even when nothing could be drawn
         with_ignored = (
-            score if ignore is None else score_rles(everything, together([truth, ignore], sample.size), failed=failed)
+            score
+            if ignore is None
+            else score_rles(everything, merge_checked([truth, ignore], sample.size), failed=failed)
         )
         row = replace(row, score=score, published=with_ignored)
     if drawn and len(true) == len(boxes):
-        row = replace(row, matched_masks=_matched(iou_table(masks, [_less(mask, ignore) for mask in true])))
+        row = replace(row, matched_masks=_matched(iou_matrix(masks, [_less(mask, ignore) for mask in true])))
     return row
 
 
@@ -122,7 +136,7 @@ def _counted(
 
 
 def _less(mask: RLE, ignore: RLE | None) -> RLE:
-    return mask if ignore is None else without(mask, ignore)
+    return mask if ignore is None else subtract(mask, ignore)
 
 
 def _round(sample: Sample) -> int | None:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from segzero.errors import UserError
+from segzero.errors import UserError, one_line
 from segzero.frames import smart_size
 from segzero.policy.checkpoint import Checkpoint
 from segzero.policy.protocol import Request
@@ -55,12 +55,3 @@ def read_request(request: Request, checkpoint: Checkpoint, processor: "Processor
             f"answer within {limit}; shorten the question or take a frame with fewer pixels"
         )
     return text
-
-
-def one_line(said: object) -> str:
-    """What another library or a server said, in one line of readable length."""
-    try:
-        text = " ".join(str(said).split()) or type(said).__name__
-    except RecursionError:  # lists in lists without end
-        text = type(said).__name__
-    return text if len(text) <= 300 else text[:300] + " ..."

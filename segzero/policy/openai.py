@@ -7,8 +7,6 @@ it wants one, is the environment's OPENAI_API_KEY. With vLLM's CPU build a serve
 >>> policy = load_policy("http://127.0.0.1:8000/v1", frame="stretch(840)", prompt="vision_reasoner")  # doctest: +SKIP
 """
 
-import base64
-import io
 import json
 import os
 import re
@@ -21,11 +19,10 @@ from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
 from typing import Any, TypeVar
 
-from PIL import Image
-
-from segzero.errors import TimedOut, Unavailable, UserError, unknown_name
+from segzero.errors import TimedOut, Unavailable, UserError, one_line, unknown_name
 from segzero.frames import Frame, native, parse_frame
-from segzero.policy.chat_template import one_line
+from segzero.images import data_url
+from segzero.io import png_bytes
 from segzero.policy.checkpoint import DEFAULT_PROMPT, read_checkpoint, released
 from segzero.policy.http import TooLarge, open_request, read_lines, read_whole
 from segzero.policy.protocol import Reply, Request, Sampling
@@ -236,15 +233,13 @@ def _with_images(request: Request) -> list[dict[str, Any]]:
     images = iter(request.images)
 
     def fill(part: dict[str, Any]) -> dict[str, Any]:
-        return {"type": "image_url", "image_url": {"url": _data_url(next(images))}} if part["type"] == "image" else part
+        return (
+            {"type": "image_url", "image_url": {"url": data_url(png_bytes(next(images)))}}
+            if part["type"] == "image"
+            else part
+        )
 
     return [{**message, "content": [fill(part) for part in message["content"]]} for message in request.messages]
-
-
-def _data_url(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _explain(error: urllib.error.HTTPError, url: str, path: str) -> str:

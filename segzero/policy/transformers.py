@@ -8,8 +8,8 @@ from the whole distribution.
 import torch
 from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedTokenizerBase
 
-from segzero.errors import UserError
-from segzero.policy.chat_template import load_processor, one_line, read_request
+from segzero.errors import UserError, one_line
+from segzero.policy.chat_template import load_processor, read_request
 from segzero.policy.checkpoint import Checkpoint
 from segzero.policy.generate import Speaking, write_answers
 from segzero.policy.protocol import Reply, Request, Sampling

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from segzero.errors import UserError
-from segzero.policy.chat_template import load_processor, one_line, read_request
+from segzero.errors import UserError, one_line
+from segzero.policy.chat_template import load_processor, read_request
 from segzero.policy.checkpoint import Checkpoint
 from segzero.policy.protocol import MAX_IMAGES, Reply, Request, Sampling
 

@@ -73,7 +73,7 @@ def check(prompt: MaskPrompt, size: tuple[int, int], grid: tuple[int, ...]) -> N
             raise UserError(f"the box {x0:g},{y0:g},{x1:g},{y1:g} lies outside the image of {width}x{height} pixels")
     if prompt.mask is not None and (np.shape(prompt.mask) != grid or not np.isfinite(prompt.mask).all()):
         raise UserError(
-            f"an earlier mask is finite logits {list(grid)}, as in MaskPrediction.logits[0]; not {np.shape(prompt.mask)}"
+            f"an earlier mask is finite logits {list(grid)}, from MaskPrediction.logits; not {np.shape(prompt.mask)}"
         )
 
 

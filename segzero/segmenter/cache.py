@@ -1,31 +1,12 @@
 """Images that are asked about again and again: encoded once, kept up to a number of bytes."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
 from PIL import Image
 
 from segzero.images import pixels_key
+from segzero.lru import LRUCache
 from segzero.segmenter.protocol import Embeddings, MaskPrediction, MaskPrompt, Segmenter, join
-
-
-class EmbeddingCache:
-    """Encoded images by name, up to a number of bytes; the least used are thrown out first."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.held = limit, 0
-        self._kept: OrderedDict[str, Embeddings] = OrderedDict()
-
-    def get(self, key: str) -> Embeddings | None:
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
-
-    def put(self, key: str, embeddings: Embeddings) -> None:
-        self._kept[key] = embeddings
-        self.held += embeddings.nbytes
-        while self.held > self.limit and self._kept:
-            self.held -= self._kept.popitem(last=False)[1].nbytes
 
 
 class CachedSegmenter:
@@ -36,7 +17,7 @@ class CachedSegmenter:
 
     def __init__(self, segmenter: Segmenter, limit: int) -> None:
         self.segmenter, self.name = segmenter, segmenter.name
-        self.cache = EmbeddingCache(limit)
+        self.cache = LRUCache[Embeddings](limit, lambda embeddings: embeddings.nbytes)
         self.encoded = self.remembered = 0  # images so far
 
     def embed(self, images: Sequence[Image.Image]) -> Embeddings:

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.numpy import load, save
 
 from segzero.device import find_device
-from segzero.errors import UserError
+from segzero.errors import UserError, one_line
 
 
 def main() -> None:
@@ -127,15 +127,14 @@ def _load(path: str, device: torch.device, config: str):
     try:
         return SAM2ImagePredictor(build_sam2(config, file, device=device))
     except Exception as error:  # an unreadable file, or weights of another architecture
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"can't load {path} as {config}: {reason}") from error
+        raise UserError(f"can't load {path} as {config}: {one_line(error)}") from error
 
 
 def _download(download, name: str) -> tuple[str, str]:
     try:
         return download(name)
     except Exception as error:  # no connection, no space, no such file: the hub's client has an exception for each
-        raise UserError(f"can't download {name}: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(f"can't download {name}: {one_line(error)}") from error
 
 
 if __name__ == "__main__":

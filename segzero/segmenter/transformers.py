@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForMaskGenerat
 from transformers.models.sam2.modeling_sam2 import Sam2MultiScaleAttention, Sam2VisionNeck, do_pool
 
 from segzero.device import find_device
-from segzero.errors import UserError
+from segzero.errors import UserError, one_line
 from segzero.segmenter.batching import Rows, decode_in_rows
 from segzero.segmenter.protocol import Embeddings, MaskPrediction, MaskPrompt
 
@@ -88,8 +88,7 @@ def _load(path: str | Path):
     except UserError:
         raise
     except Exception as error:  # a folder can be broken in many ways, and each has its own exception
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"can't load the segmenter {path}: {reason}") from error
+        raise UserError(f"can't load the segmenter {path}: {one_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"can't load the segmenter {path}: its weights lack {missing[0]} and {len(missing) - 1} more")
     return model.eval(), processor

@@ -18,10 +18,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 from segzero.data.exports.label_studio import brush
-from segzero.errors import UserError
+from segzero.errors import UserError, one_line
 from segzero.frames import Size
 from segzero.masks import Box, Point
-from segzero.policy.chat_template import one_line
 from segzero.result import InstanceMask
 from segzero.segmenter import MaskPrompt
 from segzero.serving.schema import MAX_POINTS

@@ -16,7 +16,7 @@ from PIL import Image
 from segzero import shipped
 from segzero.errors import unknown_name
 from segzero.masks import RLE, decode
-from segzero.pipeline import SegZeroPipeline
+from segzero.pipeline import Query, SegZeroPipeline
 from segzero.policy import Policy, Reply, Request, Sampling, load_policy, pick_backend
 from segzero.policy.checkpoint import shown_name
 from segzero.policy.openai import OpenAIPolicy
@@ -115,7 +115,7 @@ class Answering:
     def answer(self, asked: list[Asked]) -> list[Segmentation]:
         """The whole walk for several images with a question each."""
         begin = time.perf_counter()
-        found = self.pipeline([each.image for each in asked], [each.question for each in asked])
+        found = self.pipeline.run([Query(each.image, each.question) for each in asked])
         return [
             replace(result, timings={"queue": begin - each.since, **result.timings})
             for each, result in zip(asked, found, strict=True)

@@ -2,20 +2,18 @@
 
 import asyncio
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-import numpy as np
 from fastapi import Request, Response
-from PIL import Image
 from starlette.types import Receive
 
 from segzero.dialogue import Registry, Round
-from segzero.io import png_bytes
-from segzero.masks import RLE, Mask, box_of, decode, encode
+from segzero.images import data_url
+from segzero.io import finite_or_zero
+from segzero.masks import RLE, Mask, box_of, decode, encode, mask_png
 from segzero.result import Segmentation
 from segzero.segmenter import MaskPrediction
 from segzero.segmenter.protocol import best_first
@@ -23,7 +21,6 @@ from segzero.serving import responses, threads
 from segzero.serving.batching import Busy, Dead
 from segzero.serving.errors import ClientLeft, busy, dead, timed_out
 from segzero.serving.model_pool import Models
-from segzero.serving.schema import data_url
 
 
 def segmentation(result: Segmentation, format: str) -> dict[str, Any]:
@@ -91,11 +88,6 @@ def as_bytes(answer: dict[str, Any]) -> bytes:
     return json.dumps(answer, allow_nan=False).encode()
 
 
-def mask_png(mask: Mask) -> bytes:
-    """0 and 255, as `Segmentation.save` writes masks."""
-    return png_bytes(Image.fromarray(mask.astype(np.uint8) * 255))
-
-
 def _masks(drawn: MaskPrediction, all_masks: bool, format: str) -> list[dict[str, Any]]:
     order = best_first(drawn)[: None if all_masks else 1]
     masks = drawn.masks
@@ -103,7 +95,7 @@ def _masks(drawn: MaskPrediction, all_masks: bool, format: str) -> list[dict[str
 
 
 def _mask(mask: Mask, score: float, format: str) -> dict[str, Any]:
-    return {"score": score if math.isfinite(score) else 0.0, "box": box_of(mask), **_written(encode(mask), format)}
+    return {"score": finite_or_zero(score), "box": box_of(mask), **_written(encode(mask), format)}
 
 
 def _written(rle: RLE, format: str) -> dict[str, Any]:

@@ -35,11 +35,6 @@ def read_data_url(value: object) -> bytes | str:
         raise ValueError(f"the data URL's base64 is damaged: {error}") from None
 
 
-def data_url(png: bytes) -> str:
-    """A PNG file as a data URL."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
 _BINARY = {
     "type": "string",
     "description": "data:image/png;base64,... or another format's; https://... where the server fetches images.",

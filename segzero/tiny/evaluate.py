@@ -18,8 +18,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from rewards.matching import matched_iou
 from segzero.answer import Answer, parse_answer
 from segzero.data.dialogue_synthesis import KINDS as LATER_KINDS
-from segzero.dialogue.prompting import recall, registry_of
-from segzero.prompts import render_messages
+from segzero.dialogue.prompting import sample_prompt
 from segzero.sample import Sample
 from segzero.tiny.dialogues import make_dialogues
 from segzero.tiny.policy import FRAME
@@ -163,8 +162,7 @@ def chance_score(sample: Sample) -> float:
 
 
 def _messages(sample: Sample) -> list[dict]:
-    asked = recall(sample.question, registry_of(sample.turns, sample.size), FRAME)
-    return render_messages(asked.question, notes=asked.notes)
+    return sample_prompt(sample, FRAME).messages("multi")
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -24,7 +24,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from segzero.answer import Answer, Instance, render_answer
 from segzero.data.dialogue_synthesis import as_samples
-from segzero.dialogue.prompting import recall, registry_of
+from segzero.dialogue.prompting import sample_prompt
 from segzero.frames import Size
 from segzero.masks import Box, Point
 from segzero.sample import Sample
@@ -240,14 +240,14 @@ def later_rounds(scene: Scene, stage: Answers, rng: np.random.Generator) -> list
     samples = as_samples(talk.said, talk.things, Sample("", "", "", *size))
     pairs = []
     for sample in samples[1:]:
-        asked = recall(sample.question, registry_of(sample.turns, size), FRAME)
+        prompt = sample_prompt(sample, FRAME)
         echoes = stage.echoing > 0 and rng.random() < stage.echoing
         think, objects = talk.answer(sample.meta["round"], echoes)
         if rng.random() < stage.citing:
             boxes = sample.turns[sample.meta["references"][0] - 1]["boxes"]
             think = " ".join([*(str(FRAME.to_frame(box, size)) for box in boxes), think])
         answer = answer_text(think, [(o.box, o.points[0]) for o in objects], size)
-        pairs.append(Pair(asked.question, answer, asked.notes))
+        pairs.append(Pair(prompt.question, answer, prompt.notes))
     return pairs
 
 

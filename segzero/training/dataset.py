@@ -22,12 +22,13 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from segzero.data.parquet import from_parquet
+from segzero.dialogue.prompting import sample_prompt
 from segzero.errors import UserError
+from segzero.images import image_key
 from segzero.io import write_atomically
 from segzero.masks import check_rle
 from segzero.policy.checkpoint import Checkpoint, read_checkpoint
 from segzero.sample import Object, Sample
-from segzero.training.asking import ask
 from segzero.training.tokenization import Encoder, open_fitted
 
 AT_ONCE = 256  # samples in memory with their images, while they are tried
@@ -112,7 +113,7 @@ def checkpoint_of(config: DictConfig) -> Checkpoint:
 
 def messages_with_path(sample: Sample, checkpoint: Checkpoint) -> list[dict]:
     """The rendered messages, the image's path in the placeholder."""
-    messages = ask(sample, checkpoint.frame).messages(checkpoint.prompt)
+    messages = sample_prompt(sample, checkpoint.frame).messages(checkpoint.prompt)
     for message in messages:
         message["content"] = [
             {**part, "image": sample.image} if part["type"] == "image" else part for part in message["content"]
@@ -124,15 +125,17 @@ def usable(
     samples: Iterable[Sample], encoder: Encoder, max_prompt_length: int, report: Report
 ) -> Iterator[tuple[Sample, int]]:
     """Samples that can be trained on, in order, each with its prompt's tokens; what is wrong goes into `report`."""
-    tried: dict[bytes, tuple[int, int] | str] = {}  # image -> its size, or what is wrong with it
+    tried: dict[str, tuple[int, int] | str] = {}  # image -> its size, or what is wrong with it
     samples = iter(samples)
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:  # Pillow decodes outside Python's lock
         while some := list(islice(samples, AT_ONCE)):
-            new = {_key(sample): sample for sample in some if _key(sample) not in tried}
+            new = {image_key(sample.image): sample for sample in some if image_key(sample.image) not in tried}
             sizes = threads.map(lambda sample: _attempt(lambda: sample.open().size), new.values())
             tried.update(zip(new, sizes, strict=True))
             for sample in some:
-                tokens = _size_problem(sample, tried[_key(sample)]) or _attempt(partial(_count, encoder, sample))
+                tokens = _size_problem(sample, tried[image_key(sample.image)]) or _attempt(
+                    partial(_count, encoder, sample)
+                )
                 if isinstance(tokens, str):
                     report.unreadable[sample.id] = tokens
                 elif tokens == 0:
@@ -160,9 +163,9 @@ def _size_problem(sample: Sample, size: tuple[int, int] | str) -> str | None:
 
 
 def _count(encoder: Encoder, sample: Sample) -> int:
-    """The tokens of a sample's prompt; 0 where no policy is asked."""
-    asked = ask(sample, encoder.checkpoint.frame)
-    return 0 if asked.needless else len(encoder.encode(sample, asked))
+    """Count the tokens of a sample's prompt; 0 where the policy is not called."""
+    prompt = sample_prompt(sample, encoder.checkpoint.frame)
+    return 0 if prompt.answer_is_empty else len(encoder.encode(sample, prompt))
 
 
 def to_json(sample: Sample) -> str:
@@ -191,12 +194,6 @@ def _attempt(action: Callable[[], Any]) -> Any:
         return action()
     except UserError as error:
         return str(error)
-
-
-def _key(sample: Sample) -> bytes:
-    """The same for the same image, without holding on to it."""
-    image = sample.image
-    return image.encode() if isinstance(image, str) else hashlib.sha256(image).digest()
 
 
 def _stored(sample: Sample, image_dir: Path) -> Sample:

@@ -16,8 +16,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from rewards import PromptBoxes
-from segzero.data.check import true_answer
 from segzero.data.parquet import from_parquet
+from segzero.data.validation import true_answer
 from segzero.errors import UserError
 from segzero.sample import Sample
 from segzero.training import checkpoints, checks, estimate, hardware
@@ -75,7 +75,7 @@ class Walk:
 
 def walk(config: DictConfig, split: str) -> Walk:
     """Read, encode and score every sample as the run would; the truth, as the policy would write it, is the answer."""
-    from segzero.training.asking import ask
+    from segzero.dialogue.prompting import sample_prompt
     from segzero.training.dataset import Report, checkpoint_of, usable
     from segzero.training.scorer import Scorer
     from segzero.training.tokenization import Encoder, processor_of
@@ -89,7 +89,7 @@ def walk(config: DictConfig, split: str) -> Walk:
     async def score() -> None:
         for sample, tokens in usable(_read(config, files, split), encoder, config.data.max_prompt_length, report):
             _check_masks(config, sample)
-            prompt_boxes = ask(sample, frame).prompt_boxes
+            prompt_boxes = sample_prompt(sample, frame).boxes
             text = _citing(true_answer(sample, frame, encoder.format), prompt_boxes)
             [scored] = await scorer.score(sample, [text], prompt_boxes=prompt_boxes)
             found.count += 1

@@ -8,7 +8,6 @@ vision tower's work too: it sees each image once, and its features are handed to
 
 import os
 import socket
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from segzero.errors import UserError
+from segzero.lru import LRUCache
 from segzero.policy.checkpoint import read_checkpoint
 from segzero.training.shared_folder import holds
 from segzero.training.tokenization import open_fitted
@@ -34,25 +34,6 @@ CACHE_BYTES = 1 << 30
 Pixels = dict[str, torch.Tensor]  # what the model's forward takes beside the ids
 
 
-class PixelCache:
-    """Pixels by image path, the least used thrown out first."""
-
-    def __init__(self, limit: int = CACHE_BYTES) -> None:
-        self.limit, self.held = limit, 0
-        self._pixels: OrderedDict[str, Pixels] = OrderedDict()
-
-    def get(self, path: str) -> Pixels | None:
-        if path in self._pixels:
-            self._pixels.move_to_end(path)
-        return self._pixels.get(path)
-
-    def put(self, path: str, pixels: Pixels) -> None:
-        self._pixels[path] = pixels
-        self.held += _bytes(pixels)
-        while self.held > self.limit and len(self._pixels) > 1:
-            self.held -= _bytes(self._pixels.popitem(last=False)[1])
-
-
 @EngineRegistry.register("language_model", ["fsdp", "fsdp2"], ["cuda", "cpu"], vendor=VENDOR)
 class ImageEngine(FSDPEngineWithLMHead):
     """verl's engine; `freeze_vision_tower` has its effect here, as nothing in verl 0.9.1 reads that key."""
@@ -62,7 +43,7 @@ class ImageEngine(FSDPEngineWithLMHead):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.cache = PixelCache()
+        self.cache = LRUCache(CACHE_BYTES, _bytes)  # pixels by image path
         self.checkpoint = read_checkpoint(self.model_config.local_path, **self.image_options)
 
     def _build_module(self) -> torch.nn.Module:

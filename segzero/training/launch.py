@@ -15,7 +15,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from segzero.errors import UserError
+from segzero.errors import UserError, one_line
 from segzero.io import lock, write_atomically
 from segzero.policy.checkpoint import Checkpoint, read_checkpoint
 from segzero.training import checkpoints, checks
@@ -225,15 +225,11 @@ def explain(error: Exception, run: Path) -> UserError | None:
     if isinstance(error, RayActorError) or type(cause).__name__ == "EngineDeadError":
         return UserError(f"a process of the run died; its checkpoints are whole. Cause: {cause_of_death(cause)}")
     if type(cause).__name__ == "OutOfMemoryError":
-        return UserError(f"a GPU's memory is full: {one_line(cause)[:300]}; {LESS_GPU_MEMORY}")
+        return UserError(f"a GPU's memory is full: {one_line(cause)}; {LESS_GPU_MEMORY}")
     return None
 
 
 def _refused(error: BaseException) -> str:
     """What torch did not load, out of its advice on how to load it nevertheless."""
     found = re.search(r"[Uu]nsupported (?:global: )?(?:GLOBAL|operand) (\S+)", str(error))
-    return f"it asks for {found[1]}" if found else one_line(error)[:200]
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    return f"it asks for {found[1]}" if found else one_line(error, 200)

@@ -12,7 +12,6 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 
 from segzero.errors import UserError
-from segzero.io import sync
+from segzero.io import new_folder
 from segzero.training.model_card import base_model, make_cards, read_run
 from segzero.training.outline import outline
 from segzero.training.shards import Shards, actor_folder
@@ -62,7 +61,7 @@ def merge(source: str | Path, out: str | Path, dtype: str = "bfloat16", card: Ma
     shards = Shards(folder)
     _, model = outline(folder / "huggingface")
     entries = _entries(shards, model, _adapter_scale(folder, shards))
-    with _whole_or_nothing(out) as unfinished:
+    with new_folder(out) as unfinished:
         _copy_small_files(folder / "huggingface", unfinished)
         write_safetensors(entries, unfinished, dtype)
         for name, text in cards.items():
@@ -90,7 +89,7 @@ def export_adapter(source: str | Path, out: str | Path, dtype: str = "bfloat16")
         "inference_mode": True,
         **_adapter_numbers(folder),
     }
-    with _whole_or_nothing(out) as unfinished:
+    with new_folder(out) as unfinished:
         (unfinished / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
         write_safetensors(entries, unfinished, dtype, "adapter_model")
     return out
@@ -101,26 +100,6 @@ def _check_target(out: Path, dtype: str) -> None:
         raise UserError(f"unknown dtype {dtype!r}; use one of {', '.join(_DTYPES)}")
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise UserError(f"{out} is there already; choose another folder or remove it")
-
-
-@contextmanager
-def _whole_or_nothing(out: Path) -> Iterator[Path]:
-    """A folder to write into, which gets the name `out` at the end; nothing is left of it if anything fails."""
-    unfinished = out.with_name(f".{out.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        for file in (*unfinished.iterdir(), unfinished):
-            sync(file)
-        if out.is_dir():
-            out.rmdir()
-        unfinished.rename(out)
-        sync(out.parent)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _entries(shards: Shards, model: Any, scale: float | None) -> list[Entry]:

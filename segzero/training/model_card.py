@@ -13,9 +13,8 @@ from typing import Any
 import yaml
 
 import segzero
-from segzero.errors import UserError
+from segzero.errors import UserError, one_line
 from segzero.frames import parse_frame
-from segzero.policy.chat_template import one_line
 from segzero.policy.checkpoint import CARD, card_text, read_checkpoint, read_config
 from segzero.training import log
 

@@ -14,7 +14,7 @@ from PIL import Image
 from segzero.evaluation.metrics import Score, ciou, giou, n_acc, precision_at, score_masks, t_acc
 from segzero.frames import Frame
 from segzero.images import load_image
-from segzero.masks import decode, union
+from segzero.masks import box_mask, decode, union
 from segzero.pipeline import in_pixels
 from segzero.result import InstanceMask, Segmentation
 from segzero.sample import Sample
@@ -62,7 +62,7 @@ class Recorder:
         sample = group.sample
         image = load_image(sample.image)
         true = tuple(
-            InstanceMask(decode(o.rle) if o.rle else _filled(o.box, sample.size), o.box, o.points, 1.0)
+            InstanceMask(decode(o.rle) if o.rle else box_mask(o.box, sample.size), o.box, o.points, 1.0)
             for o in sample.objects
         )
         sheets = [Segmentation(image, f"True: {_words(group)}", true).panel()]
@@ -85,7 +85,7 @@ class Recorder:
         """What an answer drew; without a segmenter, its boxes filled."""
         places = [in_pixels(instance, self.frame, sample.size) for instance in answer.scored.answer.instances]
         drawn = answer.scored.masks
-        masks = [decode(m) for m in drawn] if drawn is not None else [_filled(box, sample.size) for box, _ in places]
+        masks = [decode(m) for m in drawn] if drawn is not None else [box_mask(box, sample.size) for box, _ in places]
         return tuple(InstanceMask(m, box, points, 1.0) for m, (box, points) in zip(masks, places, strict=True))
 
 
@@ -96,14 +96,14 @@ def _best_and_worst(group: Group) -> tuple[Answer, Answer]:
 
 def _about(group: Group) -> dict[str, Any]:
     """The sample, and what was asked."""
-    sample, asked = group.sample, group.asked
-    found = {"sample": sample.id, "image": str(sample.image), "question": asked.question}
-    return found | ({"notes": asked.notes, "history": group.history.value} if asked.notes else {})
+    sample, prompt = group.sample, group.prompt
+    found = {"sample": sample.id, "image": str(sample.image), "question": prompt.question}
+    return found | ({"notes": prompt.notes, "history": group.history.value} if prompt.notes else {})
 
 
 def _words(group: Group) -> str:
     """What was asked, in one line."""
-    return " | ".join([group.asked.question, *group.asked.notes.splitlines()])
+    return " | ".join([group.prompt.question, *group.prompt.notes.splitlines()])
 
 
 def _describe(answer: Answer) -> dict[str, Any]:
@@ -114,13 +114,6 @@ def _describe(answer: Answer) -> dict[str, Any]:
         "error": answer.scored.answer.error,
         "truncated": answer.truncated,
     }
-
-
-def _filled(box: Any, size: tuple[int, int]) -> np.ndarray:
-    mask = np.zeros(size[::-1], bool)  # [H, W]
-    x0, y0, x1, y1 = (round(v) for v in box)
-    mask[y0:y1, x0:x1] = True
-    return mask
 
 
 def show(step: int, chosen: Sequence[Extremes], files: Sequence[Path], backends: Mapping[str, Any]) -> None:
@@ -178,7 +171,7 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     metrics["answer/readable"] = errors["none"] / len(answers)
     metrics["answer/truncated"] = float(np.mean([answer.truncated for answer in answers]))
     metrics["answer/tokens"] = float(np.mean([answer.tokens for answer in answers]))
-    later = [group.history for group in groups if group.asked.notes]
+    later = [group.history for group in groups if group.prompt.notes]
     if later:
         metrics["dialogue/own_history"] = later.count(History.OWN) / len(later)
         metrics["dialogue/fallbacks"] = later.count(History.FALLBACK) / len(later)

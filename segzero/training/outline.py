@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from segzero.errors import UserError
-from segzero.policy.chat_template import one_line
+from segzero.errors import UserError, one_line
 from segzero.policy.checkpoint import read_config
 
 

@@ -21,9 +21,10 @@ from tensordict import TensorDict
 
 from segzero.answer import Answer as ParsedAnswer
 from segzero.answer import parse_answer
+from segzero.dialogue.prompting import PolicyPrompt, sample_prompt
 from segzero.errors import UserError
 from segzero.sample import Sample
-from segzero.training.asking import Asked, ask, ask_after_own_answers, takes_own_history
+from segzero.training.own_history import prompt_after_own_answers, takes_own_history
 from segzero.training.scorer import Scored, Scorer
 from segzero.training.tokenization import Encoded, Encoder
 from segzero.training.watchdog import Watch
@@ -56,7 +57,7 @@ class Group:
     """All answers to one prompt."""
 
     sample: Sample
-    asked: Asked
+    prompt: PolicyPrompt
     answers: tuple[Answer, ...]
     seconds: dict[str, float] = field(default_factory=dict)  # generate, reward
     history: History = History.TRUE
@@ -154,42 +155,42 @@ class Rollouts:
         self, sample: Sample, validating: bool = False, own: bool = False
     ) -> tuple[Group, Encoded, list[Any]]:
         begin = time.perf_counter()
-        asked, history = ask(sample, self.encoder.checkpoint.frame), History.TRUE
-        encoded = self.encoder.encode(sample, asked)
-        if own and asked.notes:
+        prompt, history = sample_prompt(sample, self.encoder.checkpoint.frame), History.TRUE
+        encoded = self.encoder.encode(sample, prompt)
+        if own and prompt.notes:
             found = await self._after_own_answers(sample)
-            asked, encoded = found or (asked, encoded)
+            prompt, encoded = found or (prompt, encoded)
             history = History.OWN if found else History.FALLBACK
         written = await self._write(sample, encoded, 1 if validating else self.config.n, greedy=validating)
         generated = time.perf_counter()
         texts = [self.encoder.read(answer.ids) for answer in written]
-        scored = await self.scorer.score(sample, texts, validating, asked.told)
+        scored = await self.scorer.score(sample, texts, validating, prompt.boxes)
         seconds = {"generate": generated - begin, "reward": time.perf_counter() - generated}
         answers = tuple(
             Answer(text, len(answer.ids), answer.truncated, each)
             for text, answer, each in zip(texts, written, scored, strict=True)
         )
-        return Group(sample, asked, answers, seconds, history), encoded, written
+        return Group(sample, prompt, answers, seconds, history), encoded, written
 
-    async def _after_own_answers(self, sample: Sample) -> tuple[Asked, Encoded] | None:
-        """What a sample's policy is asked after its own earlier answers; None if after those it can't be."""
+    async def _after_own_answers(self, sample: Sample) -> tuple[PolicyPrompt, Encoded] | None:
+        """Write the prompt after the policy's own earlier answers; None if after those it can't be asked."""
         frame = self.encoder.checkpoint.frame
 
-        async def write(asked: Asked) -> ParsedAnswer | None:
-            encoded = self._fitting(sample, asked)
+        async def write(prompt: PolicyPrompt) -> ParsedAnswer | None:
+            encoded = self._fitting(sample, prompt)
             if encoded is None:
                 return None
             [answer] = await self._write(sample, encoded, 1, greedy=True)
             return parse_answer(self.encoder.read(answer.ids), self.encoder.format, frame.extent(sample.size))
 
-        asked = await ask_after_own_answers(sample, frame, write)
-        encoded = asked and self._fitting(sample, asked)
-        return (asked, encoded) if asked and encoded else None
+        prompt = await prompt_after_own_answers(sample, frame, write)
+        encoded = prompt and self._fitting(sample, prompt)
+        return (prompt, encoded) if prompt and encoded else None
 
-    def _fitting(self, sample: Sample, asked: Asked) -> Encoded | None:
-        """The prompt, unless it is too long or can't be asked."""
+    def _fitting(self, sample: Sample, prompt: PolicyPrompt) -> Encoded | None:
+        """Tokenize the prompt; None if it is too long or can't be asked."""
         try:
-            encoded = self.encoder.encode(sample, asked)
+            encoded = self.encoder.encode(sample, prompt)
         except UserError:
             return None
         return encoded if len(encoded) <= self.config.prompt_length else None

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from segzero.lru import LRUCache
 from segzero.masks import RLE, encode
-from segzero.segmenter.cache import EmbeddingCache
 from segzero.segmenter.protocol import Embeddings, MaskPrompt, Segmenter, enlarge
 
 Answers = list[list[MaskPrompt]]  # what each answer wants drawn
@@ -30,7 +30,7 @@ class SegmenterService:
 
     def __init__(self, segmenter: Segmenter, cache_bytes: int = 2 << 30, most_images: int = 16) -> None:
         self.segmenter, self.most_images = segmenter, most_images
-        self.cache = EmbeddingCache(cache_bytes)
+        self.cache = LRUCache[Embeddings](cache_bytes, lambda embeddings: embeddings.nbytes)
         self.encoded = 0  # images so far
         self._queue: asyncio.Queue[_Request] = asyncio.Queue()
         self._running: asyncio.Task | None = None

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from PIL import Image
 
+from segzero.dialogue.prompting import PolicyPrompt, sample_prompt
 from segzero.errors import UserError
 from segzero.images import load_image
 from segzero.policy.checkpoint import Checkpoint
 from segzero.prompts import get_prompt
 from segzero.sample import Sample
-from segzero.training.asking import Asked, ask
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +44,10 @@ class Encoder:
         """The answer format that the prompt asks for."""
         return get_prompt(self.checkpoint.prompt).format
 
-    def encode(self, sample: Sample, asked: Asked | None = None) -> Encoded:
-        """The ids of a sample's prompt. `asked`: what its policy is asked, if not after its true history."""
-        asked = asked or ask(sample, self.checkpoint.frame)
-        text = _chat(self.processor, asked.messages(self.checkpoint.prompt))
+    def encode(self, sample: Sample, prompt: PolicyPrompt | None = None) -> Encoded:
+        """Tokenize a sample's prompt; without a `prompt`, the one after its true history."""
+        prompt = prompt or sample_prompt(sample, self.checkpoint.frame)
+        text = _chat(self.processor, prompt.messages(self.checkpoint.prompt))
         short = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         placeholder = self.processor.image_token_id
         assert short.count(placeholder) == 1, "prompts.normalise lets no special token through"

@@ -4,12 +4,12 @@
 '<table><tr><th>figure<th>value<tr><td>gIoU<td>&lt;0.5&gt;</table>'
 """
 
-import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 
 from PIL import Image
 
+from segzero.images import data_url
 from segzero.io import png_bytes
 
 PANEL_WIDTH = 700  # pixels, in a page
@@ -41,8 +41,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def picture(image: Image.Image) -> str:
     """The image, small, inside the page."""
     small = image.resize((PANEL_WIDTH, round(image.height * PANEL_WIDTH / image.width)), Image.Resampling.LANCZOS)
-    data = base64.b64encode(png_bytes(small)).decode()
-    return f'<img alt="" src="data:image/png;base64,{data}">'
+    return f'<img alt="" src="{data_url(png_bytes(small))}">'
 
 
 def side_by_side(parts: Iterable[str]) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from segzero.cli.chat import Chat
 from segzero.cli.main import main
+from segzero.cli.repl import ChatSession
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def talk(dialogue, tmp_path):
     """talk(line, ...) -> what is said; the pictures go to tmp_path."""
     said: list[str] = []
-    chat = Chat(dialogue, tmp_path / "rounds", said.append)
+    chat = ChatSession(dialogue, tmp_path / "rounds", said.append)
 
     def call(*lines: str) -> list[str]:
         said.clear()

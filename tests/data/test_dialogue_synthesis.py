@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from segzero.data.check import check
-from segzero.data.dialogue_synthesis import Asked, Thing, as_samples, converse, follow_ups, pick, things_of
+from segzero.data.dialogue_synthesis import RoundQuestion, Thing, as_samples, extend_dialogue, follow_ups, choose_question, things_of
 from segzero.data.parquet import from_parquet
 from segzero.data.prepare import prepare
 from segzero.data.readers import read
-from segzero.data.recipe import Recipe
-from segzero.dialogue.prompting import recall, registry_of
+from segzero.data.recipe import SampleRecipe
+from segzero.dialogue.prompting import build_prompt, registry_from_turns
 from segzero.errors import UserError
 from segzero.frames import stretch
 from segzero.masks import decode, encode
@@ -44,7 +44,7 @@ def test_nothing_on_a_side_is_an_answer_if_all_the_others_are_clearly_on_the_oth
     desk = [thing("mug", 20, 50), thing("pen", 60, 20), thing("pen", 80, 80)]
     found = {each.text: each for each in follow_ups(desk, (0,), 2, SIZE)}
     empty = found["the pen left of [REF:2]"]
-    assert (empty.kind, empty.targets, empty.refers) == ("nothing", (), 2)
+    assert (empty.kind, empty.targets, empty.refers_to) == ("nothing", (), 2)
     desk[1] = thing("pen", 18, 20)
     assert "the pen left of [REF:1]" not in asked(desk, (0,))
 
@@ -90,39 +90,39 @@ def test_a_part_is_what_lies_in_a_larger_one_of_another_name():
 
 def test_a_conversation_repeats_nothing_and_refers_to_what_was_found():
     room = [thing("chair", 15 + 20 * i, 20 + 15 * i, colour=c) for i, c in enumerate(("red", "blue", "red", "green"))]
-    first = Asked("first", "the green chair", (3,))
+    first = RoundQuestion("first", "the green chair", (3,))
     for seed in range(20):
-        said = converse([first], room, SIZE, 4, np.random.default_rng(seed))
+        said = extend_dialogue([first], room, SIZE, 4, np.random.default_rng(seed))
         assert len({each.text for each in said}) == len(said) == 4
         for number, each in enumerate(said[1:], 2):
-            assert 1 <= each.refers < number and said[each.refers - 1].targets
+            assert 1 <= each.refers_to < number and said[each.refers_to - 1].targets
             assert f"[REF:{each.refers}]" in each.text
 
 
 def test_questions_for_nothing_are_rare_unless_asked_for():
-    possible = [Asked("nothing", str(i), ()) for i in range(50)] + [Asked("same", "x", (1,))]
+    possible = [RoundQuestion("nothing", str(i), ()) for i in range(50)] + [RoundQuestion("same", "x", (1,))]
     rng = np.random.default_rng(0)
-    chosen = [pick(possible, rng) for _ in range(400)]
+    chosen = [choose_question(possible, rng) for _ in range(400)]
     share = sum(each is not None and each.kind == "nothing" for each in chosen) / 400
     assert 0.13 < share < 0.27
-    assert 0.6 < sum(pick(possible[:50], rng) is None for _ in range(100)) / 100 < 0.95, "rare also where all are"
-    some = pick(possible, rng, "nothing")
-    assert some is not None and some.kind == "nothing" and pick(possible, rng, "part") is None
+    assert 0.6 < sum(choose_question(possible[:50], rng) is None for _ in range(100)) / 100 < 0.95, "rare also where all are"
+    some = choose_question(possible, rng, "nothing")
+    assert some is not None and some.kind == "nothing" and choose_question(possible, rng, "part") is None
 
 
 def test_each_round_is_a_sample_with_the_rounds_before_it():
     room = [thing("mug", 20, 50), thing("pen", 60, 20), thing("pen", 80, 80)]
-    said = [Asked("first", "the mug", (0,)), Asked("same", "the pen left of [REF:1]", (), 1, "left of")]
+    said = [RoundQuestion("first", "the mug", (0,)), RoundQuestion("same", "the pen left of [REF:1]", (), 1, "left of")]
     about = Sample("room-7", "room.png", "the mug", *SIZE, meta={"image_id": 7})
     first, second = as_samples(said, room, about)
     assert (first.id, first.turns, first.objects) == ("room-7-1", (), (room[0].object,))
     assert (second.id, second.empty, second.meta["references"]) == ("room-7-2", True, [1])
     assert second.meta["dialogue"] == "room-7" and second.meta["round"] == 2 and second.meta["image_id"] == 7
-    registry = registry_of(second.turns, SIZE)
+    registry = registry_from_turns(second.turns, SIZE)
     assert (decode(registry.regions[0].rle) == decode(room[0].object.rle)).all()
-    asked = recall(second.question, registry, stretch(200))
-    assert asked.question == "the pen left of <box>[30, 90, 50, 110]</box>"
-    assert asked.notes.endswith('round 1, "the mug": <box>[30, 90, 50, 110]</box> <point>[40, 100]</point>')
+    prompt = build_prompt(second.question, registry, stretch(200))
+    assert prompt.question == "the pen left of <box>[30, 90, 50, 110]</box>"
+    assert prompt.notes.endswith('round 1, "the mug": <box>[30, 90, 50, 110]</box> <point>[40, 100]</point>')
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def coco(tmp_path):
 
 
 def test_prepared_dialogues_pass_the_check(coco, tmp_path):
-    card = prepare(str(coco), "coco", tmp_path / "out", Recipe(dialogues=3))
+    card = prepare(str(coco), "coco", tmp_path / "out", SampleRecipe(dialogues=3))
     samples = list(from_parquet(tmp_path / "out"))
     later = [sample for sample in samples if sample.turns]
     assert card.kinds["as read"] == 4 and card.kinds["later rounds"] == len(later) >= 4
@@ -152,7 +152,7 @@ def test_prepared_dialogues_pass_the_check(coco, tmp_path):
     assert all(sample.turns[-1]["points"] for sample in later if sample.turns[-1]["boxes"])
     report = check(tmp_path / "out")
     assert report.ok, report.wrong
-    again = prepare(str(coco), "coco", tmp_path / "again", Recipe(dialogues=3), workers=2)
+    again = prepare(str(coco), "coco", tmp_path / "again", SampleRecipe(dialogues=3), workers=2)
     assert again.kinds == card.kinds and list(from_parquet(tmp_path / "again")) == samples
 
 
@@ -161,14 +161,14 @@ def test_where_not_all_is_annotated_only_choices_are_asked(coco, tmp_path):
     for image in value["images"]:
         image["neg_category_ids"] = []  # as LVIS, which annotates no more than what it looked for
     coco.write_text(json.dumps(value))
-    prepare(str(coco), "coco", tmp_path / "out", Recipe(dialogues=2))
+    prepare(str(coco), "coco", tmp_path / "out", SampleRecipe(dialogues=2))
     later = [sample for sample in from_parquet(tmp_path / "out") if sample.turns]
     assert later and {sample.category for sample in later} == {"choice"}
 
 
 def test_dialogues_of_one_round_are_refused():
     with pytest.raises(UserError, match="--dialogues 1: a dialogue has 2 to 12 rounds"):
-        Recipe(dialogues=1)
+        SampleRecipe(dialogues=1)
 
 
 def test_questions_as_read_stay_where_no_conversation_can_be_had(coco, tmp_path):
@@ -176,7 +176,7 @@ def test_questions_as_read_stay_where_no_conversation_can_be_had(coco, tmp_path)
     value["annotations"] = value["annotations"][:1]
     value["images"][0]["neg_category_ids"] = []
     coco.write_text(json.dumps(value))
-    prepare(str(coco), "coco", tmp_path / "out", Recipe(dialogues=3))
+    prepare(str(coco), "coco", tmp_path / "out", SampleRecipe(dialogues=3))
     [sample] = from_parquet(tmp_path / "out")
     [as_read] = read(coco, "coco")
     assert (sample.id, sample.question, sample.meta["round"]) == (as_read.id, as_read.question, 1)

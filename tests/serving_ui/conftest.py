@@ -1,15 +1,15 @@
-"""One server for all tests, one browser for a module; each test has a page of its own."""
+"""One server for all tests, one browser per module, and a page of its own for each test."""
 
 import pytest
 from playwright.sync_api import sync_playwright
 
-from tests.helpers import browsing
+from tests.helpers.demo_page import find_browser, run_demo_server
 
 
 @pytest.fixture(scope="module")
 def browser():
-    """Not for the session: while Playwright runs, no other test of this process can start an event loop."""
-    path = browsing.find_browser()
+    """A browser. It is not shared by the session: while Playwright runs, no other test can start an event loop."""
+    path = find_browser()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path)
         yield browser
@@ -17,34 +17,34 @@ def browser():
 
 
 @pytest.fixture(scope="session")
-def flags(tmp_path_factory):
-    """Where flagged answers are kept."""
-    return tmp_path_factory.mktemp("flags")
+def feedback_folder(tmp_path_factory):
+    """The folder in which the server stores feedback."""
+    return tmp_path_factory.mktemp("feedback")
 
 
 @pytest.fixture(scope="session")
-def served(flags):
-    """Everybody may come in."""
-    with browsing.demo_ui("--flags", str(flags)) as served:
-        yield served
+def server(feedback_folder):
+    """A server that needs no token."""
+    with run_demo_server("--flags", str(feedback_folder)) as server:
+        yield server
 
 
 @pytest.fixture
 def new_page(browser):
-    """Makes pages, whose scripts may not fail and who may not be refused anything by their own policy."""
-    wrong: list[str] = []
+    """A function that opens pages. The test fails if one of their scripts fails or breaks the security policy."""
+    errors: list[str] = []
     contexts = []
 
     def make(url: str, width: int = 1280, height: int = 800, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True, **options)
         contexts.append(context)
         page = context.new_page()
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        # What the server refuses is logged too, and is not the page's mistake.
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        # The browser also logs each response with an error status, which is not a mistake of the page.
         page.on(
             "console",
             lambda message: (
-                wrong.append(message.text)
+                errors.append(message.text)
                 if message.type == "error" and "Failed to load resource" not in message.text
                 else None
             ),
@@ -55,12 +55,12 @@ def new_page(browser):
     yield make
     for context in contexts:
         context.close()
-    assert not wrong
+    assert not errors
 
 
 @pytest.fixture
-def page(new_page, served):
-    """The page, its examples shown."""
-    page = new_page(served.url)
+def page(new_page, server):
+    """The page in its first view, with the examples loaded."""
+    page = new_page(server.url)
     page.locator(".example").first.wait_for()
     return page

@@ -92,8 +92,8 @@ def test_repeating_the_reference_counts_as_chance(rounds):
 
 
 def test_a_frame_of_another_family_reads_them_too(rounds):
-    from segzero.dialogue.prompting import recall, registry_of
+    from segzero.dialogue.prompting import sample_prompt
 
     for sample in rounds:
-        asked = recall(sample.question, registry_of(sample.turns, sample.size), stretch(840))
-        assert "[REF" not in asked.question and asked.question.count("<box>") == len(sample.meta["references"])
+        prompt = sample_prompt(sample, stretch(840))
+        assert "[REF" not in prompt.question and prompt.question.count("<box>") == len(sample.meta["references"])

@@ -7,8 +7,8 @@ import types
 import pytest
 
 from segzero import shipped
-from segzero.data.check import true_answer
 from segzero.data.parquet import to_parquet
+from segzero.data.validation import true_answer
 from segzero.errors import UserError
 from segzero.io import config_dir
 from segzero.tiny.dialogues import make_dialogues

@@ -16,7 +16,6 @@ from verl.models.transformers.monkey_patch import apply_monkey_patch
 from segzero.errors import UserError
 from segzero.sample import Sample
 from segzero.training.engine import (
-    PixelCache,
     SharedFeatures,
     freeze_vision,
     gather_head,
@@ -217,16 +216,6 @@ def test_rows_of_different_images_are_left_alone():
 def test_nothing_to_freeze_is_a_mistake():
     with pytest.raises(UserError, match="no part called 'visual'"):
         freeze_vision(torch.nn.Linear(2, 2))
-
-
-def test_pixels_are_kept_up_to_a_number_of_bytes():
-    cache = PixelCache(limit=100)
-    for path in "abc":
-        cache.put(path, {"pixel_values": torch.zeros(10)})  # 40 bytes
-        cache.get("a")
-    assert cache.get("b") is None
-    assert cache.get("a") is not None
-    assert cache.held == 80
 
 
 def test_groups_stay_on_one_rank():

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from segzero.answer import parse_answer
+from segzero.dialogue.prompting import sample_prompt
 from segzero.evaluation.metrics import giou
 from segzero.frames import native
-from segzero.training.asking import ask
 from segzero.training.monitor import group_metrics, score_group, validation_metrics
 from segzero.training.rollouts import Answer, Group, History
 from segzero.training.scorer import Scored
@@ -21,7 +21,7 @@ def answer(total, text="<think></think><answer>[]</answer>", masks=None, truncat
 @pytest.fixture
 def group(samples):
     def group(*answers, sample=samples[0]):
-        return Group(sample, ask(sample, native()), answers, {"generate": 1.0, "reward": 0.5})
+        return Group(sample, sample_prompt(sample, native()), answers, {"generate": 1.0, "reward": 0.5})
 
     return group
 
@@ -45,7 +45,7 @@ def test_whose_answers_the_later_rounds_were_asked_after(samples):
     seconds = {"generate": 1.0, "reward": 0.5}
 
     def group(sample, history):
-        return Group(sample, ask(sample, native()), (answer(1.0), answer(0.0)), seconds, history)
+        return Group(sample, sample_prompt(sample, native()), (answer(1.0), answer(0.0)), seconds, history)
 
     first = group(samples[0], History.TRUE)
     metrics = group_metrics([first, *(group(later, history) for history in ["own", "own", "fallback", "true"])])

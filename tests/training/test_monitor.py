@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from segzero.answer import parse_answer
+from segzero.dialogue.prompting import sample_prompt
 from segzero.frames import native
 from segzero.masks import encode
-from segzero.training.asking import ask
 from segzero.training.monitor import Recorder
 from segzero.training.rollouts import Answer, Group, History
 from segzero.training.scorer import Scored
@@ -26,7 +26,7 @@ def answer(total, text=NOTHING, masks=None):
 
 
 def group(sample, *answers, history=History.TRUE):
-    return Group(sample, ask(sample, native()), answers, history=history)
+    return Group(sample, sample_prompt(sample, native()), answers, history=history)
 
 
 @pytest.fixture

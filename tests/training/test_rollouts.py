@@ -190,7 +190,7 @@ def test_a_group_is_asked_after_the_policys_own_answers(trained, encoder, later)
     assert 'round 2, "what is above it": <box>[60, 30, 80, 50]</box> <point>[70, 40]</point>' in texts[2]
     assert group.history == "own" and [answer.scored.terms["cites"] for answer in group.answers] == [1.0, 1.0]
     prompts = [row.tolist() for row in fields["prompts"].unbind()]
-    assert prompts == [encoder.encode(later, group.asked).ids] * 2  # what verl learns from is what was asked
+    assert prompts == [encoder.encode(later, group.prompt).ids] * 2  # what verl learns from is what was asked
     assert "[20, 30, 40, 50]" in encoder.processor.tokenizer.decode(prompts[0])
 
 

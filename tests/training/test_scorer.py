@@ -8,11 +8,10 @@ from dataclasses import replace
 import pytest
 
 from segzero.answer import Answer, Instance, render_answer
-from segzero.dialogue.prompting import answered
+from segzero.dialogue.prompting import add_answer, sample_prompt
 from segzero.dialogue.registry import Registry
 from segzero.errors import UserError
 from segzero.frames import relative
-from segzero.training.asking import ask
 from segzero.training.scorer import Scorer
 from segzero.training.segmenter_actor import SegmenterService
 
@@ -91,10 +90,10 @@ def test_a_think_chain_is_asked_to_cite_what_its_prompt_held(samples, segmenter,
     sample = next(sample for sample in samples if len(sample.objects) == 1)
     turns = ({"question": "the ring", "boxes": [[28, 56, 84, 112]]},)
     later = replace(sample, question="what is left of it", turns=turns)
-    own = answered(Registry(sample.size), "the ring", Answer(instances=(Instance((1.0, 2.0, 9.0, 12.0)),)), frame)
+    own = add_answer(Registry(sample.size), "the ring", Answer(instances=(Instance((1.0, 2.0, 9.0, 12.0)),)), frame)
     texts = [f"<think>beside {box}</think><answer>[]</answer>" for box in ("[14, 28, 42, 56]", "[1, 2, 9, 12]")]
     for registry, cited in ((None, [1.0, 0.0]), (own, [0.0, 1.0])):
-        scored = score(scorer, later, texts, told=ask(later, frame, registry).told)
+        scored = score(scorer, later, texts, prompt_boxes=sample_prompt(later, frame, registry).boxes)
         assert [each.terms["cites"] for each in scored] == cited
         assert all(each.masks == () for each in scored)  # drawn, as for `mask`
 

@@ -4,20 +4,19 @@
 Exported(samples=120, left_out=[])
 """
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from segzero.data.check import samples_of
+from segzero.data.check import read_folders
 from segzero.data.exports.coco import CocoExport
 from segzero.data.exports.conver_seg import ConverSegExport
 from segzero.data.exports.fiftyone import FiftyOneExport
 from segzero.data.exports.label_studio import LabelStudioExport
 from segzero.data.exports.refer import ReferExport
 from segzero.errors import UserError, unknown_name
-from segzero.io import write_atomically
+from segzero.io import new_folder, write_atomically
 from segzero.sample import Sample
 
 
@@ -60,13 +59,10 @@ def export(folder: str | Path, to: str, out: str | Path) -> Exported:
         raise unknown_name("export format", to, list(EXPORTS))
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(f"{out} is there already; choose another --out, or remove it")
-    unfinished = out.with_name(f".{out.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
     done = Exported()
-    try:
-        unfinished.mkdir(parents=True)
+    with new_folder(out) as unfinished:
         writer = EXPORTS[to](unfinished)
-        for _, _, sample in samples_of([folder]):
+        for _, _, sample in read_folders([folder]):
             try:
                 if sample.turns:
                     raise UserError(f"{to} has no rounds of a dialogue")
@@ -81,11 +77,4 @@ def export(folder: str | Path, to: str, out: str | Path) -> Exported:
         writer.finish()
         if done.left_out:
             write_atomically(unfinished / "left_out.txt", "".join(f"{line}\n" for line in done.left_out).encode())
-        if out.is_dir():
-            out.rmdir()
-        unfinished.replace(out)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return done

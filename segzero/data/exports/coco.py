@@ -11,8 +11,8 @@ from segzero.data.exports.pictures import Pictures
 from segzero.data.readers.fields import plain
 from segzero.errors import UserError
 from segzero.io import write_json
-from segzero.masks import RLE, area, check_rle
-from segzero.sample import Object, Sample
+from segzero.masks import coco_annotation
+from segzero.sample import Sample
 
 
 class CocoExport:
@@ -29,9 +29,9 @@ class CocoExport:
         """Objects become annotations of the category that the question is."""
         if sample.empty and sample.ignore is not None:
             raise UserError("COCO has no question about ignored pixels alone")
-        objects = [_annotation(true) for true in sample.objects]
+        objects = [coco_annotation(true.box, true.rle) for true in sample.objects]
         if sample.ignore is not None:
-            objects.append(_region(sample.ignore) | {"iscrowd": 1})
+            objects.append(coco_annotation(None, sample.ignore, crowd=True))
         file_name = self.pictures.add(sample)
         new = {"id": len(self.categories) + 1, "name": sample.question, "supercategory": sample.category}
         category = self.categories.setdefault(sample.question, new)["id"]
@@ -69,13 +69,3 @@ class CocoExport:
             entries.append(entry)
         self.asked.setdefault(entry["id"], set()).add(category)
         return entry
-
-
-def _annotation(true: Object) -> dict[str, Any]:
-    x0, y0, x1, y1 = true.box
-    region = _region(true.rle) if true.rle is not None else {"segmentation": [], "area": (x1 - x0) * (y1 - y0)}
-    return region | {"bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0}
-
-
-def _region(rle: RLE) -> dict[str, Any]:
-    return {"segmentation": check_rle(rle), "area": area(rle)}

@@ -3,14 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from segzero.data.exports.pictures import Pictures
 from segzero.data.readers.fields import plain
 from segzero.errors import UserError
-from segzero.io import png_bytes, write_atomically, write_json
-from segzero.masks import decode
+from segzero.io import write_atomically, write_json
+from segzero.masks import decode, mask_png
 from segzero.sample import Sample
 
 
@@ -30,7 +27,7 @@ class ConverSegExport:
             raise UserError("ConverSeg has no ignored pixels")
         image = self.pictures.add(sample)
         mask = f"masks/{sum(map(len, self.items.values())):06}.png"
-        write_atomically(self.out / mask, png_bytes(Image.fromarray(decode(union).astype(np.uint8) * 255)))
+        write_atomically(self.out / mask, mask_png(decode(union)))
         item = {"id": sample.id, "image": f"images/{image}", "mask": mask, "prompt": sample.question}
         concept = {"concept": sample.concept} if sample.concept else {}
         self.items.setdefault(plain(sample.split), []).append(item | concept)

@@ -1,11 +1,10 @@
 """Images and JSON files of an export. Images are copied as they are, each once."""
 
-import hashlib
 from pathlib import Path
 
 from segzero.data.readers.pictures import image_size
 from segzero.errors import UserError
-from segzero.images import READERS
+from segzero.images import READERS, image_key
 from segzero.io import write_atomically
 from segzero.sample import Sample
 
@@ -21,7 +20,7 @@ class Pictures:
     def add(self, sample: Sample) -> str:
         """Copy the sample's image, if it is not there yet; its file name in the folder."""
         image = sample.image
-        key = image if isinstance(image, str) else hashlib.sha256(image).hexdigest()
+        key = image_key(image)
         source = Path(image) if isinstance(image, str) else image
         if key in self.names:
             return self.names[key]

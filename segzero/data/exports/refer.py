@@ -11,8 +11,8 @@ from typing import Any
 from segzero.data.exports.pictures import Pictures
 from segzero.errors import UserError
 from segzero.io import write_atomically, write_json
-from segzero.masks import area, check_rle
-from segzero.sample import Object, Sample
+from segzero.masks import coco_annotation
+from segzero.sample import Sample
 
 IMAGES = "images/mscoco/images/train2014"
 NOTHING = -1
@@ -32,7 +32,7 @@ class ReferExport:
         """A sample is a ref with one sentence."""
         if sample.ignore is not None:
             raise UserError("REFER has no ignored pixels")
-        regions = [_region(true) for true in sample.objects]
+        regions = [coco_annotation(true.box, true.rle) for true in sample.objects]
         file_name = self.pictures.add(sample)
         new = {"id": len(self.images) + 1, "file_name": file_name, "width": sample.width, "height": sample.height}
         image = self.images.setdefault(file_name, new)["id"]
@@ -71,13 +71,3 @@ class ReferExport:
             write_atomically(self.out / "refcoco/refs(segzero).p", pickle.dumps(self.refs["refcoco"], protocol=2))
         if self.refs["grefcoco"]:
             write_json(self.out / "grefcoco/grefs(segzero).json", self.refs["grefcoco"])
-
-
-def _region(true: Object) -> dict[str, Any]:
-    x0, y0, x1, y1 = true.box
-    return {
-        "bbox": [x0, y0, x1 - x0, y1 - y0],
-        "segmentation": [] if true.rle is None else check_rle(true.rle),
-        "area": (x1 - x0) * (y1 - y0) if true.rle is None else area(true.rle),
-        "iscrowd": 0,
-    }

@@ -16,7 +16,7 @@ import numpy as np
 from segzero.data import safe_parquet
 from segzero.data.readers.annotations import boolean_mask
 from segzero.data.readers.pictures import image_size, inside
-from segzero.errors import UserError
+from segzero.errors import UserError, one_line
 from segzero.frames import Size
 from segzero.masks import Mask
 
@@ -51,7 +51,7 @@ class Row(Mapping[str, Any]):
         try:
             return column[0].as_py()
         except Exception as error:  # text that is none, dates that Python has no word for, ...
-            raise UserError(f"its {name!r} can't be read: {_line(error)}") from error
+            raise UserError(f"its {name!r} can't be read: {one_line(error)}") from error
 
     def mask(self, name: str, size: Size) -> Mask | None:
         """A mask [H, W] of nested lists, or None; their lengths are compared with the image before they are joined."""
@@ -188,7 +188,7 @@ def _saved(path: Path) -> Any:
     try:
         return load_from_disk(str(path))
     except Exception as error:  # whatever a damaged folder brings about in that library
-        raise UserError(f"cannot read {path}: {_line(error)}") from error
+        raise UserError(f"cannot read {path}: {one_line(error)}") from error
 
 
 def _from_hub(name: str, split: str) -> Any:
@@ -199,7 +199,7 @@ def _from_hub(name: str, split: str) -> Any:
     try:
         return load_dataset(name, split=split or None)  # once fetched, it is read from the cache, offline too
     except Exception as error:  # no network, no such name, no such split: each its own exception
-        raise UserError(f"cannot get {name} from the hub or its cache: {_line(error)}") from error
+        raise UserError(f"cannot get {name} from the hub or its cache: {one_line(error)}") from error
 
 
 def _slices(dataset: Any, name: str) -> Iterator["pyarrow.Table"]:
@@ -209,8 +209,4 @@ def _slices(dataset: Any, name: str) -> Iterator["pyarrow.Table"]:
             table.validate(full=True)
             yield table
     except Exception as error:
-        raise UserError(f"cannot read {name}: it is damaged: {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"cannot read {name}: it is damaged: {one_line(error)}") from error

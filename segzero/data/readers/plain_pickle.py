@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from segzero.errors import UserError
+from segzero.errors import UserError, one_line
 
 LEFT_OUT = (pickle.BYTEARRAY8, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET)
 
@@ -56,5 +56,5 @@ def loads(raw: bytes) -> Any:
     except UserError:
         raise
     except Exception as error:  # hostile bytes bring about nearly everything there
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error, 200)
         raise UserError(f"it is no whole pickle of plain values: {reason}") from error

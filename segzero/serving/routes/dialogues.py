@@ -32,7 +32,7 @@ from segzero.serving.sessions import Dialogues, Kept
 from segzero.serving.streaming import EventStream, Heard, wants_events
 from segzero.serving.threads import reading
 
-Step = Callable[[Dialogue], Round | None]
+Step = Callable[[Dialogue, SegZeroPipeline], Round | None]
 EVENTS: dict[str, Any] = {"text/event-stream": {"schema": {"type": "string"}}}
 
 
@@ -52,15 +52,14 @@ def add_dialogues(app: FastAPI, models: Models, limits: Limits, extras: Extras, 
         told = (kept.id, dialogue.registry, chosen.policy, chosen.segmenter, dialogue.memory, limits.idle, kept.steps)
         return await json_answer(request, responses.dialogue_state, *told, status=status)
 
-    def with_models(kept: Kept, step: Callable[[Dialogue], Any]) -> Callable[[SegZeroPipeline], Any]:
+    def with_models(kept: Kept, step: Callable[[Dialogue, SegZeroPipeline], Any]) -> Callable[[SegZeroPipeline], Any]:
         """The step, for a thread in which the dialogue's models are shared with others."""
 
         def work(pipeline: SegZeroPipeline) -> Any:
-            before, kept.dialogue.pipeline = kept.dialogue.registry, pipeline
+            before = kept.dialogue.registry
             try:
-                return step(kept.dialogue)
+                return step(kept.dialogue, pipeline)
             finally:
-                kept.dialogue.pipeline = kept.chosen.pipeline
                 kept.steps += kept.dialogue.registry is not before
 
         return work
@@ -114,8 +113,8 @@ def add_dialogues(app: FastAPI, models: Models, limits: Limits, extras: Extras, 
         question = check_question(body.question, limits)
         heard = Heard() if wants_events(request) else None
 
-        def step(dialogue: Dialogue) -> Round:
-            dialogue.ask(question, body.about, heard.on_text if heard else None)
+        def step(dialogue: Dialogue, pipeline: SegZeroPipeline) -> Round:
+            dialogue.ask(question, body.about, heard.on_text if heard else None, pipeline)
             return dialogue.registry.rounds[-1]
 
         if heard is None:
@@ -135,8 +134,8 @@ def add_dialogues(app: FastAPI, models: Models, limits: Limits, extras: Extras, 
         body = await read_body(request, DrawBody)
         question = check_question(body.question, limits)
 
-        def step(dialogue: Dialogue) -> Round:
-            dialogue.draw(body.points, body.labels, body.box, question, body.choice)
+        def step(dialogue: Dialogue, pipeline: SegZeroPipeline) -> Round:
+            dialogue.draw(body.points, body.labels, body.box, question, body.choice, pipeline)
             return dialogue.registry.rounds[-1]
 
         return await take(request, kept, step, body.format)
@@ -147,8 +146,8 @@ def add_dialogues(app: FastAPI, models: Models, limits: Limits, extras: Extras, 
         kept = kept_for(request, id)
         body = await read_body(request, RefineBody)
 
-        def step(dialogue: Dialogue) -> Round:
-            dialogue.refine(body.id, body.points, body.labels, body.box, body.choice)
+        def step(dialogue: Dialogue, pipeline: SegZeroPipeline) -> Round:
+            dialogue.refine(body.id, body.points, body.labels, body.box, body.choice, pipeline)
             return dialogue.registry.round(dialogue.registry.region(body.id).round)
 
         return await take(request, kept, step, body.format)
@@ -163,7 +162,11 @@ def add_dialogues(app: FastAPI, models: Models, limits: Limits, extras: Extras, 
         """The masks that refine (of an instance) or draw could give; nothing changes."""
         kept = kept_for(request, id)
         body = await read_body(request, CandidatesBody)
-        work = with_models(kept, lambda dialogue: dialogue.candidates(body.id, body.points, body.labels, body.box))
+
+        def step(dialogue: Dialogue, pipeline: SegZeroPipeline) -> Any:
+            return dialogue.candidates(body.id, body.points, body.labels, body.box, pipeline)
+
+        work = with_models(kept, step)
         masks = await answer_of(request, models, models.run, work, kept.alone, kept.chosen)
         return await json_answer(request, responses.candidates, masks, body.format)
 
@@ -172,7 +175,7 @@ def add_dialogues(app: FastAPI, models: Models, limits: Limits, extras: Extras, 
         """Forget all rounds; undo brings them back."""
         kept = kept_for(request, id)
         await read_body(request, Body)
-        return await take(request, kept, Dialogue.clear, "rle")
+        return await take(request, kept, lambda dialogue, _: dialogue.clear(), "rle")
 
     @app.post("/v1/dialogues/{id}/undo", **state)
     async def undo(request: Request, id: str) -> Response:

@@ -13,9 +13,8 @@ from PIL import Image
 from segzero.dialogue import Registry
 from segzero.dialogue.session_file import dialogue_file
 from segzero.io import png_bytes
-from segzero.masks import area, decode
+from segzero.masks import coco_annotation, decode, mask_png
 from segzero.serving.model_pool import Models
-from segzero.serving.responses import mask_png
 from segzero.serving.sessions import Kept
 from segzero.serving.threads import exporting
 from segzero.viz.overlay import draw_overlay
@@ -56,20 +55,9 @@ def as_coco(registry: Registry) -> bytes:
     categories: dict[str, int] = {}
     annotations = []
     for region in registry.regions:
-        x0, y0, x1, y1 = region.box
-        annotations.append(
-            {
-                "id": region.id,
-                "image_id": 1,
-                "category_id": categories.setdefault(region.question or BY_HAND, len(categories) + 1),
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "area": area(region.rle),
-                "segmentation": region.rle,
-                "iscrowd": 0,
-                "score": region.score,
-                "round": region.round,
-            }
-        )
+        category = categories.setdefault(region.question or BY_HAND, len(categories) + 1)
+        place = {"id": region.id, "image_id": 1, "category_id": category} | coco_annotation(region.box, region.rle)
+        annotations.append(place | {"score": region.score, "round": region.round})
     width, height = registry.size
     whole = {
         "images": [{"id": 1, "file_name": "image.png", "width": width, "height": height}],

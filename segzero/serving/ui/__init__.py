@@ -1,4 +1,4 @@
-"""The web page: plain files, without a build step, mounted at /ui of the server.
+"""The web page: static files without a build step, mounted at /ui of the server.
 
 >>> add_ui(app)                                                                                    # doctest: +SKIP
 """
@@ -13,28 +13,30 @@ from starlette.types import Scope
 
 STATIC = Path(__file__).with_name("static")
 HEADERS = {
-    # Nothing comes from elsewhere; blob: and data: are pictures that the page made or was given.
+    # Nothing is loaded from other servers. blob: and data: are images that the page made or the user gave.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # kept, but asked for again: a new version is seen at once
+    "Cache-Control": "no-cache",  # the browser revalidates its copy, so that a new version is seen at once
 }
 
 
 def add_ui(app: FastAPI) -> None:
-    """Show the page at /ui/; / leads there."""
+    """Mount the page at /ui/ and redirect / to it."""
 
     @app.get("/", include_in_schema=False)
-    async def front() -> Response:
-        return RedirectResponse("ui/")  # relative, so that it works behind a proxy's prefix too
+    async def redirect_to_page() -> Response:
+        return RedirectResponse("ui/")  # relative, so that it also works behind a proxy that adds a prefix
 
-    app.mount("/ui", _Page(directory=STATIC, html=True), name="ui")
+    app.mount("/ui", _PageFiles(directory=STATIC, html=True), name="ui")
 
 
-class _Page(StaticFiles):
+class _PageFiles(StaticFiles):
+    """Static files that are sent with the page's security headers."""
+
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
         response.headers.update(HEADERS)

@@ -1,9 +1,10 @@
-/** The server's routes. Whatever goes wrong becomes a Problem with a code and one line. */
+/** HTTP client of the server's routes. Each failure is thrown as an ApiError with a code and a one-line message. */
 
 const ROOT = new URL("../", document.baseURI);
-const KEPT = "segzero.token";
+const TOKEN_KEY = "segzero.token";
 
-export class Problem extends Error {
+class ApiError extends Error {
+  /** `status` is 0 where no response came; the code is then "unreachable", "aborted" or "foreign_address". */
   constructor(status, code, message) {
     super(message);
     this.status = status;
@@ -11,126 +12,128 @@ export class Problem extends Error {
   }
 }
 
-/** Send this token from now on, until the tab is closed. */
-export function keepToken(token) {
-  sessionStorage.setItem(KEPT, token);
+/** Send this token with every later request, until the tab is closed. */
+export function saveToken(token) {
+  sessionStorage.setItem(TOKEN_KEY, token);
 }
 
-export const models = () => json("GET", "v1/models");
-export const examples = () => json("GET", "v1/examples");
-export const ready = () => json("GET", "readyz");
-export const look = (id) => json("GET", at(id));
-export const image = (id) => send("GET", at(id, "image")).then(bytesOf);
-export const undo = (id) => json("POST", at(id, "undo"), {});
-export const clear = (id) => json("POST", at(id, "clear"), {});
-export const candidates = (id, prompt, signal) => json("POST", at(id, "candidates"), prompt, signal);
-export const refine = (id, prompt) => json("POST", at(id, "refine"), prompt);
-export const draw = (id, prompt) => json("POST", at(id, "draw"), prompt);
-export const flag = (id, said) => json("POST", at(id, "flag"), said);
+export const listModels = () => requestJson("GET", "v1/models");
+export const listExamples = () => requestJson("GET", "v1/examples");
+export const getDialogue = (id) => requestJson("GET", dialoguePath(id));
+export const getImage = (id) => request("GET", dialoguePath(id, "image")).then(readBlob);
+export const undo = (id) => requestJson("POST", dialoguePath(id, "undo"), {});
+export const clear = (id) => requestJson("POST", dialoguePath(id, "clear"), {});
+export const candidates = (id, prompt, signal) => requestJson("POST", dialoguePath(id, "candidates"), prompt, signal);
+export const refine = (id, prompt) => requestJson("POST", dialoguePath(id, "refine"), prompt);
+export const draw = (id, prompt) => requestJson("POST", dialoguePath(id, "draw"), prompt);
+export const sendFeedback = (id, feedback) => requestJson("POST", dialoguePath(id, "flag"), feedback);
 
-/** Begin a dialogue about a picture; `wanted` may name a policy, a segmenter and a memory. */
-export function begin(file, wanted) {
+/** Create a dialogue about an image file; `models` may name a policy, a segmenter and a memory. */
+export function createDialogue(file, models) {
   const form = new FormData();
   form.append("image", file, "image");
-  for (const [name, value] of Object.entries(wanted)) if (value) form.append(name, value);
-  return json("POST", "v1/dialogues", form);
+  for (const [kind, name] of Object.entries(models)) if (name) form.append(kind, name);
+  return requestJson("POST", "v1/dialogues", form);
 }
 
-/** Forget a dialogue; sent even while the page is being left. */
-export function forget(id) {
-  send("DELETE", at(id), undefined, { keepalive: true }).catch(() => {}); // it would expire anyway
+/** Delete a dialogue. The request is sent even while the page is being closed; if it fails, the dialogue expires. */
+export function deleteDialogue(id) {
+  request("DELETE", dialoguePath(id), undefined, { keepalive: true }).catch(() => {});
 }
 
-/** Say that the page is being left; the dialogue can be come back to. */
-export function leave(id) {
-  send("POST", at(id, "leave"), {}, { keepalive: true }).catch(() => {});
+/** Tell the server that the page is being closed. The dialogue can still be reopened. */
+export function leaveDialogue(id) {
+  request("POST", dialoguePath(id, "leave"), {}, { keepalive: true }).catch(() => {});
 }
 
-/** Ask; `onText` is called with the text written so far. Gives the new round. */
+/** Ask a question and return the new round. `onText` is called with the text generated so far. */
 export async function ask(id, question, onText, signal) {
   const headers = { Accept: "text/event-stream" };
-  const response = await send("POST", at(id, "ask"), { question }, { headers, signal });
+  const response = await request("POST", dialoguePath(id, "ask"), { question }, { headers, signal });
   let text = "";
   try {
-    for await (const { event, data } of events(response)) {
+    for await (const { event, data } of readEvents(response)) {
       if (event === "text") onText((text += data.text));
       else if (event === "round") return data;
-      else if (event === "error") throw new Problem(data.status, data.error.code, data.error.message);
+      else if (event === "error") throw new ApiError(data.status, data.error.code, data.error.message);
     }
   } catch (error) {
-    throw error instanceof Problem ? error : unreachable(error);
+    throw error instanceof ApiError ? error : connectionError(error);
   }
-  throw unreachable();
+  throw connectionError(); // the stream ended before the round came
 }
 
-/** A file that the server writes: {blob, name}. */
-export async function download(id, format, round) {
-  const response = await send("GET", `${at(id, "export")}?format=${format}${round ? `&round=${round}` : ""}`);
+/** Fetch an export of the dialogue: {blob, name}. */
+export async function exportDialogue(id, format, round) {
+  const query = `format=${format}${round ? `&round=${round}` : ""}`;
+  const response = await request("GET", `${dialoguePath(id, "export")}?${query}`);
   const name = /filename="?([^";]+)"?/.exec(response.headers.get("content-disposition") ?? "")?.[1];
-  return { blob: await bytesOf(response), name: name ?? `dialogue.${format}` };
+  return { blob: await readBlob(response), name: name ?? `dialogue.${format}` };
 }
 
-/** The bytes behind an address that the server named. */
+/** Fetch the bytes behind an address that came from the server. */
 export async function fetchBlob(address) {
   const url = new URL(address.replace(/^\//, ""), ROOT); // relative, for a proxy that adds a prefix
-  if (url.origin !== ROOT.origin) throw new Problem(0, "elsewhere", "the server named a picture on another server");
-  return bytesOf(await send("GET", url));
+  if (url.origin !== ROOT.origin) {
+    throw new ApiError(0, "foreign_address", "the server named a picture on another server");
+  }
+  return readBlob(await request("GET", url));
 }
 
-const at = (id, step) => `v1/dialogues/${encodeURIComponent(id)}${step ? `/${step}` : ""}`;
+const dialoguePath = (id, step) => `v1/dialogues/${encodeURIComponent(id)}${step ? `/${step}` : ""}`;
 
-async function json(method, path, body, signal) {
-  const response = await send(method, path, body, { signal });
-  const text = await response.text().catch(breakOff);
+async function requestJson(method, path, body, signal) {
+  const response = await request(method, path, body, { signal });
+  const text = await response.text().catch(throwConnectionError);
   return text ? JSON.parse(text) : null;
 }
 
-const bytesOf = (response) => response.blob().catch(breakOff);
-
-/** An answer that ended in the middle. */
-function breakOff(error) {
-  throw unreachable(error);
-}
-
-async function send(method, path, body, { headers = {}, signal, keepalive } = {}) {
-  const token = sessionStorage.getItem(KEPT);
-  const all = { ...headers, ...(token && { Authorization: `Bearer ${token}` }) };
+async function request(method, path, body, { headers = {}, signal, keepalive } = {}) {
+  const token = sessionStorage.getItem(TOKEN_KEY);
+  const allHeaders = { ...headers, ...(token && { Authorization: `Bearer ${token}` }) };
   if (body !== undefined && !(body instanceof FormData)) {
-    all["Content-Type"] = "application/json";
+    allHeaders["Content-Type"] = "application/json";
     body = JSON.stringify(body);
   }
   let response;
   try {
-    response = await fetch(new URL(path, ROOT), { method, headers: all, body, signal, keepalive });
+    response = await fetch(new URL(path, ROOT), { method, headers: allHeaders, body, signal, keepalive });
   } catch (error) {
-    throw unreachable(error);
+    throw connectionError(error);
   }
   if (response.ok) return response;
-  const told = await response.json().catch(() => null);
-  const message = told?.error?.message ?? `the server answered ${response.status}`;
-  throw new Problem(response.status, told?.error?.code ?? "unknown", message);
+  const answer = await response.json().catch(() => null);
+  const message = answer?.error?.message ?? `the server answered ${response.status}`;
+  throw new ApiError(response.status, answer?.error?.code ?? "unknown", message);
 }
 
-function unreachable(error) {
-  if (error?.name === "AbortError") return new Problem(0, "stopped", "stopped");
-  return new Problem(0, "gone", "the server does not answer");
+const readBlob = (response) => response.blob().catch(throwConnectionError);
+
+function throwConnectionError(error) {
+  throw connectionError(error);
 }
 
-/** Server-sent events, their data read as JSON; a plain JSON answer is one event "round". */
-async function* events(response) {
+/** Return the ApiError of a request without a complete response: aborted by the page, or the connection failed. */
+function connectionError(error) {
+  if (error?.name === "AbortError") return new ApiError(0, "aborted", "stopped");
+  return new ApiError(0, "unreachable", "the server does not answer");
+}
+
+/** Yield server-sent events with their data parsed as JSON. A plain JSON response is yielded as one "round" event. */
+async function* readEvents(response) {
   if (!response.headers.get("content-type")?.startsWith("text/event-stream")) {
     yield { event: "round", data: await response.json() };
     return;
   }
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let waiting = "";
+  let incomplete = "";
   for (;;) {
     const { done, value } = await reader.read();
     if (done) return;
-    const parts = (waiting + value).split(/\r?\n\r?\n/);
-    waiting = parts.pop();
-    for (const part of parts) {
-      const lines = part.split(/\r?\n/);
+    const blocks = (incomplete + value).split(/\r?\n\r?\n/);
+    incomplete = blocks.pop();
+    for (const block of blocks) {
+      const lines = block.split(/\r?\n/);
       const field = (name) => lines.find((line) => line.startsWith(`${name}: `))?.slice(name.length + 2);
       if (field("data")) yield { event: field("event"), data: JSON.parse(field("data")) };
     }

@@ -1,9 +1,9 @@
-/** Making elements. Texts go in as text, never as HTML. */
+/** Helpers for the document. Texts are inserted as text, never as HTML. */
 
-/** The element of that id. */
+/** Return the element with this id. */
 export const byId = (id) => document.getElementById(id);
 
-/** `make("button", {class: "quiet", onclick: go}, icon("undo"), "Undo")` */
+/** Create an element: `make("button", {class: "quiet", onclick: go}, icon("undo"), "Undo")` */
 export function make(name, attributes = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -15,7 +15,7 @@ export function make(name, attributes = {}, ...children) {
   return element;
 }
 
-/** One of the drawings that index.html holds. */
+/** Create an icon from a symbol of index.html. */
 export function icon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("class", "icon");
@@ -26,16 +26,16 @@ export function icon(name) {
   return svg;
 }
 
-/** A colour [r, g, b] for CSS and canvases. */
-export const css = (color, alpha = 1) => `rgb(${color.map(Math.round).join(" ")} / ${alpha})`;
+/** Format a colour [r, g, b] for CSS and canvases. */
+export const cssColor = (color, alpha = 1) => `rgb(${color.map(Math.round).join(" ")} / ${alpha})`;
 
-/** Say something to a screen reader. */
+/** Announce a text to screen readers. */
 export function announce(text) {
-  byId("said").textContent = text;
+  byId("announcement").textContent = text;
 }
 
-/** Scroll as little as is needed to see it. */
+/** Scroll just enough to bring an element into view. */
 export function bringIntoView(element) {
-  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  element?.scrollIntoView({ block: "nearest", behavior: calm ? "instant" : "smooth" });
+  const reduced = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  element?.scrollIntoView({ block: "nearest", behavior: reduced ? "instant" : "smooth" });
 }

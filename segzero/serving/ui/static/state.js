@@ -1,48 +1,44 @@
-/** What the page knows. Whoever shows a part of it is called after each change. */
+/** State of the page. Every change goes through `update`, which calls all subscribers. */
 
 export const state = {
-  server: null, // what GET /v1/models told
-  wanted: { policy: null, segmenter: null, memory: null }, // for the next dialogue
-  picture: null, // {file, name, image, width, height, followups}; pixels as the server counts them
+  server: null, // the response of GET /v1/models
+  modelChoice: { policy: null, segmenter: null, memory: null }, // for the next dialogue; null is the server's default
+  image: null, // {file, name, bitmap, width, height, followups}; width and height as the server counts pixels
   dialogue: null, // {id, policy, segmenter, memory}
-  rounds: [],
-  steps: 0, // that undo can take back
-  shown: null, // the number of the round on the picture, or "all"
-  selected: null, // the id of an instance
+  rounds: [], // as the server sends them
+  undoSteps: 0, // number of steps that undo can take back
+  shownRound: null, // the number of the round on the canvas, or "all"
+  selected: null, // the id of the selected region
   tool: "select", // or "add", "remove", "box"
   layers: { masks: true, boxes: true, points: true, opacity: 0.45 },
-  asked: null, // the question that is being answered
-  written: "", // of its answer, so far
-  draft: null, // a correction that nobody has kept yet: see draft.js
+  pendingQuestion: null, // the question that is being answered
+  partialAnswer: "", // the text generated for it so far
+  correction: null, // prompts and candidate masks that are not saved yet: see correction.js
   busy: null, // what is going on, in words
-  problem: null, // {text, action, run, calm}: one line, and maybe a button
+  banner: null, // {text, action, run, isNotice}: one line, and maybe a button
 };
 
-const watchers = [];
+const subscribers = [];
 
-/** Call `show` after every change. */
-export function watch(show) {
-  watchers.push(show);
+/** Call `render` after every change of the state. */
+export function subscribe(render) {
+  subscribers.push(render);
 }
 
-/** Change some of the state, then show it. */
+/** Merge `change` into the state, then call all subscribers. */
 export function update(change) {
   Object.assign(state, change);
-  for (const show of watchers) show();
+  for (const render of subscribers) render();
 }
 
-/** All instances of all rounds. */
-export function regions() {
-  return state.rounds.flatMap((round) => round.regions);
+/** Return the region with this id, or undefined. */
+export function findRegion(id) {
+  return state.rounds.flatMap((round) => round.regions).find((region) => region.id === id);
 }
 
-/** The instance of that number, or undefined. */
-export function region(id) {
-  return regions().find((each) => each.id === id);
-}
-
-/** The instances on the picture. */
+/** Return the regions of the rounds that the canvas shows. */
 export function shownRegions() {
-  const rounds = state.shown === "all" ? state.rounds : state.rounds.filter((round) => round.number === state.shown);
-  return rounds.flatMap((round) => round.regions);
+  const { rounds, shownRound } = state;
+  const shown = shownRound === "all" ? rounds : rounds.filter((round) => round.number === shownRound);
+  return shown.flatMap((round) => round.regions);
 }

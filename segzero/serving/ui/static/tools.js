@@ -1,148 +1,163 @@
-/** The tools on the picture: pointer, touch and keyboard do the same. */
+/** Tools on the canvas: select, inside point, outside point, box. Pointer, touch and keyboard work alike. */
 
+import {
+  displayScale,
+  imagePoint,
+  isZoomed,
+  pan,
+  regionAt,
+  reveal,
+  setCrosshair,
+  setRubberBand,
+  zoomBy,
+} from "./canvas.js";
+import { addPoint, chooseMask, discardCorrection, keepCorrection, removeLastPoint, setBox } from "./correction.js";
 import { announce, byId } from "./dom.js";
-import { addPoint, choose, discard, keep, setBox, stepBack } from "./draft.js";
-import { imagePoint, instanceAt, pan, reveal, scaleNow, setBand, setCrosshair, zoom, zoomed } from "./picture.js";
 import { shownRegions, state, update } from "./state.js";
 
-const KEYS = { v: "select", p: "add", n: "remove", b: "box" };
+const TOOL_KEYS = { v: "select", p: "add", n: "remove", b: "box" };
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-const SMALLEST = 4; // CSS pixels: a shorter box, or way, was a slip
-const CLOSER = 1.5; // a step of zooming
+const ARROW_STEP = 8; // CSS pixels
+const FAST_ARROW_STEP = 40; // CSS pixels, with Shift
+const MIN_DRAG = 4; // CSS pixels: a smaller box or a shorter drag was not meant
+const ZOOM_STEP = 1.5;
 
 const canvas = byId("canvas");
-let corner = null; // where a box begins
-let cursor = null; // the keyboard's crosshair
-let held = null; // {from, moved}: the pointer went down there, and moves the picture
+let boxCorner = null; // the first corner of the box that is being drawn
+let cursor = null; // the position of the keyboard's crosshair
+let drag = null; // {from, hasMoved}: the drag that moves the visible part of the image
 
-/** Take a tool into the hand. */
-export function take(tool) {
-  corner = null;
-  setBand(null);
+/** Switch to a tool: "select", "add", "remove" or "box". */
+function setTool(tool) {
+  boxCorner = null;
+  setRubberBand(null);
   update({ tool });
 }
 
-/** Which instance points and boxes are for; null: a new one. */
-export function select(id) {
-  if (state.draft && state.draft.id !== id) discard();
+/** Select the region that points and boxes correct; with null they draw a new one. */
+export function selectRegion(id) {
+  if (state.correction && state.correction.id !== id) discardCorrection();
   const round = state.rounds.find((each) => each.regions.some((region) => region.id === id));
-  const shown = round && state.shown !== "all" ? round.number : state.shown;
-  update({ selected: id, shown });
+  const shownRound = round && state.shownRound !== "all" ? round.number : state.shownRound;
+  update({ selected: id, shownRound });
 }
 
-/** Forget what the tools were at. */
-export function letGo() {
-  corner = cursor = held = null;
-  setBand(null);
+/** Cancel an unfinished box, a drag and the crosshair. */
+export function resetTools() {
+  boxCorner = cursor = drag = null;
+  setRubberBand(null);
   setCrosshair(null);
 }
 
-function begin(point) {
+/** Apply the tool at a point of the image; the box tool starts a box there. */
+function useTool(point) {
   if (!state.dialogue || state.busy) return;
-  if (state.tool === "box") corner = point;
+  if (state.tool === "box") boxCorner = point;
   else if (state.tool === "add") addPoint(point, 1);
   else if (state.tool === "remove") {
-    if (state.selected || state.draft) addPoint(point, 0);
+    if (state.selected || state.correction) addPoint(point, 0);
     else announce("Choose an instance first, or add a point inside");
-  } else select(instanceAt(point)?.id ?? null);
+  } else selectRegion(regionAt(point)?.id ?? null);
 }
 
-function end(point) {
-  if (!corner) return;
-  const box = between(corner, point);
-  corner = null;
-  setBand(null);
-  if (Math.min(box[2] - box[0], box[3] - box[1]) * scaleNow() >= SMALLEST) setBox(box);
+function finishBox(point) {
+  if (!boxCorner) return;
+  const box = boxBetween(boxCorner, point);
+  boxCorner = null;
+  setRubberBand(null);
+  if (Math.min(box[2] - box[0], box[3] - box[1]) * displayScale() >= MIN_DRAG) setBox(box);
 }
 
-function between([ax, ay], [bx, by]) {
+function boxBetween([ax, ay], [bx, by]) {
   const [low, high] = [Math.min, Math.max].map((pick) => [pick(ax, bx), pick(ay, by)]);
   return [...low.map(Math.floor), ...high.map(Math.ceil)];
 }
 
 canvas.addEventListener("pointerdown", (event) => {
-  if (event.button !== 0 || !event.isPrimary || !state.picture) return;
+  if (event.button !== 0 || !event.isPrimary || !state.image) return;
   setCrosshair((cursor = null));
   canvas.setPointerCapture(event.pointerId);
-  if (state.tool === "box") begin(imagePoint(event));
-  else if (state.tool === "select" && zoomed()) held = { from: imagePoint(event), moved: false };
+  if (state.tool === "box") useTool(imagePoint(event));
+  else if (state.tool === "select" && isZoomed()) drag = { from: imagePoint(event), hasMoved: false };
 });
 canvas.addEventListener("pointermove", (event) => {
   if (!event.isPrimary) return;
-  const point = (corner || held) && imagePoint(event);
-  if (corner) setBand(between(corner, point));
-  else if (held) {
-    const [dx, dy] = [held.from[0] - point[0], held.from[1] - point[1]];
-    held.moved ||= Math.hypot(dx, dy) * scaleNow() >= SMALLEST;
-    if (held.moved) pan(dx, dy);
+  const point = (boxCorner || drag) && imagePoint(event);
+  if (boxCorner) setRubberBand(boxBetween(boxCorner, point));
+  else if (drag) {
+    const [dx, dy] = [drag.from[0] - point[0], drag.from[1] - point[1]];
+    drag.hasMoved ||= Math.hypot(dx, dy) * displayScale() >= MIN_DRAG;
+    if (drag.hasMoved) pan(dx, dy);
   }
 });
 canvas.addEventListener("pointerup", (event) => {
-  if (event.button !== 0 || !event.isPrimary || !state.picture) return;
-  const dragged = held?.moved;
-  held = null;
-  if (state.tool === "box") end(imagePoint(event));
-  else if (!dragged) begin(imagePoint(event));
+  if (event.button !== 0 || !event.isPrimary || !state.image) return;
+  const wasDragged = drag?.hasMoved;
+  drag = null;
+  if (state.tool === "box") finishBox(imagePoint(event));
+  else if (!wasDragged) useTool(imagePoint(event));
 });
-canvas.addEventListener("pointercancel", letGo); // the finger scrolled the page
+canvas.addEventListener("pointercancel", resetTools); // the finger scrolled the page
 canvas.addEventListener(
   "wheel",
   (event) => {
     const page = document.scrollingElement;
     if (!event.ctrlKey && page.scrollHeight > page.clientHeight) return; // the page scrolls
     event.preventDefault();
-    zoom(Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.002)), imagePoint(event));
+    zoomBy(Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.002)), imagePoint(event));
   },
   { passive: false },
 );
-byId("closer").addEventListener("click", () => zoom(CLOSER));
-byId("farther").addEventListener("click", () => zoom(1 / CLOSER));
-byId("zoom-now").addEventListener("click", () => zoom(0));
-canvas.addEventListener("blur", () => cursor && letGo());
+byId("zoom-in").addEventListener("click", () => zoomBy(ZOOM_STEP));
+byId("zoom-out").addEventListener("click", () => zoomBy(1 / ZOOM_STEP));
+byId("zoom-level").addEventListener("click", () => zoomBy(0));
+canvas.addEventListener("blur", () => cursor && resetTools());
 
 canvas.addEventListener("keydown", (event) => {
-  if (!state.picture || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (ARROWS[event.key]) move(ARROWS[event.key], event.shiftKey ? 40 : 8);
-  else if (event.key === "Enter" && state.draft && !corner) keep();
-  else if (event.key === " " || event.key === "Enter") press();
-  else if (KEYS[event.key]) take(KEYS[event.key]);
-  else if (event.key === "+" || event.key === "=") zoom(CLOSER, cursor ?? undefined);
-  else if (event.key === "-") zoom(1 / CLOSER, cursor ?? undefined);
-  else if (event.key === "0") zoom(0);
-  else if (event.key === "Backspace" && state.draft) stepBack();
-  else if ("123".includes(event.key)) choose(Number(event.key) - 1);
-  else if (event.key === "Escape") escape();
+  if (!state.image || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (ARROWS[event.key]) moveCursor(ARROWS[event.key], event.shiftKey ? FAST_ARROW_STEP : ARROW_STEP);
+  else if (event.key === "Enter" && state.correction && !boxCorner) keepCorrection();
+  else if (event.key === " " || event.key === "Enter") useToolAtCursor();
+  else if (TOOL_KEYS[event.key]) setTool(TOOL_KEYS[event.key]);
+  else if (event.key === "+" || event.key === "=") zoomBy(ZOOM_STEP, cursor ?? undefined);
+  else if (event.key === "-") zoomBy(1 / ZOOM_STEP, cursor ?? undefined);
+  else if (event.key === "0") zoomBy(0);
+  else if (event.key === "Backspace" && state.correction) removeLastPoint();
+  else if ("123".includes(event.key)) chooseMask(Number(event.key) - 1);
+  else if (event.key === "Escape") cancel();
   else return;
   event.preventDefault();
 });
 
-function move([dx, dy], far) {
-  const { width, height } = state.picture;
+/** Move the crosshair by `distance` CSS pixels. The first call only shows it, in the middle of the image. */
+function moveCursor([dx, dy], distance) {
+  const { width, height } = state.image;
   const [x, y] = cursor ?? [width / 2, height / 2];
-  const step = cursor ? far / scaleNow() : 0; // the first arrow shows where it is
+  const step = cursor ? distance / displayScale() : 0;
   cursor = [Math.min(Math.max(x + dx * step, 0), width - 1), Math.min(Math.max(y + dy * step, 0), height - 1)];
   setCrosshair(cursor);
   reveal(cursor);
-  if (corner) setBand(between(corner, cursor));
-  const over = instanceAt(cursor);
-  announce(`${Math.floor(cursor[0])}, ${Math.floor(cursor[1])}${over ? `, on instance ${over.id}` : ""}`);
+  if (boxCorner) setRubberBand(boxBetween(boxCorner, cursor));
+  const region = regionAt(cursor);
+  announce(`${Math.floor(cursor[0])}, ${Math.floor(cursor[1])}${region ? `, on instance ${region.id}` : ""}`);
 }
 
-function press() {
-  if (!cursor) move([0, 0], 0);
-  else if (corner) end(cursor);
-  else begin(cursor);
+function useToolAtCursor() {
+  if (!cursor) moveCursor([0, 0], 0);
+  else if (boxCorner) finishBox(cursor);
+  else useTool(cursor);
 }
 
-function escape() {
-  if (corner) take(state.tool);
-  else if (state.draft) discard();
-  else if (state.selected) select(null);
+/** Cancel the innermost thing: an unfinished box, the correction, or the selection. */
+function cancel() {
+  if (boxCorner) setTool(state.tool);
+  else if (state.correction) discardCorrection();
+  else if (state.selected) selectRegion(null);
   setCrosshair((cursor = null));
 }
 
 for (const button of document.querySelectorAll("[data-tool]")) {
-  button.addEventListener("click", () => take(button.dataset.tool));
+  button.addEventListener("click", () => setTool(button.dataset.tool));
 }
 for (const box of document.querySelectorAll("[data-layer]")) {
   box.addEventListener("change", () => update({ layers: { ...state.layers, [box.dataset.layer]: box.checked } }));
@@ -151,9 +166,9 @@ byId("opacity").addEventListener("input", (event) => {
   update({ layers: { ...state.layers, opacity: event.target.valueAsNumber / 100 } });
 });
 
-/** The tool bar and the line that says what a click does. */
-export function showTools() {
-  canvas.dataset.held = state.tool;
+/** Render the tool bar and the hint that says what a click does. */
+export function renderTools() {
+  canvas.dataset.activeTool = state.tool;
   for (const button of document.querySelectorAll("[data-tool]")) {
     button.setAttribute("aria-pressed", String(button.dataset.tool === state.tool));
   }
@@ -161,17 +176,18 @@ export function showTools() {
 }
 
 function hint() {
-  const which = state.selected ? `instance ${state.selected}` : null;
+  const selected = state.selected ? `instance ${state.selected}` : null;
   switch (state.tool) {
     case "add":
-      return which ? `Click what belongs to ${which}.` : "Click a thing to draw it as a new instance.";
+      return selected ? `Click what belongs to ${selected}.` : "Click a thing to draw it as a new instance.";
     case "remove":
-      if (which) return `Click what does not belong to ${which}.`;
+      if (selected) return `Click what does not belong to ${selected}.`;
       return "Choose an instance first, with Select or in the list.";
     case "box":
-      return which ? `Drag a new box around ${which}.` : "Drag a box around a thing to draw it as a new instance.";
+      if (selected) return `Drag a new box around ${selected}.`;
+      return "Drag a box around a thing to draw it as a new instance.";
   }
-  if (which) return `Points and boxes now correct ${which}. Esc lets go of it.`;
+  if (selected) return `Points and boxes now correct ${selected}. Esc deselects it.`;
   if (shownRegions().length) return "Click an instance to choose it.";
   return state.rounds.length ? "This round has nothing to show." : "";
 }

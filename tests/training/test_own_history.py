@@ -5,10 +5,11 @@ import asyncio
 import pytest
 
 from segzero.answer import Answer, Instance
+from segzero.dialogue.prompting import sample_prompt
 from segzero.errors import UserError
 from segzero.frames import stretch
 from segzero.sample import Sample
-from segzero.training.asking import ask, ask_after_own_answers, takes_own_history
+from segzero.training.own_history import prompt_after_own_answers, takes_own_history
 
 FRAME = stretch(200)  # twice the pixels of the image
 CUP = {"question": "the cup", "boxes": [[10, 20, 30, 40]], "points": [[[20, 30]]]}
@@ -19,30 +20,30 @@ def sample_of(question, *turns):
     return Sample("s", "", question, 100, 100, turns=turns)
 
 
-def told(question, *turns):
-    asked = ask(sample_of(question, *turns), FRAME)
-    return set(asked.told.referred), set(asked.told.others)
+def boxes(question, *turns):
+    asked = sample_prompt(sample_of(question, *turns), FRAME)
+    return set(asked.boxes.referred), set(asked.boxes.others)
 
 
 def test_a_question_without_a_reference_is_asked_alone():
-    asked = ask(sample_of("the largest fork", CUP, SPOONS), FRAME)
-    assert (asked.question, asked.notes, asked.needless) == ("the largest fork", "", False)
-    assert asked.told.referred == asked.told.others == frozenset()
-    assert asked.messages("multi") == ask(sample_of("the largest fork"), FRAME).messages("multi")
+    asked = sample_prompt(sample_of("the largest fork", CUP, SPOONS), FRAME)
+    assert (asked.question, asked.notes, asked.answer_is_empty) == ("the largest fork", "", False)
+    assert asked.boxes.referred == asked.boxes.others == frozenset()
+    assert asked.messages("multi") == sample_prompt(sample_of("the largest fork"), FRAME).messages("multi")
 
 
 def test_what_the_prompt_tells_and_what_of_it_is_referred_to():
     cup, spoon, other = (20, 40, 60, 80), (100, 0, 120, 180), (140, 0, 160, 180)
-    assert told("what lies in [REF:1]", CUP, SPOONS) == ({cup}, {spoon, other})
-    assert told("the lid of the first one", CUP, SPOONS) == ({spoon}, {cup, other})
-    assert told("the table below [REF:1] and [REF:2]", CUP, SPOONS) == ({cup, spoon, other}, set())
-    assert told("the table below [REF:1], instance 1 and [1, 2, 3, 4]", CUP) == ({cup}, {(1, 2, 3, 4)})
+    assert boxes("what lies in [REF:1]", CUP, SPOONS) == ({cup}, {spoon, other})
+    assert boxes("the lid of the first one", CUP, SPOONS) == ({spoon}, {cup, other})
+    assert boxes("the table below [REF:1] and [REF:2]", CUP, SPOONS) == ({cup, spoon, other}, set())
+    assert boxes("the table below [REF:1], instance 1 and [1, 2, 3, 4]", CUP) == ({cup}, {(1, 2, 3, 4)})
 
 
 def test_all_that_it_refers_to_is_nothing():
     nothing = {"question": "a fork", "boxes": []}
-    assert ask(sample_of("its handle", nothing), FRAME).needless
-    assert not ask(sample_of("the table below [REF:1] and [REF:2]", nothing, CUP), FRAME).needless
+    assert sample_prompt(sample_of("its handle", nothing), FRAME).answer_is_empty
+    assert not sample_prompt(sample_of("the table below [REF:1] and [REF:2]", nothing, CUP), FRAME).answer_is_empty
 
 
 def own(sample, *answers):
@@ -53,7 +54,7 @@ def own(sample, *answers):
         heard.append((asked.question, asked.notes))
         return next(answers)
 
-    return asyncio.run(ask_after_own_answers(sample, FRAME, write)), heard
+    return asyncio.run(prompt_after_own_answers(sample, FRAME, write)), heard
 
 
 def test_earlier_rounds_are_answered_one_after_the_other():
@@ -63,7 +64,7 @@ def test_earlier_rounds_are_answered_one_after_the_other():
     assert heard == [("the cup", ""), ("the spoons beside <box>[2, 4, 6, 8]</box>", cup)]
     assert asked.question == "what lies in <box>[2, 4, 6, 8]</box>"
     assert asked.notes == f'{cup}\nround 2, "the spoons beside [REF:1]": nothing there'
-    assert asked.told.referred == {(2, 4, 6, 8)}
+    assert asked.boxes.referred == {(2, 4, 6, 8)}
 
 
 def test_an_answer_that_could_not_be_read_is_told_as_none():
@@ -98,13 +99,13 @@ def test_a_policy_that_will_not_write(said):
 def test_a_reference_to_a_later_one_than_there_is():
     """The true round has two spoons, the policy found one."""
     said = [Answer(instances=(Instance((2.0, 4.0, 6.0, 8.0)),))] * 2
-    assert ask(sample_of("what lies on the second one", CUP, SPOONS), FRAME).notes
+    assert sample_prompt(sample_of("what lies on the second one", CUP, SPOONS), FRAME).notes
     assert own(sample_of("what lies on the second one", CUP, SPOONS), *said)[0] is None
 
 
 def test_the_true_history_must_be_sound():
     with pytest.raises(UserError, match="there is no round 3"):
-        ask(sample_of("[REF:3]", CUP, SPOONS), FRAME)
+        sample_prompt(sample_of("[REF:3]", CUP, SPOONS), FRAME)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])

@@ -1,0 +1,26 @@
+"""Packages that a command needs and `pip install segzero` alone does not bring."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from segzero.errors import UserError
+
+OURS = ("segzero", "rewards")
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Turn the failed import of a package into one line that names SegZero's extra; also a command's decorator.
+
+    >>> with needs("serve"):
+    ...     raise ModuleNotFoundError("No module named 'fastapi'", name="fastapi")
+    Traceback (most recent call last):
+    segzero.errors.UserError: fastapi is missing (No module named 'fastapi'); pip install 'segzero[serve]'
+    """
+    try:
+        yield
+    except ImportError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in OURS:  # a mistake in SegZero's own code
+            raise
+        raise UserError(f"{package or 'a package'} is missing ({error}); pip install 'segzero[{extra}]'") from error
