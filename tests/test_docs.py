@@ -1,6 +1,7 @@
 """The documentation against the code: commands, options, keys, names and error lines that pages mention exist."""
 
 import ast
+import builtins
 import importlib
 import json
 import os
@@ -140,6 +141,47 @@ def test_python_examples_compile_and_their_imports_exist(page):
             if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in ("segzero", "rewards"):
                 wrong = [name.name for name in node.names if not is_name(f"{node.module}.{name.name}")]
                 assert not wrong, f"from {node.module} import {', '.join(wrong)}"
+
+
+@lru_cache
+def parameters() -> dict[str, set[str]]:
+    """The parameters of everything that is called by a name: functions, methods, classes and their fields."""
+    found: dict[str, set[str]] = {}
+    for file in (*ROOT.glob("segzero/**/*.py"), *ROOT.glob("rewards/*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                fields = {part.target.id for part in node.body if isinstance(part, ast.AnnAssign)}
+                made = [part for part in node.body if getattr(part, "name", "") == "__init__"]
+                found.setdefault(node.name, set()).update(fields, *(arguments(part) for part in made))
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                found.setdefault(node.name, set()).update(arguments(node))
+    return found
+
+
+def arguments(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
+    """Names of a function's arguments, and ** if it takes any."""
+    named = {argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)}
+    return named | ({"**"} if function.args.kwarg else set())
+
+
+def calls(code: str) -> list[ast.Call]:
+    """Every call in some Python; none where it is not Python."""
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:
+        return []
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_python_examples_name_parameters_that_exist(page):
+    wrong = []
+    for call in (call for code in (*blocks(page, "python"), *spans(page)) for call in calls(code)):
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        known = set() if name in vars(builtins) else parameters().get(name, set())
+        if known and "**" not in known:
+            wrong += [f"{name}({word.arg}=)" for word in call.keywords if word.arg and word.arg not in known]
+    assert not wrong
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
