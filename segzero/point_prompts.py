@@ -47,7 +47,7 @@ def draw(
 
 
 def _bounds(prompt: MaskPrompt, size: Size) -> tuple[float, float, float, float]:
-    """Where the positive points lie, as a box: a prompt without a box still needs one to be shown."""
+    """The box around the positive points: a prompt without a box still needs one to be shown."""
     inside = [xy for xy, label in zip(prompt.points, prompt.labels, strict=True) if label]
     xs, ys = zip(*inside, strict=True)
     return min(xs), min(ys), min(max(xs) + 1, size[0]), min(max(ys) + 1, size[1])

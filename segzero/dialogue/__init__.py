@@ -1,4 +1,4 @@
-"""Several rounds about one image: what was found is kept, numbered, referred to, corrected and taken back.
+"""Dialogues of several rounds about one image, whose regions are numbered, referred to, corrected and undone.
 
 >>> dialogue = Dialogue("desk.jpg", SegZeroPipeline.from_pretrained())             # doctest: +SKIP
 >>> dialogue.ask("the mug left of the laptop").instances                           # doctest: +SKIP

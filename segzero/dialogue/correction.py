@@ -1,4 +1,4 @@
-"""A person's clicks on something that was found -> what the segmenter is asked, the earlier mask with them.
+"""Prompts for the segmenter from a person's clicks, with the earlier mask of a region that they correct.
 
 >>> correction(region, points=[(420, 300)], labels=[0], box=None, grid=(256, 256)).labels         # doctest: +SKIP
 (1, 0)
@@ -20,7 +20,7 @@ MAX_POINTS = 1000  # of one region
 def correction(
     region: Region, points: Sequence[Point], labels: Sequence[int], box: Box | None, grid: tuple[int, int]
 ) -> MaskPrompt:
-    """The points so far and the new ones, a box, and the earlier mask as logits of that grid, (height, width).
+    """Combine a region's points with new ones, a box and the earlier mask, as logits of the grid (height, width).
 
     A new box rules: points inside the object but outside the box are dropped, and so is the mask beyond it. Without
     a new one the region's own box stays, until a point inside the object lies outside the box.
@@ -34,7 +34,7 @@ def correction(
     mask = decode(region.rle)
     if box is not None:
         earlier = [(point, label) for point, label in earlier if not label or _holds(box, point)]
-        mask = mask & _filled(box, mask.shape)
+        mask = mask & _box_pixels(box, mask.shape)
     elif all(_holds(region.box, point) for point, label in [*earlier, *new] if label):
         box = region.box
     every = [*earlier, *new]
@@ -46,8 +46,8 @@ def correction(
     )
 
 
-def clicks(points: Sequence[Point], labels: Sequence[int], box: Box | None) -> MaskPrompt:
-    """The same of something new, of which nothing is known yet."""
+def new_region(points: Sequence[Point], labels: Sequence[int], box: Box | None) -> MaskPrompt:
+    """Make the prompt for a region that is not in the dialogue yet."""
     if not len(points) and box is None:
         raise UserError("nothing to draw from: give points, a box or both")
     if len(points) > MAX_POINTS:
@@ -59,7 +59,7 @@ def clicks(points: Sequence[Point], labels: Sequence[int], box: Box | None) -> M
 
 
 def _labelled(points: Sequence[Point], labels: Sequence[int]) -> list[tuple[Point, int]]:
-    """Each point with its label; none given: all inside."""
+    """Pair each point with its label; without labels all points are inside."""
     if len(labels) not in (0, len(points)):
         raise UserError(f"{len(points)} points but {len(labels)} labels; give one for each, or none")
     labels = labels or [1] * len(points)
@@ -70,8 +70,8 @@ def _holds(box: Box, point: Point) -> bool:
     return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
 
 
-def _filled(box: Box, shape: tuple[int, ...]) -> Mask:
-    """The pixels [H, W] whose centres a box holds; of a box that makes no sense, none."""
+def _box_pixels(box: Box, shape: tuple[int, ...]) -> Mask:
+    """The pixels [H, W] whose centres lie in a box; none if the box has no area."""
     rows, columns = np.arange(shape[0]) + 0.5, np.arange(shape[1]) + 0.5
     inside_y, inside_x = (rows >= box[1]) & (rows <= box[3]), (columns >= box[0]) & (columns <= box[2])
     return inside_y[:, None] & inside_x[None, :]

@@ -4,7 +4,7 @@
 >>> mug = dialogue.ask("the mug").instances[0]                                            # doctest: +SKIP
 >>> dialogue.refine(1, points=[(420, 300)], labels=[0])  # without what is at this pixel    # doctest: +SKIP
 >>> dialogue.ask("the hand that holds it")                                                # doctest: +SKIP
->>> dialogue.draw(points=[(80, 60)])  # by hand, no policy is asked                       # doctest: +SKIP
+>>> dialogue.draw(points=[(80, 60)])  # by hand, without the policy                       # doctest: +SKIP
 >>> dialogue.undo()                                                                       # doctest: +SKIP
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from segzero.dialogue.correction import clicks, correction
+from segzero.dialogue.correction import correction, new_region
 from segzero.dialogue.memory import RECENT, get_memory
 from segzero.dialogue.prompting import build_prompt
 from segzero.dialogue.registry import Region, Registry, Round, finite
@@ -28,7 +28,7 @@ from segzero.result import InstanceMask, Segmentation
 from segzero.segmenter import Embeddings, MaskPrompt
 from segzero.segmenter.protocol import best_first
 
-MAX_STEPS = 1000  # that can be undone
+MAX_STEPS = 1000  # steps that can be undone
 
 
 class Dialogue:
@@ -123,7 +123,7 @@ class Dialogue:
         self._check_room()
         if question:
             normalise(question)
-        prompt = clicks(points, labels, box)
+        prompt = new_region(points, labels, box)
         mask, score = self._pick(prompt, choice, pipeline)
         tight = box_of(mask)
         if tight is None:
@@ -175,7 +175,7 @@ class Dialogue:
         Each comes with the IoU that the segmenter expects of it. Nothing changes.
         """
         prompt = (
-            clicks(points, labels, box)
+            new_region(points, labels, box)
             if id is None
             else self._correction(self.registry.region(id), points, labels, box, pipeline)
         )
@@ -198,7 +198,7 @@ class Dialogue:
         return Segmentation(
             self.image,
             round.question,
-            tuple(region.found for region in round.regions),
+            tuple(region.instance for region in round.regions),
             think=round.think,
             raw_text=round.raw_text,
             error=round.error,

@@ -1,13 +1,13 @@
-"""How earlier rounds reach the policy: as text, as numbered marks in a second image, or as crops in one.
+"""Memory modes: earlier rounds for the policy as text, as numbered marks in a second image, or as crops in one.
 
->>> prepared = MEMORIES["text"](question, registry, image, policy.frame, rounds=4)           # doctest: +SKIP
->>> prepared.question                                                                    # doctest: +SKIP
+>>> context = MEMORIES["text"](question, registry, image, policy.frame, rounds=4)            # doctest: +SKIP
+>>> context.question                                                                     # doctest: +SKIP
 'what is printed on <box>[84, 168, 504, 672]</box>'
->>> prepared.notes.splitlines()[1]                                                       # doctest: +SKIP
+>>> context.notes.splitlines()[1]                                                        # doctest: +SKIP
 'round 1, "the mug": <box>[84, 168, 504, 672]</box> <point>[294, 420]</point>'
 
-A question that refers to nothing is asked as it stands, alone: it is then the very prompt that a single question
-is. However long the dialogue, a prompt has at most two images, the last rounds in full, and older ones by a line each.
+A question without references stands alone, in the same prompt as that of a single question. However long the dialogue,
+a prompt has at most two images, the last rounds in full, and one line for each of some older ones.
 """
 
 import json
@@ -23,12 +23,12 @@ from segzero.frames import Frame, Size
 from segzero.masks import Box
 from segzero.viz.overlay import MAX_DRAWN, draw_overlay
 
-RECENT = 4  # rounds that a prompt tells in full
-OLDER = 12  # rounds that are told by a line each; the ones before them by their number alone
-LISTED = 12  # regions of one round that are told one by one
-MARGIN = 0.15  # of a region's sides, that a crop shows around it
+RECENT = 4  # rounds that a prompt shows in full
+OLDER = 12  # rounds before them that get one line each; still older ones are only counted
+LISTED = 12  # regions of one round that are listed one by one
+MARGIN = 0.15  # share of a region's sides that a crop shows around it
 SMALLEST = 8.0  # pixels of a crop's shorter side
-FILLED = 0.97  # of the room that each of several crops has; the rest is a gap
+FILLED = 0.97  # share of the space for each of several crops that it fills; the rest is a gap
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ Memory = Callable[[Question, Registry, Image.Image | None, Frame, int], PromptCo
 
 
 def get_memory(name: str) -> Memory:
-    """The memory mode of that name."""
+    """The memory mode with this name."""
     if name not in MEMORIES:
         raise unknown_name("memory mode", name, list(MEMORIES))
     return MEMORIES[name]
@@ -61,8 +61,8 @@ def as_text(
     def describe(round: Round) -> str:
         return _listed([_place(region, frame, size) for region in round.regions])
 
-    asked = _words(question, lambda reference: write_boxes([r.box for r in reference.regions], frame, size))
-    return PromptContext(asked, "\n".join(["Earlier in this dialogue:", *_history(registry, rounds, describe)]))
+    text = _words(question, lambda reference: write_boxes([r.box for r in reference.regions], frame, size))
+    return PromptContext(text, "\n".join(["Earlier in this dialogue:", *_history(registry, rounds, describe)]))
 
 
 def as_marks(
@@ -91,7 +91,7 @@ def as_marks(
         return _listed([f"mark {r.id}" if r.id in marked else "not marked" for r in round.regions])
 
     # Drawn at the size that the policy sees, so that lines and numbers stay as wide as they are meant to be.
-    overlay = draw_overlay(image, [region.found for region in marked.values()], frame.model_size(image.size))
+    overlay = draw_overlay(image, [region.instance for region in marked.values()], frame.model_size(image.size))
     notes = [
         "The first image is the one to answer about. The second is the same with earlier findings marked:",
         *_history(registry, rounds, describe),
@@ -138,17 +138,17 @@ def _words(question: Question, name: Callable[[Reference], str]) -> str:
 
 
 def _history(registry: Registry, rounds: int, describe: Callable[[Round], str]) -> list[str]:
-    """A line a round: the last ones as `describe` tells them, those before by their questions, the oldest counted."""
+    """One line per round: the last ones by `describe`, those before them by their questions, the oldest counted."""
     lines = []
     recent = len(registry.rounds) - rounds
     for round in registry.rounds[max(recent - OLDER, 0) :]:
         if round.state == "unread":
-            said = "no answer"
+            summary = "no answer"
         elif round.state == "nothing":
-            said = "nothing there"
+            summary = "nothing there"
         else:
-            said = describe(round) if round.number > recent else f"{len(round.regions)} found"
-        lines.append(f'round {round.number}, "{_short(round.question)}": {said}')
+            summary = describe(round) if round.number > recent else f"{len(round.regions)} found"
+        lines.append(f'round {round.number}, "{_short(round.question)}": {summary}')
     if recent > OLDER:
         lines.insert(0, f"rounds 1 to {recent - OLDER} are left out")
     return lines
@@ -174,7 +174,7 @@ def _nothing(reference: Reference) -> str:
 
 
 def _surroundings(regions: Sequence[Region], size: Size) -> tuple[int, int, int, int]:
-    """The box around the regions with a margin, within the image and of its shape: a frame then distorts both alike."""
+    """The box around the regions with a margin, inside the image and of its aspect: a frame distorts both alike."""
     boxes: list[Box] = [region.box for region in regions]
     low = [min(box[axis] for box in boxes) for axis in (0, 1)]
     high = [max(box[axis + 2] for box in boxes) for axis in (0, 1)]
@@ -190,7 +190,7 @@ def _surroundings(regions: Sequence[Region], size: Size) -> tuple[int, int, int,
 
 
 def _side_by_side(crops: Sequence[Image.Image], size: Size) -> Image.Image:
-    """One picture of that size with all of them, on white; a single one as it is."""
+    """Place several crops side by side on white, in an image of this size; a single crop stays as it is."""
     if len(crops) == 1:
         return crops[0]
     sheet = Image.new("RGB", size, "white")

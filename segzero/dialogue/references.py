@@ -1,7 +1,6 @@
 """References in questions: `[REF:2]`, "instance 3", "it", "the first one" -> regions of earlier rounds.
 
-`read_question` finds them, against a registry; how they are written for a policy is the business of
-`segzero.dialogue.memory`.
+`read_question` finds them with the help of a registry; `segzero.dialogue.memory` writes them for the policy.
 
 >>> registry = Registry((100, 80)).add(Round(1, "the mug"))
 >>> words, reference = read_question("what is left of [REF:1]", registry)
@@ -19,7 +18,7 @@ from segzero.errors import UserError
 from segzero.frames import Frame, Size
 from segzero.prompts import normalise
 
-MAX_REFERENCES = 8  # in one question
+MAX_REFERENCES = 8  # references in one question
 MAX_QUESTION = 10_000  # characters
 ORDINALS = {"first": 0, "second": 1, "third": 2, "fourth": 3, "fifth": 4, "last": -1}
 
@@ -36,12 +35,12 @@ _INNER = re.compile(r"\bwith\s+(?!it\b|them\b)\S", re.IGNORECASE)  # "the cup wi
 
 
 class LostReference(UserError):
-    """A question that refers to what the earlier rounds don't have, or to a round whose answer could not be read."""
+    """Raised for a question that refers to what no earlier round has, or to a round whose answer could not be read."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Words that mean regions of one earlier round, or of several by their numbers."""
+    """Words of a question that mean regions of one earlier round, or of several by their numbers."""
 
     words: str
     rounds: tuple[int, ...]
@@ -58,12 +57,12 @@ Question = tuple[str | Reference, ...]  # in the order of the words
 
 
 def read_question(text: str, registry: Registry, about: int | None = None) -> Question:
-    """The question's words, and the references among them.
+    """Split a question into words and references to earlier rounds.
 
     Pronouns mean all that the last round found, or round `about`; a question without a reference then gets one.
-    In a first round they are words like any other. What can't be referred to is the user's mistake, a LostReference.
+    In a first round they are words like any other. A reference to what does not exist raises LostReference.
     """
-    normalise(text)  # refuses what can't be asked
+    normalise(text)  # refuses special tokens and empty questions
     if len(text) > MAX_QUESTION:
         raise UserError(f"the question has {len(text)} characters; at most {MAX_QUESTION} are read")
     text = text.strip()
@@ -91,18 +90,18 @@ def read_question(text: str, registry: Registry, about: int | None = None) -> Qu
 
 
 def references_in(question: Iterable[str | Reference]) -> tuple[Reference, ...]:
-    """The references of a question that was read."""
+    """The references among the parts of a question."""
     return tuple(part for part in question if isinstance(part, Reference))
 
 
 def write_boxes(boxes: Iterable[Sequence[float]], frame: Frame, size: Size) -> str:
-    """Boxes as a question names them; none at all are `<box>[]</box>`, as an answer would say that nothing is there."""
+    """Write boxes as a question names them; none are `<box>[]</box>`, as an answer writes that nothing is there."""
     written = [json.dumps(frame.to_frame([float(v) for v in box], size)) for box in boxes]
     return f"<box>{', '.join(written) or '[]'}</box>"
 
 
 def _resolve(match: re.Match[str], registry: Registry, latest: Round | None, inner: bool) -> Reference | None:
-    """The reference that the words mean, or None where they mean nothing earlier."""
+    """Resolve matched words to a reference; None if they mean nothing earlier."""
     if match["round"]:
         return _whole(match[0], registry.round(int(match["round"])))
     if match["ids"]:
@@ -120,7 +119,7 @@ def _resolve(match: re.Match[str], registry: Registry, latest: Round | None, inn
 
 
 def _whole(words: str, round: Round, possessive: bool = False) -> Reference:
-    """Everything that a round found."""
+    """Refer to everything that a round found."""
     if round.state == "unread":
         raise UserError(
             f"{words!r} means round {round.number}, whose answer could not be read ({round.error}); name another "

@@ -1,4 +1,4 @@
-"""What a dialogue has found so far: rounds, and in them regions with numbers that later rounds can name.
+"""The rounds of a dialogue so far, and their regions, whose numbers later rounds can name.
 
 >>> registry = Registry((100, 80)).add(Round(1, "the mug"))
 >>> registry.rounds[0].state, registry.regions
@@ -31,26 +31,26 @@ class Region:
 
     @property
     def color(self) -> Color:
-        """As every overlay draws it."""
+        """The region's colour in every overlay."""
         return color_of(self.id - 1)
 
     @property
     def inside(self) -> tuple[Point, ...]:
-        """The points that are inside."""
+        """The points with label 1."""
         return tuple(point for point, label in zip(self.points, self.labels, strict=True) if label)
 
     @property
-    def found(self) -> InstanceMask:
-        """The region as results have it, its mask decoded; points outside it are left out."""
+    def instance(self) -> InstanceMask:
+        """The region as an instance of a result: its mask decoded, points outside it left out."""
         return InstanceMask(decode(self.rle), self.box, self.inside, self.score, self.id)
 
 
 @dataclass(frozen=True)
 class Round:
-    """A question and what came of it."""
+    """A question with its answer."""
 
     number: int  # 1, 2, ...
-    question: str  # as the person wrote it; one drawn by hand may have none
+    question: str  # as the person wrote it; a round drawn by hand may have none
     regions: tuple[Region, ...] = ()
     refers: tuple[int, ...] = ()  # the rounds that its question refers to
     think: str = ""
@@ -60,7 +60,7 @@ class Round:
 
     @property
     def state(self) -> Literal["found", "nothing", "unread"]:
-        """Whether there is a region to refer to, nothing was there, or the answer could not be read."""
+        """The state of the round: it found regions, found nothing, or its answer could not be read."""
         if self.error is not None:
             return "unread"
         return "found" if self.regions else "nothing"
@@ -68,7 +68,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Registry:
-    """All rounds about an image of `size`. It never changes: each step gives a new one, so that steps can be undone."""
+    """All rounds about an image of `size`. It is immutable: each step makes a new one, so that steps can be undone."""
 
     size: Size
     rounds: tuple[Round, ...] = ()
@@ -80,7 +80,7 @@ class Registry:
 
     @property
     def turns(self) -> tuple[dict[str, Any], ...]:
-        """The rounds as `Sample.turns` has them; one whose answer could not be read has no boxes."""
+        """The rounds in the form of `Sample.turns`; a round whose answer could not be read has no boxes."""
         return tuple(
             {"question": round.question}
             if round.state == "unread"
@@ -94,20 +94,20 @@ class Registry:
         )
 
     def round(self, number: int) -> Round:
-        """The round of that number, counted from 1."""
+        """The round with this number, counted from 1."""
         if not 1 <= number <= len(self.rounds):
             raise UserError(f"there is no round {number}; {_have('round', len(self.rounds))}")
         return self.rounds[number - 1]
 
     def region(self, id: int) -> Region:
-        """The instance of that number, counted from 1 through all rounds."""
+        """The region with this number, counted from 1 through all rounds."""
         regions = self.regions
         if not 1 <= id <= len(regions):
             raise UserError(f"there is no instance {id}; {_have('instance', len(regions))}")
         return regions[id - 1]
 
-    def number(self, question: str, found: tuple[InstanceMask, ...]) -> tuple[Region, ...]:
-        """What a new round found, as regions with the numbers that come next."""
+    def number(self, question: str, instances: tuple[InstanceMask, ...]) -> tuple[Region, ...]:
+        """Number the instances of a new round as its regions."""
         first, count = len(self.regions) + 1, len(self.rounds) + 1
         return tuple(
             Region(
@@ -120,16 +120,16 @@ class Registry:
                 rle=encode(one.mask),
                 score=finite(one.score),
             )
-            for place, one in enumerate(found)
+            for place, one in enumerate(instances)
         )
 
     def add(self, round: Round) -> "Registry":
-        """The registry with one more round."""
+        """A copy of the registry with one more round."""
         assert round.number == len(self.rounds) + 1
         return replace(self, rounds=(*self.rounds, round))
 
     def correct(self, region: Region) -> "Registry":
-        """The registry with another region in place of the one of that number."""
+        """A copy of the registry with this region in place of the one with its number."""
         self.region(region.id)
         rounds = (
             replace(round, regions=tuple(region if old.id == region.id else old for old in round.regions))

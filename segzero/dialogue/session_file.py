@@ -1,11 +1,12 @@
-"""A dialogue as a JSON file: what is read back is checked like any stranger's file.
+"""Dialogues as JSON files, checked like any untrusted file when they are read back.
 
 {"version": 1, "memory": "text", "image": {"width": 640, "height": 480, "sha256": "..."}, "rounds": [
     {"question": "the mug", "refers": [], "think": "...", "raw_text": "...", "error": null, "warnings": [], "regions": [
         {"box": [x0, y0, x1, y1], "points": [[x, y]], "labels": [1], "score": 0.9, "rle": {"size": ..., "counts": ...}}
     ]}]}
 
-Numbers and colours are not in it: they follow from the order. A round that was drawn by hand may have the question "".
+Numbers and colours of regions are not stored: they follow from the order. A round drawn by hand may have the
+question "".
 """
 
 import hashlib
@@ -27,20 +28,20 @@ from segzero.masks import check_rle
 from segzero.prompts import normalise
 
 VERSION = 1
-MAX_BYTES = 1 << 26  # of a file
-MAX_ROUNDS = 1000
+MAX_BYTES = 1 << 26  # bytes of a file
+MAX_ROUNDS = 1000  # rounds of a dialogue
 MAX_TEXT = 1_000_000  # characters of a question, a thought or an answer
 
 
 def write_dialogue(registry: Registry, image: Image.Image, memory: str, path: Path) -> Path:
-    """Write a registry whole or not at all."""
+    """Write a registry to a file, whole or not at all."""
     if path.is_dir():
         raise UserError(f"cannot write {path}: it is a folder; name a file in it")
     return write_atomically(path, dialogue_file(registry, image, memory))
 
 
 def dialogue_file(registry: Registry, image: Image.Image, memory: str) -> bytes:
-    """The file itself."""
+    """The content of a dialogue's file."""
     data = json.dumps(to_dict(registry, image, memory), allow_nan=False).encode()
     if len(data) > MAX_BYTES:
         raise UserError(f"the dialogue is too large to save: {len(data)} bytes, at most {MAX_BYTES} are read back")
@@ -48,7 +49,7 @@ def dialogue_file(registry: Registry, image: Image.Image, memory: str) -> bytes:
 
 
 def read_dialogue(path: Path, image: Image.Image) -> tuple[Registry, str]:
-    """The registry and the memory mode of a file that was saved about this image."""
+    """Read the registry and the memory mode from a file that was saved about this image."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -67,7 +68,7 @@ def read_dialogue(path: Path, image: Image.Image) -> tuple[Registry, str]:
 
 
 def to_dict(registry: Registry, image: Image.Image, memory: str) -> dict[str, Any]:
-    """A dialogue in plain types for JSON; of the image only what tells it from others."""
+    """Convert a dialogue to plain types for JSON; the image is represented by its size and hash."""
     return {
         "version": VERSION,
         "memory": memory,
@@ -77,9 +78,9 @@ def to_dict(registry: Registry, image: Image.Image, memory: str) -> dict[str, An
 
 
 def from_dict(value: Any, image: Image.Image) -> tuple[Registry, str]:
-    """The registry and the memory mode of what `to_dict` gave, or of what pretends to be that."""
+    """Convert what `to_dict` gave back to a registry and a memory mode; anything else is refused."""
     if not isinstance(value, dict) or value.get("version") != VERSION:
-        raise UserError(f"it is no dialogue of version {VERSION}")
+        raise UserError(f"it is not a dialogue of version {VERSION}")
     memory = _text(value.get("memory"), "memory")
     get_memory(memory)
     if value.get("image") != _identity(image):
@@ -122,14 +123,14 @@ def _to_round(value: Any, number: int, registry: Registry) -> Round:
     if not isinstance(value, dict):
         raise UserError("it must be an object")
     question, raw_text = _text(value.get("question"), "question"), _text(value.get("raw_text"), "raw_text")
-    if question or raw_text:  # one that was drawn by hand may have neither
+    if question or raw_text:  # a round drawn by hand may have neither
         normalise(question)
     refers = _list(value.get("refers"), "refers", MAX_ROUNDS)
     if not all(type(k) is int and 0 < k < number for k in refers):
         raise UserError("it refers to rounds that are not before it")
     error, warnings = value.get("error"), _list(value.get("warnings"), "warnings", 2 * MAX_OBJECTS)
     if not all(isinstance(code, str) and code in ERRORS for code in [*warnings, *([] if error is None else [error])]):
-        raise UserError("its error or a warning is none that answers have")
+        raise UserError("its error or a warning is not one that answers have")
     regions = _list(value.get("regions"), "regions", MAX_OBJECTS)
     if error is not None and regions:
         raise UserError("it has an error, and regions all the same")

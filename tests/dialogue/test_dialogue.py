@@ -57,7 +57,7 @@ def test_a_reference_reaches_the_policy(recorded, scene, memory):
 
 def test_what_relates_to_nothing_is_nothing(recorded, scene, make_registry):
     dialogue = Dialogue(scene[0], recorded)
-    dialogue._take(make_registry([], [(8, 8, 60, 60)], size=scene[0].size))
+    dialogue._push(make_registry([], [(8, 8, 60, 60)], size=scene[0].size))
     result = dialogue.ask("the hand that holds [REF:1]")
     assert result.empty and "Round 1 found nothing" in result.think and not recorded.policy.requests
     assert dialogue.registry.rounds[-1].refers == (1,) and dialogue.registry.rounds[-1].state == "nothing"
@@ -113,7 +113,7 @@ def test_a_correction_starts_from_the_earlier_mask(dialogue, scene):
     x0, y0, x1, y1 = region.box
     dialogue.refine(1, points=[(x1 + 4, y1 + 4), (x0, y0)], labels=[1, 0])
     assert dialogue.pipeline.segmenter.prompts[-1].labels[-2:] == (1, 0)
-    assert dialogue.registry.region(1).found.points == (*corrected.points, (x1 + 4, y1 + 4))
+    assert dialogue.registry.region(1).instance.points == (*corrected.points, (x1 + 4, y1 + 4))
 
 
 def test_a_point_outside_the_box_lets_go_of_it(dialogue, scene):

@@ -81,8 +81,8 @@ def test_marks_are_the_numbers_of_the_instances(make_registry):
     registry = make_registry([CUP], [PLATE], [SPOON])
     alone = prepare("marks", "left of it", registry, rounds=1)
     assert alone.question == "left of the object marked 3 in the second image"
-    drawn = draw_overlay(GREY, [registry.region(3).found], (200, 200))
-    unnumbered = replace(registry.region(3).found, number=None)
+    drawn = draw_overlay(GREY, [registry.region(3).instance], (200, 200))
+    unnumbered = replace(registry.region(3).instance, number=None)
     assert (np.asarray(drawn) != draw_overlay(GREY, [unnumbered], (200, 200))).any()
 
 

@@ -63,7 +63,7 @@ def top(**changes):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (top(version=2), "no dialogue of version 1"),
+        (top(version=2), "not a dialogue of version 1"),
         (top(memory="mark"), "did you mean 'marks'"),
         (top(memory=None), "memory must be text"),
         (top(image={}), "another image"),
@@ -78,9 +78,9 @@ def top(**changes):
         (round_(think="a" * 1_000_001), "think must be text of at most 1000000"),
         (round_(refers=[1]), "refers to rounds that are not before it"),
         (round_(refers=[True]), "refers to rounds"),
-        (round_(error="oops"), "none that answers have"),
-        (round_(error=["truncated"]), "none that answers have"),
-        (round_(warnings=[{}]), "none that answers have"),
+        (round_(error="oops"), "not one that answers have"),
+        (round_(error=["truncated"]), "not one that answers have"),
+        (round_(warnings=[{}]), "not one that answers have"),
         (round_(error="truncated"), "an error, and regions all the same"),
         (round_(regions=[None]), "a region must be an object"),
         (round_(regions=[{}] * 121), "at most 120"),

@@ -36,7 +36,8 @@ FLOORS = (
 # A docstring's first line is read alone, in an editor's tooltip: a noun phrase, or an imperative with its object.
 NOT_FIRST = re.compile(
     r"(What|Who|Whom|Whose|Whoever|Whatever|Where|When|Why|How|Of|As|By|With|In|Into|On|At|To|From|Its|Their|Those|"
-    r"These|This|That|It|They|He|She|Ours|Theirs)\b|(The same|The next one|The other|The others|The one|The ones)\b|"
+    r"These|This|That|It|They|He|She|Ours|Theirs)\b|"
+    r"(The same|The next one|The others?|The ones? (that|which|of|with))\b|"
     r"(All|Each|Both|Some|One|None|Any|Every one) of (them|it|these|those)\b"
 )
 LONGEST_FUNCTION, MOST_PARAMETERS, LONGEST_FILE = 60, 12, 600

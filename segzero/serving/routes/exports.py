@@ -70,7 +70,7 @@ def as_coco(registry: Registry) -> bytes:
 def as_overlay(registry: Registry, image: Image.Image, number: int | None = None) -> bytes:
     """The image with a round's regions drawn on it, or with those of all rounds, numbered."""
     regions = registry.regions if number is None else registry.round(number).regions
-    return png_bytes(draw_overlay(image, [region.found for region in regions]))
+    return png_bytes(draw_overlay(image, [region.instance for region in regions]))
 
 
 def as_masks(registry: Registry) -> bytes:

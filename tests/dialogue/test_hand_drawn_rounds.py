@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from segzero.dialogue import Dialogue
-from segzero.dialogue.correction import clicks
+from segzero.dialogue.correction import new_region
 from segzero.errors import UserError
 from segzero.masks import decode, mask_iou
 from segzero.segmenter import MaskPrediction
@@ -35,7 +35,7 @@ def test_masks_without_a_number_come_last():
 )
 def test_clicks_that_mean_nothing(wrong, said):
     with pytest.raises(UserError, match=said):
-        clicks(*wrong)
+        new_region(*wrong)
 
 
 @pytest.mark.slow
