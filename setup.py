@@ -76,15 +76,16 @@ def version() -> str:
     return re.findall(r'^__version__ = "(.+)"$', text, re.MULTILINE)[0]
 
 
-class WithConfigs(build_py):
-    """The configs stand beside the package in a clone, inside it when installed."""
+class WithConfigsAndDocs(build_py):
+    """Put the configs and the pages of the documentation inside the package; in a clone they stand beside it."""
 
     def run(self) -> None:
         super().run()
         if not self.editable_mode:
-            configs = Path(self.build_lib, "segzero", "configs")
-            shutil.rmtree(configs, ignore_errors=True)
-            shutil.copytree(Path(__file__).with_name("configs"), configs)
+            for name, left_out in (("configs", None), ("docs", shutil.ignore_patterns("*.py", "images"))):
+                folder = Path(self.build_lib, "segzero", name)
+                shutil.rmtree(folder, ignore_errors=True)
+                shutil.copytree(Path(__file__).with_name(name), folder, ignore=left_out)
 
 
 setup(
@@ -120,7 +121,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["segzero", "segzero.*", "rewards", "rewards.*"]),
     package_data={"segzero": ["py.typed", "tiny/weights/**/*", "serving/ui/static/**/*"], "rewards": ["py.typed"]},
-    cmdclass={"build_py": WithConfigs},
+    cmdclass={"build_py": WithConfigsAndDocs},
     install_requires=BASE,
     extras_require=EXTRAS,
     entry_points={

@@ -1,4 +1,4 @@
-"""Atomic writes, JSON files, locks of folders, and the place of the shipped configuration files."""
+"""Atomic writes, JSON files and locks of folders."""
 
 import errno
 import fcntl
@@ -155,12 +155,3 @@ def png_bytes(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=3)  # a third of the time of the usual 6, for files a tenth larger
     return file.getvalue()
-
-
-def config_dir() -> Path:
-    """The folder of the shipped YAML files: beside the package in a clone, inside it when installed."""
-    package = Path(__file__).parent
-    for place in (package / "configs", package.parent / "configs"):
-        if (place / "train.yaml").is_file():
-            return place
-    raise UserError(f"the configs are not where they belong, {package / 'configs'}; install segzero again")

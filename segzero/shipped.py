@@ -1,6 +1,7 @@
-"""Paths of the tiny models that ship with the package: a Qwen2.5-VL policy and a SAM2, trained on synthetic scenes.
+"""Paths of what ships with the package: tiny models, configuration files and the pages of the documentation.
 
-They are ordinary checkpoints; `python -m segzero.tiny` makes them anew.
+The tiny models are a Qwen2.5-VL policy and a SAM2, trained on synthetic scenes. They are ordinary checkpoints;
+`python -m segzero.tiny` makes them anew.
 
 >>> policy_path().name, segmenter_path().name
 ('policy', 'sam2')
@@ -8,10 +9,14 @@ They are ordinary checkpoints; `python -m segzero.tiny` makes them anew.
 
 from pathlib import Path
 
+from segzero.errors import UserError
+
+PACKAGE = Path(__file__).parent
+
 
 def weights_path() -> Path:
     """The folder that holds the shipped checkpoints and their manifest."""
-    return Path(__file__).with_name("tiny") / "weights"
+    return PACKAGE / "tiny" / "weights"
 
 
 def policy_path() -> Path:
@@ -22,3 +27,21 @@ def policy_path() -> Path:
 def segmenter_path() -> Path:
     """The shipped segmenter's checkpoint."""
     return weights_path() / "sam2"
+
+
+def config_dir() -> Path:
+    """The folder of the YAML files."""
+    return _folder("configs", "train.yaml")
+
+
+def docs_dir() -> Path:
+    """The folder of the documentation's Markdown pages."""
+    return _folder("docs", "install.md")
+
+
+def _folder(name: str, file: str) -> Path:
+    """A folder with this file: beside the package in a clone, inside it when installed."""
+    for place in (PACKAGE / name, PACKAGE.parent / name):
+        if (place / file).is_file():
+            return place
+    raise UserError(f"the {name} are not where they belong, {PACKAGE / name}; install segzero again")

@@ -75,7 +75,7 @@ def test_the_demo_runs_from_a_wheel(tmp_path):
     assert {file.name for file in (site / page).iterdir()} == {file.name for file in (ROOT / page).iterdir()}
 
     where = "import segzero, segzero.shipped; print(segzero.__file__, segzero.shipped.policy_path());"
-    where += "from segzero.io import config_dir; print(config_dir());"
+    where += "from segzero.shipped import config_dir, docs_dir; print(config_dir(), docs_dir());"
     where += "from segzero.evaluation.benchmarks import load_benchmarks; assert len(load_benchmarks()) > 30"
     environment = {**os.environ, "PYTHONPATH": str(site)}
     options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "check": True}

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from segzero.cli.extras import needs
+from segzero.cli.extras import needs, require
 from segzero.cli.options import segmenter_or_shipped, takes_dataclasses
 from segzero.errors import UserError
 
@@ -87,7 +87,7 @@ class ReadingOptions:
 @takes_dataclasses
 def prepare(
     source: Annotated[str, typer.Argument(help="A folder, a file or a hub name.")],
-    format: Annotated[str, typer.Option(help="refer, grefcoco, coco, folder, ...: the formats of docs/data.md.")],
+    format: Annotated[str, typer.Option(help="refer, grefcoco, coco, folder, ...: see `segzero docs data`.")],
     out: NewFolderOption,
     split: Annotated[str, typer.Option(help="Read this split of the source alone.")] = "",
     option: Annotated[list[str] | None, typer.Option(help="The format's own: level=instance, images=...")] = None,
@@ -148,6 +148,7 @@ def scenes(
     """Make training data of synthetic scenes, which the shipped models can learn from: train.parquet, val.parquet."""
     from segzero.tiny.scene_files import write_scenes
 
+    require("datasets")
     for file in write_scenes(folder, train, val):
         console.print(str(file))
 

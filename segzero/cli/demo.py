@@ -1,19 +1,17 @@
 """`segzero demo`: the shipped policy before and after a short training."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from segzero.cli.extras import needs
+from segzero.cli.extras import needs, require
 from segzero.cli.options import PolicyBackendOption
 
 console = Console(highlight=False, markup=False, emoji=False)  # answers may hold brackets
 
 
-@needs("train")
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path("demo"),
     scenes: Annotated[int, typer.Option(help="How many held-out scenes to show.", min=1)] = 9,
@@ -22,8 +20,9 @@ def demo(
     policy_backend: PolicyBackendOption = "auto",
 ) -> None:
     """Watch the shipped policy answer, learn by reinforcement, and answer again."""
-    from segzero.cli.demo_run import run_demo
+    with needs("train" if steps else "infer"):
+        if steps:
+            require("verl")
+        from segzero.cli.demo_run import run_demo
 
-    if steps and find_spec("verl") is None:  # before 200 scenes are answered
-        raise ModuleNotFoundError("training needs it, --steps 0 does not", name="verl")
-    run_demo(out, scenes, steps, seed, policy_backend, console)
+        run_demo(out, scenes, steps, seed, policy_backend, console)

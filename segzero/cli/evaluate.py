@@ -38,7 +38,7 @@ class DataOptions:
     ] = None
     data: Annotated[Path, typer.Option(help="The folder below which the data are; for `own`, the data.")] = Path()
     format: Annotated[
-        str | None, typer.Option(help="Of own data: folder, coco, refer, ...: the formats of docs/data.md.")
+        str | None, typer.Option(help="Of own data: folder, coco, refer, ...: the formats of `segzero docs data`.")
     ] = None
     option: Annotated[list[str] | None, typer.Option(help="The format's own: split=val, images=...")] = None
     limit: Annotated[int | None, typer.Option(help="Only the first samples, to try things out.", min=1)] = None
@@ -231,7 +231,7 @@ def _tasks_below(folder: Path) -> "list[Task]":
     known = [benchmark for benchmark in load_benchmarks().values() if benchmark.name != OWN]
     tasks = [benchmark.find(folder) for benchmark in known if benchmark.is_at(folder)]
     if not tasks:
-        raise UserError(f"--benchmark all: {folder} holds the data of no benchmark; docs/evaluation.md says where")
+        raise UserError(f"--benchmark all: {folder} holds the data of no benchmark; see `segzero docs evaluation`")
     console.print(f"found in {folder}: {', '.join(task.benchmark.name for task in tasks)}")
     return tasks
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from segzero.errors import UserError
 
@@ -24,3 +25,9 @@ def needs(extra: str) -> Iterator[None]:
         if package in OURS:  # a mistake in SegZero's own code
             raise
         raise UserError(f"{package or 'a package'} is missing ({error}); pip install 'segzero[{extra}]'") from error
+
+
+def require(package: str) -> None:
+    """Raise the error of a failed import, without importing the package: before long work that ends with it."""
+    if find_spec(package) is None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)

@@ -12,6 +12,7 @@ from segzero.cli import data, evaluate
 from segzero.cli.chat import chat
 from segzero.cli.demo import demo
 from segzero.cli.demo_ui import demo_ui
+from segzero.cli.docs import docs
 from segzero.cli.doctor import doctor
 from segzero.cli.infer import infer
 from segzero.cli.segment import segment
@@ -36,7 +37,7 @@ def options(version: Annotated[bool, typer.Option("--version", help="Print the v
         raise typer.Exit
 
 
-for command in (infer, segment, demo, train, merge, chat, serve, demo_ui, doctor):
+for command in (infer, segment, demo, train, merge, chat, serve, demo_ui, doctor, docs):
     app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(evaluate.app, name="eval")

@@ -110,7 +110,7 @@ def check(*folders: str | Path) -> DataReport:
             questions.add(question)
         _add_rewards(report, sample)
     if not report.samples:
-        raise UserError(f"{', '.join(map(str, folders))} holds no samples; see docs/data.md")
+        raise UserError(f"{', '.join(map(str, folders))} holds no samples; see `segzero docs data`")
     for ids in splits_of.values():
         if len(ids) > 1:
             report.add(f"its image is in {' and '.join(sorted(map(repr, ids)))}", *ids.values())

@@ -16,9 +16,9 @@ from typing import Any
 
 from segzero.data.parquet import from_parquet
 from segzero.errors import UserError, unknown_name
-from segzero.io import config_dir
 from segzero.masks import union
 from segzero.sample import Sample
+from segzero.shipped import config_dir
 
 OWN = "own"  # the reader of own data: .parquet files of Samples, or a folder with a table of prompts
 

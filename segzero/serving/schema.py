@@ -203,7 +203,7 @@ class SegmentAnswer(BaseModel):
 
     question: str
     size: Size
-    error: str | None = Field(description="None, or a code of docs/answers.md.")
+    error: str | None = Field(description="None, or a code of `segzero docs answers`.")
     warnings: list[str]
     think: str
     raw_text: str

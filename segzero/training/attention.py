@@ -29,13 +29,13 @@ def choose_attention(config: DictConfig) -> None:
     if chosen == FLASH and config.trainer.device != "cuda":
         raise UserError(f"{_KEY}={chosen} needs a GPU, and trainer.device={config.trainer.device}; leave it out")
     if chosen == FLASH and not has_flash():
-        raise UserError(f"{_KEY}={chosen}, but flash-attn is not installed; leave the key out, or see docs/install.md")
+        raise UserError(f"{_KEY}={chosen}, but flash-attn is not installed; leave it out, or see `segzero docs install`")
     actor = config.actor_rollout_ref.actor
     if chosen in PADDED:
         if actor.ulysses_sequence_parallel_size > 1:
             raise UserError(
                 "actor_rollout_ref.actor.ulysses_sequence_parallel_size needs batches without padding, and those "
-                "flash-attn; install it (docs/install.md), or set the key to 1"
+                "flash-attn; install it (`segzero docs install` says how), or set the key to 1"
             )
         model.use_remove_padding = False
 

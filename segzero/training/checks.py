@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rewards import NEEDS_MASKS, get_rubric, load_reward
+from rewards import get_rubric, load_reward
 from segzero.data.parquet import from_parquet
 from segzero.errors import UserError, unknown_name
 from segzero.policy.checkpoint import read_checkpoint
@@ -91,7 +91,7 @@ def check(config: DictConfig) -> Batch:
     _check_folder(Path(config.trainer.default_local_dir))
     for path in [*data_files(config, "train"), *data_files(config, "val")]:
         if not any(islice(from_parquet(path), 1)):
-            raise UserError(f"{path} holds no samples; see docs/training.md for how to make them")
+            raise UserError(f"{path} holds no samples; see `segzero docs training` for how to make them")
     return batch
 
 
@@ -202,8 +202,10 @@ def _check_reward(config: DictConfig) -> None:
     if OmegaConf.is_missing(config.reward, "name") or not isinstance(config.reward.name, str):
         raise UserError("reward.name is not set; name your function, as in reward.name=my_module.my_reward")
     name = config.reward.name
-    load_reward(name) if "." in name else get_rubric(name)
-    if name in NEEDS_MASKS and not config.segzero.segmenter.path:
+    rubric = None if "." in name else get_rubric(name)
+    if rubric is None:
+        load_reward(name)
+    if rubric and rubric.needs_masks and not config.segzero.segmenter.path:
         raise UserError(f"reward={name} needs a segmenter; set segzero.segmenter.path")
     wanted, written = FORMATS.get(name), get_prompt(config.data.prompt).format
     if wanted and wanted != written:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segzero.errors import UserError
-from segzero.io import config_dir
+from segzero.shipped import config_dir
 
 # Keys of verl that nothing reads here, or sections (with a dot at the end) -> what to use instead.
 WITHOUT_EFFECT = {

@@ -80,7 +80,7 @@ class SampleDataset(Dataset):
         ]
         print(f"{', '.join(files)}: {self.report}", flush=True)
         if not self.samples:
-            raise UserError(f"no usable sample in {', '.join(files)}: {self.report}; see docs/training.md")
+            raise UserError(f"no usable sample in {', '.join(files)}: {self.report}; see `segzero docs training`")
 
     def __len__(self) -> int:
         return len(self.samples)

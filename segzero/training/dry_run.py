@@ -101,7 +101,7 @@ def walk(config: DictConfig, split: str) -> Walk:
     asyncio.run(score())
     found.report = str(report)
     if not found.count:
-        raise UserError(f"no usable sample in {', '.join(map(str, files))}: {report}; see docs/training.md")
+        raise UserError(f"no usable sample in {', '.join(map(str, files))}: {report}; see `segzero docs training`")
     return found
 
 

@@ -66,6 +66,25 @@ def test_convseg_json_and_a_record_that_cannot_be_read(run, tmp_path):
     assert not (tmp_path / "strict").exists()
 
 
+def test_options_are_kept_and_read_back(run, held_out, tmp_path):
+    to_parquet(held_out[:2], tmp_path / "mine" / "test.parquet")
+    assert run("--benchmark", "own", "--data", "mine", *TINY, "--max-tokens", 300, "--strict")[0] == 0
+    file = tmp_path / "evaluation/own/options.json"
+    written = file.read_bytes()
+    kept = json.loads(written)
+    given = {"benchmark": "own", "data": "mine", "max_tokens": 300, "strict": True, "cache": "cache"}
+    assert given.items() <= kept.items() and kept["batch"] == 16 and kept["policy"] is None
+
+    code, out, _ = run("--options", file, "--batch", 4)
+    assert code == 0 and "2 samples are finished already" in out
+    assert file.read_bytes() == written  # of the evaluation that was begun
+    assert run("--options", file, "--limit", 1, "--out", "first")[0] == 0
+    changed = json.loads((tmp_path / "first/own/options.json").read_text())
+    assert changed == kept | {"limit": 1, "out": "first"}
+    assert json.loads((tmp_path / "first/own/run.json").read_text())["settings"]["max_tokens"] == 300
+    assert json.loads((tmp_path / "first/own/metrics.json").read_text())["samples"] == 1
+
+
 def test_own_data_in_another_format(run, held_out, tmp_path):
     """SegZero's own export as COCO, read back: categories of images, with average precision."""
     to_parquet(held_out[:2], tmp_path / "mine" / "test.parquet")
@@ -122,6 +141,8 @@ def test_convsegs_hub_mode_and_all_benchmarks_that_are_there(run, tmp_path):
         (["--benchmark", "own", "--data", "good", "--policy", "no/such"], "no/such"),
         (["--benchmark", "own", "--data", "good", "--segmenter", "no/such"], "no/such"),
         (["--benchmark", "own", "--data", "good", "--prompt", "mutli"], "did you mean 'multi'"),
+        (["--options", "missing.json"], "cannot read options from missing.json"),
+        (["--options", "list.json"], "list.json holds no options"),
         (["compare", "empty", "good"], "no finished evaluation in empty"),
         (["rescore", "empty"], "no evaluation in empty"),
     ],

@@ -1,179 +1,107 @@
-"""The command line from outside: what it prints, what it leaves behind, and how it says no."""
+"""The `segzero` command: version, help, exit codes, the doctor's report and `segzero data`."""
 
-import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.metadata import version
 
 import pytest
-from PIL import Image
+import typer
 
-from segzero.batch_inference import jobs_from
+from segzero import __version__
+from segzero.cli import doctor
+from segzero.cli.main import app
+from segzero.data.parquet import to_parquet
+from segzero.machine import this_machine
+from segzero.tiny.questions import make_samples
+from segzero.tiny.scene_files import write_scenes
+
+COMMANDS = {
+    "infer", "segment", "demo", "train", "merge", "chat", "serve", "demo-ui", "doctor",
+    "data check", "data show", "data prepare", "data export", "data scenes",
+    "eval", "eval rescore", "eval compare",
+}  # fmt: skip
 
 
 @pytest.fixture
 def run(run_segzero, monkeypatch, tmp_path):
-    """Run `segzero ARGS` in an empty folder."""
+    """Run `segzero ARGS` in an empty folder, on a terminal of 200 columns."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
     return run_segzero
 
 
-@pytest.fixture
-def scene(tmp_path, held_out):
-    """A held-out scene as a file, and its question."""
-    path = tmp_path / "scene.png"
-    path.write_bytes(held_out[0].image)
-    return path, held_out[0].question
+def command_names(group, prefix: str = "") -> set[str]:
+    """Names of the commands of a Typer group, without those that only hold others."""
+    names = set()
+    for name, command in group.commands.items():
+        nested = getattr(command, "commands", None)
+        names |= command_names(command, f"{prefix}{name} ") if nested else set()
+        names |= {prefix + name} if not nested or command.invoke_without_command else set()
+    return names
 
 
-def test_version_and_help(run):
-    assert run("--version")[0] == 0
-    code, out, _ = run("infer", "--help")
-    assert code == 0 and "--questions" in out
+def test_the_version_is_that_of_the_package(run):
+    assert run("--version") == (0, f"{__version__}\n", "")
 
 
-def test_infer_writes_what_was_asked_for(run, scene, tmp_path):
-    path, question = scene
-    code, out, _ = run("infer", path, question, "--format", "panel,mask,json,coco", "--policy-backend", "transformers")
-    assert code == 0 and "1 of 1 done" in out and "comes with SegZero" in out
-    assert {p.name for p in (tmp_path / "outputs").iterdir()} == {
-        "scene_panel.png", "scene_mask.png", "scene.json", "coco.json",
+def test_help_lists_every_command():
+    assert command_names(typer.main.get_command(app)) == COMMANDS
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_has_help(run, command):
+    code, out, err = run(*command.split(), "--help")
+    assert code == 0 and err == ""
+    assert f"segzero {command} " in out
+    rows = re.findall(r"^│ [* ]? *--([\w-]+)", out, re.MULTILINE)
+    assert "help" in rows and len(rows) == len(set(rows))
+
+
+def test_help_of_infer_has_every_option_with_its_default(run):
+    _, out, _ = run("infer", "--help")
+    rows = dict(re.findall(r"^│ +--([\w-]+) .*?  (\S.*?) +│$", out, re.MULTILINE))
+    assert set(rows) == {
+        "questions", "out", "format", "policy", "segmenter", "policy-backend", "segmenter-backend", "device", "frame",
+        "prompt", "temperature", "max-tokens", "seed", "batch", "max-pixels", "help",
     }  # fmt: skip
-    said = json.loads((tmp_path / "outputs" / "scene.json").read_text())
-    assert said["question"] == question and said["think"]
-    coco = json.loads((tmp_path / "outputs" / "coco.json").read_text())
-    assert len(coco["images"]) == 1 and len(coco["annotations"]) == len(said["instances"])
+    assert rows["batch"].endswith("Images at once. [default: 64]")
+    assert rows["max-pixels"].endswith("Refuse larger images. [default: 89000000]")
 
 
-def test_infer_counts_the_images_it_cannot_read(run, scene, tmp_path):
-    path, question = scene
-    (tmp_path / "folder").mkdir()
-    path.rename(tmp_path / "folder" / "a.png")
-    (tmp_path / "folder" / "b.jpg").write_bytes(b"not a picture")
-    code, out, _ = run("infer", "folder", question, "--policy-backend", "transformers")
-    assert code == 2 and "1 of 2 done" in out and "b: not done" in out
-    assert (tmp_path / "outputs" / "a.json").exists() and not (tmp_path / "outputs" / "b.json").exists()
+def test_an_unknown_command_or_option_exits_with_2(run):
+    code, _, err = run("infre")
+    assert code == 2 and "No such command 'infre'" in err
+    code, _, err = run("infer", "--qestions", "x")
+    assert code == 2 and "No such option: --qestions" in err and "--questions" in err
 
 
-def test_infer_reads_a_file_of_questions(run, scene, tmp_path):
-    path, _ = scene
-    lines = [{"image": path.name, "question": "the largest shape"}, {"image": path.name, "prompt": "the red circle"}]
-    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    code, out, _ = run("infer", "--questions", "q.jsonl", "--format", "json", "--policy-backend", "transformers")
-    assert code == 0 and "2 of 2 done" in out
-    assert json.loads((tmp_path / "outputs" / "scene_2.json").read_text())["question"] == "the red circle"
+def test_python_m_segzero_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "segzero", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"{__version__}\n")
 
 
-def test_infer_writes_every_answer_to_a_file_of_its_own(run, scene, tmp_path):
-    path, question = scene
-    names = ["a.png", "A.jpg", "a.jpg", "a_2.png", "coco.png", f"{'ö' * 120}.png", f"{'ö' * 110}x.png"]
-    (tmp_path / "many").mkdir()
-    for name in names:
-        (tmp_path / "many" / name).write_bytes(path.read_bytes())
-    code, out, _ = run("infer", "many", question, "--format", "panel,json,coco", "--policy-backend", "transformers")
-    assert code == 0 and "7 of 7 done" in out
-    written = [file.name for file in (tmp_path / "outputs").glob("*.json")]
-    assert len({name.casefold() for name in written}) == len(names) + 1
-    assert len(json.loads((tmp_path / "outputs" / "coco.json").read_text())["images"]) == len(names)
-    assert len(list((tmp_path / "outputs").glob("*_panel.png"))) == len(names)
+def test_doctor_reports_versions_and_this_machine(run):
+    code, out, err = run("doctor", "--quick")
+    assert code == 0 and err == ""
+    assert out.startswith(f"segzero {__version__} · Python {sys.version.split()[0]} · ")
+    facts = dict(re.findall(r"^  (\S[\w -]*?)  +(\S.*)$", out, re.MULTILINE))
+    assert set(doctor.PACKAGES) < set(facts)
+    assert facts["numpy"] == version("numpy") and facts["pillow"] == version("pillow")
+    assert facts["cores"] == str(this_machine().cpus)
+    assert facts["memory"].startswith(f"{this_machine().memory / 2**30:.1f} GiB, ")
+    assert not set(doctor.BACKENDS) & set(facts)
 
 
-def test_infer_goes_on_when_one_result_cannot_be_written(run, scene, tmp_path):
-    path, question = scene
-    for name in ("a.png", "b.png"):
-        (tmp_path / name).write_bytes(path.read_bytes())
-    (tmp_path / "outputs" / "a.json").mkdir(parents=True)  # stands where the file should be
-    code, out, _ = run("infer", "[ab].png", question, "--format", "json,coco", "--policy-backend", "transformers")
-    assert code == 2 and "1 of 2 done" in out and "a: not done: cannot write" in out
-    assert json.loads((tmp_path / "outputs" / "b.json").read_text())["question"] == question
-    [image] = json.loads((tmp_path / "outputs" / "coco.json").read_text())["images"]
-    assert image["file_name"] == "b.png"
-
-
-def test_infer_prints_names_and_problems_as_they_are(run, scene, tmp_path):
-    _, question = scene
-    lines = [{"image": "[/red]:cat:[.png", "question": question}, {"image": "half \ud83d.png", "question": question}]
-    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    out_folder = "[/bold]"
-    code, out, _ = run("infer", "--questions", "q.jsonl", "--out", out_folder, "--policy-backend", "transformers")
-    assert code == 2 and "0 of 2 done; files in [/bold]/" in out
-    assert "no such image: [/red]:cat:[.png" in out and "half \\ud83d.png" in out
-
-
-@pytest.mark.parametrize(
-    ("stem", "name"),
-    [
-        ("x" * 200, "x" * 200),
-        ("x" * 250, "x" * 200),
-        ("ö" * 101, "ö" * 100),
-        ("x" + "ö" * 100, "x" + "ö" * 99),  # the hundredth would be cut in two
-        ("x" + "🐈" * 50, "x" + "🐈" * 49),
-    ],
-    ids=["fits", "long", "even", "odd", "four bytes"],
-)
-def test_long_names_are_cut_between_two_letters(stem, name, tmp_path):
-    (tmp_path / "q.jsonl").write_text(json.dumps({"image": f"{stem}.png", "question": "the cat"}) + "\n")
-    [job] = jobs_from(tmp_path / "q.jsonl")
-    assert job.name == name
-
-
-def test_names_of_the_same_image_are_counted(tmp_path):
-    images = ["a.png"] * 3 + ["a_3.png", "A.png", "COCO.png", "e\u0301.png", "\u00e9.png"]
-    (tmp_path / "q.jsonl").write_text("\n".join(json.dumps({"image": i, "question": "the cat"}) for i in images))
-    names = [job.name for job in jobs_from(tmp_path / "q.jsonl")]
-    assert names == ["a", "a_2", "a_3", "a_3_2", "A_4", "COCO_2", "e\u0301", "\u00e9_2"]
-
-
-def test_segment_draws_every_reading(run, scene, tmp_path, held_out):
-    path, _ = scene
-    x, y = held_out[0].objects[0].points[0]
-    code, out, _ = run("segment", path, "--point", f"{x},{y}", "--point", "-1,1", "--all-masks", "--format", "mask")
-    assert code == 0 and out.count("predicted IoU") == 3
-    area = (sum(Image.open(tmp_path / "outputs" / f"scene_{k}_mask.png").histogram()[255:]) for k in (1, 2, 3))
-    assert all(count > 0 for count in area)
-
-
-@pytest.mark.parametrize(
-    ("args", "expected"),
-    [
-        (["infer"], "give IMAGES"),
-        (["infer", "scene.png"], "give IMAGES"),
-        (["infer", "scene.png", "   ?"], "question is empty"),
-        (["infer", "missing.png", "the cat"], "missing.png"),
-        (["infer", "scene.png", "the cat", "--format", "panle"], "did you mean 'panel'"),
-        (["infer", "scene.png", "the cat", "--policy-backend", "vlm"], "vllm"),
-        (["infer", "scene.png", "the cat", "--segmenter-backend", "sam"], "sam2"),
-        (["infer", "scene.png", "the cat", "--policy", "no/such/folder"], "no/such/folder"),
-        (["infer", "scene.png", "the cat", "--segmenter", "no/such/folder"], "no/such/folder"),
-        (["infer", "scene.png", "the cat", "--prompt", "mutli"], "did you mean 'multi'"),
-        (["infer", "scene.png", "the cat", "--frame", "stretch(x)"], "unknown frame"),
-        (["infer", "--questions", "missing.jsonl"], "missing.jsonl"),
-        (["infer", "--questions", "bad.jsonl"], "bad.jsonl, line 2"),
-        (["segment", "scene.png"], "nothing to draw"),
-        (["segment", "scene.png", "--point", "3"], "--point 3"),
-        (["segment", "scene.png", "--point", "nan,3"], "--point nan,3"),
-        (["segment", "scene.png", "--point", "9999,3"], "outside the image"),
-        (["segment", "scene.png", "--point", "-3,3"], "negative"),
-        (["segment", "scene.png", "--box", "9,9,3,3"], "x1 must be above x0"),
-        (["segment", "scene.png", "--max-pixels", "100", "--point", "1,1"], "scene.png"),
-    ],
-)
-def test_a_mistake_is_one_line_and_exit_code_2(run, scene, tmp_path, args, expected):
-    (tmp_path / "bad.jsonl").write_text('{"image": "scene.png", "question": "the cat"}\n["scene.png"]\n')
-    before = sorted(tmp_path.iterdir())
-    code, _, err = run(*args)
-    assert code == 2
-    assert err.startswith("segzero: ") and err.count("\n") == 1 and expected in err
-    assert sorted(tmp_path.iterdir()) == before  # nothing half-written
-
-
-def test_a_full_or_forbidden_folder_is_one_line(run, scene, tmp_path):
-    path, question = scene
-    (tmp_path / "outputs").write_text("a file stands where the folder should be")
-    code, _, err = run("infer", path, question, "--policy-backend", "transformers")
-    assert code == 2 and "outputs" in err and err.count("\n") == 1
-
-
-def test_doctor_reports_versions(run):
-    code, out, _ = run("doctor", "--quick")
-    assert code == 0 and "transformers" in out and "cores" in out
+def test_doctor_says_why_a_backend_does_not_work(run, monkeypatch):
+    broken = "import sys; print('a warning', file=sys.stderr); raise ImportError('no libcudart.so.13')"
+    tried = {"good": "import json", "broken": broken, "silent": "import os; os._exit(3)"}
+    monkeypatch.setattr(doctor, "BACKENDS", tried)
+    _, out, _ = run("doctor")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert {"good ok", "broken no: ImportError: no libcudart.so.13", "silent no: exit code 3"} <= set(lines)
+    assert "Training on a GPU" in lines
 
 
 @pytest.mark.slow
@@ -185,18 +113,21 @@ def test_doctor_tries_the_backends(run):
         assert line.split()[-1] == "ok", line
 
 
-def test_data_check_says_what_is_wrong_by_its_exit_code(run, tmp_path):
-    from dataclasses import replace
-
-    from segzero.data.parquet import to_parquet
-    from segzero.tiny.questions import make_samples
-
+def test_data_check_reports_by_its_exit_code(run, tmp_path):
     samples = make_samples(3, 5)
     to_parquet(samples, tmp_path / "good" / "train.parquet")
     to_parquet([samples[0], replace(samples[1], id=samples[0].id)], tmp_path / "twice" / "train.parquet")
-    code, out, _ = run("data", "check", tmp_path / "good")
-    assert code == 0 and "nothing is wrong" in out
-    code, out, _ = run("data", "check", tmp_path / "twice")
+    code, out, _ = run("data", "check", "good", "--page", "page.html")
+    assert code == 0 and "nothing is wrong" in out and "pictures are in page.html" in out
+    assert (tmp_path / "page.html").read_text().count("<img") >= 3
+    code, out, _ = run("data", "check", "twice")
     assert code == 1 and samples[0].id in out
-    code, _, complaint = run("data", "check", tmp_path / "none")
-    assert code == 2 and complaint.count("\n") == 1
+    code, _, err = run("data", "check", "none")
+    assert code == 2 and err.count("\n") == 1
+
+
+def test_data_scenes_writes_the_files_of_training(run, tmp_path):
+    code, out, _ = run("data", "scenes", "scenes", "--train", 3, "--val", 2)
+    assert code == 0 and out.split() == ["scenes/train.parquet", "scenes/val.parquet"]
+    for written in write_scenes(tmp_path / "again", train=3, val=2):
+        assert written.read_bytes() == (tmp_path / "scenes" / written.name).read_bytes()

@@ -10,7 +10,7 @@ from segzero import shipped
 from segzero.data.parquet import to_parquet
 from segzero.data.validation import true_answer
 from segzero.errors import UserError
-from segzero.io import config_dir
+from segzero.shipped import config_dir
 from segzero.tiny.dialogues import make_dialogues
 from segzero.tiny.questions import make_samples
 from segzero.training import checks, estimate

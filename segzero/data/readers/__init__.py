@@ -1,4 +1,4 @@
-"""Published formats -> Samples, one at a time. docs/data.md shows each format.
+"""Published formats -> Samples, one at a time. `segzero docs data` shows each format.
 
 >>> for sample in read("data/mine", "folder"):                    # doctest: +SKIP
 ...     print(sample.question, len(sample.objects))

@@ -31,7 +31,7 @@ def read_coco(source: str | Path, images: str | Path = "") -> Iterator[Record]:
         names = {get(c, "id", int): question(get(c, "name", str)) for c in get(found, "categories", list)}
         pictures, annotations = get(found, "images", list), get(found, "annotations", list)
     except UserError as error:
-        raise UserError(f"{file}: {error}; see docs/data.md for COCO's layout") from error
+        raise UserError(f"{file}: {error}; see `segzero docs data` for COCO's layout") from error
     by_image: dict[Any, list] = defaultdict(list)
     for annotation in annotations:
         by_image[_id(annotation, "image_id")].append(annotation)

@@ -43,7 +43,7 @@ def read_converseg(source: Any, split: str = "", images: str | Path = "") -> Ite
     try:
         items, name = get(found, "items", list), get(found, "dataset", str, default="")
     except UserError as error:
-        raise UserError(f"{file}: {error}; see docs/data.md for ConverSeg's items.json") from error
+        raise UserError(f"{file}: {error}; see `segzero docs data` for ConverSeg's items.json") from error
     for number, item in enumerate(items):
         yield Record(f"{file}, item {number}", partial(_samples, item, "mask", root, name, number))
 

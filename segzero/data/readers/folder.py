@@ -32,7 +32,7 @@ def read_folder(source: str | Path, split: str = "") -> Iterator[Record]:
     tables = [folder / name for name in TABLES if (folder / name).is_file()]
     if len(tables) != 1:
         raise UserError(
-            f"{folder} must hold one of {' and '.join(TABLES)}; it holds {len(tables)} of them; see docs/data.md"
+            f"{folder} must hold one of {' and '.join(TABLES)}; it holds {len(tables)} of them; see `segzero docs data`"
         )
     existing_folder(folder / "images", "own data")
     [table] = tables

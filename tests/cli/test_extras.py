@@ -1,0 +1,120 @@
+"""Commands on an installation without extras: one line that says what is missing and how to install it."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from segzero.cli.extras import needs, require
+from segzero.data.parquet import to_parquet
+from segzero.errors import UserError
+from segzero.evaluation.scoring import score_sample
+from segzero.tiny.questions import make_samples
+from tests.cli.test_main import COMMANDS
+
+# What setup.py's extras bring, with what those packages bring in their turn; the base requirements are not among them.
+EXTRAS = (
+    "accelerate", "datasets", "fastapi", "httptools", "httpx", "huggingface_hub", "hydra", "numba", "omegaconf",
+    "pandas", "peft", "prometheus_client", "pyarrow", "qwen_vl_utils", "ray", "safetensors", "sam2", "starlette",
+    "supervision", "tensordict", "tokenizers", "torch", "torchvision", "transfer_queue", "transformers", "uvicorn",
+    "verl", "vllm", "wandb", "xxhash",
+)  # fmt: skip
+WITHOUT_EXTRAS = f"""
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {EXTRAS!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Refuse())
+from segzero.cli.main import main
+sys.argv[0] = "segzero"
+main()
+"""
+INFER, TRAIN, SERVE = (f"pip install 'segzero[{extra}]'" for extra in ("infer", "train", "serve"))
+CALLS = {
+    "infer scene.png circle": INFER,
+    "segment scene.png --point 9,9": INFER,
+    "demo": TRAIN,
+    "demo --steps 0 --scenes 1": INFER,
+    "train": TRAIN,
+    "train dry_run=true": TRAIN,
+    "merge run/global_step_1 --out merged": TRAIN,
+    "chat scene.png": INFER,
+    "serve --port 1": SERVE,
+    "demo-ui --port 1 --no-browser": SERVE,
+    "data check data": INFER,
+    "data show data": INFER,
+    "data prepare folder --format folder --out prepared": INFER,
+    "data export data --to coco --out exported": INFER,
+    "data scenes scenes": INFER,
+    "eval --benchmark own --data data": INFER,
+    "eval rescore run": INFER,
+}
+LIGHT = {"doctor --quick": "torch", "eval compare run run --out both.json": "all of it is in both.json"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """An image, samples, own data in a folder, a checkpoint's folder and a finished evaluation."""
+    folder = tmp_path_factory.mktemp("without_extras")
+    [sample] = make_samples(1, 3)
+    to_parquet([sample], folder / "data" / "train.parquet")
+    for image in (folder / "scene.png", folder / "folder" / "images" / "a.png"):
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.write_bytes(sample.image)
+    (folder / "folder" / "masks").mkdir()
+    (folder / "folder" / "masks" / "a.png").write_bytes(sample.image)
+    (folder / "folder" / "prompts.csv").write_text("image,mask,prompt\na.png,a.png,the circle\n")
+    (folder / "run" / "global_step_1" / "actor").mkdir(parents=True)
+    benchmark = {"name": "own", "reader": "own", "level": "question", "ignore": "none"}
+    task = {"benchmark": benchmark, "source": str(folder / "data"), "limit": None, "history": None}
+    (folder / "run" / "run.json").write_text(json.dumps({"what": {}, "settings": {}, "task": task}))
+    (folder / "run" / "predictions.jsonl").touch()
+    (folder / "run" / "scores.jsonl").write_text(json.dumps(asdict(score_sample(sample, ()))) + "\n")
+    return folder
+
+
+def call(folder: Path, command: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    arguments = [sys.executable, "-c", WITHOUT_EXTRAS, *command.split()]
+    return subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_every_command_is_called():
+    called = {name for name in COMMANDS for command in CALLS | LIGHT if f"{command} ".startswith(f"{name} ")}
+    assert called == COMMANDS
+
+
+@pytest.mark.parametrize("command", CALLS)
+def test_a_missing_extra_is_one_line_and_exit_code_2(folder, command):
+    done = call(folder, command)
+    assert done.returncode == 2, done.stderr
+    [line] = done.stderr.splitlines()
+    assert line.startswith("segzero: ") and CALLS[command] in line
+    assert any(package in line for package in EXTRAS)
+
+
+@pytest.mark.parametrize("command", LIGHT)
+def test_the_base_installation_is_enough(folder, command):
+    done = call(folder, command)
+    assert done.returncode == 0, done.stderr
+    assert LIGHT[command] in done.stdout
+
+
+def test_needs_names_the_package_and_keeps_our_own_mistakes():
+    with pytest.raises(UserError) as refusal, needs("x"):
+        raise ModuleNotFoundError("No module named 'torch.cuda'", name="torch.cuda")
+    assert str(refusal.value) == "torch is missing (No module named 'torch.cuda'); pip install 'segzero[x]'"
+    with pytest.raises(UserError, match="a package is missing"), needs("x"):
+        raise ImportError("libcudart.so.13: cannot open shared object file")
+    with pytest.raises(ImportError, match="cannot import name 'x'"), needs("x"):
+        raise ImportError("cannot import name 'x' from 'segzero.io'", name="segzero.io")
+    require("json")
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        require("no_such_package")
