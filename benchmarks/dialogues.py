@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rewards import read_case
+from rewards import Case
 from rewards.citations import cites
 from rewards.matching import matched_iou
 from segzero import shipped
@@ -125,7 +125,7 @@ def score(sample: Sample, said: Prediction) -> float:
 
 def citing(sample: Sample, said: Prediction) -> float:
     """What the reward's term gives the think-chain."""
-    return cites(read_case(said.raw_text, sample, frame=FRAME, prompt_boxes=sample_prompt(sample, FRAME).boxes))
+    return cites(Case.of_sample(said.raw_text, sample, FRAME, prompt_boxes=sample_prompt(sample, FRAME).boxes))
 
 
 def with_spread(values: np.ndarray, talks: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""What a response is worth. No torch here: a reward imports in a third of a second.
+"""Rewards: scores of a policy's responses. Imports in a third of a second, as nothing here needs torch.
 
 >>> truth = [{"bbox_2d": [10, 100, 200, 210], "point_2d": [30, 110]}]
 >>> text = '<think>no mug</think><answer>[]</answer>'
@@ -8,14 +8,12 @@
 
 from rewards.case import Case, PromptBoxes, read_case
 from rewards.custom import CustomReward, Guard, load_reward
-from rewards.presets import NEEDS_MASKS, PRESETS, RANK_NORMALIZED, get_rubric, score
+from rewards.presets import PRESETS, get_rubric, score
 from rewards.ranking import QuantileRanks
 from rewards.rubric import Reward, Rubric, Term
 
 __all__ = [
-    "NEEDS_MASKS",
     "PRESETS",
-    "RANK_NORMALIZED",
     "Case",
     "CustomReward",
     "Guard",

@@ -1,70 +1,132 @@
-"""`Case`: all that a term may look at. Boxes and points are in the 840 frame, a square of 840 pixels.
+"""`Case`: everything that a term of a reward may look at, with boxes and points in the 840 frame.
 
-There the published rewards' distances (10, 30, 100 pixels) mean the same for every image. The policy writes
-in its own frame, the truth is kept in pixels of the original image: `read_case` brings both here.
+That is a square of 840 pixels, in which the published rewards' distances (10, 30, 100 pixels) mean the same for every
+image. The policy writes in its own frame, and the truth is kept in pixels of the original image: the constructors
+convert both.
 
 >>> from segzero.frames import relative
 >>> truth = [{"bbox_2d": [0, 0, 320, 240], "point_2d": [160, 120]}]
 >>> text = '<think></think><answer>[{"bbox_2d": [0, 0, 500, 500], "point_2d": [250, 250]}]</answer>'
->>> case = read_case(text, truth, size=(640, 480), frame=relative(1000))
+>>> case = Case.of_objects(text, truth, size=(640, 480), frame=relative(1000))
 >>> case.truth[0].box, case.answer.instances[0].box
 ((0.0, 0.0, 420.0, 420.0), (0.0, 0.0, 420.0, 420.0))
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from rewards.matching import Pair, pair_up
-from segzero.answer import MAX_COORDINATE, Answer, Instance, parse_answer
+from segzero.answer import Answer, Instance, parse_answer
 from segzero.errors import UserError
 from segzero.frames import Frame, Size, stretch
 from segzero.masks import RLE, encode, union
 from segzero.sample import Sample
+from segzero.solution import parse_objects, parse_solution
 
 SIDE = 840
 SQUARE = stretch(SIDE)
 
+AnyMask = RLE | NDArray[np.bool_]
 Truth = Sample | Sequence[Mapping[str, Any]] | str
 Numbers = tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class PromptBoxes:
-    """The boxes of earlier rounds that a prompt holds, in the policy's numbers, as the prompt writes them."""
+    """Boxes of earlier rounds that a prompt contains, in the policy's numbers, as the prompt writes them."""
 
-    referred: frozenset[Numbers] = frozenset()  # what the question refers to
+    referred: frozenset[Numbers] = frozenset()  # those that the question refers to
     others: frozenset[Numbers] = frozenset()
 
 
 @dataclass(frozen=True)
 class Case:
-    """One response and its truth. Make it with `read_case`."""
+    """One response and its truth. Make it with `of_sample`, `of_objects` or `of_solution`.
+
+    Their arguments in common: `frame`, the one the policy writes in (without it, 840x840 pixels as published);
+    `format`, the answer format; `answer`, the response if it is parsed already; `prompt_boxes`, the boxes that the
+    prompt contained, for the term `cites`.
+    """
 
     response: str
     truth: tuple[Instance, ...]  # in the 840 frame; empty: nothing is there
     scale: tuple[float, float] = (1.0, 1.0)  # x, y: from the policy's numbers to the 840 frame
     format: str = "multi"
     parsed: Answer | None = None  # in the policy's numbers, if the response has been parsed already
-    drawn: RLE | None = None  # what the segmenter drew for the answer; None: there is no segmenter
+    predicted_mask: RLE | None = None  # union of the segmenter's masks for the answer; None: there is no segmenter
     true_mask: RLE | None = None
     ignore: RLE | None = None  # pixels that count neither way
     prompt_boxes: PromptBoxes = PromptBoxes()
 
+    @classmethod
+    def of_sample(
+        cls,
+        response: str,
+        sample: Sample,
+        frame: Frame | None = None,
+        format: str = "multi",
+        answer: Answer | None = None,
+        masks: Sequence[AnyMask] | None = None,
+        prompt_boxes: PromptBoxes | None = None,
+    ) -> "Case":
+        """Compare a response with a Sample.
+
+        `masks`: the segmenter's, in pixels of the original image, for `predicted_mask_iou`; all the Sample's objects
+        must then have masks.
+        """
+        truth = tuple(Instance(o.box, o.points) for o in sample.objects)
+        case = _case(response, truth, sample.size, frame, format, answer, prompt_boxes)
+        if masks is None:
+            return case
+        true_mask = sample.mask()
+        if true_mask is None:
+            raise _no_true_masks(f"truth of sample {sample.id!r}")
+        predicted = union([mask if isinstance(mask, dict) else encode(mask) for mask in masks], sample.size)
+        return replace(case, predicted_mask=predicted, true_mask=true_mask, ignore=sample.ignore)
+
+    @classmethod
+    def of_objects(
+        cls,
+        response: str,
+        objects: Sequence[Mapping[str, Any]],
+        size: Size = (SIDE, SIDE),
+        frame: Frame | None = None,
+        format: str = "multi",
+        answer: Answer | None = None,
+        prompt_boxes: PromptBoxes | None = None,
+    ) -> "Case":
+        """Compare a response with {"bbox_2d", "point_2d"} objects in pixels of an image of that (width, height)."""
+        return _case(response, parse_objects(objects), size, frame, format, answer, prompt_boxes)
+
+    @classmethod
+    def of_solution(
+        cls,
+        response: str,
+        solution: str,
+        size: Size = (SIDE, SIDE),
+        frame: Frame | None = None,
+        format: str = "multi",
+        answer: Answer | None = None,
+        prompt_boxes: PromptBoxes | None = None,
+    ) -> "Case":
+        """Compare a response with a published `solution` in pixels of an image of that (width, height)."""
+        return _case(response, parse_solution(solution), size, frame, format, answer, prompt_boxes)
+
     @cached_property
     def written(self) -> Answer:
-        """What the response says, in the policy's numbers; parsed when the first term asks."""
+        """The parsed response, in the policy's own numbers."""
         extent = (SIDE / self.scale[0], SIDE / self.scale[1])
         return self.parsed or parse_answer(self.response, self.format, extent)
 
     @cached_property
     def answer(self) -> Answer:
-        """What the response says, in the 840 frame."""
+        """The parsed response, in the 840 frame."""
         if self.scale == (1.0, 1.0):
             return self.written
         instances = tuple(_scaled(instance, self.scale) for instance in self.written.instances)
@@ -72,12 +134,12 @@ class Case:
 
     @cached_property
     def pairs(self) -> list[Pair]:
-        """Which predicted object answers which true one."""
+        """Predicted objects paired with true ones, one to one."""
         return pair_up(self.answer.instances, self.truth)
 
     @cached_property
     def well_formed(self) -> bool:
-        """One pair of answer tags with JSON between them. `parse_answer` reads more; training is to teach this."""
+        """True for one pair of answer tags with JSON between them, as training teaches; `parse_answer` accepts more."""
         head, opening, rest = self.response.partition("<answer>")
         body, closing, tail = rest.partition("</answer>")
         if not (opening and closing) or "answer>" in head + body + tail:
@@ -89,7 +151,7 @@ class Case:
 
     @property
     def predicts_empty(self) -> bool:
-        """The response is well formed, and it says: nothing there."""
+        """True for a well-formed response whose answer is that nothing is there."""
         return self.well_formed and self.answer.error is None and not self.answer.instances
 
 
@@ -99,81 +161,52 @@ def read_case(
     size: Size | None = None,
     frame: Frame | None = None,
     format: str = "multi",
-    answer: Answer | None = None,
-    masks: Sequence[RLE | NDArray] | None = None,
+    masks: Sequence[AnyMask] | None = None,
     prompt_boxes: PromptBoxes | None = None,
 ) -> Case:
-    """A response and its truth, ready to be scored.
+    """Make a `Case` of a truth in any form: a Sample, a list of {"bbox_2d", "point_2d"}, or a published `solution`.
 
-    `truth`: a Sample, a list of {"bbox_2d", "point_2d"} or a published `solution`, in pixels of an image of
-    `size` (the Sample's own, else 840x840). `frame`: the one the policy writes in; without it, 840x840
-    pixels as published. `answer`: the response, if it is parsed already. `masks`: what the segmenter drew,
-    in pixels of the original image, for `mask_iou`; the truth must then be a Sample with masks. `prompt_boxes`: the
-    boxes that the prompt held, for `cites`; which they were, the prompt alone says, not the truth.
+    `size` is that of the image the truth's pixels belong to, 840x840 unless given; a Sample has its own. `masks` are
+    for Samples alone. The other arguments are those of `Case.of_sample`.
     """
-    size = size or (truth.size if isinstance(truth, Sample) else (SIDE, SIDE))
-    where = f"truth of sample {truth.id!r}" if isinstance(truth, Sample) else "truth"
-    to_square = (SIDE / size[0], SIDE / size[1])
-    objects = tuple(_scaled(instance, to_square) for instance in _read_truth(truth, where))
-    width, height = (frame or SQUARE).extent(size)
-    case = Case(
-        response, objects, (SIDE / width, SIDE / height), format, answer, prompt_boxes=prompt_boxes or PromptBoxes()
-    )
-    if masks is None:
-        return case
-    true_mask = truth.mask() if isinstance(truth, Sample) else None
-    if not isinstance(truth, Sample) or true_mask is None:
-        raise UserError(f"{where}: masks can only be scored against a Sample whose objects all have an rle")
-    drawn = union([mask if isinstance(mask, dict) else encode(mask) for mask in masks], truth.size)
-    return replace(case, drawn=drawn, true_mask=true_mask, ignore=truth.ignore)
-
-
-_BOX = re.compile(r"<box>\((\d+),(\d+)\),\((\d+),(\d+)\)</box>")
-_POINTS = re.compile(r"<points>\((\d+),(\d+)\),\((\d+),(\d+)\)</points>")
-
-
-def _read_truth(truth: Truth, where: str) -> list[Instance]:
-    """The true objects, in whatever pixels they are given; integers stay integers."""
     if isinstance(truth, Sample):
-        return [Instance(o.box, o.points) for o in truth.objects]
-    if not isinstance(truth, str):
-        return [_read_object(item, f"{where}, object {i}") for i, item in enumerate(truth)]
-    if box := _BOX.search(truth):
-        x0, y0, x1, y1 = (int(v) for v in box.groups())
-        points = _POINTS.search(truth)
-        px, py, qx, qy = (int(v) for v in points.groups()) if points else (0,) * 4
-        return [Instance((x0, y0, x1, y1), ((px, py), (qx, qy)) if points else ())]
-    try:
-        items = json.loads(truth)
-    except ValueError:
-        items = None
-    if not isinstance(items, list):
-        raise UserError(f"{where}: a solution is <box>(x,y),(x,y)</box><points>...</points> or a JSON list of objects")
-    return _read_truth(items, where)
+        return Case.of_sample(response, truth, frame, format, masks=masks, prompt_boxes=prompt_boxes)
+    if masks is not None:
+        raise _no_true_masks("truth")
+    size = size or (SIDE, SIDE)
+    if isinstance(truth, str):
+        return Case.of_solution(response, truth, size, frame, format, prompt_boxes=prompt_boxes)
+    return Case.of_objects(response, truth, size, frame, format, prompt_boxes=prompt_boxes)
 
 
-def _read_object(item: object, where: str) -> Instance:
-    """One object, written as in either answer format."""
-    if not isinstance(item, Mapping):
-        raise UserError(f'{where}: it must be {{"bbox_2d": [x, y, x, y], "point_2d": [x, y]}}')
-    single = "bbox" in item
-    box = _numbers(item.get("bbox" if single else "bbox_2d"), 4, f"{where}, box")
-    keys = [key for key in (("points_1", "points_2") if single else ("point_2d",)) if key in item]
-    return Instance(box, tuple(_numbers(item[key], 2, f"{where}, {key}") for key in keys))
+def _case(
+    response: str,
+    truth: Sequence[Instance],
+    size: Size,
+    frame: Frame | None,
+    format: str,
+    answer: Answer | None,
+    prompt_boxes: PromptBoxes | None,
+) -> Case:
+    """A case without masks, from true instances in pixels of an image of that size."""
+    to_square = (SIDE / size[0], SIDE / size[1])
+    width, height = (frame or SQUARE).extent(size)
+    return Case(
+        response,
+        tuple(_scaled(instance, to_square) for instance in truth),
+        (SIDE / width, SIDE / height),
+        format,
+        answer,
+        prompt_boxes=prompt_boxes or PromptBoxes(),
+    )
 
 
-def _numbers(values: object, count: int, where: str) -> Any:
-    try:
-        fine = len(values) == count and all(-MAX_COORDINATE <= v <= MAX_COORDINATE for v in values)  # type: ignore
-    except TypeError:
-        fine = False
-    if not fine:
-        raise UserError(f"{where}: it must be {count} finite numbers, not {values!r}")
-    return tuple(values)  # type: ignore[arg-type]
+def _no_true_masks(name: str) -> UserError:
+    return UserError(f"{name}: masks can only be scored against a Sample whose objects all have an rle")
 
 
 def _scaled(instance: Instance, scale: tuple[float, float]) -> Instance:
-    """The same in another frame; not rounded."""
+    """An instance with x and y multiplied, not rounded."""
     if scale == (1.0, 1.0):
         return instance
     sx, sy = scale

@@ -1,10 +1,12 @@
-"""Whether a think-chain cites the boxes that its question refers to, in a dialogue's later rounds.
+"""The term `cites`: a think-chain repeats the boxes that its question refers to, in a dialogue's later rounds.
 
->>> from rewards import PromptBoxes, read_case
->>> prompt_boxes = PromptBoxes(referred=frozenset({(84, 168, 504, 672)}))
+>>> from rewards import PromptBoxes
+>>> boxes = PromptBoxes(referred=frozenset({(84, 168, 504, 672)}))
 >>> text = "<think>Left of [84, 168, 504, 672] is a spoon.</think><answer>[]</answer>"
->>> cites(read_case(text, [], prompt_boxes=prompt_boxes)), cites(read_case(text.replace("84", "85"), [], prompt_boxes=prompt_boxes))
-(1.0, 0.0)
+>>> cites(Case.of_objects(text, [], prompt_boxes=boxes))
+1.0
+>>> cites(Case.of_objects(text.replace("84", "85"), [], prompt_boxes=boxes))
+0.0
 """
 
 import re
@@ -16,7 +18,7 @@ _BOX = re.compile(rf"\[{','.join([_NUMBER] * 4)}\]")
 
 
 def boxes_in(text: str) -> frozenset[Numbers]:
-    """All that is written as four numbers in brackets, as answers and prompts write boxes.
+    """Find the boxes in a text: four numbers in brackets, as answers and prompts write them.
 
     >>> boxes_in("<box>[8, 16, 50, 67]</box> and [1,2,3]")
     frozenset({(8.0, 16.0, 50.0, 67.0)})
@@ -25,10 +27,10 @@ def boxes_in(text: str) -> frozenset[Numbers]:
 
 
 def cites(case: Case) -> float:
-    """The share of the boxes that the question refers to which the think-chain holds, number for number, 0 to 1.
+    """Share of the boxes that the question refers to which the think-chain contains, number for number, 0 to 1.
 
-    Halved when it also holds boxes that are neither told by the prompt nor the answer's own. A question that refers
-    to nothing has nothing to cite: always 1. Source: RegionReasoner, which asks for one box.
+    Halved if the chain also contains boxes that are neither in the prompt nor in the answer. A question without
+    references needs no citation: always 1. Source: RegionReasoner, which requires one box.
     """
     referred = case.prompt_boxes.referred
     if not referred:

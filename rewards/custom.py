@@ -1,4 +1,4 @@
-"""A user's own reward: one function `(answer, truth) -> float | dict`, named by its dotted path.
+"""Rewards of a user's own: one function `(answer, truth) -> float | dict`, named by its dotted path.
 
 >>> load_reward("my_module.my_reward")
 Traceback (most recent call last):
@@ -17,22 +17,22 @@ from rewards.rubric import Reward
 from segzero.answer import Answer, Instance
 from segzero.errors import UserError
 
-LARGEST = 1e6  # of a value: training adds them up in float32
+LARGEST = 1e6  # the largest value: training adds them up in float32
 
 log = logging.getLogger(__name__)
 
-Truth = tuple[Instance, ...]
+TruthObjects = tuple[Instance, ...]  # in the 840 frame
 
 
 @dataclass(frozen=True)
 class CustomReward:
-    """A function with its name. What it returns is checked, what it raises passes through."""
+    """A reward function with its dotted path. Its return values are checked; its exceptions pass through."""
 
     path: str
-    function: Callable[[Answer, Truth], float | Mapping[str, float]]
+    function: Callable[[Answer, TruthObjects], float | Mapping[str, float]]
 
     def score(self, case: Case) -> Reward:
-        """The function's number as the term `reward`, or its dict of terms and their sum."""
+        """Score a case: the function's number becomes the term `reward`, its dict the terms of a sum."""
         result = self.function(case.answer, case.truth)
         terms = result if isinstance(result, Mapping) else {"reward": result}
         if not terms:
@@ -41,14 +41,16 @@ class CustomReward:
             if not isinstance(name, str) or not isinstance(value, Real):
                 raise UserError(f"reward {self.path!r} returned {name!r}: {value!r}; return a number or named numbers")
             if not abs(value) <= LARGEST:
-                said = f"reward {self.path!r} returned {value} for {name!r}"
-                raise UserError(f"{said}; every value must be finite, and no larger than {LARGEST:g}")
+                raise UserError(
+                    f"reward {self.path!r} returned {value} for {name!r}; "
+                    f"every value must be finite, and no larger than {LARGEST:g}"
+                )
         values = {name: float(value) for name, value in terms.items()}
         return Reward(sum(values.values()), values)
 
 
 def load_reward(path: str) -> CustomReward:
-    """The function a dotted path names, `package.module.function`."""
+    """Load the function that a dotted path `package.module.function` names."""
     module_name, _, name = path.rpartition(".")
     if not module_name:
         raise UserError(f"reward {path!r}: write the module too, as in 'my_module.my_reward'")
@@ -69,23 +71,24 @@ def load_reward(path: str) -> CustomReward:
 
 
 class Guard:
-    """Scores with a user's reward and ends the run at its third failure; a failure is never worth 0.
+    """Scores with a user's reward and ends the run at its third failure; a failure never counts as 0.
 
-    The earlier ones are logged with their traceback, and `score` returns None: leave that response out.
+    Earlier failures are logged with their traceback, and `score` returns None: leave that response out.
     """
 
     def __init__(self, reward: CustomReward, limit: int = 3) -> None:
         self.reward = reward
         self.limit = limit
-        self.failed: list[str] = []  # ids of the samples
+        self.failed: list[str] = []  # ids of the samples whose score failed
 
     def score(self, case: Case, sample_id: str) -> Reward | None:
+        """Score a case; None if the user's function failed."""
         try:
             return self.reward.score(case)
         except Exception as error:
             self.failed.append(sample_id)
-            said = str(error) if isinstance(error, UserError) else f"reward {self.reward.path!r} raised {error!r}"
+            reason = str(error) if isinstance(error, UserError) else f"reward {self.reward.path!r} raised {error!r}"
             if len(self.failed) < self.limit:
-                log.warning("%s (sample %s; failure %d)", said, sample_id, len(self.failed), exc_info=True)
+                log.warning("%s (sample %s; failure %d)", reason, sample_id, len(self.failed), exc_info=True)
                 return None
-            raise UserError(f"{said}; {len(self.failed)} failures, at samples {', '.join(self.failed)}") from error
+            raise UserError(f"{reason}; {len(self.failed)} failures, at samples {', '.join(self.failed)}") from error

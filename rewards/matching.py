@@ -1,4 +1,4 @@
-"""Which predicted object answers which true one: the one-to-one assignment worth most."""
+"""One-to-one matching of predicted objects with true ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ POINT_REACH = 30.0
 
 @dataclass(frozen=True)
 class Pair:
-    """A predicted object beside the true one it answers; distances in pixels of the 840 frame."""
+    """A predicted object matched with a true one; distances in pixels of the 840 frame."""
 
     predicted: int
     true: int
@@ -28,7 +28,7 @@ class Pair:
 
 
 def closeness(distance: ArrayLike, reach: float) -> NDArray:
-    """1 at distance 0, 1/2 at `reach`, towards 0 far away.
+    """Turn distances into values from 1 at distance 0 through 1/2 at `reach` towards 0 far away.
 
     >>> closeness([0, 10, 90], reach=10).tolist()
     [1.0, 0.5, 0.1]
@@ -37,8 +37,8 @@ def closeness(distance: ArrayLike, reach: float) -> NDArray:
 
 
 def assign(worth: NDArray) -> tuple[NDArray, NDArray]:
-    """Rows and columns of the one-to-one assignment whose sum of `worth` [P, T] is largest."""
-    from scipy.optimize import linear_sum_assignment  # a third of a second that most imports needn't pay
+    """Rows and columns of the one-to-one assignment with the largest sum of `worth` [P, T]."""
+    from scipy.optimize import linear_sum_assignment  # takes a third of a second to import
 
     return linear_sum_assignment(worth, maximize=True)
 
@@ -57,9 +57,9 @@ def match(predicted: Sequence[Box], true: Sequence[Box]) -> list[tuple[int, int,
 
 
 def matched_iou(predicted: Sequence[Box], true: Sequence[Box]) -> float:
-    """Mean IoU of the matched boxes over the larger count, from 0 to 1; nothing said of nothing there is 1.
+    """Mean IoU of the matched boxes over the larger count, from 0 to 1; 1 if there are no boxes on either side.
 
-    Missing boxes and boxes too many both lower it.
+    Missing boxes and superfluous ones both lower it.
 
     >>> matched_iou([], []), matched_iou([(0, 0, 2, 2)], [])
     (1.0, 0.0)
@@ -70,7 +70,7 @@ def matched_iou(predicted: Sequence[Box], true: Sequence[Box]) -> float:
 
 
 def pair_up(predicted: Sequence[Instance], true: Sequence[Instance]) -> list[Pair]:
-    """The pairs whose boxes and points agree best altogether, so that all terms speak of the same pairs."""
+    """Pair objects so that boxes and points agree best in total; all terms then compare the same pairs."""
     if not predicted or not true:
         return []
     boxes = np.array([i.box for i in predicted], dtype=float)  # [P, 4]
@@ -92,6 +92,6 @@ def pair_up(predicted: Sequence[Instance], true: Sequence[Instance]) -> list[Pai
 
 
 def _points(instances: Sequence[Instance]) -> NDArray:
-    """[N, K, 2] xy, K the largest number of points any has; nan where there is none."""
+    """Points as an array [N, K, 2] of xy, K the largest number of points of an instance; nan where there is none."""
     most = max(1, *(len(i.points) for i in instances))
     return np.array([[*i.points, *[(np.nan, np.nan)] * (most - len(i.points))] for i in instances], dtype=float)

@@ -1,19 +1,16 @@
-"""The rubrics that have a name, and `score`, the door to them."""
+"""Rubrics by name, and `score`, which scores a response with one of them."""
 
 from collections.abc import Sequence
 from functools import partial
 
-from numpy.typing import NDArray
-
 from rewards import object_terms as objects
 from rewards import published
-from rewards.case import PromptBoxes, Truth, read_case
+from rewards.case import AnyMask, PromptBoxes, Truth, read_case
 from rewards.citations import cites
 from rewards.rubric import Reward, Rubric, Term
 from rewards.text_terms import fresh_thinking, non_repetition, thinking_format
 from segzero.errors import unknown_name
 from segzero.frames import Frame, Size
-from segzero.masks import RLE
 
 
 def _seg_zero(strict: bool) -> Rubric:
@@ -29,7 +26,7 @@ def _seg_zero(strict: bool) -> Rubric:
 _MASK = (
     Term("thinking", thinking_format),
     Term("format", objects.clean_answer),
-    Term("mask_iou", objects.drawn_mask_iou, weight=3.0),
+    Term("mask_iou", objects.predicted_mask_iou, weight=3.0, needs_masks=True),
     Term("count", objects.count_ratio),
     Term("presence", objects.presence),
     Term("non_repetition", fresh_thinking),
@@ -47,9 +44,9 @@ PRESETS: dict[str, Rubric] = {
     "soft": Rubric((
         Term("thinking", thinking_format),
         Term("format", objects.clean_answer),
-        Term("box_iou", objects.box_iou_mean),
-        Term("box_l1", objects.box_closeness),
-        Term("points", objects.points_closeness),
+        Term("box_iou", objects.box_iou_mean, rank_normalized=True),
+        Term("box_l1", objects.box_closeness, rank_normalized=True),
+        Term("points", objects.points_closeness, rank_normalized=True),
         Term("presence", objects.presence),
         Term("non_repetition", fresh_thinking),
     )),
@@ -57,12 +54,9 @@ PRESETS: dict[str, Rubric] = {
     "dialogue": Rubric((*_MASK, Term("cites", cites))),
 }  # fmt: skip
 
-NEEDS_MASKS = ("mask", "dialogue")  # presets with a term about what the segmenter draws
-RANK_NORMALIZED = {"soft": ("box_iou", "box_l1", "points")}  # the terms that training passes through QuantileRanks
-
 
 def get_rubric(preset: str) -> Rubric:
-    """The rubric of that name.
+    """Look up a rubric by its name.
 
     >>> get_rubric("vision_reasoner").highest
     7.0
@@ -79,10 +73,10 @@ def score(
     size: Size | None = None,
     frame: Frame | None = None,
     format: str = "multi",
-    masks: Sequence[RLE | NDArray] | None = None,
+    masks: Sequence[AnyMask] | None = None,
     prompt_boxes: PromptBoxes | None = None,
 ) -> Reward:
-    """What a response earns under a preset; `read_case` says what the arguments are.
+    """Score a response with a preset; the arguments are those of `read_case`.
 
     >>> truth = '[{"bbox_2d": [10,100,200,210], "point_2d": [30,110]}]'
     >>> score("vision_reasoner", f"<think>a mug</think><answer>{truth}</answer>", truth)

@@ -22,7 +22,7 @@ from rewards.matching import assign
 from segzero.answer import Instance
 from segzero.errors import UserError
 
-MAX_OBJECTS = 120  # of either side; the rest is cut off
+MAX_OBJECTS = 120  # predicted or true; the rest is cut off
 _OBJECT = re.compile(r"\{[^}]+\}")
 
 # Seg-Zero: one object, {"bbox": ..., "points_1": ..., "points_2": ...}
@@ -91,25 +91,25 @@ def two_points_near(case: Case, strict: bool = False) -> float:
 
 
 def _only_object(case: Case) -> Instance:
-    """The one true object; for an empty truth one without numbers, on which every term fails and is 0."""
+    """Single true object; for an empty truth one without numbers, on which every term fails and is 0."""
     if len(case.truth) > 1:
         raise UserError(f"the presets of Seg-Zero score one object, this truth has {len(case.truth)}; use another")
     return case.truth[0] if case.truth else Instance(())  # type: ignore[arg-type]
 
 
 def _first_object(text: str) -> dict[str, Any]:
-    """The first {...} as JSON. Looking no further than the last brace keeps the search linear."""
+    """Parse the first {...} as JSON. Looking no further than the last brace keeps the search linear."""
     found = _OBJECT.search(text, 0, text.rfind("}") + 1)
     assert found
     return json.loads(found[0])
 
 
 def _box(data: dict[str, Any], scale: tuple[float, float], strict: bool) -> Sequence[Any]:
-    """The four things in the box, in the 840 frame; raises where there aren't four."""
+    """The box's four values in the 840 frame; raises where there aren't four."""
     box = data["bbox" if strict else next(key for key in data if "bbox" in key.lower())]
     if len(box) != 4:
         raise ValueError
-    x0, y0, x1, y1 = box[0], box[1], box[2], box[3]  # of text that looks like a box, this takes the characters
+    x0, y0, x1, y1 = box[0], box[1], box[2], box[3]  # of a string of four characters, the characters
     if scale == (1.0, 1.0):
         return x0, y0, x1, y1
     return x0 * scale[0], y0 * scale[1], x1 * scale[0], y1 * scale[1]
@@ -129,7 +129,7 @@ def _far(a: Sequence[Any], b: Sequence[Any]) -> float:
 def objects_format(case: Case) -> float:
     """0 to 2: the objects' mean of [bbox_2d is a list of 4] + [point_2d is a list of 2]. Source: VisionReasoner.
 
-    What stands before the first thing that has no keys keeps its worth.
+    Objects before the first item without keys keep their value.
     """
     total = 0.0
     with suppress(Exception):
@@ -169,7 +169,7 @@ def objects_accuracy(case: Case) -> float:
 
 
 def _worth(boxes: NDArray, points: NDArray, true_boxes: NDArray, true_points: NDArray) -> NDArray:
-    """0 to 3 for every pair [P, T], from boxes [P, 1, 4] and points [P, 1, 2]."""
+    """Values 0 to 3 of every pair [P, T], from boxes [P, 1, 4] and points [P, 1, 2]."""
     low, high = boxes[..., :2], boxes[..., 2:]
     true_low, true_high = true_boxes[:, :2], true_boxes[:, 2:]
     shared = _product(np.maximum(0, np.minimum(high, true_high) - np.maximum(low, true_low) + 1))
@@ -185,6 +185,6 @@ def _product(sides: NDArray) -> NDArray:
 
 
 def _answer_json(text: str) -> Any:
-    """What stands in the first <answer>, as JSON."""
+    """Parse the text in the first <answer> as JSON."""
     start = text.index("<answer>") + len("<answer>")
     return json.loads(text[start : text.index("</answer>", start)].strip())

@@ -1,10 +1,10 @@
-"""Rank normalisation: what a value is worth is how many of the recent ones it beats.
+"""Rank normalisation: a value becomes the share of recent values that it beats.
 
 Continuous rewards alone trained worse than hard thresholds; ranked, they trained better (Dr.Seg). Training
-with the preset `soft` therefore ranks its continuous terms:
+with the preset `soft` therefore ranks its continuous terms (`Term.rank_normalized`):
 
 >>> from rewards import PRESETS, Reward
->>> ranks = QuantileRanks(PRESETS["soft"], ["box_iou"])
+>>> ranks = QuantileRanks(PRESETS["soft"])
 >>> def reward(iou):
 ...     values = {term.name: 0.0 for term in ranks.rubric.terms} | {"box_iou": iou}
 ...     return Reward(ranks.rubric.total(values), values)
@@ -22,27 +22,25 @@ from rewards.rubric import Reward, Rubric
 
 
 class QuantileRanks:
-    """The last values of some terms, first in, first out; the only reward code with a memory.
+    """A memory of the last values of a rubric's rank-normalised terms, first in, first out.
 
-    A value becomes the share it beats of the values that differ from it: the best seen is 1, the worst 0,
-    equals stay equal. With nothing to compare with it stays as it is. For equal responses of one step to
-    earn the same, `rank` a whole step before you `add` it (or after), never in turns.
+    A value becomes the share it beats of the remembered values that differ from it: the best is 1, the worst 0,
+    and equal ones stay equal. With nothing to compare with, it stays as it is. For equal responses of one step to
+    earn the same, `rank` a whole step before you `add` it (or after), never alternately.
     """
 
-    def __init__(self, rubric: Rubric, terms: Iterable[str], capacity: int = 2048) -> None:
+    def __init__(self, rubric: Rubric, capacity: int = 2048) -> None:
         self.rubric = rubric
-        self.seen: dict[str, deque[float]] = {term: deque(maxlen=capacity) for term in terms}
-        unknown = self.seen.keys() - {term.name for term in rubric.terms}
-        assert not unknown, f"not in the rubric: {unknown}"
+        self.seen: dict[str, deque[float]] = {term: deque(maxlen=capacity) for term in rubric.rank_normalized}
 
     def add(self, rewards: Iterable[Reward]) -> None:
-        """Remember the values of these rewards, as they were before ranking."""
+        """Remember the values of rewards, as they were before ranking."""
         for reward in rewards:
             for name, values in self.seen.items():
                 values.append(reward.terms[name])
 
     def rank(self, rewards: Sequence[Reward]) -> list[Reward]:
-        """The same rewards with ranks in the place of values, and totals to match."""
+        """Replace the values of rewards by their ranks, and the totals accordingly."""
         ranked = [dict(reward.terms) for reward in rewards]
         for name, seen in self.seen.items():
             ordered = np.sort(seen)
@@ -54,10 +52,11 @@ class QuantileRanks:
         return [Reward(self.rubric.total(terms), terms) for terms in ranked]
 
     def state(self) -> dict[str, list[float]]:
-        """Plain lists for a checkpoint; `restore` takes them back."""
+        """The memory as plain lists for a checkpoint; `restore` reads them."""
         return {name: list(values) for name, values in self.seen.items()}
 
     def restore(self, state: dict[str, list[float]]) -> None:
+        """Replace the memory by the one that `state` returned."""
         for name, values in self.seen.items():
             values.clear()
             values.extend(state[name])

@@ -1,8 +1,8 @@
-"""What a reward is made of: named, weighted terms, and their sum with its breakdown.
+"""Rewards made of named, weighted terms: their sum, and its breakdown.
 
->>> from rewards import read_case
+>>> from rewards import Case
 >>> rubric = Rubric((Term("short", lambda case: float(len(case.response) < 10), weight=2),))
->>> rubric.score(read_case("<answer>", []))
+>>> rubric.score(Case.of_objects("<answer>", []))
 Reward(total=2.0, terms={'short': 1.0})
 """
 
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from rewards.case import Case
 from segzero.errors import UserError
 
-_ROUNDING = 1e-9  # a mean of ones may come out a hair above one
+_ROUNDING = 1e-9  # a mean of ones may come out slightly above one
 
 
 @dataclass(frozen=True)
 class Reward:
-    """What one response earned: the weighted sum, and each term before its weight."""
+    """Worth of one response: the weighted sum, and each term before its weight."""
 
     total: float
     terms: dict[str, float]
@@ -25,13 +25,15 @@ class Reward:
 
 @dataclass(frozen=True)
 class Term:
-    """A pure function of a case, the range of its values, and how much it counts."""
+    """A pure function of a case, the range of its values, and its weight."""
 
     name: str
     value: Callable[[Case], float]
     weight: float = 1.0
     low: float = 0.0
     high: float = 1.0
+    needs_masks: bool = False  # compares the segmenter's masks, so that training needs a segmenter
+    rank_normalized: bool = False  # training passes its values through QuantileRanks
 
 
 @dataclass(frozen=True)
@@ -49,16 +51,27 @@ class Rubric:
             raise UserError("rubric: the weights of its terms must add up to more than 0")
 
     @property
+    def needs_masks(self) -> bool:
+        """True if a term compares the segmenter's masks."""
+        return any(term.needs_masks for term in self.terms)
+
+    @property
+    def rank_normalized(self) -> tuple[str, ...]:
+        """Names of the terms that training passes through QuantileRanks."""
+        return tuple(term.name for term in self.terms if term.rank_normalized)
+
+    @property
     def highest(self) -> float:
-        """The largest total there can be."""
+        """The largest possible total."""
         return sum(max(t.weight * t.low, t.weight * t.high) for t in self.terms)
 
     @property
     def lowest(self) -> float:
-        """The smallest total there can be."""
+        """The smallest possible total."""
         return sum(min(t.weight * t.low, t.weight * t.high) for t in self.terms)
 
     def score(self, case: Case) -> Reward:
+        """Score a case with every term; a value outside the declared range is a bug in the term."""
         values = {term.name: float(term.value(case)) for term in self.terms}
         for term in self.terms:
             inside = term.low - _ROUNDING <= values[term.name] <= term.high + _ROUNDING
@@ -66,5 +79,5 @@ class Rubric:
         return Reward(self.total(values), values)
 
     def total(self, values: dict[str, float]) -> float:
-        """The weighted sum of such values."""
+        """The weighted sum of the terms' values."""
         return float(sum(term.weight * values[term.name] for term in self.terms))

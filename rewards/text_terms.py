@@ -1,4 +1,4 @@
-"""Terms that look at the text alone."""
+"""Terms that depend on the response's text alone."""
 
 import re
 from collections.abc import Callable
@@ -28,13 +28,13 @@ def non_repetition(case: Case) -> float:
 
 
 def fresh_thinking(case: Case) -> float:
-    """The share of the think-chain's sentences that repeat no earlier one, 0 to 1; an empty one is 1. Source: ours."""
+    """Share of the think-chain's sentences that repeat no earlier one, 0 to 1; an empty chain is 1. Source: ours."""
     pieces = [piece for part in _SENTENCE_END.split(case.answer.think) if (piece := part.strip().lower())]
     return len(set(pieces)) / len(pieces) if pieces else 1.0
 
 
 def length_bounds(fewest: int, most: int) -> Callable[[Case], float]:
-    """A term: 1 for a think-chain of `fewest` to `most` words, falling to 0 at no words and at twice the most.
+    """Make a term: 1 for a think-chain of `fewest` to `most` words, falling to 0 at no words and at twice the most.
 
     0 to 1. Source: ours, after the length penalties of DAPO.
     """

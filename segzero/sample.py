@@ -25,6 +25,11 @@ class Object:
     rle: RLE | None = None  # COCO RLE of its mask
 
 
+def object_key(instance: Object) -> tuple[Box, str | bytes | list[int]]:
+    """A key that two annotations of the same object share: its box and its mask."""
+    return instance.box, instance.rle["counts"] if instance.rle else ""
+
+
 @dataclass(frozen=True)
 class Sample:
     """A question about an image with its true objects; no objects means that nothing matches."""

@@ -1,9 +1,7 @@
 #!/usr/bin/env bash
 # VisionReasoner's recipe: many objects, 840x840, on eight cards of 140 GB.
 #   MODEL_PATH=... DATA=... bash training_scripts/run_visionreasoner_7b.sh dry_run=true
-set -euo pipefail
-cd "$(dirname "$0")/.."
-export PATH="$PWD/.venv/bin:$PATH"
+source "$(dirname "$0")/clone.bash"
 segzero train model=qwen2_5_vl_7b data=visionreasoner_7k reward=vision_reasoner hardware=gpu8 \
   data.frame='stretch(840)' data.prompt=vision_reasoner actor_rollout_ref.actor.kl_loss_coef=0.01 \
   trainer.experiment_name=visionreasoner_7b "$@"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from rewards import get_rubric, read_case
+from rewards import Case, get_rubric
 from segzero.data.parquet import from_parquet
 from segzero.images import load_image
 from segzero.policy.checkpoint import Checkpoint, read_checkpoint
@@ -53,5 +53,5 @@ def messages(sample: Sample, checkpoint: Checkpoint, placeholder: str = "") -> l
 def rewards_of(texts: Sequence[str], samples: Sequence[Sample], checkpoint: Checkpoint) -> list[float]:
     """The reward of our own runs."""
     rubric = get_rubric(REWARD)
-    cases = (read_case(text, sample, frame=checkpoint.frame) for text, sample in zip(texts, samples, strict=True))
+    cases = (Case.of_sample(text, sample, checkpoint.frame) for text, sample in zip(texts, samples, strict=True))
     return [rubric.score(case).total for case in cases]

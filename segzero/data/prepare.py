@@ -1,8 +1,9 @@
 """`segzero data prepare`: a data set of any format -> shards of training samples.
 
-The source is read once, in order, and cut into blocks by split; each block becomes one shard, in any process and
-in any order, from seeds of its own: neither workers nor interruptions change a byte. A shard counts as finished when
-its note stands beside it in .shards/; a second call goes on behind those. The card is written last.
+The source is read once, in order, and cut into blocks by split; each block becomes one shard. A shard depends on its
+block and its own seeds alone, so that neither the number of workers nor an interruption changes a byte of it. When a
+shard is finished, a note is written to .shards/; a second call continues after the shards that have a note. The card
+is written last.
 """
 
 import hashlib
@@ -20,35 +21,35 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from segzero.data.dataset_card import CARD, Card, is_shard, read_card
+from segzero.data.dataset_card import CARD, Card, is_shard_note, read_card
 from segzero.data.parquet import to_parquet
 from segzero.data.readers import read
 from segzero.data.readers.fields import plain, read_json
-from segzero.data.recipe import Recipe, cook
+from segzero.data.recipe import SampleRecipe, build_samples
 from segzero.errors import UserError
 from segzero.io import lock, write_atomically
 from segzero.sample import Sample
 
 NOTES = ".shards"
-SETTINGS = "settings.json"  # among the notes
-NO_SPLIT = "train"  # what samples of no split are filed under
+SETTINGS = "settings.json"  # in the folder of notes
+NO_SPLIT = "train"  # the split of samples that name none
 
 
 @dataclass(frozen=True)
-class Job:
-    """One shard to make."""
+class ShardJob:
+    """One shard to make: its samples as read, and everything that decides what becomes of them."""
 
     out: Path
     split: str
     number: int
     samples: list[Sample]
     seed: int
-    recipe: Recipe
+    recipe: SampleRecipe
     segmenter: str
 
     @property
     def name(self) -> str:
-        """Of its files."""
+        """Name of the shard's files, without a suffix."""
         return f"{self.split}-{self.number:05}"
 
 
@@ -56,7 +57,7 @@ def prepare(
     source: str,
     format: str,
     out: str | Path,
-    recipe: Recipe | None = None,
+    recipe: SampleRecipe | None = None,
     *,
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -67,66 +68,78 @@ def prepare(
     strict: bool = False,
     progress: Callable[[int], None] = lambda read: None,
 ) -> Card:
-    """Make training samples of a source that `read` reads with these `options`; `progress` hears how many are done.
+    """Make training samples of a data set, in a folder that another call can finish after an interruption.
 
-    `limit`: read no more than so many; 0 reads all. `strict`: the first problem ends it.
+    Args:
+        source: What `read` takes: a path or a hub name.
+        format: One of the formats of segzero.data.readers.
+        out: The folder of the shards.
+        recipe: What the samples that were read become.
+        options: Options of the format's reader.
+        seed: Seed of all random choices.
+        segmenter: Path of the segmenter for the recipe's `filter_iou`.
+        workers: Number of processes; the files are the same for any number.
+        shard_size: Samples read for one shard.
+        limit: Samples to read at most; 0 reads all.
+        strict: Raise the first problem instead of listing it.
+        progress: Called with the number of samples that are done.
     """
-    out, recipe, options = Path(out), recipe or Recipe(), dict(options or {})
+    out, recipe, options = Path(out), recipe or SampleRecipe(), dict(options or {})
     if min(workers, shard_size) < 1:
         raise UserError("--workers and --shard-size must be 1 or more")
     settings = {"source": source, "format": format, "options": options, **asdict(recipe)}
     settings |= {"seed": seed, "segmenter": segmenter, "limit": limit, "shard_size": shard_size}
-    _refuse_others(out)
-    if (finished := _finished(out, settings)) is not None:
+    _refuse_foreign_folder(out)
+    if (finished := _finished_card(out, settings)) is not None:
         return finished
-    # The lock goes with the notes at the end. By then the card is there, and whoever gets the lock looks for it again.
+    # The lock's file is removed with the notes. By then the card is there, so a process that waited looks for it again.
     with lock(out / NOTES, f"{out} is being made by another process; wait for it, or choose another --out"):
-        card = _finished(out, settings)
+        card = _finished_card(out, settings)
         if card is None:
             _begin(out, settings)
             unread: list[str] = []
             samples = read(source, format, None if strict else unread, **options)
             blocks = _blocks(islice(samples, limit or None), shard_size)
-            jobs = (Job(out, split, number, block, seed, recipe, segmenter) for split, number, block in blocks)
+            jobs = (ShardJob(out, split, number, block, seed, recipe, segmenter) for split, number, block in blocks)
             card = Card(settings)
-            bad = _count(card, _each(jobs, workers), strict, progress)
-            lines = [*unread, *bad]  # in this order, as workers run ahead of each other
+            unusable = _count(card, _shard_notes(jobs, workers), strict, progress)
+            lines = [*unread, *unusable]  # in this order, as workers finish in any
             if not card.samples:
                 first = f"; first: {lines[0]}" if lines else ""
-                said = first or "".join(f"; {count}: {why}" for why, count in card.left_out.items())
-                raise UserError(f"nothing of {source} can be trained on{said}")
+                reasons = first or "".join(f"; {count}: {reason}" for reason, count in card.left_out.items())
+                raise UserError(f"nothing of {source} can be trained on{reasons}")
             card.write(out, lines)
         shutil.rmtree(out / NOTES, ignore_errors=True)
     return card
 
 
-def _count(card: Card, shards: Iterable[dict[str, Any]], strict: bool, progress: Callable[[int], None]) -> list[str]:
-    """Add the shards to the card; returns the problems in them."""
-    bad: list[str] = []
-    for shard in shards:
-        if strict and shard["problems"]:
-            raise UserError(f"{shard['problems'][0]} (without --strict it is left out and listed)")
-        card.add(shard)
-        bad += shard["problems"]
+def _count(card: Card, notes: Iterable[dict[str, Any]], strict: bool, progress: Callable[[int], None]) -> list[str]:
+    """Add the shards to the card, by their notes; returns the problems of their samples."""
+    problems: list[str] = []
+    for note in notes:
+        if strict and note["problems"]:
+            raise UserError(f"{note['problems'][0]} (without --strict it is left out and listed)")
+        card.add(note)
+        problems += note["problems"]
         progress(card.read)
-    return bad
+    return problems
 
 
-def _finished(out: Path, settings: dict[str, Any]) -> Card | None:
+def _finished_card(out: Path, settings: dict[str, Any]) -> Card | None:
     card = read_card(out)
     if card is not None:
-        _same_settings(out, card.settings, settings)
+        _check_settings(out, card.settings, settings)
     return card
 
 
-def _made(out: Path) -> bool:
+def _has_shards(out: Path) -> bool:
     return out.is_dir() and any(out.glob("*.parquet"))
 
 
-def _refuse_others(out: Path) -> None:
-    """A folder with shards that no call began is somebody's own."""
+def _refuse_foreign_folder(out: Path) -> None:
+    """Refuse a folder whose shards were not written by `prepare`."""
     begun = (out / CARD).is_file() or (out / NOTES / SETTINGS).is_file()
-    if out.is_file() or (_made(out) and not begun):
+    if out.is_file() or (_has_shards(out) and not begun):
         raise UserError(f"{out} holds something else already; choose another --out, or remove it")
 
 
@@ -134,35 +147,35 @@ def _begin(out: Path, settings: dict[str, Any]) -> None:
     """Note the settings. Those of an interrupted call must be the same, unless it made nothing."""
     notes = out / NOTES
     if (notes / SETTINGS).is_file():
-        found = _read_note(notes / SETTINGS, out)
-        _same_settings(out, found, settings if _made(out) else {})
+        earlier = _read_settings(notes / SETTINGS, out)
+        _check_settings(out, earlier, settings if _has_shards(out) else {})
         for unfinished in out.glob(".*.parquet.*"):
             unfinished.unlink(missing_ok=True)
-    if not _made(out):
+    if not _has_shards(out):
         for note in notes.glob("*.json"):
             note.unlink(missing_ok=True)
     write_atomically(notes / SETTINGS, json.dumps(settings).encode())
 
 
-def _read_note(note: Path, out: Path) -> Any:
+def _read_settings(file: Path, out: Path) -> Any:
     try:
-        return read_json(note)
+        return read_json(file)
     except UserError as error:
         raise UserError(f"{error}; remove {out} and begin again") from error
 
 
-def _same_settings(out: Path, found: Any, settings: dict[str, Any]) -> None:
-    if not isinstance(found, dict):
+def _check_settings(out: Path, earlier: Any, settings: dict[str, Any]) -> None:
+    if not isinstance(earlier, dict):
         raise UserError(f"{out} holds no settings of an earlier call; choose another --out, or remove it")
     for name, value in json.loads(json.dumps(settings)).items():
-        if found.get(name) != value:
+        if earlier.get(name) != value:
             raise UserError(
-                f"{out} was made with {name} {found.get(name)!r}, not {value!r}; choose another --out, or remove it"
+                f"{out} was made with {name} {earlier.get(name)!r}, not {value!r}; choose another --out, or remove it"
             )
 
 
 def _blocks(samples: Iterable[Sample], size: int) -> Iterator[tuple[str, int, list[Sample]]]:
-    """Split, number and samples of each block; blocks of several splits fill up side by side."""
+    """Split, number and samples of each block; the blocks of several splits are filled at the same time."""
     open_blocks: dict[str, list[Sample]] = {}
     numbers: Counter[str] = Counter()
     for sample in samples:
@@ -176,16 +189,16 @@ def _blocks(samples: Iterable[Sample], size: int) -> Iterator[tuple[str, int, li
         yield split, numbers[split], block
 
 
-def _each(jobs: Iterable[Job], workers: int) -> Iterator[dict[str, Any]]:
-    """Shards in the order of their jobs; only a few jobs are in memory."""
+def _shard_notes(jobs: Iterable[ShardJob], workers: int) -> Iterator[dict[str, Any]]:
+    """Make the shards; their notes come in the order of the jobs, of which only a few are in memory."""
     if workers == 1:
-        yield from map(_make, jobs)
+        yield from map(_make_shard, jobs)
         return
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         pending: deque[Future] = deque()
         try:
             for job in jobs:
-                pending.append(pool.submit(_make, job))
+                pending.append(pool.submit(_make_shard, job))
                 if len(pending) > 2 * workers:
                     yield pending.popleft().result()
             while pending:
@@ -198,52 +211,52 @@ def _each(jobs: Iterable[Job], workers: int) -> Iterator[dict[str, Any]]:
             pool.shutdown(cancel_futures=True)
 
 
-def _make(job: Job) -> dict[str, Any]:
-    """Make one shard, or find it finished."""
-    note = job.out / NOTES / f"{job.name}.json"
+def _make_shard(job: ShardJob) -> dict[str, Any]:
+    """Make one shard, unless it is finished already, and return its note."""
+    file = job.out / NOTES / f"{job.name}.json"
     digest = _digest(job.samples)
-    if (found := _noted(note)) is not None:
-        if found["digest"] != digest:
+    if (finished := _read_note(file)) is not None:
+        if finished["digest"] != digest:
             raise UserError(f"the source is not what it was when {job.out} was begun; remove {job.out} and begin again")
-        return found
-    agree = None
+        return finished
+    keep = None
     if job.recipe.filter_iou is not None:
-        from segzero.data.segmenter_filter import agreement
+        from segzero.data.segmenter_filter import reproduces_masks
 
-        agree = partial(agreement, segmenter=job.segmenter, least=job.recipe.filter_iou)
-    made = cook(job.samples, job.recipe, (job.seed, zlib.crc32(job.split.encode()), job.number), agree)
-    file = job.out / f"{job.name}.parquet"
-    if made.samples:
-        to_parquet(made.samples, file)
-    shard = {
+        keep = partial(reproduces_masks, segmenter=job.segmenter, min_iou=job.recipe.filter_iou)
+    built = build_samples(job.samples, job.recipe, (job.seed, zlib.crc32(job.split.encode()), job.number), keep)
+    shard = job.out / f"{job.name}.parquet"
+    if built.samples:
+        to_parquet(built.samples, shard)
+    note = {
         "digest": digest,
-        "file": file.name,
+        "file": shard.name,
         "split": job.split,
         "read": len(job.samples),
-        "samples": len(made.samples),
-        "kinds": made.kinds,
-        "objects": Counter(str(len(sample.objects)) for sample in made.samples),
-        "left_out": made.left_out,
-        "problems": made.problems,
+        "samples": len(built.samples),
+        "kinds": built.kinds,
+        "objects": Counter(str(len(sample.objects)) for sample in built.samples),
+        "left_out": built.left_out,
+        "problems": built.problems,
     }
-    write_atomically(note, json.dumps(shard).encode())
-    return shard
+    write_atomically(file, json.dumps(note).encode())
+    return note
 
 
-def _noted(note: Path) -> dict[str, Any] | None:
-    """What a finished shard's note says; None where there is no note, or one that is torn: the shard is made anew."""
-    if not note.is_file():
+def _read_note(file: Path) -> dict[str, Any] | None:
+    """The note of a finished shard; None if it is absent or damaged, so that the shard is made again."""
+    if not file.is_file():
         return None
     try:
-        found = read_json(note)
+        note = read_json(file)
     except UserError:
         return None
-    return found if is_shard(found) else None
+    return note if is_shard_note(note) else None
 
 
 def _digest(samples: Iterable[Sample]) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for sample in samples:
-        found.update(repr(replace(sample, image="")).encode("utf-8", "backslashreplace"))
-        found.update(sample.image if isinstance(sample.image, bytes) else sample.image.encode())
-    return found.hexdigest()
+        digest.update(repr(replace(sample, image="")).encode("utf-8", "backslashreplace"))
+        digest.update(sample.image if isinstance(sample.image, bytes) else sample.image.encode())
+    return digest.hexdigest()

@@ -1,13 +1,12 @@
-"""Referring data -> training samples, a block at a time: points, joins, dialogues, no answers, what is left out.
+"""Referring data -> training samples: points, joined questions, dialogues, empty answers; unusable ones are left out.
 
->>> made = cook(list(read("data/mine", "folder")), Recipe(join=0.2), seeds=(0, 0))           # doctest: +SKIP
->>> len(made.samples), made.left_out
+>>> built = build_samples(list(read("data/mine", "folder")), SampleRecipe(join=0.2), seeds=(0, 0))      # doctest: +SKIP
+>>> len(built.samples), built.left_out
 (120, Counter({'it has more than 120 objects': 1}))
 
-What comes of a block depends on the block, the recipe and the seeds alone.
+The samples of a block depend on the block, the recipe and the seeds alone.
 """
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,102 +15,101 @@ from itertools import combinations
 import numpy as np
 
 from segzero.answer import MAX_OBJECTS
-from segzero.data.dialogue_synthesis import from_instances
+from segzero.data.dialogue_synthesis import with_dialogues
 from segzero.data.validation import LONGEST, losses, problems
 from segzero.errors import UserError
+from segzero.images import image_key
 from segzero.masks import box_of, decode, points_of, union
-from segzero.sample import Object, Sample
+from segzero.sample import Object, Sample, object_key
 
-MOST_JOINED = 3  # questions in one
-MOST_ROUNDS = 12  # of a conversation
-MOST_PARTS = 16  # of an image's questions that are joined
-TRIES = 20  # at a question whose category is not in an image
+MAX_JOINED = 3  # questions in one
+MAX_ROUNDS = 12  # rounds of a dialogue
+MAX_PARTS = 16  # questions of an image that are considered for joining
+TRIES = 20  # attempts to find a question whose category is not in an image
 
 COUNT_ALONE = "its truth is a count alone"
 NO_POINTS = "an object has neither a mask nor points"
 TOO_MANY = f"it has more than {MAX_OBJECTS} objects"
 TOO_SMALL = "its truth loses points when written in whole numbers, as of an object too small"
 DISAGREES = "the segmenter draws an object otherwise"
+SURPLUS_EMPTY = "nothing is there, beyond the share asked for"
 
-Agree = Callable[[Sequence[Sample]], list[bool]]
+KeepFilter = Callable[[Sequence[Sample]], list[bool]]  # True for each sample to keep
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What to make of what was read; `join` and `no_target` are shares of the result."""
+class SampleRecipe:
+    """Options for making training samples of what was read; `join` and `no_target` are fractions of the result."""
 
     join: float = 0.0  # questions about several things, made of questions about each
-    no_target: float | None = None  # questions to which nothing is the answer; None: as many as were read
-    dialogues: int = 0  # rounds of the conversations that questions become, wherever they can
-    filter_iou: float | None = None  # a sample needs this IoU of each mask with the one that a segmenter draws
+    no_target: float | None = None  # questions that nothing matches; None: as many as were read
+    dialogues: int = 0  # rounds of the dialogues that questions begin, wherever possible; 0: no dialogues
+    filter_iou: float | None = None  # least IoU of each mask with the one that a segmenter predicts
 
     def __post_init__(self) -> None:
         shares = {"--join": self.join, "--no-target": self.no_target or 0.0}
         for name, share in shares.items():
             if not 0 <= share < 1:
-                raise UserError(f"{name} {share} is no share; give a number from 0 to under 1, such as 0.2")
+                raise UserError(f"{name} {share} is not a share; give a number from 0 to under 1, such as 0.2")
         if sum(shares.values()) > 0.9:
             raise UserError("--join and --no-target leave less than a tenth for the questions as they are")
-        if self.dialogues and not 2 <= self.dialogues <= MOST_ROUNDS:
-            raise UserError(f"--dialogues {self.dialogues}: a dialogue has 2 to {MOST_ROUNDS} rounds")
+        if self.dialogues and not 2 <= self.dialogues <= MAX_ROUNDS:
+            raise UserError(f"--dialogues {self.dialogues}: a dialogue has 2 to {MAX_ROUNDS} rounds")
         if self.filter_iou is not None and not 0 < self.filter_iou < 1:
-            raise UserError(f"--filter-iou {self.filter_iou} is no IoU between 0 and 1; 0.6 is usual")
+            raise UserError(f"--filter-iou {self.filter_iou} is not an IoU between 0 and 1; 0.6 is usual")
 
 
 @dataclass
-class Made:
-    """What a block became. `problems` are lines about samples that make no sense, among what was left out."""
+class BuiltSamples:
+    """Training samples of a block, and counts of those that were left out, by reason."""
 
     samples: list[Sample] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
-    problems: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)  # a line for each malformed sample among those left out
 
 
-def cook(block: Sequence[Sample], recipe: Recipe, seeds: Sequence[int], agree: Agree | None = None) -> Made:
-    """The training samples of a block; `agree` says of each sample whether a segmenter draws its masks."""
+def build_samples(
+    block: Sequence[Sample], recipe: SampleRecipe, seeds: Sequence[int], keep: KeepFilter | None = None
+) -> BuiltSamples:
+    """Make the training samples of a block; `keep` says which samples pass the filter by a segmenter."""
     rng = np.random.default_rng(list(seeds))
-    made = Made()
-    good = list(_usable(block, made))
-    if agree is not None:
-        verdicts = agree(good)
-        made.left_out[DISAGREES] += verdicts.count(False)
-        good = [sample for sample, agrees in zip(good, verdicts, strict=True) if agrees]
-    there, nothing = [s for s in good if not s.empty], [s for s in good if s.empty]
-    joined = list(_joined(good, round(len(good) * recipe.join / (1 - recipe.join)), rng))
+    built = BuiltSamples()
+    usable = list(_usable(block, built))
+    if keep is not None:
+        kept = keep(usable)
+        built.left_out[DISAGREES] += kept.count(False)
+        usable = [sample for sample, is_kept in zip(usable, kept, strict=True) if is_kept]
+    present, empty = [s for s in usable if not s.empty], [s for s in usable if s.empty]
+    joined = list(_joined(usable, round(len(usable) * recipe.join / (1 - recipe.join)), rng))
     if recipe.no_target is not None:
-        wanted = round((len(there) + len(joined)) * recipe.no_target / (1 - recipe.no_target))
-        kept = sorted(rng.permutation(len(nothing))[:wanted])
-        made.left_out["nothing is there, beyond the share asked for"] += len(nothing) - len(kept)
-        nothing = [nothing[i] for i in kept]
-        nothing += _borrowed(good, wanted - len(nothing), rng)
-    talks = list(_conversations(there, recipe.dialogues, rng)) if recipe.dialogues else there
-    made.samples = [*talks, *joined, *nothing]
-    kinds = {"as read": len(there), "later rounds": len(talks) - len(there)}
-    made.kinds = +Counter(kinds | {"joined": len(joined), "nothing there": len(nothing)})
-    made.left_out = +made.left_out  # without what is 0
-    return made
+        wanted = round((len(present) + len(joined)) * recipe.no_target / (1 - recipe.no_target))
+        chosen = sorted(rng.permutation(len(empty))[:wanted])
+        built.left_out[SURPLUS_EMPTY] += len(empty) - len(chosen)
+        empty = [empty[i] for i in chosen]
+        empty += _borrowed(usable, wanted - len(empty), rng)
+    rounds = list(_dialogues(present, recipe.dialogues, rng)) if recipe.dialogues else present
+    built.samples = [*rounds, *joined, *empty]
+    kinds = {"as read": len(present), "later rounds": len(rounds) - len(present)}
+    built.kinds = +Counter(kinds | {"joined": len(joined), "nothing there": len(empty)})
+    built.left_out = +built.left_out  # without the reasons that occur 0 times
+    return built
 
 
-def image_key(sample: Sample) -> str:
-    """What two samples of the same image file share."""
-    return sample.image if isinstance(sample.image, str) else hashlib.sha256(sample.image).hexdigest()
-
-
-def _usable(block: Sequence[Sample], made: Made) -> Iterator[Sample]:
-    """Samples with points whose truth earns the most under every preset; the others are counted."""
-    images: dict[str, str] = {}  # what is wrong with each
+def _usable(block: Sequence[Sample], built: BuiltSamples) -> Iterator[Sample]:
+    """Samples with points whose true answer gets the highest reward of every preset; the others are counted."""
+    image_problems: dict[str, str] = {}
     for sample in block:
-        key = image_key(sample)
-        if key not in images:
-            images[key] = _image_problem(sample)
+        key = image_key(sample.image)
+        if key not in image_problems:
+            image_problems[key] = _image_problem(sample)
         sample = replace(sample, objects=tuple(_with_points(true) for true in sample.objects))
-        wrong = images[key] or "; ".join(problems(sample))
-        if wrong:
-            made.problems.append(f"sample {sample.id!r:.80}: {wrong}")
-        reason = wrong or _unfit(sample)
+        problem = image_problems[key] or "; ".join(problems(sample))
+        if problem:
+            built.problems.append(f"sample {sample.id!r:.80}: {problem}")
+        reason = problem or _unfit(sample)
         if reason:
-            made.left_out[reason] += 1
+            built.left_out[reason] += 1
         else:
             yield sample
 
@@ -125,7 +123,7 @@ def _image_problem(sample: Sample) -> str:
 
 
 def _with_points(true: Object) -> Object:
-    """As published: the box of the mask, and the centres of two inscribed circles. Without a mask, as it is."""
+    """The object with its mask's box and the centres of two inscribed circles, as published; unchanged without mask."""
     if true.rle is None:
         return true
     mask = decode(true.rle)
@@ -134,6 +132,7 @@ def _with_points(true: Object) -> Object:
 
 
 def _unfit(sample: Sample) -> str:
+    """The reason why a well-formed sample can't be trained on; empty if it can."""
     if sample.empty and sample.meta.get("count"):
         return COUNT_ALONE
     if not all(true.points for true in sample.objects):
@@ -144,41 +143,41 @@ def _unfit(sample: Sample) -> str:
 
 
 def _joined(samples: Sequence[Sample], wanted: int, rng: np.random.Generator) -> Iterator[Sample]:
-    """Questions about several things in an image; each round gives an image one more, as long as there are any."""
+    """Questions about several things in an image; the images take turns, as long as any has a combination left."""
     single = (sample for sample in samples if not sample.empty and not sample.turns)
-    choices = [_choices(group, rng) for group in _by_image(single).values() if len(group) > 1]
-    while wanted > 0 and choices:
-        for some in [choices[i] for i in rng.permutation(len(choices))]:
-            parts = next((parts for parts in some if _fit(parts)), None)
+    combinations_left = [_combinations(group, rng) for group in _by_image(single).values() if len(group) > 1]
+    while wanted > 0 and combinations_left:
+        for of_image in [combinations_left[i] for i in rng.permutation(len(combinations_left))]:
+            parts = next((parts for parts in of_image if _can_join(parts)), None)
             if parts is None:
-                choices.remove(some)
+                combinations_left.remove(of_image)
             elif wanted > 0:
                 wanted -= 1
                 yield _join(parts)
 
 
-def _conversations(samples: Sequence[Sample], rounds: int, rng: np.random.Generator) -> Iterator[Sample]:
+def _dialogues(samples: Sequence[Sample], rounds: int, rng: np.random.Generator) -> Iterator[Sample]:
     for group in _by_image(samples).values():
-        yield from from_instances(group, rounds, rng)
+        yield from with_dialogues(group, rounds, rng)
 
 
 def _by_image(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
     groups: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
-        groups[image_key(sample)].append(sample)
+        groups[image_key(sample.image)].append(sample)
     return groups
 
 
-def _choices(group: Sequence[Sample], rng: np.random.Generator) -> Iterator[list[Sample]]:
-    """All pairs and threes of an image's samples, or of some of them, in any order."""
-    some = [group[i] for i in rng.permutation(len(group))[:MOST_PARTS]]
-    sets = [chosen for count in range(2, MOST_JOINED + 1) for chosen in combinations(range(len(some)), count)]
+def _combinations(group: Sequence[Sample], rng: np.random.Generator) -> Iterator[list[Sample]]:
+    """All pairs and triples of up to MAX_PARTS of an image's samples, in random order."""
+    some = [group[i] for i in rng.permutation(len(group))[:MAX_PARTS]]
+    sets = [chosen for count in range(2, MAX_JOINED + 1) for chosen in combinations(range(len(some)), count)]
     return ([some[i] for i in sets[place]] for place in rng.permutation(len(sets)))
 
 
-def _fit(parts: Sequence[Sample]) -> bool:
-    """They mean different objects in different words, and neither are too many."""
-    objects = [(true.box, true.rle["counts"] if true.rle else "") for part in parts for true in part.objects]
+def _can_join(parts: Sequence[Sample]) -> bool:
+    """True if the samples mean different objects in different words, and one answer and question can hold them."""
+    objects = [object_key(true) for part in parts for true in part.objects]
     letters = sum(len(part.question) + len(" and ") for part in parts)
     differ = len(set(objects)) == len(objects) and len({part.question.lower() for part in parts}) == len(parts)
     return differ and len(objects) <= MAX_OBJECTS and letters <= LONGEST
@@ -200,31 +199,31 @@ def _join(parts: Sequence[Sample]) -> Sample:
 
 
 def _borrowed(samples: Sequence[Sample], wanted: int, rng: np.random.Generator) -> Iterator[Sample]:
-    """Questions about other images, asked about images that hold nothing of their category.
+    """Questions about other images, put to images that are known to hold nothing of their category.
 
-    Only where that is known: the reader has put the categories of all that is in the image into
-    `meta["categories"]`.
+    It is known if the reader has put the categories of everything in the image into `meta["categories"]`.
     """
-    hosts = list({image_key(s): s for s in samples if "categories" in s.meta}.values())
+    hosts = list({image_key(s.image): s for s in samples if "categories" in s.meta}.values())
     lenders = [s for s in samples if s.category and not s.empty and not s.turns]
-    asked: set[tuple[str, str]] = set()
+    used: set[tuple[str, str]] = set()
     for turn in range(wanted if hosts and lenders else 0):
         if turn % len(hosts) == 0:
             order = rng.permutation(len(hosts))
         host = hosts[order[turn % len(hosts)]]
         for lender in (lenders[i] for i in rng.integers(len(lenders), size=TRIES)):
-            name = f"{host.id}-nothing-{lender.id}"
-            if lender.category not in host.meta["categories"] and (image_key(host), lender.question) not in asked:
-                asked.add((image_key(host), lender.question))
-                yield replace(
-                    host,
-                    id=name,
-                    question=lender.question,
-                    objects=(),
-                    ignore=None,
-                    category=lender.category,
-                    concept="",
-                    turns=(),
-                    meta={"borrowed": lender.id},
-                )
-                break
+            pair = (image_key(host.image), lender.question)
+            if lender.category in host.meta["categories"] or pair in used:
+                continue
+            used.add(pair)
+            yield replace(
+                host,
+                id=f"{host.id}-nothing-{lender.id}",
+                question=lender.question,
+                objects=(),
+                ignore=None,
+                category=lender.category,
+                concept="",
+                turns=(),
+                meta={"borrowed": lender.id},
+            )
+            break

@@ -153,7 +153,7 @@ class _Thrift:
     def struct(self) -> dict[int, Any]:
         fields: dict[int, Any] = {}
         number = 0
-        while head := self._push(1)[0]:
+        while head := self._read(1)[0]:
             number = number + (head >> 4) if head >> 4 else self._integer()
             kind = head & 15
             fields[number] = kind == BOOLS[0] if kind in BOOLS else self._value(kind)
@@ -165,24 +165,24 @@ class _Thrift:
         if kind in INTEGERS:
             return self._integer()
         if kind == BYTES:
-            return self._push(self._count())
+            return self._read(self._count())
         if kind in LISTS:
-            head = self._push(1)[0]
+            head = self._read(1)[0]
             size = head >> 4 if head >> 4 < 15 else self._count()
             return [self._value(head & 15) for _ in range(size)]
         if kind == MAP:
             size = self._count()
-            kinds = self._push(1)[0] if size else 0
+            kinds = self._read(1)[0] if size else 0
             return [(self._value(kinds >> 4), self._value(kinds & 15)) for _ in range(size)]
         if kind in (*BOOLS, BYTE, DOUBLE):
-            return self._push(8 if kind == DOUBLE else 1)
+            return self._read(8 if kind == DOUBLE else 1)
         raise ValueError(f"{kind} is no kind of value")
 
     def _count(self) -> int:
         """Seven bits a byte, the lowest first."""
         found = 0
         for place in range(0, 70, 7):
-            byte = self._push(1)[0]
+            byte = self._read(1)[0]
             found |= (byte & 127) << place
             if byte < 128:
                 return found
@@ -193,7 +193,7 @@ class _Thrift:
         found = self._count()
         return (found >> 1) ^ -(found & 1)
 
-    def _take(self, count: int) -> bytes:
+    def _read(self, count: int) -> bytes:
         self.at += count
         if self.at > len(self.raw):
             raise ValueError("it ends too early")

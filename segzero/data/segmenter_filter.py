@@ -1,53 +1,51 @@
-"""Whether a segmenter draws the masks of a sample from its boxes and points: what can't be drawn can't be rewarded."""
+"""Filter of samples by a segmenter: a mask that it can't predict from true boxes and points can't be rewarded."""
 
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from segzero.data.recipe import image_key
+from segzero.images import image_key
 from segzero.masks import decode, mask_iou
-from segzero.sample import Object, Sample
+from segzero.sample import Object, Sample, object_key
 
 if TYPE_CHECKING:
     from segzero.segmenter import Segmenter
 
 
-def agreement(samples: Sequence[Sample], segmenter: str, least: float) -> list[bool]:
-    """For each sample: is the IoU of every mask with the drawn one at least `least`? Each image is encoded once."""
-    drawer = _load(segmenter)
+def reproduces_masks(samples: Sequence[Sample], segmenter: str, min_iou: float) -> list[bool]:
+    """Tell for each sample whether the segmenter predicts each of its masks with that IoU; embeds an image once."""
+    model = _load(segmenter)
     by_image: dict[str, list[int]] = {}
     for index, sample in enumerate(samples):
-        by_image.setdefault(image_key(sample), []).append(index)
-    verdicts = [True] * len(samples)
+        by_image.setdefault(image_key(sample.image), []).append(index)
+    passed = [True] * len(samples)
     for group in by_image.values():
-        objects = {_key(true): true for index in group for true in samples[index].objects if true.rle is not None}
+        objects = {object_key(true): true for index in group for true in samples[index].objects if true.rle is not None}
         if not objects:
             continue
-        ious = dict(zip(objects, _ious(drawer, samples[group[0]], list(objects.values())), strict=True))
+        ious = dict(zip(objects, _ious(model, samples[group[0]], list(objects.values())), strict=True))
         for index in group:
-            verdicts[index] = all(ious.get(_key(true), 1.0) >= least for true in samples[index].objects)
-    return verdicts
+            passed[index] = all(ious.get(object_key(true), 1.0) >= min_iou for true in samples[index].objects)
+    return passed
 
 
-def _ious(drawer: "Segmenter", sample: Sample, objects: Sequence[Object]) -> list[float]:
+def _ious(segmenter: "Segmenter", sample: Sample, objects: Sequence[Object]) -> list[float]:
+    """IoU of each object's mask with the one predicted from its box and points."""
     from segzero.segmenter import MaskPrompt
 
-    embeddings = drawer.embed([sample.open()])
-    [drawn] = drawer.decode(embeddings, [[MaskPrompt(box=true.box, points=true.points) for true in objects]])
+    embeddings = segmenter.embed([sample.open()])
+    prompts = [MaskPrompt(box=true.box, points=true.points) for true in objects]
+    [predictions] = segmenter.decode(embeddings, [prompts])
     return [
-        mask_iou(decode(true.rle), answer.masks[0])
-        for true, answer in zip(objects, drawn, strict=True)
+        mask_iou(decode(true.rle), prediction.masks[0])
+        for true, prediction in zip(objects, predictions, strict=True)
         if true.rle is not None
     ]
 
 
-def _key(true: Object) -> tuple:
-    return true.box, true.rle["counts"] if true.rle else ""
-
-
 @cache
 def _load(path: str) -> "Segmenter":
-    """One thread a process, so that the same masks come out whatever else runs; several processes share the cores."""
+    """Load a segmenter that computes on one thread, so that masks don't depend on what else runs in other processes."""
     import torch
 
     from segzero.segmenter import load_segmenter

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rewards import NEEDS_MASKS, PRESETS, read_case
+from rewards import PRESETS, Case
 from rewards.case import SQUARE
 from segzero.answer import MAX_OBJECTS, POINTS, Answer, Instance, render_answer
 from segzero.errors import UserError
@@ -102,15 +102,15 @@ def losses(sample: Sample) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     if not all(np.isfinite([*true.box, *np.ravel(true.points)]).all() for true in sample.objects):
         return found
+    cases: dict[str, Case] = {}  # by format
     for preset, rubric in PRESETS.items():
         if not _applies(preset, sample):
             continue
         format = "seg_zero" if preset in ONE_OBJECT else "multi"
-        instances = _true_instances(sample, SQUARE, format)
-        names = ("points_1", "points_2") if preset in ONE_OBJECT else ("point_2d",)
-        box = "bbox" if preset in ONE_OBJECT else "bbox_2d"
-        truth = [{box: i.box} | dict(zip(names, i.points, strict=False)) for i in instances]
-        reward = rubric.score(read_case(true_answer(sample, SQUARE, format), truth, format=format))
+        if format not in cases:
+            truth = _true_instances(sample, SQUARE, format)
+            cases[format] = Case(render_answer(Answer("The truth.", truth), format), truth, format=format)
+        reward = rubric.score(cases[format])
         is_highest = reward.total >= rubric.highest - 1e-6
         terms = [] if is_highest else [term.name for term in rubric.terms if reward.terms[term.name] < term.high - 1e-6]
         found[preset] = terms
@@ -120,5 +120,5 @@ def losses(sample: Sample) -> dict[str, list[str]]:
 def _applies(preset: str, sample: Sample) -> bool:
     count = len(sample.objects)
     fits = count == 1 if preset in ONE_OBJECT else count > 0 or preset not in SOME_OBJECT
-    fits = fits and (preset not in NEEDS_MASKS or all(true.rle is not None for true in sample.objects))
+    fits = fits and (not PRESETS[preset].needs_masks or all(true.rle is not None for true in sample.objects))
     return fits and count <= MAX_OBJECTS and all(true.points for true in sample.objects)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segzero.data.preview import true_founds
+from segzero.data.preview import true_instances
 from segzero.errors import UserError
 from segzero.evaluation.benchmarks import Task
 from segzero.evaluation.coco_ap import coco_ap
@@ -112,7 +112,7 @@ def result_of(sample: Sample, prediction: Prediction) -> Segmentation:
 
 def panel_of(sample: Sample, prediction: Prediction) -> Image.Image:
     """The question, the image, the answer and beside it the truth, where that is more than a count."""
-    truth = None if places_unknown(sample) else true_founds(sample, sample.size)
+    truth = None if places_unknown(sample) else true_instances(sample, sample.size)
     result = result_of(sample, prediction)
     earlier = [str(turn.get("question")) for turn in sample.turns if isinstance(turn, dict)]
     if earlier:  # what a question refers to is nothing to look at without them

@@ -106,7 +106,7 @@ class Batcher:
 
     def _live(self) -> None:
         try:
-            while jobs := self._push():
+            while jobs := self._take():
                 self.busy_since = begin = time.monotonic()
                 self._do(jobs[0].work, jobs)
                 self.busy_since = None

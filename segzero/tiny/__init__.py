@@ -1,1 +1,1 @@
-"""Recipes of the models that ship with the package; `python -m segzero.tiny` makes them anew."""
+"""Training recipes of the models that ship with the package; `python -m segzero.tiny` trains them again."""

@@ -1,11 +1,11 @@
-"""Make the tiny models anew, or check the shipped ones.
+"""Train the tiny models again, or check the shipped ones.
 
     python -m segzero.tiny policy|segmenter|all [--out DIR] [--seed N] [--share 0.1]
     python -m segzero.tiny check [--out DIR]
 
-Training takes more than an hour for the policy and half an hour for the segmenter, each on one quiet core; `--share`
-runs that part of the steps, as a trial.
-All end with the figures on held-out scenes; `check` also compares every file with the manifest's sha256.
+Training takes more than an hour for the policy and half an hour for the segmenter, each on one idle core; `--share`
+runs that fraction of the steps, as a trial. All commands end with the figures on held-out scenes; `check` also compares
+every file with the manifest's sha256.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from segzero.tiny import manifest
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code: 0, 1 when a check fails, 2 for a user's mistake."""
+    """Run the command; the exit code is 0, 1 if a check fails, 2 for a user's mistake."""
     options = _options(arguments)
     try:
         if options.what == "check":
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         for model in MAKERS if options.what == "all" else [options.what]:
             folder = out / manifest.FOLDERS[model]
             figures = MAKERS[model](folder, options.seed, options.share)
-            (folder / CARD).write_text(json.dumps({"name": manifest.SHOWN[model]}) + "\n")
+            (folder / CARD).write_text(json.dumps({"name": manifest.SHOWN_NAMES[model]}) + "\n")
             share = f" --share {options.share}" if options.share < 1 else ""
             command = f"python -m segzero.tiny {model} --seed {options.seed}{share}"
             manifest.record(out, model, command, options.seed, figures)
@@ -51,7 +51,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("what", choices=[*MAKERS, "all", "check"])
     parser.add_argument("--out", type=Path, help="folder of the models (default: ./tiny; for check, the shipped ones)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--share", type=float, default=1.0, help="of the recipe's steps (default: all)")
+    parser.add_argument("--share", type=float, default=1.0, help="fraction of the recipe's steps (default: all)")
     return parser.parse_args(arguments)
 
 
@@ -59,9 +59,9 @@ def _make_policy(folder: Path, seed: int, share: float) -> dict:
     from dataclasses import replace
 
     from segzero.tiny.evaluate import evaluate_policy
-    from segzero.tiny.train_policy import Recipe, train_policy
+    from segzero.tiny.train_policy import PolicyRecipe, train_policy
 
-    recipe = replace(Recipe(), seed=seed)
+    recipe = replace(PolicyRecipe(), seed=seed)
     model, processor = train_policy(recipe.shortened(share) if share < 1 else recipe)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -71,27 +71,26 @@ def _make_policy(folder: Path, seed: int, share: float) -> dict:
 
 
 def _make_segmenter(folder: Path, seed: int, share: float) -> dict:
-    from segzero.tiny.evaluate_segmenter import evaluate
-    from segzero.tiny.train_segmenter import STEPS, train
+    from segzero.tiny.evaluate_segmenter import evaluate_segmenter
+    from segzero.tiny.train_segmenter import STEPS, train_segmenter
 
-    train(folder, seed, max(1, round(STEPS * share)))
-    figures = evaluate(folder)
+    train_segmenter(folder, seed, max(1, round(STEPS * share)))
+    figures = evaluate_segmenter(folder)
     print(_lines(figures))
     return figures
 
 
 def _check(weights: Path) -> int:
-    """Hashes first: figures of changed files would say nothing about the shipped ones."""
-    troubles = manifest.check(weights)
-    if troubles:
-        print("\n".join(troubles), file=sys.stderr)
+    """Compare hashes, then measure; figures of changed files would say nothing about the shipped ones."""
+    if differences := manifest.check(weights):
+        print("\n".join(differences), file=sys.stderr)
         return 1
     print(f"{weights}: all files are as the manifest says")
     from segzero.tiny.evaluate import evaluate_policy, load_checkpoint
-    from segzero.tiny.evaluate_segmenter import evaluate
+    from segzero.tiny.evaluate_segmenter import evaluate_segmenter
 
     print(evaluate_policy(*load_checkpoint(weights / manifest.FOLDERS["policy"])).report())
-    print(_lines(evaluate(weights / manifest.FOLDERS["segmenter"])))
+    print(_lines(evaluate_segmenter(weights / manifest.FOLDERS["segmenter"])))
     return 0
 
 

@@ -1,7 +1,7 @@
-"""A head that teaches the vision tower what is where, and is thrown away after training.
+"""An auxiliary head that trains the vision tower densely and is discarded after training.
 
-From language alone a tiny tower learns to see very slowly. Here each image token also says what lies in its cell:
-kind and colour, the box and point of that shape, and which pixels are foreground.
+From language alone a tiny vision tower learns very slowly. With this head each image token also predicts what lies in
+its cell: kind and colour, the box and point of that shape, and which pixels are foreground.
 """
 
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from segzero.tiny.policy import CELLS, FRAME, SIDE
 from segzero.tiny.scenes import COLOURS, KINDS, Scene
 
-CELL = SIDE // CELLS  # pixels of a cell's side
-DOTS = CELL // 2  # foreground is told on a grid of DOTS x DOTS a cell
-LEAST = 6  # pixels of a shape that make a cell its own
-TENS = SIDE // 10 + 1  # a coordinate's leading digits, read as one of so many classes
-_WIDTHS = (len(KINDS) + 1, len(COLOURS) + 1, 6 * TENS, 6, DOTS**2)
+CELL = SIDE // CELLS  # side of a cell in pixels
+DOTS = CELL // 2  # foreground is predicted on a grid of DOTS x DOTS per cell
+MIN_PIXELS = 6  # pixels of a shape in a cell from which on the cell belongs to it
+TENS = SIDE // 10 + 1  # classes for the leading digits of a coordinate
+_WIDTHS = (len(KINDS) + 1, len(COLOURS) + 1, 6 * TENS, 6, DOTS**2)  # outputs for kind, colour, tens, place, foreground
 
 
 @dataclass(frozen=True)
-class Dense:
-    """What is true of each cell of one image; the cells in reading order, as the image tokens are."""
+class DenseTargets:
+    """Targets for the cells of one image, in reading order, as the image tokens are."""
 
     kind: np.ndarray  # int [CELLS²], 0 for background
     colour: np.ndarray  # int [CELLS²], 0 for background
@@ -31,35 +31,35 @@ class Dense:
     foreground: np.ndarray  # float [CELLS², DOTS²]
 
 
-def dense_truth(scene: Scene) -> Dense:
-    """The truth about a scene's cells."""
+def dense_targets(scene: Scene) -> DenseTargets:
+    """Compute the targets for a scene's cells."""
     step = scene.size // SIDE
     label = np.zeros((SIDE, SIDE), np.int64)
     for number, shape in enumerate(scene.shapes, start=1):
         label[shape.mask[::step, ::step]] = number
     cells = label.reshape(CELLS, CELL, CELLS, CELL).swapaxes(1, 2).reshape(CELLS**2, CELL, CELL)
     counts = np.stack([(cells == n + 1).sum(axis=(1, 2)) for n in range(len(scene.shapes))], axis=1)
-    owner = np.where(counts.max(axis=1) >= LEAST, counts.argmax(axis=1) + 1, 0)
+    owner = np.where(counts.max(axis=1) >= MIN_PIXELS, counts.argmax(axis=1) + 1, 0)
     size = (scene.size, scene.size)
     kinds = np.array([0] + [KINDS.index(s.kind) + 1 for s in scene.shapes])
     colours = np.array([0] + [list(COLOURS).index(s.colour) + 1 for s in scene.shapes])
     places = np.array([[0] * 6] + [FRAME.to_frame([*s.box, *s.point], size) for s in scene.shapes])
     dots = (cells > 0).reshape(CELLS**2, DOTS, 2, DOTS, 2).mean(axis=(2, 4))
-    return Dense(kinds[owner], colours[owner], places[owner].astype(np.float32), dots.reshape(CELLS**2, -1))
+    return DenseTargets(kinds[owner], colours[owner], places[owner].astype(np.float32), dots.reshape(CELLS**2, -1))
 
 
 class DenseHead(nn.Module):
-    """One linear layer over the image tokens."""
+    """Linear layer on the features of the image tokens."""
 
     def __init__(self, hidden: int):
         super().__init__()
         self.read = nn.Linear(hidden, sum(_WIDTHS))
 
-    def loss(self, features: Tensor, truths: list[Dense]) -> Tensor:
-        """How far the features [B, CELLS², hidden] are from saying what is true."""
+    def loss(self, features: Tensor, targets: list[DenseTargets]) -> Tensor:
+        """Compute the loss of the predictions from the features [B, CELLS², hidden]."""
         kind, colour, tens, place, foreground = self.read(features.flatten(0, 1)).split(_WIDTHS, dim=1)
         true_kind, true_colour, true_place, true_foreground = (
-            torch.from_numpy(np.concatenate([getattr(t, name) for t in truths]))
+            torch.from_numpy(np.concatenate([getattr(t, name) for t in targets]))
             for name in ("kind", "colour", "place", "foreground")
         )
         owned = true_kind > 0

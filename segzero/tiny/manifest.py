@@ -1,4 +1,4 @@
-"""What is in a folder of tiny models: each file's sha256, the command and seed that made it, what was measured."""
+"""The manifest of a folder of tiny models: sha256 of each file, the command and seed that made it, and its figures."""
 
 import hashlib
 import json
@@ -6,24 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from segzero.errors import UserError
+from segzero.io import write_json
 
 NAME = "manifest.json"
-FOLDERS = {"policy": "policy", "segmenter": "sam2"}  # model -> its checkpoint's folder
-SHOWN = {"policy": "tiny policy", "segmenter": "tiny SAM2"}  # model -> what its checkpoint's card calls it
+FOLDERS = {"policy": "policy", "segmenter": "sam2"}  # model -> folder of its checkpoint
+SHOWN_NAMES = {"policy": "tiny policy", "segmenter": "tiny SAM2"}  # model -> name on its checkpoint's card
 
 
 def record(weights: Path, model: str, command: str, seed: int, figures: dict[str, Any]) -> None:
-    """Write or replace a model's entry, with the hashes of the files that are there now."""
+    """Write or replace the entry of a model, with the hashes of its files."""
     path = weights / NAME
     entries = json.loads(path.read_text()) if path.exists() else {}
     entries[model] = {"command": command, "seed": seed, "held_out": figures, "sha256": hashes(weights, model)}
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(entries, indent=2) + "\n")
-    new.replace(path)
+    write_json(path, entries, indent=2)
 
 
 def read(weights: Path) -> dict[str, Any]:
-    """The entries by model."""
+    """Read the entries, by model."""
     path = weights / NAME
     if not path.exists():
         raise UserError(f"no {NAME} in {weights}; make the models with `python -m segzero.tiny all --out {weights}`")
@@ -31,21 +30,21 @@ def read(weights: Path) -> dict[str, Any]:
 
 
 def check(weights: Path) -> list[str]:
-    """One line for each file that is missing, changed or unknown; none if all is as recorded."""
-    troubles = []
+    """List the files that are missing, changed or unknown, a line each; none if all are as recorded."""
+    differences = []
     for model, entry in read(weights).items():
-        found = hashes(weights, model)
-        for name in sorted(entry["sha256"].keys() | found.keys()):
-            if name not in found:
-                troubles.append(f"{FOLDERS[model]}/{name} is missing")
+        actual = hashes(weights, model)
+        for name in sorted(entry["sha256"].keys() | actual.keys()):
+            if name not in actual:
+                differences.append(f"{FOLDERS[model]}/{name} is missing")
             elif name not in entry["sha256"]:
-                troubles.append(f"{FOLDERS[model]}/{name} is not in the manifest")
-            elif found[name] != entry["sha256"][name]:
-                troubles.append(f"{FOLDERS[model]}/{name} differs from the manifest")
-    return troubles
+                differences.append(f"{FOLDERS[model]}/{name} is not in the manifest")
+            elif actual[name] != entry["sha256"][name]:
+                differences.append(f"{FOLDERS[model]}/{name} differs from the manifest")
+    return differences
 
 
 def hashes(weights: Path, model: str) -> dict[str, str]:
-    """sha256 of every file of a model's checkpoint."""
+    """Hash every file of a model's checkpoint with sha256, by file name."""
     folder = weights / FOLDERS[model]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*"))}

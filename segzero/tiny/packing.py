@@ -1,8 +1,8 @@
-"""Several questions about one image in one training row, behind the prefix that they share.
+"""Packing of several questions about one image into one training row, behind the prefix that they share.
 
 All prompts of an image begin alike (system turn, image), so a row holds that prefix once and then the rest of each
-prompt with its answer. A branch sees the prefix and itself, and its positions go on
-from the prefix: what the model computes is what it would compute for each question alone.
+prompt with its answer: a branch. A branch attends to the prefix and to itself, and its positions continue those of the
+prefix, so that the model computes the same as for each question alone.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 from segzero.prompts import get_prompt, render_messages
 from segzero.tiny.policy import CELLS, MERGE, PATCH
 
-IGNORED = -100  # the label of a token that is not to be predicted
+IGNORED = -100  # label of a token that is not to be predicted
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A question, what it is told beside it, and the answer's text."""
+class QuestionAnswer:
+    """A question with its notes about earlier rounds, and the text of the answer to learn."""
 
     question: str
     answer: str
@@ -31,16 +31,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class Packed:
-    """Rows of tokens, one an image."""
+    """Rows of tokens, one per image."""
 
     tokens: Tensor  # [B, L]
     labels: Tensor  # [B, L], IGNORED outside of answers
     positions: Tensor  # [3, B, L]: time, height, width
-    mask: Tensor  # [B, 1, L, L], 0 where a token may look, -inf-like where not
+    mask: Tensor  # [B, 1, L, L], added to attention logits: 0 where a token may attend, -1e9 elsewhere
 
 
 class Packer:
-    """Turns questions and answers into rows; all images are squares of CELLS x CELLS tokens."""
+    """Packer of questions and answers into rows; all images are squares of CELLS x CELLS tokens."""
 
     def __init__(self, processor: Qwen2_5_VLProcessor, prompt: str = "multi"):
         self.tokenizer = processor.tokenizer
@@ -52,9 +52,9 @@ class Packer:
         self.prefix = self._encode(head) + image + self._encode(tail)
         self.prefix_positions = self._prefix_positions()
 
-    def pack(self, rows: Sequence[Sequence[Pair]]) -> Packed:
-        """One row an image."""
-        branches = [[self._branch(pair) for pair in row] for row in rows]
+    def pack(self, rows: Sequence[Sequence[QuestionAnswer]]) -> Packed:
+        """Pack the questions of each image into a row, padded to the longest."""
+        branches = [[self._branch(question) for question in row] for row in rows]
         length = len(self.prefix) + max(sum(len(tokens) for tokens, _ in row) for row in branches)
         tokens = torch.zeros(len(rows), length, dtype=torch.long)
         labels = torch.full((len(rows), length), IGNORED)
@@ -77,10 +77,10 @@ class Packer:
         mask = torch.zeros(visible.shape).masked_fill(~visible, -1e9)[:, None]
         return Packed(tokens, labels, positions, mask)
 
-    def _branch(self, pair: Pair) -> tuple[list[int], int]:
-        """The tokens after the shared prefix, and where among them the answer starts."""
-        rest = self._encode(self._render(pair.question, pair.notes).removeprefix(self.shared_text))
-        return rest + self._encode(pair.answer + "<|im_end|>"), len(rest)
+    def _branch(self, item: QuestionAnswer) -> tuple[list[int], int]:
+        """The tokens after the shared prefix, and the index among them at which the answer starts."""
+        rest = self._encode(self._render(item.question, item.notes).removeprefix(self.shared_text))
+        return rest + self._encode(item.answer + "<|im_end|>"), len(rest)
 
     def _render(self, question: str, notes: str = "") -> str:
         messages = render_messages(question, self.prompt, notes)
@@ -90,7 +90,7 @@ class Packer:
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
     def _prefix_positions(self) -> Tensor:
-        """[3, P]: text counts up; the image's tokens stand at one time, in rows and columns."""
+        """Positions [3, P] of the prefix: text counts up; image tokens share a time and have rows and columns."""
         start, after = self.image_start, len(self.prefix) - self.image_start - CELLS**2
         grid = torch.arange(CELLS)
         image = torch.stack([torch.zeros(CELLS**2), grid.repeat_interleave(CELLS), grid.repeat(CELLS)]) + start
@@ -102,7 +102,7 @@ class Packer:
 def answer_logits(
     model: Qwen2_5_VLForConditionalGeneration, packed: Packed, image_features: Tensor, image_start: int
 ) -> tuple[Tensor, Tensor]:
-    """Logits [N, V] for every answer token of all rows, and those tokens [N]; features are [B, CELLS², hidden]."""
+    """Compute the logits [N, V] of every answer token and list those tokens [N]; features are [B, CELLS², hidden]."""
     text = model.get_input_embeddings()(packed.tokens)
     image_end = image_start + image_features.shape[1]
     inputs = torch.cat([text[:, :image_start], image_features, text[:, image_end:]], dim=1)
@@ -115,15 +115,16 @@ def answer_logits(
 
 
 def image_features(model: Qwen2_5_VLForConditionalGeneration, pixels: Tensor) -> Tensor:
-    """What the vision tower makes of images [B, 3, SIDE, SIDE]: [B, CELLS², hidden].
+    """Compute the vision tower's features [B, CELLS², hidden] of images [B, 3, SIDE, SIDE].
 
-    The tower's own forward, for images of one size: a convolution of stride = kernel is a matrix product, and the
-    attention of all images is one batch instead of a loop over them; two to three times faster on a CPU.
+    It equals the tower's own forward pass for images of one size, and is two to three times faster on a CPU: a
+    convolution whose stride is its kernel is a matrix product, and the attention of all images is one batch instead of
+    a loop over them.
     """
     visual = model.model.visual
     patches = to_patches(pixels)  # [B, N, C * 2 * PATCH * PATCH]
     hidden = F.linear(patches, visual.patch_embed.proj.weight.flatten(1))
-    angles = visual.rotary_pos_emb(_patch_places())
+    angles = visual.rotary_pos_emb(_patch_positions())
     cos, sin = torch.cat([angles, angles], dim=-1).cos(), torch.cat([angles, angles], dim=-1).sin()
     for block in visual.blocks:
         attention = block.attn
@@ -137,15 +138,18 @@ def image_features(model: Qwen2_5_VLForConditionalGeneration, pixels: Tensor) ->
 
 
 def to_patches(pixels: Tensor) -> Tensor:
-    """[B, 3, H, W] normalised -> [B, N, 3 * 2 * PATCH²] in the order of Qwen's processors: merged cells together."""
+    """Cut images [B, 3, H, W] into patches [B, N, 3 * 2 * PATCH²] in the order of Qwen's processors.
+
+    Patches of one merged cell follow each other.
+    """
     cells = pixels.unflatten(3, (-1, MERGE, PATCH)).unflatten(2, (-1, MERGE, PATCH))  # [B, C, gh, m, p, gw, m, p]
     cells = cells.permute(0, 2, 5, 3, 6, 1, 4, 7).flatten(1, 4)  # [B, N, C, p, p]
-    return cells.unsqueeze(3).expand(-1, -1, -1, 2, -1, -1).flatten(2)  # a still image is two equal moments
+    return cells.unsqueeze(3).expand(-1, -1, -1, 2, -1, -1).flatten(2)  # a still image is two equal frames
 
 
-def _patch_places() -> Tensor:
+def _patch_positions() -> Tensor:
     """Row and column of every patch, [N, 2], in the order of `to_patches`."""
     side = CELLS * MERGE
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    places = torch.stack([rows, columns], dim=-1)  # [side, side, 2]
-    return places.view(CELLS, MERGE, CELLS, MERGE, 2).transpose(1, 2).reshape(-1, 2)
+    positions = torch.stack([rows, columns], dim=-1)  # [side, side, 2]
+    return positions.view(CELLS, MERGE, CELLS, MERGE, 2).transpose(1, 2).reshape(-1, 2)

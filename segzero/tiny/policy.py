@@ -1,6 +1,6 @@
-"""The tiny policy: a Qwen2.5-VL of 0.77 M parameters that looks at 112 x 112 pixels in 49 tokens.
+"""The tiny policy: a Qwen2.5-VL of 0.77 M parameters that sees 112 x 112 pixels in 49 tokens.
 
-Only sizes differ from the large ones; config, processor, chat template and weights are of the ordinary kind.
+It differs from the large models in sizes alone; config, processor, chat template and weights are of the same kind.
 """
 
 import torch
@@ -18,14 +18,14 @@ from segzero.frames import Frame, native
 from segzero.tiny.tokenizer import make_tokenizer
 
 PATCH, MERGE = 8, 2
-SIDE = 112  # what a square image becomes
+SIDE = 112  # side of a square image as the model sees it, in pixels
 CELLS = SIDE // (PATCH * MERGE)  # image tokens along each side
 MIN_PIXELS, MAX_PIXELS = 64 * 64, SIDE * SIDE
 FRAME: Frame = native(MIN_PIXELS, MAX_PIXELS, PATCH * MERGE)
 
 
 def make_processor(tokenizer: PreTrainedTokenizerFast | None = None) -> Qwen2_5_VLProcessor:
-    """Tokenizer, chat template and image processor as a checkpoint holds them."""
+    """Make the processor of a checkpoint: tokenizer, chat template and image processor."""
     tokenizer = tokenizer or make_tokenizer()
     limits = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}  # Qwen's names for pixel counts
     sizes = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": 2}
@@ -38,10 +38,10 @@ def make_processor(tokenizer: PreTrainedTokenizerFast | None = None) -> Qwen2_5_
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2_5_VLForConditionalGeneration:
-    """An untrained model in float32.
+    """Make an untrained model in float32.
 
-    Its linear layers start as PyTorch's own do: the library's 0.02 is meant for wide layers and starts a narrow
-    model so close to zero that it learns several times slower.
+    Its linear layers have PyTorch's default initialization: transformers' standard deviation of 0.02 is meant for wide
+    layers, and a narrow model learns several times slower with it.
     """
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(_config(tokenizer)).float()

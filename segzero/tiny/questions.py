@@ -1,32 +1,30 @@
-"""Questions about a scene with their true answers, and whole samples made of both.
+"""Questions about a scene with their true answers, and samples made of both.
 
-A question is asked only where its answer is beyond doubt: "leftmost" needs a clear lead, "left of" needs that
-every other shape is clearly on the other side, "different" needs one single odd one out.
+A question is asked only if its answer is unambiguous: "leftmost" needs a clear lead, "left of" needs every other shape
+clearly on the other side, "different" needs a single odd one out.
 
 >>> scene = make_scene(np.random.default_rng(7))
 >>> sorted({q.kind for q in questions_of(scene, np.random.default_rng(0))} - set(KINDS))
 []
 """
 
-import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
-from PIL import Image
 
-from segzero.data.dialogue_synthesis import CLEAR, EXTREMES, RELATIONS
+from segzero.data.dialogue_synthesis import CLEAR_DISTANCE, EXTREMES, RELATIONS
 from segzero.masks import encode
 from segzero.sample import Object, Sample
 from segzero.tiny import scenes
-from segzero.tiny.scenes import COLOURS, RADII, Scene, Shape, make_scene
+from segzero.tiny.scenes import COLOURS, RADII, Scene, SceneShape, make_scene
 
 KINDS = ("attribute", "colour", "kind", "size", "place", "relation", "odd", "several", "nothing")
 HELD_OUT_SEED = 1_000_000  # seeds from here on are for tests only; training uses smaller ones
 
-LEAD = 0.04  # of the side: how far the leftmost is ahead of the next
-MOST_AT_ONCE = 3  # shapes in one answer
+CLEAR_LEAD = 0.04  # fraction of the image's side by which the leftmost must be ahead of the next
+MAX_TARGETS = 3  # shapes in one answer
 SIZE_WORDS = {"large": "largest", "small": "smallest"}
 PLURAL = {"circle": "circles", "square": "squares", "triangle": "triangles", "ring": "rings"}
 
@@ -35,26 +33,26 @@ ROWS, COLUMNS = ("top", "", "bottom"), ("left", "", "right")
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What is asked, the shapes that answer it (left to right), and a short true chain of thought."""
+    """A question with the shapes that answer it and a short, true chain of thought."""
 
     kind: str  # one of KINDS
     text: str
-    targets: tuple[Shape, ...]
+    targets: tuple[SceneShape, ...]  # from left to right
     think: str
 
 
 def questions_of(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """Everything that can be asked about a scene; `rng` chooses among variants and makes up what is absent."""
-    found = [*_by_attributes(scene), *_by_size(scene), *_by_extreme(scene, rng), *_by_region(scene)]
-    found += [*_by_relation(scene), *_odd_one_out(scene), *_several(scene), *_nothing(scene, rng)]
-    return found
+    """List all questions about a scene; `rng` chooses among variants and invents absent things."""
+    questions = [*_by_attributes(scene), *_by_size(scene), *_by_extreme(scene, rng), *_by_region(scene)]
+    questions += [*_by_relation(scene), *_odd_one_out(scene), *_several(scene), *_nothing(scene, rng)]
+    return questions
 
 
 def make_samples(count: int, seed: int, size: int = 224) -> list[Sample]:
-    """One question a scene, the kinds taking turns; sample `i` depends on `seed` and `i` alone.
+    """Make `count` samples of one question per scene, the kinds taking turns.
 
-    Held out: `make_samples(500, HELD_OUT_SEED)`. Scene `i` of seed `s` is drawn by a generator seeded with
-    `(s, i)`, and all training, here and in examples, uses seeds below HELD_OUT_SEED: no scene is ever shared.
+    Scene `i` is drawn by a generator seeded with `(seed, i)`. All training, here and in examples, uses seeds below
+    HELD_OUT_SEED, so that `make_samples(500, HELD_OUT_SEED)` shares no scene with it.
 
     >>> [sample] = make_samples(1, HELD_OUT_SEED)
     >>> sample.meta["kind"], len(sample.objects)
@@ -64,28 +62,28 @@ def make_samples(count: int, seed: int, size: int = 224) -> list[Sample]:
 
 
 def make_training_samples(count: int, seed: int) -> list[Sample]:
-    """For reinforcement: a fifth asks for something absent, or the policy unlearns to say that nothing is there.
+    """Make samples for reinforcement learning, a fifth of which ask for something absent.
+
+    With fewer of those, the policy forgets how to answer that nothing is there.
 
     >>> [sample.category for sample in make_training_samples(4, 7)]
     ['colour', 'size', 'relation', 'several']
     """
-    chosen = (i for i in range(2 * count) if i % 2 or KINDS[i % len(KINDS)] == "nothing")
-    return [_sample(seed, index, 224) for index in islice(chosen, count)]
+    indices = (i for i in range(2 * count) if i % 2 or KINDS[i % len(KINDS)] == "nothing")
+    return [_sample(seed, index, 224) for index in islice(indices, count)]
 
 
 def _sample(seed: int, index: int, size: int) -> Sample:
     rng = np.random.default_rng((seed, index))
     kind = KINDS[index % len(KINDS)]
-    fitting: list[Question] = []
-    while not fitting:
+    of_kind: list[Question] = []
+    while not of_kind:
         scene = make_scene(rng, size)
-        fitting = [q for q in questions_of(scene, rng) if q.kind == kind]
-    question = fitting[rng.integers(len(fitting))]
-    file = io.BytesIO()
-    Image.fromarray(scene.image).save(file, "png")
+        of_kind = [q for q in questions_of(scene, rng) if q.kind == kind]
+    question = of_kind[rng.integers(len(of_kind))]
     return Sample(
         id=f"tiny-{seed}-{index}",
-        image=file.getvalue(),
+        image=scene.png(),
         question=question.text,
         width=size,
         height=size,
@@ -96,40 +94,41 @@ def _sample(seed: int, index: int, size: int) -> Sample:
     )
 
 
-def region_of(shape: Shape, size: int) -> str:
-    """Where a shape is: "top left", "top", ..., "center"."""
+def region_of(shape: SceneShape, size: int) -> str:
+    """Name the region of a shape: "top left", "top", ..., "center"."""
     return region_at(shape.centre, size)
 
 
 def region_at(centre: tuple[float, float], size: int) -> str:
-    """Where a place is, in thirds of the picture."""
+    """Name the region of a point, one of nine thirds by thirds of the image."""
     column, row = (min(int(3 * c / size), 2) for c in centre)
     return f"{ROWS[row]} {COLUMNS[column]}".strip() or "center"
 
 
-def describe(shapes: Iterable[Shape], size: int) -> str:
-    """What was found and where: "small red circle top left, large blue ring right"."""
+def describe(shapes: Iterable[SceneShape], size: int) -> str:
+    """Describe shapes by name and region: "small red circle top left, large blue ring right"."""
     return ", ".join(f"{s.name} {region_of(s, size)}" for s in shapes)
 
 
-def _question(kind: str, text: str, targets: Iterable[Shape], size: int, first: str = "") -> Question:
+def _question(kind: str, text: str, targets: Iterable[SceneShape], size: int, premise: str = "") -> Question:
+    """The question, whose chain of thought is the premise and a description of the targets."""
     in_order = tuple(sorted(targets, key=lambda s: s.centre[0]))
-    return Question(kind, text, in_order, first + describe(in_order, size))
+    return Question(kind, text, in_order, premise + describe(in_order, size))
 
 
-def _groups(shapes: Iterable[Shape], key: Callable[[Shape], str]) -> dict[str, list[Shape]]:
-    groups: dict[str, list[Shape]] = {}
+def _groups(shapes: Iterable[SceneShape], key: Callable[[SceneShape], str]) -> dict[str, list[SceneShape]]:
+    groups: dict[str, list[SceneShape]] = {}
     for shape in shapes:
         groups.setdefault(key(shape), []).append(shape)
     return groups
 
 
-def _look(shape: Shape) -> str:
+def _colour_and_kind(shape: SceneShape) -> str:
     return f"{shape.colour} {shape.kind}"
 
 
-def _unique(shapes: Iterable[Shape], key: Callable[[Shape], str]) -> dict[str, Shape]:
-    """The shapes that are alone with their key."""
+def _unique(shapes: Iterable[SceneShape], key: Callable[[SceneShape], str]) -> dict[str, SceneShape]:
+    """The shapes that share their key with no other, by that key."""
     return {name: group[0] for name, group in _groups(shapes, key).items() if len(group) == 1}
 
 
@@ -137,7 +136,7 @@ def _by_attributes(scene: Scene) -> list[Question]:
     named = [
         ("colour", lambda s: f"{s.colour} shape"),
         ("kind", lambda s: s.kind),
-        ("attribute", _look),
+        ("attribute", _colour_and_kind),
         ("attribute", lambda s: f"{s.size_name} {s.kind}"),
     ]
     return [
@@ -157,51 +156,51 @@ def _by_size(scene: Scene) -> list[Question]:
 
 
 def _by_extreme(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """The leftmost of all shapes, of a kind, of a colour: one direction each, where there is a clear lead."""
+    """Questions for the shape farthest to one side, among all, of a kind or of a colour, if it has a clear lead."""
     groups = {"shape": list(scene.shapes)}
     groups |= _groups(scene.shapes, lambda s: s.kind) | _groups(scene.shapes, lambda s: f"{s.colour} shape")
-    found = []
+    questions = []
     for name, group in groups.items():
         word = list(EXTREMES)[rng.integers(len(EXTREMES))]
         axis, sign = EXTREMES[word]
         ahead = sorted(group, key=lambda s: -sign * s.centre[axis])
-        if len(group) > 1 and abs(ahead[0].centre[axis] - ahead[1].centre[axis]) > LEAD * scene.size:
-            found.append(_question("place", f"the {word} {name}", ahead[:1], scene.size))
-    return found
+        if len(group) > 1 and abs(ahead[0].centre[axis] - ahead[1].centre[axis]) > CLEAR_LEAD * scene.size:
+            questions.append(_question("place", f"the {word} {name}", ahead[:1], scene.size))
+    return questions
 
 
 def _by_region(scene: Scene) -> list[Question]:
-    """The only shape in a corner or in the center, when no other is near that region."""
+    """Questions for the only shape in a corner or in the center, if no other is near that region."""
 
-    def distance(shape: Shape, column: int, row: int) -> float:
-        """How far its centre is from the region, along the worse axis; 0 inside."""
+    def distance(shape: SceneShape, column: int, row: int) -> float:
+        """Distance of the shape's centre from the region along the worse axis, as a share of the side; 0 inside."""
         x, y = (c / scene.size for c in shape.centre)
         return max(column / 3 - x, x - (column + 1) / 3, row / 3 - y, y - (row + 1) / 3, 0)
 
-    found = []
+    questions = []
     for column, row in ((0, 0), (2, 0), (1, 1), (0, 2), (2, 2)):
-        near = [s for s in scene.shapes if distance(s, column, row) < CLEAR]
+        near = [s for s in scene.shapes if distance(s, column, row) < CLEAR_DISTANCE]
         if len(near) == 1 and distance(near[0], column, row) == 0:
-            found.append(_question("place", f"the shape in the {region_of(near[0], scene.size)}", near, scene.size))
-    return found
+            questions.append(_question("place", f"the shape in the {region_of(near[0], scene.size)}", near, scene.size))
+    return questions
 
 
 def _by_relation(scene: Scene) -> list[Question]:
-    """The only shape on one side of another; each of the others must be clearly on the other side."""
-    found = []
-    for name, anchor in _unique(scene.shapes, _look).items():
+    """Questions for the only shape on one side of another; each of the rest must be clearly on the other side."""
+    questions = []
+    for name, anchor in _unique(scene.shapes, _colour_and_kind).items():
         for word, (axis, sign) in RELATIONS.items():
             others = [s for s in scene.shapes if s is not anchor]
             ahead = [sign * (s.centre[axis] - anchor.centre[axis]) / scene.size for s in others]
             beyond = [s for s, lead in zip(others, ahead, strict=True) if lead > 0]
-            if len(beyond) == 1 and all(abs(lead) > CLEAR for lead in ahead):
-                first = f"{describe([anchor], scene.size)}; {word} it "
-                found.append(_question("relation", f"the shape {word} the {name}", beyond, scene.size, first))
-    return found
+            if len(beyond) == 1 and all(abs(lead) > CLEAR_DISTANCE for lead in ahead):
+                premise = f"{describe([anchor], scene.size)}; {word} it "
+                questions.append(_question("relation", f"the shape {word} the {name}", beyond, scene.size, premise))
+    return questions
 
 
 def _odd_one_out(scene: Scene) -> list[Question]:
-    """The one shape that differs where all others agree; not asked when two shapes could claim that."""
+    """The question for the shape that differs where all others agree, unless two shapes do."""
     if len(scene.shapes) < 3:
         return []
     odd = set()
@@ -211,10 +210,10 @@ def _odd_one_out(scene: Scene) -> list[Question]:
             odd.add(groups[0][0])
     # Shapes that agree in nothing have no odd one out, even if one of them alone is small.
     others = [s for s in scene.shapes if s not in odd]
-    if len(odd) != 1 or len({_look(s) for s in others}) > 1:
+    if len(odd) != 1 or len({_colour_and_kind(s) for s in others}) > 1:
         return []
-    first = f"the others are {others[0].colour} {PLURAL[others[0].kind]}; "
-    return [_question("odd", "the shape that is different from the others", odd, scene.size, first)]
+    premise = f"the others are {others[0].colour} {PLURAL[others[0].kind]}; "
+    return [_question("odd", "the shape that is different from the others", odd, scene.size, premise)]
 
 
 def _several(scene: Scene) -> list[Question]:
@@ -222,14 +221,16 @@ def _several(scene: Scene) -> list[Question]:
     return [
         _question("several", f"all {name}", group, scene.size)
         for name, group in groups.items()
-        if 1 < len(group) <= MOST_AT_ONCE
+        if 1 < len(group) <= MAX_TARGETS
     ]
 
 
 def _nothing(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """Two questions for something absent, in words that other questions use for what is there."""
+    """Two questions for something absent, in the words of other questions."""
     present = {
-        name for s in scene.shapes for name in (_look(s), s.kind, f"{s.colour} shape", f"{s.size_name} {s.kind}")
+        name
+        for s in scene.shapes
+        for name in (_colour_and_kind(s), s.kind, f"{s.colour} shape", f"{s.size_name} {s.kind}")
     }
     phrasings: list[Sequence[str]] = [
         [f"{c} {k}" for c in COLOURS for k in scenes.KINDS],
@@ -237,10 +238,10 @@ def _nothing(scene: Scene, rng: np.random.Generator) -> list[Question]:
         scenes.KINDS,
         [f"{size} {k}" for size in RADII for k in scenes.KINDS],
     ]
-    found = []
+    questions = []
     for which in rng.choice(len(phrasings), size=2, replace=False, p=(0.5, 0.2, 0.15, 0.15)):
         absent = [name for name in phrasings[which] if name not in present]
         if absent:
             name = absent[rng.integers(len(absent))]
-            found.append(Question("nothing", f"the {name}", (), f"no {name}"))
-    return found
+            questions.append(Question("nothing", f"the {name}", (), f"no {name}"))
+    return questions

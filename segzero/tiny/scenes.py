@@ -1,13 +1,14 @@
 """Synthetic scenes: coloured shapes on a textured ground, with exact masks, boxes and points.
 
-The light is fixed (warmer to the right, cooler at the bottom), so that every patch of a picture also says where
-it is: a tiny vision tower with relative positions only can then learn where things are.
+The light is fixed (warmer to the right, cooler at the bottom), so that every patch of an image also shows its place: a
+tiny vision tower that knows relative positions only can then learn where things are.
 
 >>> scene = make_scene(np.random.default_rng(7))
 >>> scene.image.shape, len(scene.shapes) >= 2
 ((224, 224, 3), True)
 """
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,16 +27,16 @@ COLOURS = {
     "cyan": (60, 200, 210),
 }
 KINDS = ("circle", "square", "triangle", "ring")
-RADII = {"small": (0.080, 0.098), "large": (0.134, 0.161)}  # of the picture's side
+RADII = {"small": (0.080, 0.098), "large": (0.134, 0.161)}  # size name -> range, as fractions of the image's side
 REACH = 1.12  # no shape extends beyond this many radii
-PART_COLOURS = ((240, 240, 235), (28, 28, 32))
+EMBLEM_COLOURS = ((240, 240, 235), (28, 28, 32))
 
 Spec = tuple[str, str, str]  # size name, colour, kind
 
 
 @dataclass(frozen=True, eq=False)
-class Shape:
-    """One thing in a scene. `part` is the emblem in the middle of some large shapes, itself a part of `mask`."""
+class SceneShape:
+    """A shape in a scene, some large ones with an emblem in the middle."""
 
     colour: str
     kind: str
@@ -43,37 +44,43 @@ class Shape:
     centre: tuple[float, float]  # x, y in pixels
     radius: float
     mask: np.ndarray  # bool [H, W], the whole shape
-    part: np.ndarray | None  # bool [H, W], the emblem
+    part: np.ndarray | None  # bool [H, W], the emblem, which lies inside of `mask`
     box: tuple[float, float, float, float]  # x0, y0, x1, y1 around the mask
     point: tuple[float, float]  # the pixel deepest inside the mask
 
     @property
     def name(self) -> str:
-        """Its attributes in words, e.g. "small red circle"."""
+        """Name made of the attributes, such as "small red circle"."""
         return f"{self.size_name} {self.colour} {self.kind}"
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A picture and what is in it."""
+    """A square image and its shapes."""
 
     image: np.ndarray  # uint8 [size, size, 3]
-    shapes: tuple[Shape, ...]
+    shapes: tuple[SceneShape, ...]
 
     @property
     def size(self) -> int:
-        """The side of the picture in pixels."""
+        """Side of the image in pixels."""
         return self.image.shape[0]
+
+    def png(self) -> bytes:
+        """Encode the image as a PNG file."""
+        file = io.BytesIO()
+        Image.fromarray(self.image).save(file, "PNG")
+        return file.getvalue()
 
 
 def make_scene(rng: np.random.Generator, size: int = 224, max_shapes: int = 5, odd: bool = False) -> Scene:
     """Draw a scene; the same state of `rng` gives the same scene. With `odd`, all shapes but one are alike."""
     picture = _ground(rng, size)
-    shapes: list[Shape] = []
+    shapes: list[SceneShape] = []
     least = 3 if odd else min(2, max_shapes)
     for spec in _specs(rng, int(rng.integers(least, max_shapes + 1)), odd):
         radius = rng.uniform(*RADII[spec[0]]) * size
-        centre = _free_place(rng, size, radius, shapes)
+        centre = _free_centre(rng, size, radius, shapes)
         if centre is not None:
             shapes.append(_draw(rng, picture, spec, centre, radius))
     picture += _light(size)
@@ -82,20 +89,20 @@ def make_scene(rng: np.random.Generator, size: int = 224, max_shapes: int = 5, o
 
 
 def _specs(rng: np.random.Generator, count: int, odd: bool) -> list[Spec]:
-    """What the shapes are. Some scenes are arranged, so that every kind of question can be asked often."""
+    """Choose the shapes; some scenes are arranged, so that every kind of question is possible often enough."""
 
-    def anything() -> Spec:
+    def any_spec() -> Spec:
         return _pick(rng, list(RADII)), _pick(rng, list(COLOURS)), _pick(rng, KINDS)
 
     arrangement = 0.0 if odd else rng.random()
     if arrangement < 0.2 and count >= 3:  # all alike but one, which has at most one attribute of theirs
-        common = anything()
-        every: tuple[Sequence[str], ...] = (list(RADII), list(COLOURS), KINDS)
-        other = [_pick(rng, [o for o in of if o != c]) for of, c in zip(every, common, strict=True)]
-        shared = rng.integers(4)  # which attribute, 3: none
+        common = any_spec()
+        names: tuple[Sequence[str], ...] = (list(RADII), list(COLOURS), KINDS)
+        other = [_pick(rng, [o for o in options if o != c]) for options, c in zip(names, common, strict=True)]
+        shared = rng.integers(4)  # index of the attribute that the odd one shares; 3: none
         size, colour, kind = (c if i == shared else o for i, (c, o) in enumerate(zip(common, other, strict=True)))
         return [(size, colour, kind)] + [common] * (count - 1)
-    specs = [anything() for _ in range(count)]
+    specs = [any_spec() for _ in range(count)]
     if arrangement < 0.4:  # one stands out in size
         big, rest = ("large", "small") if rng.random() < 0.5 else ("small", "large")
         return [(big if i == 0 else rest, *spec[1:]) for i, spec in enumerate(specs)]
@@ -110,8 +117,10 @@ def _pick(rng: np.random.Generator, names: Sequence[str]) -> str:
     return names[int(rng.integers(len(names)))]
 
 
-def _free_place(rng: np.random.Generator, size: int, radius: float, shapes: list[Shape]) -> tuple[float, float] | None:
-    """A centre where the shape touches neither the border nor another shape; None if none is found soon."""
+def _free_centre(
+    rng: np.random.Generator, size: int, radius: float, shapes: list[SceneShape]
+) -> tuple[float, float] | None:
+    """Find a centre where the shape touches neither the border nor another shape; None after forty attempts."""
     border = radius * REACH + 0.018 * size
     for _ in range(40):
         x, y = rng.uniform(border, size - border, 2)
@@ -122,8 +131,8 @@ def _free_place(rng: np.random.Generator, size: int, radius: float, shapes: list
 
 def _draw(
     rng: np.random.Generator, picture: np.ndarray, spec: Spec, centre: tuple[float, float], radius: float
-) -> Shape:
-    """Paint one shape into the picture (in place), working on the small window around it."""
+) -> SceneShape:
+    """Paint one shape into the image (in place), working on the small window around it."""
     size_name, colour, kind = spec
     size = picture.shape[0]
     reach = radius * REACH + 0.05 * size  # room for the shadow
@@ -146,31 +155,31 @@ def _draw(
 
     local_part = None
     if size_name == "large" and kind != "ring" and rng.random() < 0.42:
-        # A dot; but on a circle, where a dot would look like a ring's hole, a square on its corner.
+        # A dot; on a circle, where a dot would look like a ring's hole, a square that stands on its corner.
         emblem = "square" if kind == "circle" else "circle"
         inner = _distance(emblem, dx, dy, radius * rng.uniform(0.45, 0.5), np.pi / 4)
-        _blend(window, np.array(PART_COLOURS[rng.integers(2)], np.float32), inner)
+        _blend(window, np.array(EMBLEM_COLOURS[rng.integers(2)], np.float32), inner)
         local_part = inner < 0
 
     local = distance < 0
     box = box_of(local)
     assert box is not None, spec  # a shape has pixels
     [(px, py)] = points_of(local)
-    return Shape(
+    return SceneShape(
         colour=colour,
         kind=kind,
         size_name=size_name,
         centre=centre,
         radius=float(radius),
-        mask=_place(local, size, x0, y0),
-        part=None if local_part is None else _place(local_part, size, x0, y0),
+        mask=_in_image(local, size, x0, y0),
+        part=None if local_part is None else _in_image(local_part, size, x0, y0),
         box=(box[0] + x0, box[1] + y0, box[2] + x0, box[3] + y0),
         point=(px + x0, py + y0),
     )
 
 
 def _distance(kind: str, dx: np.ndarray, dy: np.ndarray, radius: float, turn: float) -> np.ndarray:
-    """Signed distance to the outline in pixels, negative inside; [h, 1] and [1, w] offsets give [h, w]."""
+    """Signed distance to the outline, in pixels and negative inside, [h, w] for offsets [1, w] and [h, 1]."""
     if kind == "circle":
         return np.hypot(dx, dy) - radius
     if kind == "ring":
@@ -185,12 +194,13 @@ def _distance(kind: str, dx: np.ndarray, dy: np.ndarray, radius: float, turn: fl
 
 
 def _blend(window: np.ndarray, paint: np.ndarray, distance: np.ndarray) -> None:
-    """Paint where the distance is negative, with edges one pixel soft."""
+    """Paint where the distance is negative, with an edge that is one pixel soft."""
     cover = np.clip(0.5 - distance, 0, 1)[..., None]
     window += cover * (paint - window)
 
 
-def _place(local: np.ndarray, size: int, x0: int, y0: int) -> np.ndarray:
+def _in_image(local: np.ndarray, size: int, x0: int, y0: int) -> np.ndarray:
+    """Place the mask of a window into one of the whole image, bool [size, size]."""
     mask = np.zeros((size, size), bool)
     mask[y0 : y0 + local.shape[0], x0 : x0 + local.shape[1]] = local
     return mask
@@ -211,6 +221,6 @@ def _ground(rng: np.random.Generator, size: int) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _light(size: int) -> np.ndarray:
-    """What the light adds, float32 [size, size, 3]: red grows to the right, blue downwards, green both ways."""
+    """Light to add, float32 [size, size, 3]: red grows to the right, blue downwards, green both ways."""
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size - 0.5
     return np.stack([50 * x, 25 * (x + y), 50 * y], axis=-1)

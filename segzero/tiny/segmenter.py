@@ -1,7 +1,8 @@
 """The tiny SAM2: transformers' own `Sam2Model` and `Sam2Processor`, 0.8 million parameters, images of 192 pixels.
 
-What differs from the large ones is numbers in the configuration, and one switch: `dynamic_multimask_via_stability`
-is off, because the soft edges of a coarse mask grid look unstable to it and it would swap good masks for worse.
+It differs from the large models in the numbers of its configuration and in one switch, which is off:
+`dynamic_multimask_via_stability` takes the soft edges of a coarse mask grid for instability, and would replace good
+masks by worse ones.
 
 >>> model, processor = build(seed=0)
 >>> model.num_parameters() < 1_000_000
@@ -13,18 +14,18 @@ from torch import nn
 from transformers import Sam2Config, Sam2Model, Sam2Processor
 from transformers.models.sam2.image_processing_sam2 import Sam2ImageProcessor
 
-SIDE = 192  # of the picture as the model sees it
-GRID = 48  # of the masks it draws, and of its finest features
-WIDTHS = [24, 48, 96, 192]  # of the four stages of the backbone
-BLOCKS = [1, 1, 2, 1]
-HIDDEN = 64  # of everything behind the backbone
+SIDE = 192  # side of the image as the model sees it, in pixels
+GRID = 48  # side of the masks it predicts and of its finest features
+WIDTHS = [24, 48, 96, 192]  # widths of the four stages of the backbone
+BLOCKS = [1, 1, 2, 1]  # blocks of these stages
+HIDDEN = 64  # width of everything after the backbone
 
 
 def build(seed: int) -> tuple[Sam2Model, Sam2Processor]:
-    """An untrained model with its processor."""
+    """Make an untrained model and its processor."""
     torch.manual_seed(seed)
     model = Sam2Model(_config()).float()
-    # SAM2's own initialisation (0.02 everywhere) suits wide layers; with narrow ones training sticks at empty masks.
+    # SAM2's own initialization (0.02 everywhere) suits wide layers; with narrow ones, training sticks at empty masks.
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):
             module.reset_parameters()

@@ -1,7 +1,7 @@
-"""The tiny policy's tokenizer: Qwen's special tokens, one token a digit, whole sentences of the prompts as tokens.
+"""The tiny policy's tokenizer: Qwen's special tokens, one token per digit, whole sentences of the prompts as tokens.
 
-The prompts' sentences never change, so each is a single token and a whole prompt is about twenty. Answers are cut
-at their JSON scaffolding. Anything else a user writes is spelt in smaller pieces, down to bytes, without loss.
+The sentences of the prompts never change, so each is a single token and a whole prompt has about twenty. Answers are
+split at their JSON syntax. Any other text is encoded in smaller pieces, down to bytes, without loss.
 
 >>> tokenizer = make_tokenizer()
 >>> tokenizer.decode(tokenizer("the red mug, 42 €").input_ids)
@@ -33,7 +33,7 @@ SPECIAL_TOKENS = (
     "<|video_pad|>",
 )
 
-# What the prompt of a later round is made of, and words that only such rounds use.
+# Pieces of a later round's prompt, and words that only such rounds use.
 DIALOGUE_PIECES = (
     *("Earlier in this dialogue:", "\nround ", "[REF:", "<box>[", "]</box>", " <point>[", "]</point>"),
     *("others of the same", " one of", "emblem", "whole", "its", "kind", "size", "colour"),
@@ -45,7 +45,7 @@ _PIECES = (
     r"|\]\}\]</answer>|\d| ?[a-z]+|[^\da-z\s]+|\s"
 )
 
-# Qwen2.5-VL's own layout: a default system turn when none is given, images and texts in the order they come.
+# The layout of Qwen2.5-VL: a default system turn if none is given, images and texts in their order.
 CHAT_TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n" + SYSTEM + "<|im_end|>\n{% endif %}"
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -61,7 +61,7 @@ CHAT_TEMPLATE = (
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE over the words of questions and answers, then the prompts' sentences as whole tokens."""
+    """Train byte-level BPE on the words of questions and answers, then add the prompts' sentences as whole tokens."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -84,7 +84,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def template_sentences() -> list[str]:
-    """Every constant sentence of the prompts, without repetition."""
+    """List every constant sentence of the prompts once."""
     sentences = [SYSTEM]
     for prompt in PROMPTS.values():
         sentences += [prompt.before, *prompt.after]
@@ -92,7 +92,7 @@ def template_sentences() -> list[str]:
 
 
 def _corpus() -> list[str]:
-    """Every word of questions and answers, at the start of a text and behind a space, and answers' scaffolding."""
+    """Every word of questions and answers, at the start of a text and after a space, and the syntax of answers."""
     phrases = [*RADII, *COLOURS, *KINDS, *PLURAL.values(), *EXTREMES, *RELATIONS, *SIZE_WORDS.values(), *ROWS, *COLUMNS]
     phrases += ["center", "all shapes", "the shape in that is different from the others", "are it no"]
     phrases += ["system", "user", "assistant"]

@@ -1,10 +1,11 @@
-"""Train the tiny SAM2 on synthetic scenes: about half an hour on one core; by steps, so the seed decides the result.
+"""Training of the tiny SAM2 on synthetic scenes, in about half an hour on one core.
 
-Each step embeds a few scenes once and then asks twice, as an interactive user would: a first prompt, and either
-another one or the first one again with the mask drawn so far and a point where it was wrong.
+Each step embeds a few scenes and then prompts the model twice, as an interactive user would: the second prompt is
+either a new one, or the first one again with the predicted mask and a point where that mask is wrong. The schedule
+counts steps, not time, so that the seed decides the result.
 
-    train(Path("sam2"), seed=0)
-    evaluate(Path("sam2"), count=500)["box and point"]
+    train_segmenter(Path("sam2"), seed=0)
+    evaluate_segmenter(Path("sam2"), count=500)["box and point"]
 """
 
 import math
@@ -18,15 +19,15 @@ from transformers import Sam2Model, Sam2Processor
 
 from segzero.tiny.scenes import Scene, make_scene
 from segzero.tiny.segmenter import build
-from segzero.tiny.segmenter_prompts import INSIDE, OUTSIDE, Batch, draw_batch, draw_kind
+from segzero.tiny.segmenter_prompts import INSIDE, OUTSIDE, PromptBatch, draw_batch, draw_kind
 
 STEPS = 3600
-SCENES = 8  # a step
-PROMPTS = 4  # a scene and round
+SCENES = 8  # scenes per step
+PROMPTS = 4  # prompts per scene, twice per step
 LEARNING_RATE = 6e-4
 
 
-def train(out: Path, seed: int = 0, steps: int = STEPS) -> None:
+def train_segmenter(out: Path, seed: int = 0, steps: int = STEPS) -> None:
     """Train from scratch and save model and processor to `out`."""
     model, processor = build(seed)
     model.train()
@@ -47,13 +48,14 @@ def train(out: Path, seed: int = 0, steps: int = STEPS) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if (step + 1) % 100 == 0:
-            print(f"step {step + 1}/{steps}  loss {loss.item():.3f}  " + _shown(figures), flush=True)
+            ious = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
+            print(f"step {step + 1}/{steps}  loss {loss.item():.3f}  {ious}", flush=True)
     model.eval().save_pretrained(out)
     processor.save_pretrained(out)
 
 
 def embed(model: Sam2Model, processor: Sam2Processor, scenes: list[Scene]) -> list[Tensor]:
-    """The scenes' features, with gradients (the model's own `get_image_embeddings` has none)."""
+    """Compute the features of scenes with gradients, which the model's own `get_image_embeddings` lacks."""
     pixels = processor.image_processor([scene.image for scene in scenes], return_tensors="pt")["pixel_values"]
     maps = model.get_image_features(pixels, return_dict=True).fpn_hidden_states  # each [h * w, B, C]
     maps[-1] = maps[-1] + model.no_memory_embedding
@@ -63,16 +65,21 @@ def embed(model: Sam2Model, processor: Sam2Processor, scenes: list[Scene]) -> li
     ]
 
 
-def draw(
-    model: Sam2Model, features: list[Tensor], batch: Batch, side: int, all_masks: bool, earlier: Tensor | None = None
+def predict(
+    model: Sam2Model,
+    features: list[Tensor],
+    batch: PromptBatch,
+    side: int,
+    all_masks: bool,
+    earlier: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Mask logits [B, N, M, h, w] and predicted IoU [B, N, M]; M is 3 for all masks, else 1.
+    """Predict mask logits [B, N, M, h, w] and their IoU [B, N, M]; M is 3 with `all_masks`, otherwise 1.
 
-    `side` is the scenes' size in pixels, `earlier` the logits [B, N, h, w] of masks drawn before.
+    `side` is the size of the scenes in pixels, `earlier` the logits [B, N, h, w] of earlier masks.
     """
     count = batch.points.shape[1]
     points = batch.points * (model.prompt_encoder.input_image_size / side)
-    # One row a prompt: the model takes only one earlier mask a row.
+    # One row per prompt, because the model takes only one earlier mask per row.
     output = model(
         image_embeddings=[f.repeat_interleave(count, dim=0) for f in features],
         input_points=points.flatten(0, 1)[:, None],
@@ -85,23 +92,23 @@ def draw(
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Of boolean masks [..., h, w]."""
+    """Intersection over union of boolean masks [..., h, w]."""
     return (a & b).sum((-1, -2)) / (a | b).sum((-1, -2)).clamp(min=1)
 
 
 def _schedule(step: int, steps: int) -> float:
-    """Share of the learning rate: 100 steps up, then half a cosine down to 2 %."""
+    """Fraction of the learning rate: 100 steps of warm-up, then half a cosine down to 2 %."""
     return min(1.0, (step + 1) / 100) * (0.51 + 0.49 * math.cos(math.pi * step / steps))
 
 
 def _losses(model: Sam2Model, processor: Sam2Processor, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-    """The loss of one step, and the IoU reached by kind of prompt."""
+    """Loss of one step, and the IoU by kind of prompt."""
     scenes = [make_scene(rng) for _ in range(SCENES)]
     features = embed(model, processor, scenes)
     first = draw_kind(rng)
     batch = draw_batch(rng, scenes, first, PROMPTS)
     all_masks = bool(rng.random() < 0.6)
-    logits, scores = draw(model, features, batch, scenes[0].size, all_masks)
+    logits, scores = predict(model, features, batch, scenes[0].size, all_masks)
     loss, reached = _loss(logits, scores, batch)
     figures = {f"{first}{' x3' if all_masks else ''}": reached}
 
@@ -115,12 +122,12 @@ def _losses(model: Sam2Model, processor: Sam2Processor, rng: np.random.Generator
         second = draw_kind(rng)
         batch = draw_batch(rng, scenes, second, PROMPTS)
     all_masks = bool(rng.random() < 0.6)
-    more, reached = _loss(*draw(model, features, batch, scenes[0].size, all_masks, earlier), batch)
+    more, reached = _loss(*predict(model, features, batch, scenes[0].size, all_masks, earlier), batch)
     return loss + more, figures | {f"{second}{' x3' if all_masks else ''}": reached}
 
 
-def _corrected(batch: Batch, earlier: Tensor, chance: torch.Generator) -> Batch:
-    """The same prompts and a point where the earlier mask is wrong; from now on all three masks are the one meant."""
+def _corrected(batch: PromptBatch, earlier: Tensor, chance: torch.Generator) -> PromptBatch:
+    """Add a point where the earlier mask is wrong to each prompt; all three masks then learn the one that is meant."""
     meant = batch.meant > 0.5
     drawn = F.interpolate(earlier, meant.shape[-2:], mode="bilinear", align_corners=False) > 0
     wrong = (drawn ^ meant).flatten(2)  # [B, N, h * w]
@@ -129,7 +136,7 @@ def _corrected(batch: Batch, earlier: Tensor, chance: torch.Generator) -> Batch:
     label = torch.where(meant.flatten(2).gather(2, index), INSIDE, OUTSIDE)
     width = meant.shape[-1]
     point = torch.stack([index % width, index // width], dim=-1) * 2.0 + 0.5  # masks are at half resolution
-    return Batch(
+    return PromptBatch(
         torch.cat([batch.points, point], dim=2),
         torch.cat([batch.labels, label], dim=2),
         batch.meant,
@@ -137,10 +144,10 @@ def _corrected(batch: Batch, earlier: Tensor, chance: torch.Generator) -> Batch:
     )
 
 
-def _loss(logits: Tensor, scores: Tensor, batch: Batch) -> tuple[Tensor, float]:
-    """Loss of masks [B, N, M, h, w] and their predicted IoU, and the mean IoU with what they were to show.
+def _loss(logits: Tensor, scores: Tensor, batch: PromptBatch) -> tuple[Tensor, float]:
+    """Loss of mask logits [B, N, M, h, w] and of their predicted IoU, and the mean IoU with the targets.
 
-    It is taken on enlarged logits, as masks are used: so the model learns edges finer than its grid.
+    The logits are enlarged first, as they are in use, so that the model learns edges finer than its grid.
     """
     count = logits.shape[2]
     roles = batch.roles if count == 3 else batch.meant[:, :, None]
@@ -152,7 +159,7 @@ def _loss(logits: Tensor, scores: Tensor, batch: Batch) -> tuple[Tensor, float]:
     outside = (1 - roles).sum((-1, -2))
     each = F.binary_cross_entropy_with_logits(logits, roles, reduction="none")
     drawn = logits.sigmoid()
-    # Shapes are small: unless both sides weigh the same, empty masks are a comfortable place to stay.
+    # Shapes are small: unless inside and outside have the same weight, training gets stuck at empty masks.
     balanced = (each * roles).sum((-1, -2)) / (inside + 1) + (each * (1 - roles)).sum((-1, -2)) / (outside + 1)
     focal = (each * (drawn - roles) ** 2).mean((-1, -2))
     dice = 1 - (2 * (drawn * roles).sum((-1, -2)) + 1) / (drawn.sum((-1, -2)) + inside + 1)
@@ -160,9 +167,5 @@ def _loss(logits: Tensor, scores: Tensor, batch: Batch) -> tuple[Tensor, float]:
     with torch.no_grad():
         binary = logits > 0
         reached = iou(binary, roles > 0.5).mean().item()
-        truth = iou(binary, meant > 0.5)  # the IoU to predict is that with the mask that is meant
+        truth = iou(binary, meant > 0.5)  # the IoU to predict is the one with the mask that is meant
     return (balanced + 20 * focal + dice).mean() + 2 * F.mse_loss(scores, truth), reached
-
-
-def _shown(figures: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.3f}" for name, value in figures.items())

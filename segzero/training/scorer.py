@@ -17,9 +17,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rewards import (
-    NEEDS_MASKS,
-    PRESETS,
-    RANK_NORMALIZED,
     Case,
     Guard,
     PromptBoxes,
@@ -27,7 +24,6 @@ from rewards import (
     Reward,
     get_rubric,
     load_reward,
-    read_case,
 )
 from segzero.answer import Answer, parse_answer
 from segzero.errors import UserError
@@ -71,8 +67,8 @@ class Scorer:
         self.reward, self.format, self.frame, self.drawer = reward, format, frame, drawer
         self.guard = Guard(load_reward(reward)) if "." in reward else None
         self.rubric = None if self.guard else get_rubric(reward)
-        self.draws = drawer is not None and reward in NEEDS_MASKS
-        self.ranks = QuantileRanks(PRESETS[reward], RANK_NORMALIZED[reward]) if reward in RANK_NORMALIZED else None
+        self.draws = drawer is not None and self.rubric is not None and self.rubric.needs_masks
+        self.ranks = QuantileRanks(self.rubric) if self.rubric and self.rubric.rank_normalized else None
         self._unranked: list[Reward] = []
 
     async def score(
@@ -86,7 +82,7 @@ class Scorer:
         answers = [parse_answer(text, self.format, self.frame.extent(sample.size)) for text in texts]
         masks = await self._draw(sample, answers) if draws else None
         cases = [
-            read_case(text, sample, None, self.frame, self.format, answer, masks[i] if masks else None, prompt_boxes)
+            Case.of_sample(text, sample, self.frame, self.format, answer, masks[i] if masks else None, prompt_boxes)
             for i, (text, answer) in enumerate(zip(texts, answers, strict=True))
         ]
         rewards = self._rewards(cases, sample.id)

@@ -1,4 +1,4 @@
-"""Conversations from annotated instances: every answer is beyond doubt, and what is in doubt isn't asked."""
+"""Dialogues from annotated instances: every answer is unambiguous, and ambiguous questions are not asked."""
 
 import json
 
@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from segzero.data.check import check
-from segzero.data.dialogue_synthesis import RoundQuestion, Thing, as_samples, extend_dialogue, follow_ups, choose_question, things_of
+from segzero.data.dialogue_synthesis import (
+    RoundQuestion,
+    Thing,
+    as_samples,
+    choose_question,
+    extend_dialogue,
+    follow_ups,
+    things_of,
+)
 from segzero.data.parquet import from_parquet
 from segzero.data.prepare import prepare
 from segzero.data.readers import read
@@ -27,94 +35,99 @@ def thing(name: str, x: float, y: float, side: float = 10, whole: int | None = N
     return Thing(name, Object(box, ((x, y),), encode(mask)), words, whole)
 
 
-def asked(things, found, anything: str = "") -> dict[str, tuple[int, ...]]:
-    return {each.text: each.targets for each in follow_ups(things, found, 1, SIZE, anything)}
+def questions_about(things, answer, any_name: str = "") -> dict[str, tuple[int, ...]]:
+    return {question.text: question.targets for question in follow_ups(things, answer, 1, SIZE, any_name)}
 
 
-def test_sides_need_a_single_thing_there_and_the_others_clearly_elsewhere():
+def test_a_side_needs_a_single_thing_there_and_the_others_clearly_elsewhere():
     desk = [thing("mug", 50, 50), thing("pen", 20, 50), thing("pen", 80, 50), thing("pen", 90, 20)]
-    found = asked(desk, (0,))
-    assert found["the pen left of [REF:1]"] == (1,)
-    assert "the pen right of [REF:1]" not in found, "there are two"
-    assert "the pen above [REF:1]" not in found, "two others are as high as the mug"
-    assert not any("mug" in text for text in found)
+    questions = questions_about(desk, (0,))
+    assert questions["the pen left of [REF:1]"] == (1,)
+    assert "the pen right of [REF:1]" not in questions, "there are two"
+    assert "the pen above [REF:1]" not in questions, "two others are as high as the mug"
+    assert not any("mug" in text for text in questions)
 
 
-def test_nothing_on_a_side_is_an_answer_if_all_the_others_are_clearly_on_the_other():
+def test_nothing_on_a_side_is_an_answer_if_all_others_are_clearly_on_the_other():
     desk = [thing("mug", 20, 50), thing("pen", 60, 20), thing("pen", 80, 80)]
-    found = {each.text: each for each in follow_ups(desk, (0,), 2, SIZE)}
-    empty = found["the pen left of [REF:2]"]
+    questions = {question.text: question for question in follow_ups(desk, (0,), 2, SIZE)}
+    empty = questions["the pen left of [REF:2]"]
     assert (empty.kind, empty.targets, empty.refers_to) == ("nothing", (), 2)
     desk[1] = thing("pen", 18, 20)
-    assert "the pen left of [REF:1]" not in asked(desk, (0,))
+    assert "the pen left of [REF:1]" not in questions_about(desk, (0,))
 
 
-def test_a_word_for_anything_compares_with_all():
+def test_a_name_that_fits_everything_compares_with_all():
     desk = [thing("mug", 50, 50), thing("pen", 20, 20), thing("cup", 80, 80)]
-    assert asked(desk, (0,), "object")["the object left of [REF:1]"] == (1,)
-    assert "the object left of [REF:1]" not in asked(desk, (0,))
+    assert questions_about(desk, (0,), "object")["the object left of [REF:1]"] == (1,)
+    assert "the object left of [REF:1]" not in questions_about(desk, (0,))
 
 
-def test_others_of_the_same_are_all_that_share_it():
+def test_others_of_the_same_are_all_that_share_the_attribute():
     desk = [thing("pen", 10, 10, colour="red"), thing("pen", 50, 50, colour="blue"), thing("mug", 80, 80, colour="red")]
-    found = asked(desk, (0,))
-    assert found["others of the same kind as [REF:1]"] == (1,)
-    assert found["others of the same colour as [REF:1]"] == (2,)
-    assert asked(desk, (1,))["others of the same colour as [REF:1]"] == ()
+    questions = questions_about(desk, (0,))
+    assert questions["others of the same kind as [REF:1]"] == (1,)
+    assert questions["others of the same colour as [REF:1]"] == (2,)
+    assert questions_about(desk, (1,))["others of the same colour as [REF:1]"] == ()
 
 
 def test_choices_among_several_need_a_clear_lead():
     pens = [thing("pen", 20, 20, 30, colour="red"), thing("pen", 50, 22, 10, colour="blue"), thing("mug", 90, 90)]
-    found = asked(pens, (0, 1))
-    assert found["the leftmost of [REF:1]"] == (0,) and found["the largest of [REF:1]"] == (0,)
-    assert found["the smallest of [REF:1]"] == found["the blue one of [REF:1]"] == (1,)
-    assert "the topmost of [REF:1]" not in found, "they are at nearly the same height"
-    assert not any("left of" in text for text in found), "which of them it is left of would be in doubt"
+    questions = questions_about(pens, (0, 1))
+    assert questions["the leftmost of [REF:1]"] == (0,) and questions["the largest of [REF:1]"] == (0,)
+    assert questions["the smallest of [REF:1]"] == questions["the blue one of [REF:1]"] == (1,)
+    assert "the topmost of [REF:1]" not in questions, "they are at nearly the same height"
+    assert not any("left of" in text for text in questions), "which of them it is left of would be ambiguous"
 
 
 def test_parts_and_wholes():
     room = [thing("chair", 30, 30, 40), thing("chair", 80, 80, 30), thing("leg", 20, 40, 8, whole=0)]
-    assert asked(room, (0,))["the leg of [REF:1]"] == (2,)
-    assert asked(room, (1,))["the leg of [REF:1]"] == ()
-    assert asked(room, (2,)) == {"the whole of [REF:1]": (0,)}
+    assert questions_about(room, (0,))["the leg of [REF:1]"] == (2,)
+    assert questions_about(room, (1,))["the leg of [REF:1]"] == ()
+    assert questions_about(room, (2,)) == {"the whole of [REF:1]": (0,)}
 
 
-def test_a_part_is_what_lies_in_a_larger_one_of_another_name():
+def test_a_part_lies_in_a_larger_thing_of_another_name():
     def of(name: str, *boxes) -> Sample:
         objects = tuple(Object(box, (), encode(box_mask(*box, SIZE))) for box in boxes)
         return Sample(name, "", name, *SIZE, objects, category=name)
 
     things = things_of([of("chair", (10, 10, 50, 50), (60, 60, 90, 90)), of("leg", (12, 40, 16, 50), (0, 0, 12, 12))])
-    assert [each.whole for each in things] == [None, None, 0, None]
+    assert [question.whole for question in things] == [None, None, 0, None]
 
 
-def test_a_conversation_repeats_nothing_and_refers_to_what_was_found():
+def test_a_dialogue_repeats_nothing_and_refers_to_earlier_answers():
     room = [thing("chair", 15 + 20 * i, 20 + 15 * i, colour=c) for i, c in enumerate(("red", "blue", "red", "green"))]
     first = RoundQuestion("first", "the green chair", (3,))
     for seed in range(20):
-        said = extend_dialogue([first], room, SIZE, 4, np.random.default_rng(seed))
-        assert len({each.text for each in said}) == len(said) == 4
-        for number, each in enumerate(said[1:], 2):
-            assert 1 <= each.refers_to < number and said[each.refers_to - 1].targets
-            assert f"[REF:{each.refers}]" in each.text
+        questions = extend_dialogue([first], room, SIZE, 4, np.random.default_rng(seed))
+        assert len({question.text for question in questions}) == len(questions) == 4
+        for number, question in enumerate(questions[1:], 2):
+            assert 1 <= question.refers_to < number and questions[question.refers_to - 1].targets
+            assert f"[REF:{question.refers_to}]" in question.text
 
 
 def test_questions_for_nothing_are_rare_unless_asked_for():
     possible = [RoundQuestion("nothing", str(i), ()) for i in range(50)] + [RoundQuestion("same", "x", (1,))]
     rng = np.random.default_rng(0)
     chosen = [choose_question(possible, rng) for _ in range(400)]
-    share = sum(each is not None and each.kind == "nothing" for each in chosen) / 400
+    share = sum(question is not None and question.kind == "nothing" for question in chosen) / 400
     assert 0.13 < share < 0.27
-    assert 0.6 < sum(choose_question(possible[:50], rng) is None for _ in range(100)) / 100 < 0.95, "rare also where all are"
+    assert 0.6 < sum(choose_question(possible[:50], rng) is None for _ in range(100)) / 100 < 0.95, (
+        "rare also where all are"
+    )
     some = choose_question(possible, rng, "nothing")
     assert some is not None and some.kind == "nothing" and choose_question(possible, rng, "part") is None
 
 
 def test_each_round_is_a_sample_with_the_rounds_before_it():
     room = [thing("mug", 20, 50), thing("pen", 60, 20), thing("pen", 80, 80)]
-    said = [RoundQuestion("first", "the mug", (0,)), RoundQuestion("same", "the pen left of [REF:1]", (), 1, "left of")]
-    about = Sample("room-7", "room.png", "the mug", *SIZE, meta={"image_id": 7})
-    first, second = as_samples(said, room, about)
+    questions = [
+        RoundQuestion("first", "the mug", (0,)),
+        RoundQuestion("same", "the pen left of [REF:1]", (), 1, "left of"),
+    ]
+    template = Sample("room-7", "room.png", "the mug", *SIZE, meta={"image_id": 7})
+    first, second = as_samples(questions, room, template)
     assert (first.id, first.turns, first.objects) == ("room-7-1", (), (room[0].object,))
     assert (second.id, second.empty, second.meta["references"]) == ("room-7-2", True, [1])
     assert second.meta["dialogue"] == "room-7" and second.meta["round"] == 2 and second.meta["image_id"] == 7

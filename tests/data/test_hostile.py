@@ -223,13 +223,13 @@ CARD = b'{%s, "kinds": {}, "objects": {}, "left_out": {}, "read": 1, "samples": 
 @pytest.mark.parametrize(
     ("prior", "why"),
     [
-        (("card.json", b"{}"), "no card of prepared data"),
+        (("card.json", b"{}"), "is not a card of prepared data"),
         (
             ("card.json", CARD % b'"settings": 3, "splits": {}'),
             "holds no settings",
         ),
-        (("card.json", CARD % b'"settings": {}, "splits": []'), "no card of prepared data"),
-        (("card.json", CARD % b'"settings": {}, "splits": {"train": "1"}'), "no card of prepared data"),
+        (("card.json", CARD % b'"settings": {}, "splits": []'), "is not a card of prepared data"),
+        (("card.json", CARD % b'"settings": {}, "splits": {"train": "1"}'), "is not a card of prepared data"),
         (("card.json", b"[" * 100_000), "not JSON"),
         (("card.json", b"\xff"), "not utf-8"),
         ((".shards/settings.json", b"{"), "not JSON: .*; remove "),
@@ -264,7 +264,7 @@ def test_a_folder_that_cannot_be_written(run, mine, tmp_path):
         (["--format", "converseg", "--option", "images"], "must be NAME=VALUE"),
         (["--format", "converseg", "--option", "by=unc"], "unknown option of the format"),
         (["--format", "converseg", "--split", "val"], "has no splits"),
-        (["--format", "converseg", "--join", "2"], "is no share"),
+        (["--format", "converseg", "--join", "2"], "is not a share"),
     ],
 )
 def test_flags_that_make_no_sense(run, mine, tmp_path, arguments, why):

@@ -19,7 +19,7 @@ from segzero.data.exports import export
 from segzero.data.parquet import from_parquet, to_parquet
 from segzero.data.prepare import prepare
 from segzero.data.readers import read
-from segzero.data.recipe import COUNT_ALONE, DISAGREES, NO_POINTS, Recipe, cook
+from segzero.data.recipe import COUNT_ALONE, DISAGREES, NO_POINTS, SampleRecipe, build_samples
 from segzero.errors import UserError
 from segzero.masks import box_of, decode, encode, points_of
 from segzero.sample import Object, Sample
@@ -99,7 +99,7 @@ def test_datasets_finds_the_splits_by_the_card(coco, tmp_path):
 
 
 def test_shares_of_joined_and_empty_questions(coco, tmp_path):
-    card = prepare(str(coco), "coco", tmp_path / "out", Recipe(join=0.25, no_target=0.2))
+    card = prepare(str(coco), "coco", tmp_path / "out", SampleRecipe(join=0.25, no_target=0.2))
     assert card.kinds == {"as read": 36, "joined": 12, "nothing there": 12}
     samples = {sample.id: sample for sample in from_parquet(tmp_path / "out")}
     read_ones = {sample.id: sample for sample in read(coco, "coco")}
@@ -119,25 +119,25 @@ def test_shares_of_joined_and_empty_questions(coco, tmp_path):
 
 def test_shares_that_cannot_be_reached_are_told(coco, tmp_path):
     card = prepare(
-        str(coco), "coco", tmp_path / "out", Recipe(join=0.85), limit=3
+        str(coco), "coco", tmp_path / "out", SampleRecipe(join=0.85), limit=3
     )  # one image: three pairs, one triple
     assert card.kinds == {"as read": 3, "joined": 4}
     assert "joined: 57.1% of the samples, not 85.0%: few images have several questions" in str(card)
-    assert "not" not in str(prepare(str(coco), "coco", tmp_path / "more", Recipe(join=0.25)))
+    assert "not" not in str(prepare(str(coco), "coco", tmp_path / "more", SampleRecipe(join=0.25)))
 
 
 def test_empty_questions_that_are_too_many_are_left_out():
     there = [Sample(f"t{i}", png(SIZE), "the mug", *SIZE, (found(),)) for i in range(8)]
     nothing = [Sample(f"n{i}", png(SIZE), f"the bird {i}", *SIZE) for i in range(8)]
-    made = cook([*there, *nothing], Recipe(no_target=0.2), (0, 0))
-    assert made.kinds == {"as read": 8, "nothing there": 2}
-    assert made.left_out == {"nothing is there, beyond the share asked for": 6}
-    assert cook([*there, *nothing], Recipe(), (0, 0)).kinds["nothing there"] == 8
+    built = build_samples([*there, *nothing], SampleRecipe(no_target=0.2), (0, 0))
+    assert built.kinds == {"as read": 8, "nothing there": 2}
+    assert built.left_out == {"nothing is there, beyond the share asked for": 6}
+    assert build_samples([*there, *nothing], SampleRecipe(), (0, 0)).kinds["nothing there"] == 8
 
 
 def test_questions_are_borrowed_only_where_all_categories_of_an_image_are_known():
     some = [Sample(f"{c}", png(SIZE), c, *SIZE, (found(),), category=c) for c in CATEGORIES]
-    assert cook(some, Recipe(no_target=0.5), (0, 0)).kinds["nothing there"] == 0
+    assert build_samples(some, SampleRecipe(no_target=0.5), (0, 0)).kinds["nothing there"] == 0
 
 
 def found(x0: int = 4) -> Object:
@@ -147,9 +147,11 @@ def found(x0: int = 4) -> Object:
 def test_expressions_for_the_same_object_are_not_joined():
     some = [Sample(f"s{i}", "", text, *SIZE, (found(),)) for i, text in enumerate(["the mug", "the blue mug"])]
     some = [replace(sample, image=png(SIZE)) for sample in some]
-    assert cook(some, Recipe(join=0.5), (0, 0)).kinds["joined"] == 0
+    assert build_samples(some, SampleRecipe(join=0.5), (0, 0)).kinds["joined"] == 0
     other = Sample("s2", png(SIZE), "the cup.", *SIZE, (found(30),))
-    [joined] = [s for s in cook([some[0], other], Recipe(join=0.4), (0, 0)).samples if "joined" in s.meta]
+    [joined] = [
+        s for s in build_samples([some[0], other], SampleRecipe(join=0.4), (0, 0)).samples if "joined" in s.meta
+    ]
     assert joined.question in ("the mug and the cup", "the cup and the mug")
 
 
@@ -165,15 +167,15 @@ def test_what_cannot_be_trained_on_is_left_out_and_counted():
         Sample("mute", png(SIZE), " . ", *SIZE, (found(),)),
         Sample("long", png(SIZE), "the mug " * 200, *SIZE, (found(),)),
     ]
-    made = cook(block, Recipe(), (0, 0))
-    assert [sample.id for sample in made.samples] == ["good"]
-    assert sum(made.left_out.values()) == 7 and made.left_out[COUNT_ALONE] == 1 and made.left_out[NO_POINTS] == 1
-    assert [line.split("'")[1] for line in made.problems] == ["torn", "lies", "mute", "long"]
+    built = build_samples(block, SampleRecipe(), (0, 0))
+    assert [sample.id for sample in built.samples] == ["good"]
+    assert sum(built.left_out.values()) == 7 and built.left_out[COUNT_ALONE] == 1 and built.left_out[NO_POINTS] == 1
+    assert [line.split("'")[1] for line in built.problems] == ["torn", "lies", "mute", "long"]
 
 
 @pytest.mark.slow
 def test_any_number_of_workers_makes_the_same_files(coco, tmp_path):
-    recipe = Recipe(join=0.2, no_target=0.2)
+    recipe = SampleRecipe(join=0.2, no_target=0.2)
     prepare(str(coco), "coco", tmp_path / "one", recipe, shard_size=8, seed=3)
     prepare(str(coco), "coco", tmp_path / "two", recipe, shard_size=8, seed=3, workers=2)
     prepare(str(coco), "coco", tmp_path / "other", recipe, shard_size=8, seed=4)
@@ -201,11 +203,11 @@ def test_a_killed_call_is_taken_up_again(tmp_path):
     assert 3 <= len(notes) < 24
     (out / ".train-00003.parquet.999").write_bytes(b"half a shard")
     done = []
-    prepare(str(source), "coco", out, Recipe(join=0.2), shard_size=10, progress=done.append)
+    prepare(str(source), "coco", out, SampleRecipe(join=0.2), shard_size=10, progress=done.append)
     kept = [out / f"{note.stem}.parquet" for note in notes]
     assert [file.stat().st_mtime_ns for file in kept] == [files[file] for file in kept]
     assert done[-1] == 240 and not list(out.glob(".*.parquet.*"))
-    prepare(str(source), "coco", tmp_path / "whole", Recipe(join=0.2), shard_size=10)
+    prepare(str(source), "coco", tmp_path / "whole", SampleRecipe(join=0.2), shard_size=10)
     assert contents(out) == contents(tmp_path / "whole")
 
 
@@ -310,7 +312,7 @@ def test_the_segmenter_filters(tmp_path):
     """The shipped SAM2 draws most scenes as they are; masks pushed aside are not what it draws."""
     from functools import partial
 
-    from segzero.data.segmenter_filter import agreement
+    from segzero.data.segmenter_filter import reproduces_masks
 
     samples = [sample for sample in make_samples(8, HELD_OUT_SEED + 9) if not sample.empty]
 
@@ -318,32 +320,32 @@ def test_the_segmenter_filters(tmp_path):
         halves = tuple(replace(o, rle=encode(np.roll(decode(o.rle), 40, axis=1))) for o in sample.objects)
         return replace(sample, id=f"{sample.id}-aside", objects=halves)
 
-    agree = partial(agreement, segmenter=str(shipped.segmenter_path()), least=0.6)
-    made = cook([*samples, *map(aside, samples)], Recipe(filter_iou=0.6), (0, 0), agree)
-    kept = Counter("aside" in sample.id for sample in made.samples)
+    keep = partial(reproduces_masks, segmenter=str(shipped.segmenter_path()), min_iou=0.6)
+    built = build_samples([*samples, *map(aside, samples)], SampleRecipe(filter_iou=0.6), (0, 0), keep)
+    kept = Counter("aside" in sample.id for sample in built.samples)
     assert kept[False] >= 0.8 * len(samples) and kept[True] <= 0.2 * len(samples)
-    assert made.left_out[DISAGREES] == 2 * len(samples) - kept.total() - sum(
-        count for why, count in made.left_out.items() if why != DISAGREES
+    assert built.left_out[DISAGREES] == 2 * len(samples) - kept.total() - sum(
+        count for why, count in built.left_out.items() if why != DISAGREES
     )
 
     export(to_parquet(samples[:3], tmp_path / "scenes"), "coco", tmp_path / "coco")
-    recipe = Recipe(filter_iou=0.6)
+    recipe = SampleRecipe(filter_iou=0.6)
     card = prepare(
         str(tmp_path / "coco/instances.json"), "coco", tmp_path / "out", recipe, segmenter=str(shipped.segmenter_path())
     )
-    verdicts = agree(list(read(tmp_path / "coco/instances.json", "coco")))
+    verdicts = keep(list(read(tmp_path / "coco/instances.json", "coco")))
     assert card.samples == 3 - card.left_out[DISAGREES] and len(verdicts) == 3
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"join": 1.0}, "--join 1.0 is no share"),
-        ({"no_target": -0.1}, "--no-target -0.1 is no share"),
+        ({"join": 1.0}, "--join 1.0 is not a share"),
+        ({"no_target": -0.1}, "--no-target -0.1 is not a share"),
         ({"join": 0.5, "no_target": 0.45}, "leave less than a tenth"),
-        ({"filter_iou": 60.0}, "--filter-iou 60.0 is no IoU"),
+        ({"filter_iou": 60.0}, "--filter-iou 60.0 is not an IoU"),
     ],
 )
 def test_recipes_that_make_no_sense(arguments, message):
     with pytest.raises(UserError, match=message):
-        Recipe(**arguments)
+        SampleRecipe(**arguments)

@@ -1,4 +1,4 @@
-"""Samples as pictures, and the page of what a check found."""
+"""Pictures of samples, and the page of a report."""
 
 import re
 from dataclasses import replace
@@ -7,9 +7,8 @@ import numpy as np
 from PIL import Image
 
 from segzero.data.check import check
-from segzero.data.check_report import check_page
 from segzero.data.parquet import to_parquet
-from segzero.data.preview import draw_some, entry, panel, show
+from segzero.data.preview import choose, report_page, sample_html, sample_panel, show, true_instances
 from segzero.masks import encode
 from segzero.sample import Object, Sample
 from segzero.tiny.questions import make_samples
@@ -21,7 +20,7 @@ GREY = Sample("grey", png(SIZE, (90, 90, 90)), "the <b>box</b>", *SIZE, (TRUE,))
 
 
 def test_the_truth_is_drawn_beside_the_image():
-    sheet = np.asarray(panel(GREY)).astype(int)
+    sheet = np.asarray(sample_panel(GREY)).astype(int)
     height = round(560 * 40 / 60)
     image, overlay = sheet[-height:, :560], sheet[-height:, 560:]
     assert (np.abs(image - 90) <= 2).all()
@@ -43,19 +42,27 @@ def test_a_page_holds_its_pictures_and_no_markup_of_the_data(tmp_path):
 
 def test_the_seed_chooses_evenly():
     samples = [replace(GREY, id=str(i)) for i in range(20)]
-    drawn = [tuple(s.id for s in draw_some(iter(samples), 5, seed)) for seed in range(400)]
-    assert drawn[3] == tuple(s.id for s in draw_some(iter(samples), 5, 3))
+    drawn = [tuple(s.id for s in choose(iter(samples), 5, seed)) for seed in range(400)]
+    assert drawn[3] == tuple(s.id for s in choose(iter(samples), 5, 3))
     counts = [sum(str(i) in each for each in drawn) for i in range(20)]
     assert min(counts) > 60 and max(counts) < 140  # 100 is even
-    assert len(draw_some(samples, 50, 0)) == 20
+    assert len(choose(samples, 50, 0)) == 20
 
 
 def test_a_sample_that_cannot_be_drawn_says_why():
-    assert "is not an image" in entry(replace(GREY, image=b"torn")) or "cannot" in entry(replace(GREY, image=b"torn"))
+    html = sample_html(replace(GREY, image=b"torn"))
+    assert "the image of sample &#x27;grey&#x27; is not an image that can be read" in html
+    assert "data:image/png" not in html
+
+
+def test_malformed_objects_are_left_out_of_the_picture():
     nan = replace(TRUE, box=(float("nan"), 0, 1, 1))
     bad_mask = replace(TRUE, rle={"size": [4, 4], "counts": "1"})
     other_size = replace(TRUE, rle=encode(np.ones((4, 4))))
-    assert "data:image/png" in entry(replace(GREY, objects=(nan, bad_mask, other_size), turns=({"question": "a&b"},)))
+    malformed = replace(GREY, objects=(nan, bad_mask, other_size))
+    assert true_instances(malformed, SIZE) == []
+    html = sample_html(replace(malformed, turns=({"question": "a&b"},)))
+    assert "data:image/png" in html and "before: a&amp;b" in html
 
 
 def test_what_can_be_drawn_is_drawn(tmp_path):
@@ -71,10 +78,10 @@ def test_the_page_of_a_check_shows_what_is_wrong(tmp_path):
     good = replace(GREY, id="good", image=png(SIZE, (1, 2, 3)))
     folder = to_parquet([*bad, torn, good], tmp_path / "data").parent
     report = check(folder)
-    text = check_page(report, [folder])
+    text = report_page(report, [folder])
     assert "a box leaves its image <small>(7 samples)" in text
     shown = text.split("<h2>")
     [leaves] = [part for part in shown if part.startswith("a box leaves")]
     assert leaves.count("data:image/png") == 4 and "bad0" in leaves
     assert any(part.startswith("Some of the rest") and "good" in part for part in shown)
-    assert "nothing is wrong" in check_page(check(to_parquet([good], tmp_path / "ok")), [tmp_path / "ok"])
+    assert "nothing is wrong" in report_page(check(to_parquet([good], tmp_path / "ok")), [tmp_path / "ok"])

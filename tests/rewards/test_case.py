@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rewards import read_case
+from rewards import Case, read_case
 from segzero.answer import Answer, Instance
 from segzero.errors import UserError
 from segzero.frames import native, relative, stretch
@@ -44,13 +44,13 @@ def test_answers_come_from_the_frame_they_are_written_in(frame):
     size = (640, 480)
     width, height = frame.extent(size) if frame else (840, 840)
     text = f'<answer>[{{"bbox_2d": [0, 0, {width / 2}, {height / 4}], "point_2d": [{width / 4}, 0]}}]</answer>'
-    [instance] = read_case(text, [], size, frame).answer.instances
+    [instance] = Case.of_objects(text, [], size, frame).answer.instances
     assert instance.box == pytest.approx((0, 0, 420, 210))
     assert instance.points[0] == pytest.approx((210, 0))
 
 
 def test_an_answer_that_is_parsed_already_is_not_parsed_again():
-    case = read_case("nonsense", [], frame=stretch(420), answer=Answer(instances=(BOX,)))
+    case = Case.of_objects("nonsense", [], frame=stretch(420), answer=Answer(instances=(BOX,)))
     assert case.answer.instances == (Instance((20, 40, 220, 440), ((100, 120),)),)
 
 

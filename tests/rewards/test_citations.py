@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from rewards import PromptBoxes, read_case
+from rewards import Case, PromptBoxes
 from rewards.citations import boxes_in, cites
 from segzero.answer import Answer, Instance
 from segzero.frames import relative, stretch
@@ -17,7 +17,7 @@ ANSWER = '<answer>[{"bbox_2d": [100, 120, 220, 240], "point_2d": [150, 150]}]</a
 
 def worth(think, referred=(CUP,), others=(SPOON,), answer=ANSWER, **options):
     prompt_boxes = PromptBoxes(frozenset(referred), frozenset(others))
-    return cites(read_case(f"<think>{think}</think>{answer}", [], prompt_boxes=prompt_boxes, **options))
+    return cites(Case.of_objects(f"<think>{think}</think>{answer}", [], prompt_boxes=prompt_boxes, **options))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_several_references_share(think, value):
 @pytest.mark.parametrize("think", ["", "[84, 168, 504, 672]", "[1, 2, 3, 4] and the cup"])
 def test_without_references_it_is_constant(think):
     assert worth(think, referred=()) == 1
-    assert cites(read_case(f"<think>{think}</think>{ANSWER}", [])) == 1
+    assert cites(Case.of_objects(f"<think>{think}</think>{ANSWER}", [])) == 1
 
 
 def test_the_answer_itself_is_no_think_chain():
@@ -82,10 +82,8 @@ def test_numbers_are_the_policys_own_in_any_frame(frame):
 
 def test_an_answer_that_is_parsed_already_is_not_parsed_again():
     parsed = Answer("[84, 168, 504, 672] [1, 2, 3, 4]", (Instance((1.0, 2.0, 3.0, 4.0)),))
-    assert (
-        cites(read_case("nonsense", [], frame=stretch(420), answer=parsed, prompt_boxes=PromptBoxes(frozenset({CUP}))))
-        == 1
-    )
+    boxes = PromptBoxes(frozenset({CUP}))
+    assert cites(Case.of_objects("nonsense", [], frame=stretch(420), answer=parsed, prompt_boxes=boxes)) == 1
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ MOVED = Instance((450, 400, 550, 500), ((490, 480),))  # IoU 1/3; edges 25 px of
 
 ON_OBJECTS = [
     terms.presence, terms.count_ratio, terms.box_iou_hard, terms.box_iou_mean, terms.box_iou_squared, terms.box_near,
-    terms.box_closeness, terms.points_near, terms.points_closeness, terms.drawn_mask_iou,
+    terms.box_closeness, terms.points_near, terms.points_closeness, terms.predicted_mask_iou,
 ]  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def case_of(said, true=TRUE):
         (terms.box_closeness, (1 + 10 / 35) / 2),
         (terms.points_near, 1 / 2),
         (terms.points_closeness, (1 + 30 / 80) / 2),
-        (terms.drawn_mask_iou, (1 + 1 / 3) / 2),
+        (terms.predicted_mask_iou, (1 + 1 / 3) / 2),
     ],
 )
 def test_worth_of_one_right_and_one_moved(term, value):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rewards import NEEDS_MASKS, PRESETS, RANK_NORMALIZED, PromptBoxes, get_rubric, score
+from rewards import PRESETS, PromptBoxes, get_rubric, score
 from segzero.answer import Answer, Instance, render_answer
 from segzero.errors import UserError
 from segzero.frames import native, relative, stretch
@@ -209,10 +209,8 @@ def test_in_a_dialogue_citing_is_one_ninth():
 
 def test_names():
     assert set(HIGHEST) == set(PRESETS)
-    assert {preset for preset, rubric in PRESETS.items() if "mask_iou" in {t.name for t in rubric.terms}} == set(
-        NEEDS_MASKS
-    )
-    for preset, names in RANK_NORMALIZED.items():
-        assert set(names) <= {term.name for term in get_rubric(preset).terms}
+    assert {preset for preset, rubric in PRESETS.items() if rubric.needs_masks} == {"mask", "dialogue"}
+    ranked = {preset: rubric.rank_normalized for preset, rubric in PRESETS.items() if rubric.rank_normalized}
+    assert ranked == {"soft": ("box_iou", "box_l1", "points")}
     with pytest.raises(UserError, match="unknown reward preset 'seg_zro'; did you mean 'seg_zero'"):
         score("seg_zro", "", [])

@@ -20,7 +20,7 @@ def ranks_of(ranks, values):
 
 
 def filled(values, capacity=2048):
-    ranks = QuantileRanks(SOFT, ["box_iou"], capacity)
+    ranks = QuantileRanks(SOFT, capacity)
     ranks.add([reward(v) for v in values])
     return ranks
 

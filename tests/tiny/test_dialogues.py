@@ -1,4 +1,4 @@
-"""Conversations about scenes: answers fit the pictures, thoughts name what they should, seeds decide."""
+"""Dialogues about scenes: answers fit the images, thoughts name the right objects, seeds decide."""
 
 from collections import Counter
 
@@ -8,7 +8,7 @@ import pytest
 from segzero.data.dialogue_synthesis import KINDS
 from segzero.frames import stretch
 from segzero.masks import decode
-from segzero.tiny.dialogues import conversation, make_dialogues, things_of
+from segzero.tiny.dialogues import make_dialogue, make_dialogues, things_of
 from segzero.tiny.evaluate import chance_score
 from segzero.tiny.questions import HELD_OUT_SEED
 from segzero.tiny.scenes import make_scene
@@ -51,36 +51,39 @@ def test_emblems_are_parts_of_their_shapes():
     assert emblems > 5
 
 
-def test_thoughts_say_what_is_referred_to_and_what_is_found():
+def test_thoughts_name_the_objects_referred_to_and_the_answer():
     rng = np.random.default_rng(4)
     seen = set()
     for _ in range(60):
-        talk = conversation(make_scene(rng), rng)
-        if talk is None:
+        dialogue = make_dialogue(make_scene(rng), rng)
+        if dialogue is None:
             continue
-        shapes = talk.scene.shapes
-        for number, asked in enumerate(talk.said[1:], 2):
-            think, objects = talk.answer(number)
-            assert objects == tuple(talk.things[place].object for place in asked.targets)
+        shapes = dialogue.scene.shapes
+        for number, question in enumerate(dialogue.questions[1:], 2):
+            think, objects = dialogue.answer(number)
+            assert objects == tuple(dialogue.things[index].object for index in question.targets)
             before, _, after = think.partition("; ")
-            seen.add(asked.kind)
-            for names, places in ((before, talk.said[asked.refers - 1].targets), (after, asked.targets)):
-                assert all(shapes[place].name in names for place in places if place < len(shapes))
-            assert after.endswith(" no") == (not asked.targets)
+            seen.add(question.kind)
+            referred = dialogue.questions[question.refers_to - 1].targets
+            for names, indices in ((before, referred), (after, question.targets)):
+                assert all(shapes[index].name in names for index in indices if index < len(shapes))
+            assert after.endswith(" no") == (not question.targets)
     assert seen == set(KINDS)
 
 
-def test_an_echo_names_what_is_referred_to_besides():
+def test_an_echo_also_names_the_objects_referred_to():
     rng = np.random.default_rng(6)
     echoed = 0
     for _ in range(30):
-        talk = conversation(make_scene(rng), rng)
-        for number, asked in enumerate(talk.said[1:] if talk else (), 2):
-            objects, more = talk.answer(number)[1], talk.answer(number, echo=True)[1]
-            referred = {talk.things[place].object.box for place in talk.said[asked.refers - 1].targets}
+        dialogue = make_dialogue(make_scene(rng), rng)
+        for number, question in enumerate(dialogue.questions[1:] if dialogue else (), 2):
+            objects, longer = dialogue.answer(number)[1], dialogue.answer(number, echo=True)[1]
+            targets = dialogue.questions[question.refers_to - 1].targets
+            referred = {dialogue.things[index].object.box for index in targets}
             boxes = {o.box for o in objects}
-            assert {o.box for o in more} == (boxes | referred if boxes else set()) and more[: len(objects)] == objects
-            echoed += len(more) > len(objects)
+            assert {o.box for o in longer} == (boxes | referred if boxes else set())
+            assert longer[: len(objects)] == objects
+            echoed += len(longer) > len(objects)
     assert echoed > 10
 
 

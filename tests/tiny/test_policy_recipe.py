@@ -9,12 +9,12 @@ from PIL import Image
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from segzero.prompts import render_messages
-from segzero.tiny.dense_head import CELL, DenseHead, dense_truth
+from segzero.tiny.dense_head import CELL, DenseHead, dense_targets
 from segzero.tiny.packing import Packer, answer_logits, image_features, to_patches
 from segzero.tiny.policy import CELLS, FRAME, MAX_PIXELS, MIN_PIXELS, SIDE, make_model, make_processor
 from segzero.tiny.questions import questions_of
 from segzero.tiny.scenes import make_scene
-from segzero.tiny.train_policy import Recipe, as_pair, hedge, later_rounds, normalised, train_policy
+from segzero.tiny.train_policy import PolicyRecipe, hedge, later_rounds, normalised, question_answer, train_policy
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +68,10 @@ def test_packed_rows_give_the_stock_forward_s_logits(untrained, scenes):
     model, processor = untrained
     rng = np.random.default_rng(0)
     rows = [
-        [as_pair(q, scene.size) for q in questions_of(scene, rng)[:count]]
+        [question_answer(q, scene.size) for q in questions_of(scene, rng)[:count]]
         for scene, count in zip(scenes, (3, 2), strict=True)  # unequal rows: one is padded
     ]
-    rows[1] += later_rounds(scenes[1], Recipe().converse, rng)
+    rows[1] += later_rounds(scenes[1], PolicyRecipe().converse, rng)
     assert sum(bool(pair.notes) for row in rows for pair in row) == 2
     packer = Packer(processor)
     features = image_features(model, normalised(scenes, processor))
@@ -92,7 +92,7 @@ def test_packed_rows_give_the_stock_forward_s_logits(untrained, scenes):
 
 def test_dense_truth_says_what_each_cell_holds(scenes):
     for scene in scenes:
-        truth = dense_truth(scene)
+        truth = dense_targets(scene)
         for shape in scene.shapes:
             x, y = (int(v) * SIDE // scene.size // CELL for v in shape.point)
             cell = y * CELLS + x
@@ -109,7 +109,7 @@ def test_a_hedged_answer_names_the_shape_and_then_the_one_most_like_it():
     found = [(q, scene) for scene in (make_scene(rng) for _ in range(40)) for q in questions_of(scene, rng)]
     changed = 0
     for question, scene in found:
-        if question.kind not in Recipe().even_out.hedged:
+        if question.kind not in PolicyRecipe().even_out.hedged:
             continue
         hedged = hedge(question, scene)
         shared = {
@@ -129,7 +129,7 @@ def test_a_hedged_answer_names_the_shape_and_then_the_one_most_like_it():
 
 @pytest.mark.slow
 def test_training_is_decided_by_its_seed():
-    recipe = Recipe().shortened(0.001)
+    recipe = PolicyRecipe().shortened(0.001)
     assert (recipe.see.steps, recipe.answer.stop_at, recipe.even_out.stop_at) == (1, 3, 1)
     first, again = (train_policy(recipe)[0].state_dict() for _ in range(2))
     assert all(torch.equal(first[name], again[name]) for name in first)

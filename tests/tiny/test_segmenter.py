@@ -7,11 +7,11 @@ from transformers import AutoModelForMaskGeneration, AutoProcessor
 
 from segzero.masks import box_of, mask_iou
 from segzero.shipped import segmenter_path
-from segzero.tiny.evaluate_segmenter import evaluate
+from segzero.tiny.evaluate_segmenter import evaluate_segmenter
 from segzero.tiny.scenes import make_scene
 from segzero.tiny.segmenter import build
 from segzero.tiny.segmenter_prompts import BOTTOM_RIGHT, INSIDE, KINDS, OUTSIDE, TOP_LEFT, draw_batch, masks_of
-from segzero.tiny.train_segmenter import train
+from segzero.tiny.train_segmenter import train_segmenter
 
 
 def test_the_shipped_weights_are_the_recipes_and_small():
@@ -26,9 +26,9 @@ def test_the_shipped_weights_are_the_recipes_and_small():
 @pytest.mark.slow
 def test_the_same_seed_builds_and_trains_the_same_model(tmp_path):
     torch.manual_seed(1)
-    train(tmp_path / "a", seed=3, steps=2)
+    train_segmenter(tmp_path / "a", seed=3, steps=2)
     torch.manual_seed(2)
-    train(tmp_path / "b", seed=3, steps=2)
+    train_segmenter(tmp_path / "b", seed=3, steps=2)
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
 
 
@@ -59,7 +59,7 @@ def test_prompts_agree_with_the_mask_they_mean(kind):
 @pytest.mark.slow
 def test_held_out_figures_of_the_shipped_weights():
     """A sample of what the manifest reports for 500 scenes."""
-    figures = evaluate(segmenter_path(), count=40)
+    figures = evaluate_segmenter(segmenter_path(), count=40)
     assert figures["box and point"] > 0.88 and figures["box and point, single output"] > 0.88
     assert figures["box and point, error of its predicted IoU"] < 0.06
     assert figures["best of three"] > 0.85 and figures["best of three, with an emblem"] > 0.85

@@ -30,8 +30,8 @@ def test_files_are_as_the_manifest_says_and_small():
 
 
 def test_people_are_told_their_names():
-    assert shown_name(str(policy_path())) == manifest.SHOWN["policy"] == "tiny policy"
-    assert shown_name(str(segmenter_path())) == manifest.SHOWN["segmenter"] == "tiny SAM2"
+    assert shown_name(str(policy_path())) == manifest.SHOWN_NAMES["policy"] == "tiny policy"
+    assert shown_name(str(segmenter_path())) == manifest.SHOWN_NAMES["segmenter"] == "tiny SAM2"
 
 
 def test_a_changed_missing_or_added_file_is_noticed(tmp_path):
@@ -112,7 +112,7 @@ import json, pathlib, sys
 from transformers import AutoProcessor
 from vllm import LLM, SamplingParams
 from segzero.prompts import render_messages
-from segzero.tiny import policy_path
+from segzero.shipped import policy_path
 from segzero.tiny.evaluate import fitted_image
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples
 

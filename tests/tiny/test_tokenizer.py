@@ -9,7 +9,7 @@ from segzero.prompts import PROMPTS, render_messages, render_text
 from segzero.tiny.questions import questions_of
 from segzero.tiny.scenes import make_scene
 from segzero.tiny.tokenizer import SPECIAL_TOKENS, make_tokenizer, template_sentences
-from segzero.tiny.train_policy import as_pair
+from segzero.tiny.train_policy import question_answer
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_prompts_and_answers_are_short(tokenizer, prompt):
 def test_digits_stand_alone_and_answers_come_back(tokenizer):
     rng = np.random.default_rng(2)
     for question in questions_of(make_scene(rng), rng):
-        answer = as_pair(question, 224).answer
+        answer = question_answer(question, 224).answer
         pieces = [tokenizer.decode([number]) for number in tokenizer(answer).input_ids]
         assert "".join(pieces) == answer
         assert len(pieces) <= 10 + 27 * max(len(question.targets), 1)

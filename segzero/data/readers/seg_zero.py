@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from rewards import read_case
 from segzero.data.readers.annotations import mask_object, xyxy
 from segzero.data.readers.fields import Record, get, get_id, get_size, question
 from segzero.data.readers.hub_rows import Row, image_of, rows
@@ -20,6 +19,7 @@ from segzero.data.readers.pictures import image_size
 from segzero.errors import UserError
 from segzero.frames import Size
 from segzero.sample import Box, Object, Sample
+from segzero.solution import parse_solution
 
 SIZE = ("img_width", "img_height")
 ABOUT = ("image_id", "ann_id", "cat_id", "count")  # what is kept of an evaluation set's columns
@@ -40,10 +40,9 @@ def read_evaluation(source: Any, split: str = "") -> Iterator[Record]:
 def _training_samples(row: Row, source: Any, split: str, number: int) -> list[Sample]:
     image = image_of(row, source)
     width, height = size = image_size(image)
-    solution = get(row, "solution", str)
-    truth = read_case("", solution).truth  # the parser of the rewards
     objects = tuple(
-        Object(xyxy(found.box, size), tuple(_inside(point, size) for point in found.points)) for found in truth
+        Object(xyxy(true.box, size), tuple(_inside(point, size) for point in true.points))
+        for true in parse_solution(get(row, "solution", str))
     )
     meta: dict[str, Any] = {}
     if row.get("img_width") is not None:
