@@ -1,4 +1,4 @@
-"""Who answers: a Qwen-VL checkpoint through transformers or vLLM, or any OpenAI-compatible server.
+"""Policies: a Qwen-VL checkpoint through transformers or vLLM, or a model on any OpenAI-compatible server.
 
 >>> policy = load_policy("Ricky06662/VisionReasoner-7B")  # doctest: +SKIP
 >>> request = Request(policy.frame.fit(image), render_messages("the mug", policy.prompt))  # doctest: +SKIP
@@ -32,7 +32,7 @@ def load_policy(
 ) -> Policy:
     """Load a checkpoint folder or hub name, or reach a server by `http://HOST:PORT/v1` or `MODEL@http://...`.
 
-    `frame` and `prompt` say how the checkpoint was taught to answer and to be asked, where it doesn't say so itself.
+    `frame` and `prompt`: coordinates and prompt that the checkpoint was trained with, where its files don't say.
     Options go to the backend: batch_size (transformers); max_model_len, gpu_memory, tensor_parallel (vllm);
     concurrency, timeout, retries (openai).
     """
@@ -63,7 +63,7 @@ def load_policy(
 
 
 def pick_backend(path: str, device: str = "auto") -> str:
-    """What `auto` means for a path: a server is asked, vLLM runs on CUDA, transformers everywhere else."""
+    """Choose a path's backend for `auto`: openai for a server, vLLM on CUDA, transformers everywhere else."""
     if is_url(path):
         return "openai"
     # On a CPU vLLM's engine takes over twice as long to start: 7 to 8.5 s against 3 s of one core, the tiny policy.

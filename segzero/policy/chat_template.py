@@ -1,6 +1,6 @@
-"""Messages as the text and tokens a checkpoint reads: what the backends that hold the weights themselves share."""
+"""Rendering of messages with a checkpoint's chat template, shared by the backends that hold the weights."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from segzero.errors import UserError, one_line
 from segzero.frames import smart_size
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def load_processor(checkpoint: Checkpoint) -> "ProcessorMixin":
-    """The checkpoint's tokenizer, chat template and image processor."""
+    """Load the checkpoint's tokenizer, chat template and image processor."""
     from transformers import AutoProcessor
 
     try:
@@ -26,13 +26,13 @@ def load_processor(checkpoint: Checkpoint) -> "ProcessorMixin":
     return processor
 
 
-def render(processor: "ProcessorMixin", messages: list[dict]) -> str:
-    """The messages as the checkpoint's chat template writes them, up to where the answer begins."""
+def render(processor: "ProcessorMixin", messages: list[dict[str, Any]]) -> str:
+    """Render messages with the checkpoint's chat template, up to where the answer begins."""
     return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
 
 
-def read_request(request: Request, checkpoint: Checkpoint, processor: "ProcessorMixin", limit: int) -> str:
-    """The rendered prompt; with its images it is sure to leave room for an answer within `limit` tokens."""
+def render_request(request: Request, checkpoint: Checkpoint, processor: "ProcessorMixin", limit: int) -> str:
+    """Render a request's prompt; refuse one that, with its images, leaves no room for an answer in `limit` tokens."""
     for size in (image.size for image in request.images):
         if smart_size(size, checkpoint.factor, checkpoint.min_pixels, checkpoint.max_pixels) != size:
             raise UserError(

@@ -1,7 +1,7 @@
-"""What a checkpoint says about itself: its family, its processor's limits, its coordinates and its prompt.
+"""Settings of a checkpoint, read from its small files: family, limits of its processor, coordinates and prompt.
 
-Three sources, the first that speaks wins: the caller's arguments, a `segzero.json` beside the weights, the table
-of released checkpoints. Otherwise the frame is the family's own and the prompt is `multi`.
+Coordinates and prompt come from the first of three sources that has them: the caller's arguments, a `segzero.json`
+beside the weights, the table of released checkpoints. Otherwise the frame is the family's and the prompt `multi`.
 
 >>> read_checkpoint("Ricky06662/VisionReasoner-7B").frame  # doctest: +SKIP
 Frame(kind='stretch', side=840, ...)
@@ -19,10 +19,10 @@ from segzero.frames import FAMILY_FRAMES, Frame, frame_for, parse_frame, stretch
 from segzero.io import write_atomically
 from segzero.prompts import get_prompt
 
-CARD = "segzero.json"  # {"prompt": "multi", "frame": "stretch(840)", "name": "..."}, each of which may be left out
+CARD = "segzero.json"  # {"prompt": "multi", "frame": "stretch(840)", "name": "..."}, each of which is optional
 DEFAULT_PROMPT = "multi"
 
-MOST_BYTES = 16 << 20  # of a checkpoint's small files
+MOST_BYTES = 16 << 20  # per small file of a checkpoint
 MOST_LAYERS = 1000
 _MOST = {"num_hidden_layers": MOST_LAYERS, "depth": MOST_LAYERS, "vocab_size": 1 << 22}
 
@@ -42,14 +42,14 @@ class Checkpoint:
     path: str  # a folder or a hub name
     family: str  # model_type of its config.json
     factor: int  # one visual token stands for factor x factor pixels
-    min_pixels: int  # what its processor leaves as it is
+    min_pixels: int  # images between these limits are not resized by its processor
     max_pixels: int
     max_length: int  # tokens of prompt and answer together
     frame: Frame
     prompt: str
 
     def image_tokens(self, size: tuple[int, int]) -> int:
-        """How many visual tokens an image of that width and height becomes."""
+        """Number of visual tokens of an image of that width and height."""
         return size[0] * size[1] // self.factor**2
 
 
@@ -61,8 +61,8 @@ def read_checkpoint(path: str | Path, frame: str | Frame | None = None, prompt: 
     factor, min_pixels, max_pixels = _processor_limits(path)
     default = frame_for(family, min_pixels, max_pixels, factor)
 
-    taught_prompt, taught_frame = _read_card(path) or released(path)
-    frame = frame or taught_frame or default
+    own_prompt, own_frame = _read_card(path) or released(path)
+    frame = frame or own_frame or default
     checkpoint = Checkpoint(
         path=path,
         family=family,
@@ -71,7 +71,7 @@ def read_checkpoint(path: str | Path, frame: str | Frame | None = None, prompt: 
         max_pixels=max_pixels,
         max_length=_max_length(config, path),
         frame=parse_frame(frame, default) if isinstance(frame, str) else frame,
-        prompt=prompt or taught_prompt or DEFAULT_PROMPT,
+        prompt=prompt or own_prompt or DEFAULT_PROMPT,
     )
     get_prompt(checkpoint.prompt)
     _check_frame(checkpoint)
@@ -79,7 +79,7 @@ def read_checkpoint(path: str | Path, frame: str | Frame | None = None, prompt: 
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """A policy's config.json, whose numbers are such that a model of that shape can be built at all."""
+    """Read a policy's config.json; refuse numbers with which no model could be built."""
     path = str(path)
     config = _read_json(path, "config.json")
     if config is None:
@@ -102,7 +102,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 
 def _values(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Whatever stands in a configuration at any depth, with the nearest name above it."""
+    """Values at any depth of a configuration, each with the nearest name above it."""
     waiting: list[tuple[str, Any]] = list(config.items())
     while waiting:
         name, value = waiting.pop()
@@ -126,7 +126,7 @@ def released(path: str) -> tuple[str | None, str | None]:
 
 
 def write_card(folder: str | Path, prompt: str, frame: Frame) -> None:
-    """Note beside a checkpoint's weights how it was taught, for `read_checkpoint` to find."""
+    """Write prompt and frame beside a checkpoint's weights, where `read_checkpoint` finds them."""
     write_atomically(Path(folder, CARD), card_text(prompt, frame).encode())
 
 
@@ -137,9 +137,9 @@ def card_text(prompt: str, frame: Frame) -> str:
 
 
 def shown_name(path: str) -> str:
-    """What people are told a policy or a segmenter is called.
+    """Public name of a policy or a segmenter.
 
-    A folder is what its card calls it, else its last part: where it lies is nobody's business. Others keep their name.
+    For a folder the name in its card, else its last part: the path to it is private. Hub names stay as they are.
 
     >>> shown_name("/models/mine/merged"), shown_name("Qwen/Qwen2.5-VL-7B-Instruct")
     ('merged', 'Qwen/Qwen2.5-VL-7B-Instruct')
@@ -162,7 +162,7 @@ def _read_card(path: str) -> tuple[str | None, str | None] | None:
 
 
 def _processor_limits(path: str) -> tuple[int, int, int]:
-    """Factor, fewest and most pixels, by the same precedence as the transformers library's."""
+    """Factor, fewest and most pixels of the processor, with the precedence of the transformers library."""
     together = _read_json(path, "processor_config.json") or {}
     config = together.get("image_processor") or _read_json(path, "preprocessor_config.json")
     if config is None:
@@ -226,7 +226,7 @@ def _hub_file(path: str, name: str) -> Path | None:
 
     try:
         return Path(hf_hub_download(path, name))
-    except EntryNotFoundError as error:  # the hub's word, or the cache's when the hub is out of reach
+    except EntryNotFoundError as error:  # says the hub, or the cache when the hub is out of reach
         if isinstance(error, FileNotFoundError) and name == "config.json":
             raise UserError(
                 f"no checkpoint {path!r}: no such folder, and the hub is out of reach; check the path, or fetch it "

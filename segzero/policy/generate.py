@@ -1,76 +1,81 @@
-"""Tokens, one by one, become text for somebody who reads along: only whole characters, and no token decoded often.
+"""Token generation with transformers: a batch whose finished rows drop out, and text while tokens come.
 
->>> heard = []
->>> speaking = Speaking(lambda tokens: bytes(tokens).decode(errors="replace"), heard.append)
+>>> texts = []
+>>> detokenizer = IncrementalDetokenizer(lambda tokens: bytes(tokens).decode(errors="replace"), texts.append)
 >>> for byte in "aé".encode():
-...     speaking.add(byte)
->>> heard
+...     detokenizer.add(byte)
+>>> texts
 ['a', 'aé']
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from transformers import BatchFeature, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
+from segzero.policy.protocol import OnText
 
-class Speaking:
-    """`text` decodes tokens; `on_text` is told all that is whole so far."""
+GROWTH = 64  # tokens by which the cache grows
 
-    def __init__(self, text: Callable[[list[int]], str], on_text: Callable[[str], object]) -> None:
-        self._text, self._hear = text, on_text
-        self._said = ""
-        self._known: list[int] = []  # the tokens that were said last: how a token reads depends on those before it
-        self._new: list[int] = []
+Choose = Callable[[torch.Tensor, list[int]], torch.Tensor]  # logits [B, vocabulary], places of the rows -> tokens [B]
+OnToken = Callable[[int, int], None]  # place of a row, and its next token
+
+
+class IncrementalDetokenizer:
+    """Turns tokens into text one by one: whole characters only, and no token decoded more than a few times.
+
+    `decode` turns tokens into text; `on_text` is called with the whole text so far.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str], on_text: OnText) -> None:
+        self._decode, self._on_text = decode, on_text
+        self._text = ""
+        self._context: list[int] = []  # tokens emitted last: a token's text depends on those before it
+        self._pending: list[int] = []
 
     def add(self, token: int) -> None:
-        """The next one."""
-        self._new.append(token)
-        before, now = self._text(self._known), self._text([*self._known, *self._new])
+        """Append a token, and call `on_text` if it completes a character."""
+        self._pending.append(token)
+        before, now = self._decode(self._context), self._decode([*self._context, *self._pending])
         if len(now) > len(before) and not now.endswith("\ufffd"):
-            self._said += now[len(before) :]
-            self._known, self._new = self._new, []
-            self._hear(self._said)
+            self._text += now[len(before) :]
+            self._context, self._pending = self._pending, []
+            self._on_text(self._text)
 
 
-ROOM = 64  # tokens by which the cache grows
-
-Choose = Callable[[torch.Tensor, list[int]], torch.Tensor]  # logits [B, vocabulary], rows' places -> tokens [B]
-Written = Callable[[int, int], None]  # a row's place and its next token
-
-
-def write_answers(
+def generate_tokens(
     model: PreTrainedModel,
     inputs: BatchFeature,
     stops: Sequence[int],
     limit: int,
     choose: Choose,
-    written: Written = lambda row, token: None,
+    on_token: OnToken = lambda row, token: None,
 ) -> list[list[int]]:
-    """At most `limit` tokens for each row of `inputs`, padded on the left; the last is a stop token if one came.
+    """Generate at most `limit` tokens for each row of `inputs`, which are padded on the left.
 
-    `written` is told each of them at once.
+    The last token is a stop token unless the limit came first. `on_token` is called with each token at once.
     """
-    cache = Cache(layer_class_to_replicate=RoomyLayer)
+    cache = Cache(layer_class_to_replicate=PreallocatedLayer)
     positions, _ = model.model.get_rope_index(**inputs)  # [3, B, T]
     logits = model(**inputs, position_ids=positions, past_key_values=cache, logits_to_keep=1).logits[:, -1]
-    following = positions.amax(dim=(0, 2))  # [B], the position of each row's latest token
+    following = positions.amax(dim=(0, 2))  # [B], position of each row's latest token
     mask = inputs["attention_mask"]
     mask = torch.cat([mask, mask.new_ones(len(mask), limit)], 1)  # [B, T + limit]
 
     answers: list[list[int]] = [[] for _ in range(len(mask))]
-    rows = list(range(len(mask)))  # whose answer each row of the batch is
+    rows = list(range(len(mask)))  # the answer that each row of the batch belongs to
     while True:
         tokens = choose(logits, rows)
         for row, token in zip(rows, tokens.tolist(), strict=True):
             if not _ended(answers[row], stops):
                 answers[row].append(token)
-                written(row, token)
+                on_token(row, token)
         alive = [i for i, row in enumerate(rows) if len(answers[row]) < limit and not _ended(answers[row], stops)]
         if not alive:
             return answers
-        if len(alive) <= len(rows) / 2:  # so that all rows together are copied less than once
+        if len(alive) <= len(rows) / 2:  # each copy halves the batch, so that in total less than one batch is copied
             kept = torch.tensor(alive, device=tokens.device)
             rows = [rows[i] for i in alive]
             tokens, following, mask = tokens[kept], following[kept], mask[kept]
@@ -89,32 +94,32 @@ def _ended(answer: list[int], stops: Sequence[int]) -> bool:
     return bool(answer) and answer[-1] in stops
 
 
-class RoomyLayer(DynamicLayer):
-    """Keys and values of one layer, with room behind them: views of what is filled, until the room is used up."""
+class PreallocatedLayer(DynamicLayer):
+    """Cached keys and values of one layer: views of a buffer that grows by steps, so that few tokens are copied."""
 
-    room: torch.Tensor  # [2, B, heads, tokens, head_dim]
+    buffer: torch.Tensor  # [2, B, heads, tokens, head_dim]
     keys: torch.Tensor  # [B, heads, tokens, head_dim]
     values: torch.Tensor
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append [B, heads, n, head_dim] and return all of them."""
+        """Append keys and values [B, heads, n, head_dim], and return those of all tokens."""
         start = self.get_seq_length()
         end = start + key_states.shape[2]
         batch, heads, _, width = key_states.shape
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self.room = key_states.new_empty(2, batch, heads, 0, width)
-        if end > self.room.shape[3]:
-            more = key_states.new_empty(2, batch, heads, end - start + ROOM, width)
-            self.room = torch.cat([self.room[:, :, :, :start], more], 3)
-        self.room[0, :, :, start:end] = key_states
-        self.room[1, :, :, start:end] = value_states
-        self.keys, self.values = self.room[:, :, :, :end]
+            self.buffer = key_states.new_empty(2, batch, heads, 0, width)
+        if end > self.buffer.shape[3]:
+            more = key_states.new_empty(2, batch, heads, end - start + GROWTH, width)
+            self.buffer = torch.cat([self.buffer[:, :, :, :start], more], 3)
+        self.buffer[0, :, :, start:end] = key_states
+        self.buffer[1, :, :, start:end] = value_states
+        self.keys, self.values = self.buffer[:, :, :, :end]
         return self.keys, self.values
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Drop all rows but these."""
-        self.room = self.room[:, rows]
-        self.keys, self.values = self.room[:, :, :, : self.get_seq_length()]
+        """Drop all rows of the batch but these."""
+        self.buffer = self.buffer[:, rows]
+        self.keys, self.values = self.buffer[:, :, :, : self.get_seq_length()]

@@ -1,7 +1,6 @@
-"""Requests to a policy server: answers come whole within one deadline, of bounded size, and from nobody else.
+"""HTTP requests to a policy server, with a deadline for the whole answer, a bound on its size and no redirects.
 
-A socket's time-out begins anew with each byte that comes, and urllib follows redirects with the key in its hand;
-neither is so here.
+A socket's time-out starts again with each byte that comes, and urllib would send the key wherever a redirect leads.
 """
 
 import io
@@ -12,27 +11,27 @@ from collections.abc import Callable, Iterator
 from http.client import HTTPConnection, HTTPResponse
 from typing import Any, Protocol
 
-MOST_BYTES = 32 << 20  # of an answer; the longest that a policy writes are some 100 kB
-MOST_LINE = 4 << 20
+MOST_BYTES = 32 << 20  # per answer; a policy's longest are some 100 kB
+MOST_LINE = 4 << 20  # bytes
 
 
 class TooLarge(Exception):
-    """An answer goes on beyond what can be meant; says how far."""
+    """An answer is larger than any policy's; the message says by how much."""
 
 
 class Readable(Protocol):
-    """A response, or an error that holds one."""
+    """A response, or an error that contains one."""
 
     def read(self, amount: int, /) -> bytes: ...
 
 
 def open_request(request: urllib.request.Request, seconds: float) -> HTTPResponse:
-    """The server's answer, to be read within `seconds` from now; what is no success is an HTTPError."""
+    """Send a request and return the response, to be read within `seconds` from now; HTTPError unless it succeeds."""
     return urllib.request.build_opener(_HTTP, _HTTPS, _NoRedirects).open(request, timeout=seconds)
 
 
 def read_whole(response: Readable) -> bytes:
-    """All of a body."""
+    """Read a whole body."""
     content = response.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
         raise TooLarge(f"more than {MOST_BYTES >> 20} MiB")
@@ -40,7 +39,7 @@ def read_whole(response: Readable) -> bytes:
 
 
 def read_lines(response: HTTPResponse) -> Iterator[bytes]:
-    """The lines of a body, while they come."""
+    """Read a body line by line, as it arrives."""
     taken = 0
     while line := response.readline(MOST_LINE + 1):
         taken += len(line)
@@ -51,8 +50,8 @@ def read_lines(response: HTTPResponse) -> Iterator[bytes]:
         yield line
 
 
-class _Within(io.RawIOBase):
-    """What a socket receives until a moment; stands where HTTPResponse expects the socket itself."""
+class _DeadlineReader(io.RawIOBase):
+    """Reads from a socket until a deadline; HTTPResponse uses it in place of the socket."""
 
     def __init__(self, sock: socket.socket, ends: float) -> None:
         self.sock, self.received, self.ends = sock, sock.makefile("rb", buffering=0), ends
@@ -76,14 +75,14 @@ class _Within(io.RawIOBase):
 
 
 class _Deadline(urllib.request.AbstractHTTPHandler):
-    """Counts a request's time-out from its beginning to its answer's last byte."""
+    """Handler whose time-out covers the request from its start to the last byte of the answer."""
 
     def do_open(self, http_class: Callable[..., HTTPConnection], req: urllib.request.Request, **options: Any) -> Any:
         ends = time.monotonic() + (req.timeout or 0.0)
 
         def connection(host: str, **more: Any) -> HTTPConnection:
             opened = http_class(host, **more)
-            opened.response_class = lambda sock, **told: HTTPResponse(_Within(sock, ends), **told)  # type: ignore
+            opened.response_class = lambda sock, **options: HTTPResponse(_DeadlineReader(sock, ends), **options)  # type: ignore
             return opened
 
         return super().do_open(connection, req, **options)
@@ -99,6 +98,6 @@ class _HTTPS(_Deadline, urllib.request.HTTPSHandler):
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> None:
-        """Leave it the error that it is."""
+        """Treat a redirect as an error."""
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302

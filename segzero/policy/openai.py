@@ -1,7 +1,7 @@
-"""The policy on any OpenAI-compatible server, such as `vllm serve`: images travel as PNG data URLs.
+"""Policies on any OpenAI-compatible server, such as `vllm serve`: images travel as PNG data URLs.
 
-A server is written `http://HOST:PORT/v1`, or `MODEL@http://HOST:PORT/v1` where it serves several models. The key, if
-it wants one, is the environment's OPENAI_API_KEY. With vLLM's CPU build a server starts by
+A server is written `http://HOST:PORT/v1`, or `MODEL@http://HOST:PORT/v1` where it serves several models. A
+server's key is read from OPENAI_API_KEY in the environment. With vLLM's CPU build, start a server by
 `python -m vllm.entrypoints.openai.api_server --model MODEL`: its `vllm` command does not know its own version.
 
 >>> policy = load_policy("http://127.0.0.1:8000/v1", frame="stretch(840)", prompt="vision_reasoner")  # doctest: +SKIP
@@ -25,18 +25,18 @@ from segzero.images import data_url
 from segzero.io import png_bytes
 from segzero.policy.checkpoint import DEFAULT_PROMPT, read_checkpoint, released
 from segzero.policy.http import TooLarge, open_request, read_lines, read_whole
-from segzero.policy.protocol import Reply, Request, Sampling
+from segzero.policy.protocol import OnText, Reply, Request, Sampling
 from segzero.prompts import get_prompt
 
 T = TypeVar("T")
 
-BUSY = {408, 429, 500, 502, 503, 504}  # worth another try
-# vLLM fills what a request leaves open from the checkpoint's generation config; this is plain decoding.
+BUSY = {408, 429, 500, 502, 503, 504}  # statuses after which the request is repeated
+# Plain decoding. vLLM takes settings that a request leaves out from the checkpoint's generation config.
 VLLM_PLAIN = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 class OpenAIPolicy:
-    """Asks the server for its model at once, so that a wrong address or key shows before any work is done."""
+    """A model on a server, which is contacted at once: a wrong address or key shows before any work is done."""
 
     supports_concurrency = True
 
@@ -54,21 +54,21 @@ class OpenAIPolicy:
         card = self._pick_model(model)
         self.name = card["id"]
         self.extras = VLLM_PLAIN if card.get("owned_by") == "vllm" else {}
-        self.frame, self.prompt = _how_taught(card, url, frame, prompt)
+        self.frame, self.prompt = _frame_and_prompt(card, url, frame, prompt)
 
     def generate(self, requests: list[Request], sampling: Sampling = Sampling()) -> list[Reply]:
-        """One reply for each request, in order; at most `concurrency` are under way at once."""
+        """Answer each request, in order; at most `concurrency` are under way at once."""
         if len(requests) == 1:
             return [self._ask(requests[0], sampling, sampling.seed_for(0))]
         pool = ThreadPoolExecutor(self.concurrency)
         try:
-            asked = [pool.submit(self._ask, r, sampling, sampling.seed_for(i)) for i, r in enumerate(requests)]
-            return [future.result() for future in asked]
+            futures = [pool.submit(self._ask, r, sampling, sampling.seed_for(i)) for i, r in enumerate(requests)]
+            return [future.result() for future in futures]
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # after an error, what is still queued is not sent
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no connection is held open."""
 
     def _ask(self, request: Request, sampling: Sampling, seed: int) -> Reply:
         body = {
@@ -81,7 +81,7 @@ class OpenAIPolicy:
             **self.extras,
         }
         if on_text := request.on_text:
-            return self._repeat(lambda: self._listen(body, on_text))
+            return self._retry(lambda: self._stream(body, on_text))
         answer = self._call("/chat/completions", body)
         try:
             choice = answer["choices"][0]
@@ -91,7 +91,7 @@ class OpenAIPolicy:
             raise UserError(f"{self.url} gave an answer without choices or usage: {one_line(answer)}") from None
 
     def _pick_model(self, wanted: str | None) -> dict[str, Any]:
-        """The server's own description of the model it is to answer with."""
+        """Find the server's description of the model to use."""
         answer = self._call("/models")
         try:
             cards = {_text(card["id"]): card for card in answer["data"]}
@@ -106,34 +106,34 @@ class OpenAIPolicy:
         return cards[name]
 
     def _call(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The server's JSON."""
+        """Send a request and parse the JSON of the answer."""
 
         def read() -> Any:
             with self._open(path, body) as response:
                 return json.loads(read_whole(response))
 
-        return self._repeat(read)
+        return self._retry(read)
 
-    def _repeat(self, ask: Callable[[], T]) -> T:
-        """Ask again while the server is busy, or where its answer got lost."""
+    def _retry(self, send: Callable[[], T]) -> T:
+        """Send a request, again while the server is busy or if its answer got lost."""
         problem: Exception = _Busy()
         for attempt in range(self.retries + 1):
             if attempt:
                 time.sleep(min(0.25 * 2**attempt, 10.0))
             try:
-                with self._explained():
-                    return ask()
+                with self._errors_explained():
+                    return send()
             except (_Busy, TimedOut) as busy:
                 problem = busy
         kind = TimedOut if isinstance(problem, TimedOut) else Unavailable
         raise kind(f"{problem} ({self.retries + 1} tries)")
 
-    def _listen(self, body: dict[str, Any], on_text: Callable[[str], object]) -> Reply:
-        """The answer, told while it comes: server-sent events, each a JSON object, the last one [DONE]."""
+    def _stream(self, body: dict[str, Any], on_text: OnText) -> Reply:
+        """Stream an answer: server-sent events, each a JSON object, the last one [DONE]."""
         text, finish, tokens = "", None, None
         ends = time.monotonic() + self.timeout
-        asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
-        with self._open("/chat/completions", asked) as response:
+        streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        with self._open("/chat/completions", streamed) as response:
             for line in read_lines(response):
                 if time.monotonic() > ends:
                     raise TimeoutError
@@ -143,11 +143,11 @@ class OpenAIPolicy:
                 try:
                     if usage := event.get("usage"):
                         tokens = _count(usage["completion_tokens"])
-                    told = [(choice.get("finish_reason"), choice["delta"]) for choice in event.get("choices") or ()]
-                    new = "".join(_text(delta.get("content")) for _, delta in told)
+                    choices = [(choice.get("finish_reason"), choice["delta"]) for choice in event.get("choices") or ()]
+                    new = "".join(_text(delta.get("content")) for _, delta in choices)
                 except (AttributeError, KeyError, TypeError):
                     raise UserError(f"{self.url} streams something else than answers: {one_line(event)}") from None
-                finish = next((reason for reason, _ in told if reason), finish)
+                finish = next((reason for reason, _ in choices if reason), finish)
                 if new:
                     text += new
                     on_text(text)
@@ -169,8 +169,8 @@ class OpenAIPolicy:
             raise (_Busy if error.code in BUSY else UserError)(problem) from None
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """What can go wrong between here and the server, in one line."""
+    def _errors_explained(self) -> Iterator[None]:
+        """Turn errors of the connection into one line each."""
         try:
             yield
         except UserError:
@@ -192,11 +192,11 @@ class OpenAIPolicy:
 
 
 class _Busy(Exception):
-    """Worth another try."""
+    """The server can't answer now; the request may be repeated."""
 
 
 def split_address(address: str) -> tuple[str | None, str]:
-    """The model's name, if there is one, and the server's URL.
+    """Split an address into the model's name, if there is one, and the server's URL.
 
     >>> split_address("Qwen/Qwen2.5-VL-7B-Instruct@http://127.0.0.1:8000/v1/")
     ('Qwen/Qwen2.5-VL-7B-Instruct', 'http://127.0.0.1:8000/v1')
@@ -207,13 +207,15 @@ def split_address(address: str) -> tuple[str | None, str]:
     return match[1], match[2]
 
 
-def _how_taught(card: dict[str, Any], url: str, frame: str | Frame | None, prompt: str | None) -> tuple[Frame, str]:
-    """Frame and prompt: as given, else by the checkpoint's own files or its name.
+def _frame_and_prompt(
+    card: dict[str, Any], url: str, frame: str | Frame | None, prompt: str | None
+) -> tuple[Frame, str]:
+    """Frame and prompt of a served model: as given, else by the checkpoint's own files or its name.
 
     A bare `native` means the limits of the released Qwen2.5-VL; `native(min,max,factor)` those of another.
     """
     root = str(card.get("root") or card["id"])  # vLLM names the folder or the hub model it was started with
-    if frame is None and os.path.isdir(root):  # noqa: PTH112 - this one says no where a name can be no path
+    if frame is None and os.path.isdir(root):  # noqa: PTH112 - False for a name that can't be a path
         checkpoint = read_checkpoint(root, prompt=prompt)
         return checkpoint.frame, checkpoint.prompt
     known_prompt, known_frame = released(root)
@@ -229,21 +231,19 @@ def _how_taught(card: dict[str, Any], url: str, frame: str | Frame | None, promp
 
 
 def _with_images(request: Request) -> list[dict[str, Any]]:
-    """The messages, each image in its placeholder's place."""
+    """Messages with each image in its placeholder's place."""
     images = iter(request.images)
 
     def fill(part: dict[str, Any]) -> dict[str, Any]:
-        return (
-            {"type": "image_url", "image_url": {"url": data_url(png_bytes(next(images)))}}
-            if part["type"] == "image"
-            else part
-        )
+        if part["type"] != "image":
+            return part
+        return {"type": "image_url", "image_url": {"url": data_url(png_bytes(next(images)))}}
 
     return [{**message, "content": [fill(part) for part in message["content"]]} for message in request.messages]
 
 
 def _explain(error: urllib.error.HTTPError, url: str, path: str) -> str:
-    """What the server held against a request."""
+    """Explain a server's refusal of a request in one line."""
     if error.code in (401, 403):
         return f"{url} refuses the key ({error.code}); set OPENAI_API_KEY to one that it knows"
     if error.code == 404 and path == "/models":
@@ -261,7 +261,7 @@ def _explain(error: urllib.error.HTTPError, url: str, path: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """What should be text; a server may say null where there is none."""
+    """Check that a value is text; a server may write null where there is none."""
     if value is not None and not isinstance(value, str):
         raise TypeError
     return value or ""

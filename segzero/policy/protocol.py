@@ -1,43 +1,45 @@
-"""What every policy offers: fitted images and messages in, text out."""
+"""The protocol of every policy: fitted images and messages in, text out."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 
 from segzero.errors import UserError
 from segzero.frames import Frame
 
-MAX_IMAGES = 2  # of one request
+MAX_IMAGES = 2  # per request
+
+OnText = Callable[[str], object]
 
 
 @dataclass(frozen=True)
 class Request:
-    """One image and what is asked about it; `more` images may show it once more, marked or enlarged.
+    """An image and a question about it; `extra_images` may show the image once more, marked or enlarged.
 
-    Who wants to see the answer while it is written gives `on_text`, which is told all of its text so far, now and then,
-    in whatever thread the policy writes. It may begin anew, where a batch was given up and tried again.
+    To follow an answer while it is generated, give `on_text`: it is called with the whole text so far, now and then,
+    in whatever thread the policy generates. The text may start again from nothing if a batch failed and is repeated.
     """
 
-    image: Image.Image  # as Frame.fit returns it; coordinates are this one's
-    messages: list[dict]  # as prompts.render_messages returns them, with a placeholder for each image
-    more: tuple[Image.Image, ...] = ()  # fitted as well
-    on_text: Callable[[str], object] | None = field(default=None, compare=False, repr=False)
+    image: Image.Image  # as Frame.fit returns it; coordinates are in this image
+    messages: list[dict[str, Any]]  # as prompts.render_messages returns them, with a placeholder for each image
+    extra_images: tuple[Image.Image, ...] = ()  # fitted as well
+    on_text: OnText | None = field(default=None, compare=False, repr=False)
 
     @property
     def images(self) -> list[Image.Image]:
-        """All of them, in the order of their placeholders."""
-        return [self.image, *self.more]
+        """Images of the request, in the order of their placeholders."""
+        return [self.image, *self.extra_images]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to write an answer. The defaults are greedy.
+    """Parameters of generation. The defaults are greedy.
 
-    A drawn answer depends on the seed and on the request's place in the list: the same request n times gives n
-    different answers, and the same call again gives the same ones. Each backend draws from its own stream.
+    A sampled answer depends on the seed and on the request's place in the list: the same request n times gives n
+    different answers, and the same call again gives the same ones. Each backend has its own random stream.
     """
 
     temperature: float = 0.0  # 0 is greedy
@@ -51,33 +53,31 @@ class Sampling:
             raise UserError(f"max_tokens {self.max_tokens} must be at least 1")
 
     def seed_for(self, place: int) -> int:
-        """The seed of the request at that place in the list."""
+        """Seed of the request at that place in the list."""
         return (self.seed * 1_000_003 + place) % 2**31
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the policy wrote."""
+    """Text that a policy generated for one request."""
 
     text: str
-    tokens: int  # generated ones, the end token too
-    truncated: bool  # max_tokens, or the model's length, came before the end token
+    tokens: int  # generated ones, with the end token
+    truncated: bool  # max_tokens, or the model's length, was reached before the end token
 
 
 class Policy(Protocol):
-    """Who answers. Make one with `load_policy`."""
+    """A vision-language model that answers requests. Make one with `load_policy`."""
 
     name: str  # the checkpoint, as it was named
-    frame: Frame  # in which coordinates it was taught to write
-    prompt: str  # the name in segzero.prompts it was taught to read
-    supports_concurrency: (
-        bool  # several threads may ask at once: requests then join those under way, and wait for none of them
-    )
+    frame: Frame  # coordinates in which it was trained to answer
+    prompt: str  # name in segzero.prompts of the prompt it was trained with
+    supports_concurrency: bool  # several threads may call `generate` at once; none waits for another's requests
 
     def generate(self, requests: list[Request], sampling: Sampling = ...) -> list[Reply]:
-        """One reply for each request, in order."""
+        """Answer each request, in order."""
         ...
 
     def close(self) -> None:
-        """Give back memory and processes; the policy can't be used afterwards."""
+        """Release memory and processes; the policy can't be used afterwards."""
         ...

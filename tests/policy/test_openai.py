@@ -117,7 +117,8 @@ def test_the_request_holds_the_picture_and_plain_decoding(server, connect, ask):
 def test_two_images_travel_in_their_order(server, connect, ask):
     policy = connect()
     pictures = [policy.frame.fit(Image.new("RGB", (64, 48), colour)) for colour in ("red", "blue")]
-    policy.generate([Request(pictures[0], render_messages("the mug", policy.prompt, images=2), more=(pictures[1],))])
+    messages = render_messages("the mug", policy.prompt, images=2)
+    policy.generate([Request(pictures[0], messages, extra_images=(pictures[1],))])
     first, second, text = server.seen[0]["messages"][1]["content"]
     urls = [part["image_url"]["url"].partition(",")[2] for part in (first, second)]
     sent = [Image.open(io.BytesIO(base64.b64decode(url))) for url in urls]

@@ -56,7 +56,7 @@ def test_a_request_may_have_two_images(policy, requests):
     """Mixed with requests of one; the second image, of another size, changes what is read."""
     image, *others = [request.image for request in requests]
     messages = render_messages("the red circle", policy.prompt, notes="The second image shows it, enlarged.", images=2)
-    mixed = [requests[1], *[Request(image, messages, more=(other,)) for other in others]]
+    mixed = [requests[1], *[Request(image, messages, extra_images=(other,)) for other in others]]
     replies = policy.generate(mixed, SHORT)
     decode = policy.processor.tokenizer.decode
     assert [r.text for r in replies] == [
@@ -176,16 +176,16 @@ def test_two_placeholders_for_one_image_are_refused(qwen25, ask):
 def test_every_image_needs_a_placeholder_and_room(qwen25, ask):
     request = ask(qwen25)
     with pytest.raises(UserError, match=r"a request has 2 images; .* place 1"):
-        qwen25.generate([Request(request.image, request.messages, more=(request.image,))])
+        qwen25.generate([Request(request.image, request.messages, extra_images=(request.image,))])
     both = render_messages("the mug", qwen25.prompt, images=2)
     with pytest.raises(UserError, match="an image of 31x17 would be resized again"):
-        qwen25.generate([Request(request.image, both, more=(Image.new("RGB", (31, 17)),))])
+        qwen25.generate([Request(request.image, both, extra_images=(Image.new("RGB", (31, 17)),))])
     empty = len(qwen25.processor.tokenizer(render(qwen25, "a")).input_ids)
     long = "a" * (4090 - qwen25.checkpoint.image_tokens(request.image.size) - empty)
     assert qwen25.generate([replace(request, messages=render_messages(long, qwen25.prompt))], Sampling(max_tokens=1))
     with pytest.raises(UserError, match=r"of them the images'\) leaves no room"):
         both = render_messages(long, qwen25.prompt, images=2)
-        qwen25.generate([Request(request.image, both, more=(request.image,))])
+        qwen25.generate([Request(request.image, both, extra_images=(request.image,))])
 
 
 def test_too_little_memory_halves_the_batches(qwen25, ask, monkeypatch):

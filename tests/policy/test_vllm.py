@@ -56,7 +56,7 @@ def test_a_cut_answer_is_that_of_transformers(engine, pipeline, held_out_request
 def test_two_images_are_read_as_transformers_reads_them(engine, pipeline, held_out_requests):
     messages = render_messages("the small ring", engine.prompt, notes="The second image shows it again.", images=2)
     pairs = zip(held_out_requests[:4], held_out_requests[4:8], strict=True)
-    requests = [Request(first.image, messages, more=(second.image,)) for first, second in pairs]
+    requests = [Request(first.image, messages, extra_images=(second.image,)) for first, second in pairs]
     bounded = Sampling(max_tokens=40)
     replies = engine.generate([*requests, held_out_requests[0]], bounded)
     assert replies == pipeline.policy.generate([*requests, held_out_requests[0]], bounded)

@@ -9,7 +9,6 @@ import httpx
 import pytest
 
 from segzero.errors import Unavailable, UserError
-from segzero.policy.generate import Speaking
 from segzero.serving.client import Client
 from segzero.serving.limits import Limits
 from segzero.serving.streaming import EventStream, Heard
@@ -17,15 +16,6 @@ from tests.helpers import servers
 from tests.helpers.servers import events, wait_until
 
 STREAM = {"Accept": "text/event-stream"}
-
-
-def test_only_whole_characters_are_said_and_all_of_them():
-    text = "a é 猫 🦊 b"
-    heard: list[str] = []
-    speaking = Speaking(lambda tokens: bytes(tokens).decode(errors="replace"), heard.append)
-    for byte in text.encode():
-        speaking.add(byte)
-    assert heard == [text[: n + 1] for n in range(len(text))]
 
 
 class Wire:
