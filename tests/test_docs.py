@@ -2,7 +2,6 @@
 
 import ast
 import builtins
-import importlib
 import json
 import os
 import re
@@ -95,15 +94,39 @@ def is_key(name: str) -> bool:
     return True
 
 
+@lru_cache
+def syntax_tree(file: Path) -> ast.Module:
+    """A file's syntax tree."""
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 def is_name(name: str) -> bool:
-    """Whether a dotted name is a module or something in one."""
+    """Whether a dotted name is a module of ours or something defined or imported there; nothing is imported for it."""
     parts = name.split(".")
     for cut in range(len(parts), 0, -1):
-        try:
-            found = importlib.import_module(".".join(parts[:cut]))
-        except ModuleNotFoundError:
-            continue
-        return all((found := getattr(found, part, None)) is not None for part in parts[cut:])
+        place = ROOT.joinpath(*parts[:cut])
+        for file in (place.with_suffix(".py"), place / "__init__.py"):
+            if file.is_file():
+                return defines(syntax_tree(file), parts[cut:])
+    return False
+
+
+def defines(scope: ast.AST, names: list[str]) -> bool:
+    """Whether a module or a class defines a name, and that the next one, and so on."""
+    if not names:
+        return True
+    first, *rest = names
+    for node in ast.iter_child_nodes(scope):
+        if isinstance(node, ast.If) and defines(node, names):
+            return True
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name == first:
+            return defines(node, rest)
+        if isinstance(node, ast.ImportFrom) and first in {alias.asname or alias.name for alias in node.names}:
+            return not rest or is_name(".".join([str(node.module), first, *rest]))
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(isinstance(target, ast.Name) and target.id == first for target in targets):
+                return not rest
     return False
 
 
@@ -111,6 +134,14 @@ def is_name(name: str) -> bool:
 def test_commands_exist_with_their_options(page):
     wrong = {" ".join(["segzero", *words]): part for words in commands(page) if (part := unknown_part(words))}
     assert not wrong
+
+
+def test_the_name_check_sees_methods_imports_and_misspellings():
+    assert is_name("segzero.SegZeroPipeline.from_pretrained")
+    assert is_name("segzero.dialogue.Dialogue.ask")
+    assert is_name("rewards.PRESETS")
+    assert not is_name("segzero.pipeline.SegZeroPipeline.asks")
+    assert not is_name("segzero.pipelines")
 
 
 def test_the_command_check_sees_a_wrong_option_and_a_wrong_command():
@@ -148,7 +179,7 @@ def parameters() -> dict[str, set[str]]:
     """The parameters of everything that is called by a name: functions, methods, classes and their fields."""
     found: dict[str, set[str]] = {}
     for file in (*ROOT.glob("segzero/**/*.py"), *ROOT.glob("rewards/*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in ast.walk(syntax_tree(file)):
             if isinstance(node, ast.ClassDef):
                 fields = {part.target.id for part in node.body if isinstance(part, ast.AnnAssign)}
                 made = [part for part in node.body if getattr(part, "name", "") == "__init__"]
@@ -256,7 +287,7 @@ def messages() -> list[str]:
     """Every text of the code, with … where a value goes."""
     found = []
     for file in sorted(ROOT.glob("segzero/**/*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in ast.walk(syntax_tree(file)):
             if isinstance(node, ast.JoinedStr):
                 found.append("".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
