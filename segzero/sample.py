@@ -5,7 +5,8 @@
 False
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from PIL import Image
@@ -80,3 +81,13 @@ class Sample:
         return load_image(
             self.image, name=f"the image of sample {self.id!r}" if isinstance(self.image, bytes) else None
         )
+
+
+def with_turns(rounds: Iterable[Sample]) -> list[Sample]:
+    """Give each round of a dialogue the rounds before it, in `turns`."""
+    samples: list[Sample] = []
+    turns: list[dict[str, Any]] = []
+    for sample in rounds:
+        samples.append(replace(sample, turns=tuple(turns)))
+        turns.append(sample.turn)
+    return samples

@@ -67,7 +67,9 @@ class Card:
         lines = [f"{self.samples} samples ({kinds}) from {self.read}, in {len(self.files)} files"]
         lines += [f"left out: {count}: {reason}" for reason, count in self.left_out.most_common()]
         lines += [self._shortfall("join", "joined", "few images have several questions")]
-        lines += [self._shortfall("no_target", "nothing there", "few questions can be borrowed; see `segzero docs data`")]
+        lines += [
+            self._shortfall("no_target", "nothing there", "few questions can be borrowed; see `segzero docs data`")
+        ]
         lines = [line for line in lines if line]
         return "\n".join(lines + ([f"{self.problems} problems, listed in problems.txt"] if self.problems else []))
 

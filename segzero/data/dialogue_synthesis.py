@@ -17,7 +17,7 @@ import numpy as np
 
 from segzero.frames import Size
 from segzero.masks import area, decode
-from segzero.sample import Object, Sample, object_key
+from segzero.sample import Object, Sample, object_key, with_turns
 
 KINDS = ("position", "same", "choice", "part", "nothing")  # kinds of follow-up questions
 # word -> the axis it compares (0: x, 1: y), and whether it means the smaller (-1) or the larger (+1) coordinate
@@ -132,24 +132,21 @@ def choose_question(
 
 def as_samples(questions: Sequence[RoundQuestion], things: Sequence[Thing], template: Sample) -> list[Sample]:
     """Make a Sample of each round, with the earlier rounds in `turns`; `template` gives image, id and metadata."""
-    samples: list[Sample] = []
-    turns: list[dict[str, Any]] = []
+    rounds = []
     for number, question in enumerate(questions, 1):
         references = [question.refers_to] if question.refers_to else []
         dialogue = {"dialogue": template.id, "round": number, "kind": question.kind, "references": references}
-        samples.append(
+        rounds.append(
             replace(
                 template,
                 id=f"{template.id}-{number}",
                 question=question.text,
                 objects=tuple(things[index].object for index in question.targets),
                 category=question.kind,
-                turns=tuple(turns),
                 meta={**template.meta, **dialogue},
             )
         )
-        turns.append(samples[-1].turn)
-    return samples
+    return with_turns(rounds)
 
 
 def with_dialogues(samples: Sequence[Sample], rounds: int, rng: np.random.Generator) -> Iterator[Sample]:

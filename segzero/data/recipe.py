@@ -1,7 +1,7 @@
 """Referring data -> training samples: points, joined questions, dialogues, empty answers; unusable ones are left out.
 
->>> built = build_samples(list(read("data/mine", "folder")), SampleRecipe(join=0.2), seeds=(0, 0))      # doctest: +SKIP
->>> len(built.samples), built.left_out
+>>> built = build_samples(list(read("data/mine", "folder")), SampleRecipe(join=0.2), seeds=(0, 0))  # doctest: +SKIP
+>>> len(built.samples), built.left_out                                              # doctest: +SKIP
 (120, Counter({'it has more than 120 objects': 1}))
 
 The samples of a block depend on the block, the recipe and the seeds alone.

@@ -1,9 +1,6 @@
 """Commands on an installation without extras: one line that says what is missing and how to install it."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,27 +12,9 @@ from segzero.errors import UserError
 from segzero.evaluation.scoring import score_sample
 from segzero.tiny.questions import make_samples
 from tests.cli.test_main import COMMANDS
+from tests.helpers.without_extras import EXTRAS, run_without_extras
 
-# What setup.py's extras bring, with what those packages bring in their turn; the base requirements are not among them.
-EXTRAS = (
-    "accelerate", "datasets", "fastapi", "httptools", "httpx", "huggingface_hub", "hydra", "numba", "omegaconf",
-    "pandas", "peft", "prometheus_client", "pyarrow", "qwen_vl_utils", "ray", "safetensors", "sam2", "starlette",
-    "supervision", "tensordict", "tokenizers", "torch", "torchvision", "transfer_queue", "transformers", "uvicorn",
-    "verl", "vllm", "wandb", "xxhash",
-)  # fmt: skip
-WITHOUT_EXTRAS = f"""
-import sys
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {EXTRAS!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-
-sys.meta_path.insert(0, Refuse())
-from segzero.cli.main import main
-sys.argv[0] = "segzero"
-main()
-"""
+MAIN = "import sys; sys.argv[0] = 'segzero'; from segzero.cli.main import main; main()"
 INFER, TRAIN, SERVE = (f"pip install 'segzero[{extra}]'" for extra in ("infer", "train", "serve"))
 CALLS = {
     "infer scene.png circle": INFER,
@@ -56,7 +35,11 @@ CALLS = {
     "eval --benchmark own --data data": INFER,
     "eval rescore run": INFER,
 }
-LIGHT = {"doctor --quick": "torch", "eval compare run run --out both.json": "all of it is in both.json"}
+LIGHT = {
+    "doctor --quick": "torch",
+    "docs": "segzero docs evaluation",
+    "eval compare run run --out both.json": "all of it is in both.json",
+}
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +63,6 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def call(folder: Path, command: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    arguments = [sys.executable, "-c", WITHOUT_EXTRAS, *command.split()]
-    return subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
-
-
 def test_every_command_is_called():
     called = {name for name in COMMANDS for command in CALLS | LIGHT if f"{command} ".startswith(f"{name} ")}
     assert called == COMMANDS
@@ -93,7 +70,7 @@ def test_every_command_is_called():
 
 @pytest.mark.parametrize("command", CALLS)
 def test_a_missing_extra_is_one_line_and_exit_code_2(folder, command):
-    done = call(folder, command)
+    done = run_without_extras(MAIN, *command.split(), folder=folder)
     assert done.returncode == 2, done.stderr
     [line] = done.stderr.splitlines()
     assert line.startswith("segzero: ") and CALLS[command] in line
@@ -102,7 +79,7 @@ def test_a_missing_extra_is_one_line_and_exit_code_2(folder, command):
 
 @pytest.mark.parametrize("command", LIGHT)
 def test_the_base_installation_is_enough(folder, command):
-    done = call(folder, command)
+    done = run_without_extras(MAIN, *command.split(), folder=folder)
     assert done.returncode == 0, done.stderr
     assert LIGHT[command] in done.stdout
 

@@ -77,7 +77,7 @@ PICTURES = {
         ({"image": "../../../etc/passwd"}, "lies outside"),
         ({"image": "/etc/passwd"}, "lies outside"),
         ({"mask": "a/../../up.png"}, "lies outside"),
-        ({"image": "good.png\0.txt"}, "is no file name"),
+        ({"image": "good.png\0.txt"}, "is not a file name"),
         ({"image": "x" * 5000}, "File name too long"),
         ({"image": "absent.png"}, "there is no file 'absent.png'"),
         ({"image": "bomb.png"}, "is 60000x60000: 3.6e+03 megapixels"),
@@ -165,7 +165,7 @@ def zipped(folder: Path) -> bytes:
     [
         ("refs(unc).p", lambda _: pickle.dumps([Harm()]), "refer", "it asks for posix.system"),
         ("refs(unc).p", lambda _: pickle.dumps(np.ones(3)), "refer", "it asks for numpy"),
-        ("refs(unc).p", lambda _: b"\x80\x04\x95", "refer", "no whole pickle"),
+        ("refs(unc).p", lambda _: b"\x80\x04\x95", "refer", "not a whole pickle"),
         ("items.json", lambda _: b"[" * 100_000, "converseg", "not JSON"),
         ("items.json", lambda _: b'{"items": ' + b"9" * 5000 + b"}", "converseg", "not JSON|must be a list"),
         ("items.json", lambda _: bytes(range(256)), "converseg", "not utf-8"),

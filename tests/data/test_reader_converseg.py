@@ -96,7 +96,7 @@ def test_either_spelling_of_the_hub_name(tmp_path, monkeypatch):
         (LINE | {"mask_merged": "masks/text.png"}, "text.png is not an image"),
         (LINE | {"mask_merged": "masks/cut.png"}, "cut.png is damaged"),
         (LINE | {"mask_merged": "masks/bomb.png"}, "more than the 89 allowed"),
-        (LINE | {"mask_merged": ""}, "no file name"),
+        (LINE | {"mask_merged": ""}, "not a file name"),
         (LINE | {"prompt": 3}, "'prompt' must be text, not 3"),
         ({"image": "images/0001.jpg"}, "it lacks 'mask_merged'"),
         ("{broken", "not JSON"),

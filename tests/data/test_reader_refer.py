@@ -133,19 +133,19 @@ class Harmful:
         (b"cos\nsystem\n(S'touch harmed'\ntR.", "it asks for os.system"),
         (b"(S'touch harmed'\nios\nsystem\n.", "it asks for os.system"),
         (pickle.dumps(np.zeros(3)), "it asks for numpy"),
-        (b"\x80\x02\x82\x01.", "no whole pickle"),  # an extension
-        (b"Pname\n.", "no whole pickle"),  # a persistent id
-        (pickle.dumps(REFS)[:100], "no whole pickle"),
-        (b"\x80\x04]r\xff\xff\xff\xfe", "no whole pickle"),  # a memo of four thousand million places
-        (b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7f", "no whole pickle"),  # a string of 8 EiB
-        (b"\x80\x05\x96\x00\x00\x00\x00\x01\x00\x00\x00.", "no whole pickle"),  # a byte array of 4 GiB
+        (b"\x80\x02\x82\x01.", "not a whole pickle"),  # an extension
+        (b"Pname\n.", "not a whole pickle"),  # a persistent id
+        (pickle.dumps(REFS)[:100], "not a whole pickle"),
+        (b"\x80\x04]r\xff\xff\xff\xfe", "not a whole pickle"),  # a memo of four thousand million places
+        (b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7f", "not a whole pickle"),  # a string of 8 EiB
+        (b"\x80\x05\x96\x00\x00\x00\x00\x01\x00\x00\x00.", "not a whole pickle"),  # a byte array of 4 GiB
         (b"\x80\x02])}" + PAIRS + b"Ns.", "must be text, not tuple"),
         (b"\x80\x02](" + PAIRS + b"Nd.", "must be text, not tuple"),
         (b"\x80\x02]}(" + PAIRS + b"NX\x01\x00\x00\x00aNu.", "must be text, not tuple"),
-        (b"\x80\x04\x8f(" + PAIRS + b"\x90.", "no whole pickle"),  # a set
-        (b"\x80\x04(" + PAIRS + b"\x91.", "no whole pickle"),
+        (b"\x80\x04\x8f(" + PAIRS + b"\x90.", "not a whole pickle"),  # a set
+        (b"\x80\x04(" + PAIRS + b"\x91.", "not a whole pickle"),
         (pickle.dumps([{(2**61 - 1) * i: None for i in range(9)}]), "must be text, not int"),  # all have the hash 0
-        (b"", "no whole pickle"),
+        (b"", "not a whole pickle"),
         (pickle.dumps({"refs": []}), "must hold a list"),
     ],
 )
@@ -229,7 +229,7 @@ def test_absent_images_are_listed_and_none_is_read_outside_the_folder(refcoco, t
     write_refs(refcoco, *(ref(i, [], ["x"], image_id=i) for i in range(42, 49)))
     problems: list[str] = []
     assert len(list(read(refcoco, "refer", problems))) == 1
-    messages = ["no file 'absent.jpg'", "lies outside", "lies outside", "0x8 pixels", "too long", "no file name"]
+    messages = ["no file 'absent.jpg'", "lies outside", "lies outside", "0x8 pixels", "too long", "not a file name"]
     for problem, message in zip(problems, messages, strict=True):
         assert message in problem
 

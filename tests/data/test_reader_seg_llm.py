@@ -117,7 +117,7 @@ def test_an_answer_of_several_masks_and_folders_elsewhere(file, tmp_path):
         (single("[MASK-DECODE:a.jpg|refcoco|4]"), "refcoco has no mask '4'"),
         (single("[MASK-DECODE:a.jpg|imagenet|4]"), "unknown data set of SegLLM 'imagenet'"),
         (single("[MASK-DECODE:a.jpg|lvis|4]"), "no file 'lvis/lvis_v1_train.json'"),
-        (single("[MASK-DECODE:a.jpg|ade20k|-1]"), "is no class of ade20k"),
+        (single("[MASK-DECODE:a.jpg|ade20k|-1]"), "is not a class of ade20k"),
         (single("[MASK-DECODE:a.jpg|ade20k|9]"), "no pixels"),
         (single("[MASK-DECODE:3]"), "names no mask: '3'"),
         (single("Here it is."), "round 1 names no mask"),

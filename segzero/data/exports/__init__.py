@@ -1,7 +1,7 @@
-"""Samples -> the files that other tools read. What a format cannot say is left out and listed, never bent.
+"""Exports of Samples to the files of other tools. A sample that a format can't express is left out and listed.
 
 >>> export("data/mine", "coco", "mine_coco")                                   # doctest: +SKIP
-Exported(samples=120, left_out=[])
+ExportSummary(samples=120, left_out=[])
 """
 
 from collections.abc import Callable
@@ -21,10 +21,10 @@ from segzero.sample import Sample
 
 
 class Export(Protocol):
-    """One format being written into a folder."""
+    """Writer of one format into a folder."""
 
     def add(self, sample: Sample) -> None:
-        """Take a sample and write its pictures; a UserError says why the format cannot hold it."""
+        """Add a sample and copy its image; a UserError says why the format can't express the sample."""
         ...
 
     def finish(self) -> None:
@@ -42,24 +42,24 @@ EXPORTS: dict[str, Callable[[Path], Export]] = {
 
 
 @dataclass
-class Exported:
-    """How many samples were written; a line for each of the others."""
+class ExportSummary:
+    """Number of samples that were written, and a line for each one that was left out."""
 
     samples: int = 0
     left_out: list[str] = field(default_factory=list)
 
 
-def export(folder: str | Path, to: str, out: str | Path) -> Exported:
-    """Write the Samples of a folder's .parquet files in another format, with their images, into an empty folder.
+def export(folder: str | Path, to: str, out: str | Path) -> ExportSummary:
+    """Write the Samples of a folder's .parquet files in another format, with their images, into a new or empty folder.
 
-    `out` appears when all is written.
+    `out` appears when everything is written.
     """
     out = Path(out)
     if to not in EXPORTS:
         raise unknown_name("export format", to, list(EXPORTS))
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(f"{out} is there already; choose another --out, or remove it")
-    done = Exported()
+    summary = ExportSummary()
     with new_folder(out) as unfinished:
         writer = EXPORTS[to](unfinished)
         for _, _, sample in read_folders([folder]):
@@ -69,12 +69,14 @@ def export(folder: str | Path, to: str, out: str | Path) -> Exported:
                 if sample.empty and sample.meta.get("count"):
                     raise UserError("its truth is a count alone")
                 writer.add(sample)
-                done.samples += 1
+                summary.samples += 1
             except UserError as error:
-                done.left_out.append(f"sample {sample.id!r:.80}: {error}")
-        if not done.samples:
-            raise UserError(f"nothing of {folder} can be written as {to}: {done.left_out[0] if done.left_out else ''}")
+                summary.left_out.append(f"sample {sample.id!r:.80}: {error}")
+        if not summary.samples:
+            raise UserError(
+                f"nothing of {folder} can be written as {to}: {summary.left_out[0] if summary.left_out else ''}"
+            )
         writer.finish()
-        if done.left_out:
-            write_atomically(unfinished / "left_out.txt", "".join(f"{line}\n" for line in done.left_out).encode())
-    return done
+        if summary.left_out:
+            write_atomically(unfinished / "left_out.txt", "".join(f"{line}\n" for line in summary.left_out).encode())
+    return summary

@@ -1,7 +1,7 @@
-"""COCO's instances file: each question is a category, as in the pipeline's own COCO output.
+"""Export to COCO's instances file: each question is a category, as in the pipeline's own COCO output.
 
-Several splits give a file each, instances_SPLIT.json. Ignored pixels are a crowd; questions with nothing there are
-listed as LVIS does, in the image's `neg_category_ids`.
+If there are several splits, each has a file instances_SPLIT.json. Ignored pixels become a crowd annotation. Questions
+that nothing matches are listed in the image's `neg_category_ids`, as in LVIS.
 """
 
 from pathlib import Path
@@ -16,17 +16,17 @@ from segzero.sample import Sample
 
 
 class CocoExport:
-    """images/ and instances.json, which `read(..., "coco")` takes."""
+    """Writer of images/ and instances.json, which the reader "coco" reads."""
 
     def __init__(self, out: Path) -> None:
         self.out, self.pictures = out, Pictures(out / "images")
         self.categories: dict[str, dict[str, Any]] = {}
-        self.images: dict[tuple[str, str], list[dict[str, Any]]] = {}  # split, file -> entries, mostly one
-        self.asked: dict[int, set[int]] = {}  # image -> categories
+        self.images: dict[tuple[str, str], list[dict[str, Any]]] = {}  # (split, file) -> entries, mostly one
+        self.categories_of: dict[int, set[int]] = {}  # image id -> ids of its questions' categories
         self.annotations: list[dict[str, Any]] = []
 
     def add(self, sample: Sample) -> None:
-        """Objects become annotations of the category that the question is."""
+        """Add the objects as annotations whose category is the question."""
         if sample.empty and sample.ignore is not None:
             raise UserError("COCO has no question about ignored pixels alone")
         objects = [coco_annotation(true.box, true.rle) for true in sample.objects]
@@ -43,12 +43,12 @@ class CocoExport:
             image.setdefault("neg_category_ids", []).append(category)
 
     def finish(self) -> None:
-        """One file a split; only its categories and annotations are in it."""
+        """Write one file per split, with only its own categories and annotations."""
         splits = sorted({split for split, _ in self.images})
         for split in splits:
             images = [image for (part, _), entries in self.images.items() if part == split for image in entries]
             ids = {image["id"] for image in images}
-            used = {category for id in ids for category in self.asked[id]}
+            used = {category for id in ids for category in self.categories_of[id]}
             write_json(
                 self.out / (f"instances_{split}.json" if len(splits) > 1 else "instances.json"),
                 {
@@ -59,13 +59,18 @@ class CocoExport:
             )
 
     def _image(self, sample: Sample, file_name: str, category: int) -> dict[str, Any]:
-        """The image's entry; another one for the same file where the same question is asked twice."""
+        """The image's entry, or another one for the same file if this one has the same question already."""
         entries = self.images.setdefault((plain(sample.split), file_name), [])
         for entry in entries:
-            if category not in self.asked[entry["id"]]:
+            if category not in self.categories_of[entry["id"]]:
                 break
         else:
-            entry = {"id": len(self.asked) + 1, "file_name": file_name, "width": sample.width, "height": sample.height}
+            entry = {
+                "id": len(self.categories_of) + 1,
+                "file_name": file_name,
+                "width": sample.width,
+                "height": sample.height,
+            }
             entries.append(entry)
-        self.asked.setdefault(entry["id"], set()).add(category)
+        self.categories_of.setdefault(entry["id"], set()).add(category)
         return entry

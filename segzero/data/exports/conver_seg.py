@@ -1,4 +1,4 @@
-"""ConverSeg's evaluation JSON: items.json with one mask for each question, the union of its objects."""
+"""Export to ConverSeg's evaluation JSON: items.json with one mask per question, the union of its objects."""
 
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,14 @@ from segzero.sample import Sample
 
 
 class ConverSegExport:
-    """images/, masks/ and items.json (items_SPLIT.json, if there are several), for `read(..., "converseg")`."""
+    """Writer of images/, masks/ and items.json (or items_SPLIT.json), which the reader "converseg" reads."""
 
     def __init__(self, out: Path) -> None:
         self.out, self.pictures = out, Pictures(out / "images")
         self.items: dict[str, list[dict[str, Any]]] = {}
 
     def add(self, sample: Sample) -> None:
-        """A question with nothing there has a black mask."""
+        """Add a question with its mask, which is black if nothing matches."""
         union = sample.mask()
         if union is None:
             raise UserError("ConverSeg needs a mask of each object")
@@ -33,7 +33,7 @@ class ConverSegExport:
         self.items.setdefault(plain(sample.split), []).append(item | concept)
 
     def finish(self) -> None:
-        """The split is what ConverSeg calls the data set."""
+        """Write one file per split, whose name stands for ConverSeg's `dataset`."""
         for split, items in self.items.items():
             name = f"items_{split}.json" if len(self.items) > 1 else "items.json"
             write_json(self.out / name, {"dataset": split, "count": len(items), "items": items})

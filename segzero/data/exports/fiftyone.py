@@ -1,10 +1,10 @@
-"""FiftyOne's dataset on disk: data/, samples.json and metadata.json, in the form without a version number.
+"""Export to FiftyOne's dataset on disk: data/, samples.json and metadata.json, without a version number.
 
     fiftyone.Dataset.from_dir("out", dataset_type=fiftyone.types.FiftyOneDataset)
 
-reads it, and FiftyOne itself need not be here. Each question about an image is a sample of its own, `question` a
-field, `ground_truth` its detections. Boxes are shares of the image; a mask fills its detection's box, so that box is
-the mask's, and the annotated one is the attribute `box`, in pixels.
+reads it; FiftyOne is not needed to write it. Each question about an image is a sample of its own, with the fields
+`question` and `ground_truth`, its detections. A detection's box is relative to the image and must be the mask's own
+box; the annotated box is the attribute `box`, in pixels.
 """
 
 import base64
@@ -24,7 +24,7 @@ from segzero.sample import Object, Sample
 
 
 class FiftyOneExport:
-    """data/, samples.json, metadata.json."""
+    """Writer of data/, samples.json and metadata.json."""
 
     def __init__(self, out: Path) -> None:
         self.out, self.pictures = out, Pictures(out / "data")
@@ -32,10 +32,10 @@ class FiftyOneExport:
         self.labels: dict[str, None] = {}
 
     def add(self, sample: Sample) -> None:
-        """Ignored pixels are a segmentation beside the detections."""
+        """Add a question with its detections; ignored pixels become a segmentation beside them."""
         label = sample.category or "object"
-        found = [_detection(true, label, sample.size) for true in sample.objects]
-        about: dict[str, Any] = {
+        detections = [_detection(true, label, sample.size) for true in sample.objects]
+        entry: dict[str, Any] = {
             "filepath": f"data/{self.pictures.add(sample)}",
             "tags": [sample.split] if sample.split else [],
             "metadata": {"_cls": "ImageMetadata", "width": sample.width, "height": sample.height},
@@ -43,18 +43,18 @@ class FiftyOneExport:
             "question": sample.question,
             "concept": sample.concept,
             "source": sample.source,
-            "ground_truth": {"_cls": "Detections", "detections": found},
+            "ground_truth": {"_cls": "Detections", "detections": detections},
         }
         if sample.ignore is not None:
-            about["ignore"] = {
+            entry["ignore"] = {
                 "_cls": "Segmentation",
                 "mask": _array(decode(sample.ignore, sample.size).astype(np.uint8)),
             }
         self.labels[label] = None
-        self.samples.append(about)
+        self.samples.append(entry)
 
     def finish(self) -> None:
-        """No version number: FiftyOne then takes the fields from the samples."""
+        """Write both JSON files, without a version number, so that FiftyOne infers the fields from the samples."""
         info = {"made_by": "segzero data export"}
         write_json(self.out / "metadata.json", {"media_type": "image", "info": info, "default_classes": [*self.labels]})
         write_json(self.out / "samples.json", {"samples": self.samples})
@@ -77,7 +77,7 @@ def _detection(true: Object, label: str, size: Size) -> dict[str, Any]:
 
 
 def _array(mask: Mask | np.ndarray) -> dict[str, Any]:
-    """An array as FiftyOne stores it: NumPy's own file, compressed, as MongoDB's JSON for bytes."""
+    """An array as FiftyOne stores it: a compressed .npy file in MongoDB's JSON form of bytes."""
     file = io.BytesIO()
     np.save(file, mask, allow_pickle=False)
     return {"$binary": {"base64": base64.b64encode(zlib.compress(file.getvalue())).decode(), "subType": "00"}}

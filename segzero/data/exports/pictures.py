@@ -1,4 +1,4 @@
-"""Images and JSON files of an export. Images are copied as they are, each once."""
+"""Image files of an export, each copied once and unchanged."""
 
 from pathlib import Path
 
@@ -10,22 +10,22 @@ from segzero.sample import Sample
 
 
 class Pictures:
-    """The images of an export in one folder."""
+    """Folder of the images of an export."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.names: dict[str, str] = {}  # path or content -> file name
-        self.taken: set[str] = set()  # in lower case, as some file systems know no other
+        self.names: dict[str, str] = {}  # image_key -> file name
+        self.taken: set[str] = set()  # file names in lower case, as some file systems ignore case
 
     def add(self, sample: Sample) -> str:
-        """Copy the sample's image, if it is not there yet; its file name in the folder."""
+        """Copy the sample's image unless it is there already; returns its file name in the folder."""
         image = sample.image
         key = image_key(image)
         source = Path(image) if isinstance(image, str) else image
         if key in self.names:
             return self.names[key]
         try:
-            size = image_size(source)  # nothing but images is copied
+            size = image_size(source)  # refuses files that are not images, which a path in the data may name
             content = source.read_bytes() if isinstance(source, Path) else source
         except OSError as error:
             raise UserError(f"its image cannot be read: {error.strerror or error}") from error

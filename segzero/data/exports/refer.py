@@ -1,7 +1,7 @@
-"""REFER's folders: refcoco/ for questions about one object, grefcoco/ for those about several or none.
+"""Export to REFER's folders: refcoco/ for questions about one object, grefcoco/ for those about several or none.
 
-Each has instances.json and its refs, `splitBy` being "segzero"; the images stand where REFER looks for them. REFER
-has no ignored pixels.
+Each has instances.json and its refs, with "segzero" as `splitBy`; the images are where REFER looks for them. Ignored
+pixels can't be expressed.
 """
 
 import pickle
@@ -15,11 +15,11 @@ from segzero.masks import coco_annotation
 from segzero.sample import Sample
 
 IMAGES = "images/mscoco/images/train2014"
-NOTHING = -1
+NOTHING = -1  # gRefCOCO's ann_id and category_id of a question that nothing matches
 
 
 class ReferExport:
-    """What `read(out / "refcoco", "refer")` and `read(out / "grefcoco", "grefcoco")` take."""
+    """Writer of refcoco/ and grefcoco/, which the readers "refer" and "grefcoco" read."""
 
     def __init__(self, out: Path) -> None:
         self.out, self.pictures = out, Pictures(out / IMAGES)
@@ -29,7 +29,7 @@ class ReferExport:
         self.annotations: list[dict[str, Any]] = []
 
     def add(self, sample: Sample) -> None:
-        """A sample is a ref with one sentence."""
+        """Add a sample as a ref with one sentence."""
         if sample.ignore is not None:
             raise UserError("REFER has no ignored pixels")
         regions = [coco_annotation(true.box, true.rle) for true in sample.objects]
@@ -58,7 +58,7 @@ class ReferExport:
         )
 
     def finish(self) -> None:
-        """Pickled refs, as REFER's own tools read no others; gRefCOCO's are JSON."""
+        """Write the refs, pickled for REFER, whose own tools read nothing else, and as JSON for gRefCOCO."""
         instances = {
             "images": list(self.images.values()),
             "annotations": self.annotations,

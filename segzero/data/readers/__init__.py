@@ -1,10 +1,10 @@
-"""Published formats -> Samples, one at a time. `segzero docs data` shows each format.
+"""Readers of published formats, which yield Samples one at a time. `segzero docs data` shows each format.
 
 >>> for sample in read("data/mine", "folder"):                    # doctest: +SKIP
 ...     print(sample.question, len(sample.objects))
 the mug one would drink from 1
 
-Without `problems`, the first record that makes no sense ends the reading; with a list, it is left out and listed.
+Without `problems`, the first malformed record ends the reading; with a list, it is left out and listed.
 """
 
 import inspect
@@ -42,10 +42,14 @@ READERS: dict[str, Callable[..., Iterator[Record]]] = {
 
 
 def read(source: Any, format: str, problems: list[str] | None = None, **options: Any) -> Iterator[Sample]:
-    """The Samples of a data set in one of READERS' formats; `options` are that reader's own.
+    """Read the Samples of a data set.
 
-    `problems`: where to list, in a line each, the records that are left out: malformed ones, those whose image is
-    absent, and those whose id has been used already.
+    Args:
+        source: A path or a hub name, as the format's reader needs it.
+        format: A name in READERS.
+        problems: A list for lines about the records that are left out: malformed ones, those whose image is absent,
+            and those whose id has been used already. Without it, the first of them raises a UserError.
+        options: Options of the format's reader.
     """
     if format not in READERS:
         raise unknown_name("data format", format, list(READERS))
@@ -63,9 +67,9 @@ def _samples(records: Iterator[Record], source: Any, problems: list[str] | None)
     for record in records:
         try:
             samples = list(record.samples())
-            again = [sample.id for sample in samples if sample.id in seen]
-            if again:
-                raise UserError(f"its id {again[0]!r:.80} has been used already; ids must differ")
+            repeated = [sample.id for sample in samples if sample.id in seen]
+            if repeated:
+                raise UserError(f"its id {repeated[0]!r:.80} has been used already; ids must differ")
         except UserError as error:
             if problems is None:
                 raise UserError(f"{record.where}: {error}") from error

@@ -1,4 +1,4 @@
-"""Masks and boxes as COCO's files write them -> `Object`s. All numbers are checked first.
+"""Conversion of masks and boxes in the form of COCO's files to `Object`s, after a check of all numbers.
 
 >>> coco_object({"bbox": [1, 1, 2, 1]}, (6, 4)).box
 (1.0, 1.0, 3.0, 2.0)
@@ -14,13 +14,13 @@ from segzero.frames import Size
 from segzero.masks import MAX_PIXELS, RLE, Mask, area, box_of, decode, encode, from_polygons, union
 from segzero.sample import Box, Object
 
-MAX_NUMBER = 1e9  # no coordinate of an image is larger
+MAX_NUMBER = 1e9  # bound of coordinates
 
 
 def coco_object(annotation: object, size: Size) -> Object:
-    """The object of an annotation: its `segmentation` (polygons or RLE), and its `bbox` [x, y, width, height].
+    """Convert an annotation: its `segmentation` (polygons or RLE) and its `bbox` [x, y, width, height].
 
-    Without a usable box it is the mask's; without a mask there is only the box.
+    Without a usable box, the object has the mask's box; without a mask, it has a box alone.
     """
     segmentation = get(annotation, "segmentation", list, dict, default=None)
     rle = coco_mask(segmentation, size) if segmentation else None
@@ -33,7 +33,7 @@ def coco_object(annotation: object, size: Size) -> Object:
 
 
 def coco_mask(segmentation: list | dict, size: Size) -> RLE:
-    """One mask of polygons, of RLEs, or of one RLE; it must have pixels, and the image's size."""
+    """Convert polygons, RLEs or one RLE to a single mask, which must have pixels and the image's size."""
     if isinstance(segmentation, dict):
         segmentation = [segmentation]
     if all(isinstance(part, dict) for part in segmentation):
@@ -46,13 +46,13 @@ def coco_mask(segmentation: list | dict, size: Size) -> RLE:
 
 
 def mask_object(mask: Mask) -> tuple[Object, ...]:
-    """The object of a mask; none for a mask without pixels."""
+    """Convert a mask to an object, or to none if the mask has no pixels."""
     box = box_of(mask)
     return () if box is None else (Object(box, rle=encode(mask)),)
 
 
 def rle_object(rle: RLE) -> Object:
-    """The object of a mask that must have pixels."""
+    """Convert a mask, which must have pixels, to an object."""
     box = box_of(decode(rle))
     if box is None:
         raise UserError("one of its masks has no pixels")
@@ -60,7 +60,7 @@ def rle_object(rle: RLE) -> Object:
 
 
 def boolean_mask(rows: object, size: Size) -> Mask:
-    """A mask of nested lists of booleans, or of zeros and ones, of exactly that size."""
+    """Convert nested lists of booleans, or of zeros and ones, to a mask of exactly that size."""
     width, height = size
     if width * height > MAX_PIXELS:
         raise UserError(f"a mask of {width}x{height} is too large")
@@ -77,20 +77,20 @@ def boolean_mask(rows: object, size: Size) -> Mask:
 
 
 def xyxy(values: object, size: Size) -> Box:
-    """A box [x0, y0, x1, y1] with an area inside its image; up to a pixel beyond the edge is cut off."""
-    found = numbers(values, "a box")
-    if len(found) != 4:
-        raise UserError(f"a box must be four numbers, not {len(found)}")
-    x0, y0, x1, y1 = found
+    """Check a box [x0, y0, x1, y1]: it must have an area and be in its image; a pixel beyond the edge is cut off."""
+    box = numbers(values, "a box")
+    if len(box) != 4:
+        raise UserError(f"a box must be four numbers, not {len(box)}")
+    x0, y0, x1, y1 = box
     if not (x0 < x1 and y0 < y1):
-        raise UserError(f"the box {_shown(found)} has no area: x0 < x1 and y0 < y1 must hold")
+        raise UserError(f"the box {_shown(box)} has no area: x0 < x1 and y0 < y1 must hold")
     if min(x0, y0) < -1 or x1 > size[0] + 1 or y1 > size[1] + 1:
-        raise UserError(f"the box {_shown(found)} leaves its image of {size[0]}x{size[1]}")
+        raise UserError(f"the box {_shown(box)} leaves its image of {size[0]}x{size[1]}")
     return max(x0, 0.0), max(y0, 0.0), min(x1, float(size[0])), min(y1, float(size[1]))
 
 
 def numbers(values: object, what: str) -> list[float]:
-    """A list of finite numbers."""
+    """Check a list of finite numbers; `what` names it in error messages."""
     if not isinstance(values, list | tuple | np.ndarray):
         raise UserError(f"{what} must be a list of numbers, not {brief(values)}")
     bad = [v for v in values if isinstance(v, bool) or not isinstance(v, int | float | np.number)]
@@ -102,13 +102,13 @@ def numbers(values: object, what: str) -> list[float]:
 
 
 def _box(values: Any, size: Size) -> Box | None:
-    """x, y, width, height -> x0, y0, x1, y1, within the image; None when nothing of it has an area."""
+    """Convert x, y, width, height to x0, y0, x1, y1 within the image; None if nothing of it has an area."""
     if not values:
         return None
-    found = numbers(values, "a bbox")
-    if len(found) != 4:
-        raise UserError(f"a bbox must be [x, y, width, height], not {len(found)} numbers")
-    x, y, width, height = found
+    bbox = numbers(values, "a bbox")
+    if len(bbox) != 4:
+        raise UserError(f"a bbox must be [x, y, width, height], not {len(bbox)} numbers")
+    x, y, width, height = bbox
     x0, y0, x1, y1 = max(x, 0.0), max(y, 0.0), min(x + width, size[0]), min(y + height, size[1])
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 

@@ -1,4 +1,4 @@
-"""What every reader stands on: a record, where it stands, and fields that are what they should be.
+"""Records and their fields, as all readers use them: each value is checked for its type.
 
 >>> get({"height": 480}, "height", int)
 480
@@ -22,9 +22,9 @@ from segzero.sample import Sample
 
 MAX_LINE = 1 << 28  # bytes of one JSON line; nested boolean masks take many
 MAX_INTEGER = 2**63 - 1
-NEEDED: Any = object()
+REQUIRED: Any = object()  # the default of a field that must be present
 
-KINDS: dict[type, str] = {
+TYPE_NAMES: dict[type, str] = {
     int: "a whole number",
     float: "a number",
     str: "text",
@@ -36,23 +36,23 @@ KINDS: dict[type, str] = {
 
 @dataclass(frozen=True)
 class Record:
-    """One record of a file, not yet looked into; `samples` raises a UserError when it makes no sense."""
+    """A record of a file that has not been parsed; `samples` raises a UserError if it is malformed."""
 
-    where: str  # file and record, for a message
+    where: str  # file and record, for error messages
     samples: Callable[[], Iterable[Sample]]
 
 
-def get(record: object, name: str, *kinds: type, default: Any = NEEDED) -> Any:
-    """`record[name]`, which must be of one of the kinds; `default` stands in where it is absent or null."""
+def get(record: object, name: str, *kinds: type, default: Any = REQUIRED) -> Any:
+    """Get `record[name]`, which must be of one of the types; `default` is for a value that is absent or null."""
     if not isinstance(record, Mapping):
         raise UserError(f"it must be an object of named fields, not {brief(record)}")
     value = record.get(name)
     if value is None:
-        if default is NEEDED:
+        if default is REQUIRED:
             raise UserError(f"it lacks {name!r}")
         return default
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        raise UserError(f"{name!r} must be {' or '.join(KINDS[kind] for kind in kinds)}, not {brief(value)}")
+        raise UserError(f"{name!r} must be {' or '.join(TYPE_NAMES[kind] for kind in kinds)}, not {brief(value)}")
     if isinstance(value, int) and abs(value) > MAX_INTEGER:
         raise UserError(f"{name!r} is a number of more than 64 bits")
     if isinstance(value, str):
@@ -60,13 +60,13 @@ def get(record: object, name: str, *kinds: type, default: Any = NEEDED) -> Any:
     return value
 
 
-def get_id(record: object, name: str, default: Any = NEEDED) -> str:
-    """An id, which files write as a number or as text."""
+def get_id(record: object, name: str, default: Any = REQUIRED) -> str:
+    """Get an id, which files write as a number or as text."""
     return str(get(record, name, int, str, default=default))
 
 
 def get_size(record: object, width: str = "width", height: str = "height") -> tuple[int, int]:
-    """The (width, height) that a record says an image has."""
+    """Get the (width, height) of an image that a record states."""
     size = get(record, width, int), get(record, height, int)
     if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
         raise UserError(f"an image of {size[0]}x{size[1]} pixels; 1 to {MAX_PIXELS} are read")
@@ -74,7 +74,7 @@ def get_size(record: object, width: str = "width", height: str = "height") -> tu
 
 
 def question(text: object) -> str:
-    """A prompt without the white space around it, which `segzero.prompts` must be able to ask."""
+    """Check a prompt, which `segzero.prompts` must be able to render, and strip the white space around it."""
     if not isinstance(text, str):
         raise UserError(f"its prompt must be text, not {brief(text)}")
     if not any(character.isprintable() and not character.isspace() for character in text):
@@ -92,7 +92,7 @@ def _check_text(text: str, what: str) -> None:
 
 
 def plain(text: str) -> str:
-    """Text as a part of a file name: letters, digits and underscores, not too many.
+    """Turn text into a part of a file name: at most forty letters, digits and underscores.
 
     >>> plain("../val 2")
     '___val_2'
@@ -101,7 +101,7 @@ def plain(text: str) -> str:
 
 
 def brief(value: object) -> str:
-    """A value as a message shows it: one line, however large the value is."""
+    """Format a value for an error message: one short line, however large the value is."""
     if isinstance(value, str | bytes):
         return repr(value[:40])
     is_short = isinstance(value, int | float) and abs(value) < 1e15
@@ -109,7 +109,7 @@ def brief(value: object) -> str:
 
 
 def read_text(path: Path, encodings: tuple[str, ...] = ("utf-8-sig",)) -> str:
-    """A whole file as text, in the first of the encodings that fits."""
+    """Read a text file in the first of the encodings that fits."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -123,7 +123,7 @@ def read_text(path: Path, encodings: tuple[str, ...] = ("utf-8-sig",)) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What a JSON text says; hostile ones are refused in one line."""
+    """Parse a JSON text; a UserError says in one line why it can't be parsed."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -131,7 +131,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_json(path: Path, encodings: tuple[str, ...] = ("utf-8-sig",)) -> Any:
-    """A whole JSON file."""
+    """Read a JSON file."""
     try:
         return parse_json(read_text(path, encodings))
     except UserError as error:
@@ -139,14 +139,14 @@ def read_json(path: Path, encodings: tuple[str, ...] = ("utf-8-sig",)) -> Any:
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Each line of a JSON-lines file, not yet parsed, and where it is; only one is in memory at a time."""
+    """Read the lines of a JSON-lines file, each with its place and not parsed; one is in memory at a time."""
     try:
         with path.open("rb") as file:
             number = 0
             while line := file.readline(MAX_LINE):
                 number += 1
                 if len(line) == MAX_LINE:
-                    raise UserError(f"{path}, line {number} has {MAX_LINE} bytes or more; write a record a line")
+                    raise UserError(f"{path}, line {number} has {MAX_LINE} bytes or more; write one record per line")
                 if line.strip():
                     yield f"{path}, line {number}", line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
     except OSError as error:
@@ -154,7 +154,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Each row of a table with a header; separated by commas, semicolons or tabs, as the header is."""
+    """Read the rows of a table, each with its place; commas, semicolons or tabs separate cells, as in the header."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header = file.readline()

@@ -1,10 +1,10 @@
-"""Answers that people flagged on a server (`segzero serve --flags FOLDER`): FOLDER/flags.jsonl beside images/.
+"""Reader of answers that users flagged on a server (`segzero serve --flags FOLDER`): FOLDER/flags.jsonl and images/.
 
 {"id": "...", "time": "...", "verdict": "good" | "bad", "note": "...", "policy": "...", "segmenter": "...",
  "image": "images/HASH.png", "width": 640, "height": 480, "question": "the mug", "state": "found", "error": null,
  "think": "...", "raw_text": "...", "turns": [...], "objects": [{"box", "points", "rle"}]}
 
-What was flagged as good is taken for the truth; the last word about an answer counts.
+An answer that was flagged as good is taken for the truth; the last flag of an answer counts.
 """
 
 from collections.abc import Iterator
@@ -25,22 +25,22 @@ VERDICTS = ("good", "bad")
 
 
 def read_flags(source: str | Path, verdict: str = "good") -> Iterator[Record]:
-    """A Sample for each answer that was flagged so; with `verdict=bad` what was answered wrongly, to look at.
+    """Read a Sample of each answer with that verdict; `verdict=bad` gives the wrong answers, for inspection.
 
-    `source`: the folder, or its flags.jsonl.
+    `source` is the folder or its flags.jsonl.
     """
     if verdict not in VERDICTS:
         raise UserError(f"verdict must be good or bad, not {verdict!r}")
     file = Path(source)
     file = file / FILE if file.is_dir() else file
-    last = {_name(where, line): where for where, line in json_lines(file)}
+    last = {_answer_id(where, line): where for where, line in json_lines(file)}
     for where, line in json_lines(file):
-        if last[_name(where, line)] == where:
+        if last[_answer_id(where, line)] == where:
             yield Record(where, partial(_samples, line, file.parent, verdict))
 
 
-def _name(where: str, line: bytes) -> str:
-    """The answer's; a line that has none is itself: what is wrong with it is said when it is read."""
+def _answer_id(where: str, line: bytes) -> str:
+    """The id of the answer; for a malformed line its place, so that it is read and its error is reported."""
     try:
         return get_id(parse_json(line), "id")
     except UserError:
@@ -52,7 +52,7 @@ def _samples(line: bytes, folder: Path, wanted: str) -> list[Sample]:
     verdict, state = get(flag, "verdict", str), get(flag, "state", str)
     if verdict not in VERDICTS:
         raise UserError(f"its verdict must be good or bad, not {verdict[:40]!r}")
-    if verdict != wanted or state == "unread":  # an answer that can't be read is no truth, whatever was said of it
+    if verdict != wanted or state == "unread":  # an unreadable answer has no objects to be the truth
         return []
     image = inside(folder, get(flag, "image", str))
     size = get_size(flag)
@@ -74,11 +74,11 @@ def _samples(line: bytes, folder: Path, wanted: str) -> list[Sample]:
 
 def _object(value: Any, size: Size) -> Object:
     rle = coco_mask(get(value, "rle", dict), size)
-    points = tuple(_pair(point, size) for point in get(value, "points", list))
+    points = tuple(_point(point, size) for point in get(value, "points", list))
     return Object(xyxy(get(value, "box", list), size), points, rle)
 
 
-def _pair(point: Any, size: Size) -> tuple[float, float]:
+def _point(point: Any, size: Size) -> tuple[float, float]:
     if not isinstance(point, list) or len(point) != 2:
         raise UserError("a point must be x, y")
     x, y = numbers(point, "a point")
@@ -88,13 +88,13 @@ def _pair(point: Any, size: Size) -> tuple[float, float]:
 
 
 def _turn(value: Any, size: Size) -> dict[str, Any]:
-    """An earlier round; one whose answer could not be read has no boxes."""
+    """An earlier round; it has no boxes if its answer could not be read."""
     turn: dict[str, Any] = {"question": get(value, "question", str)}
     if (boxes := get(value, "boxes", list, default=None)) is not None:
         turn["boxes"] = [list(xyxy(box, size)) for box in boxes]
         points, masks = get(value, "points", list), get(value, "masks", list)
         if not len(boxes) == len(points) == len(masks) or not all(isinstance(each, list) for each in points):
             raise UserError("an earlier round has not as many lists of points and masks as boxes")
-        turn["points"] = [[list(_pair(point, size)) for point in each] for each in points]
+        turn["points"] = [[list(_point(point, size)) for point in each] for each in points]
         turn["masks"] = [union([rle], size) for rle in masks]
     return turn

@@ -1,12 +1,12 @@
-"""Own data: a folder with images/, masks/ and one table of prompts, prompts.csv or prompts.jsonl.
+"""Reader of own data: a folder with images/, masks/ and one table of prompts, prompts.csv or prompts.jsonl.
 
     image,prompt,mask                                {"image": "cat.jpg", "prompt": "the cat"}
     cat.jpg,the cat,                                 {"image": "cat.jpg", "prompt": "both", "mask": ["a.png", "b.png"]}
     cat.jpg,both animals,cat.png|dog.png             {"image": "cat.jpg", "prompt": "the bird", "mask": []}
     cat.jpg,the bird,none
 
-`mask` is one file for each object, in masks/; without it, the file called like the image. `none` (in JSON lines,
-an empty list) says that nothing matches. Further columns, all optional: id, category, concept, split.
+`mask` names one file per object, in masks/; without it, the file that is named like the image. `none` (in JSON lines,
+an empty list) means that nothing matches. Further columns, all optional: id, category, concept, split.
 """
 
 from collections.abc import Iterator
@@ -23,11 +23,11 @@ from segzero.frames import Size
 from segzero.sample import Object, Sample
 
 TABLES = ("prompts.csv", "prompts.jsonl")
-NOTHING = "none"  # in the table's mask column
+NO_MASK = "none"  # in the mask column: nothing matches
 
 
 def read_folder(source: str | Path, split: str = "") -> Iterator[Record]:
-    """A Sample for each line of the table; with `split`, for those of that split."""
+    """Read a Sample of each line of the table, or of those with a given `split`."""
     folder = existing_folder(source, "own data")
     tables = [folder / name for name in TABLES if (folder / name).is_file()]
     if len(tables) != 1:
@@ -67,15 +67,15 @@ def _samples(line: bytes | dict[str, str], folder: Path, number: int, wanted: st
 
 def _masks(row: dict[str, Any], image: str) -> list[str]:
     """The names of the mask files of a row."""
-    said = get(row, "mask", str, list, default=Path(image).with_suffix(".png").as_posix())
-    names = [name.strip() for name in said.split("|")] if isinstance(said, str) else said
+    cell = get(row, "mask", str, list, default=Path(image).with_suffix(".png").as_posix())
+    names = [name.strip() for name in cell.split("|")] if isinstance(cell, str) else cell
     if not all(isinstance(name, str) for name in names):
         raise UserError("'mask' must be a file name or a list of them")
-    return [] if names == [NOTHING] else names
+    return [] if names == [NO_MASK] else names
 
 
 def _objects(masks: Path, name: str, size: Size) -> tuple[Object, ...]:
     objects = mask_object(read_mask(inside(masks, name), size))
     if not objects:
-        raise UserError(f"the mask {name} is all black; if nothing matches, write {NOTHING} (in JSON lines: [])")
+        raise UserError(f"the mask {name} is all black; if nothing matches, write {NO_MASK} (in JSON lines: [])")
     return objects

@@ -1,7 +1,7 @@
-"""Rows of a hub data set: from the hub (or its cache), from parquet files, or as `save_to_disk` left them.
+"""Rows of a hub data set: from the hub or its cache, from parquet files, or from a `save_to_disk` folder.
 
-All three are read as Arrow tables, one row at a time, so that images stay encoded and large nested masks become
-arrays without a Python object for each pixel. A value becomes Python's when it is asked for.
+All three are read as Arrow tables, one row at a time, so that images stay encoded and large nested masks become arrays
+without a Python object per pixel. A value is converted to Python when it is accessed.
 """
 
 import math
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     import pyarrow
     import pyarrow.parquet
 
-LONGEST = 1 << 16  # values of a list that is no mask
+MAX_VALUES = 1 << 16  # values of a list that is not a mask
 
 
-class Row(Mapping[str, Any]):
-    """One row of a table by the names of its columns."""
+class HubRow(Mapping[str, Any]):
+    """Row of a table, as a mapping from column names to values."""
 
     def __init__(self, table: "pyarrow.Table", index: int) -> None:
         self.table, self.index = table, index
@@ -46,15 +46,15 @@ class Row(Mapping[str, Any]):
         if name not in self:
             raise KeyError(name)
         column = self.table.column(name).slice(self.index, 1)
-        if (count := sum(map(safe_parquet.values_in, column.chunks))) > LONGEST:
-            raise UserError(f"its {name!r} holds {count} values; at most {LONGEST} are read")
+        if (count := sum(map(safe_parquet.values_in, column.chunks))) > MAX_VALUES:
+            raise UserError(f"its {name!r} holds {count} values; at most {MAX_VALUES} are read")
         try:
             return column[0].as_py()
-        except Exception as error:  # text that is none, dates that Python has no word for, ...
+        except Exception as error:  # invalid UTF-8, dates out of Python's range, ...
             raise UserError(f"its {name!r} can't be read: {one_line(error)}") from error
 
     def mask(self, name: str, size: Size) -> Mask | None:
-        """A mask [H, W] of nested lists, or None; their lengths are compared with the image before they are joined."""
+        """Get a mask [H, W] of nested lists, or None; their lengths are checked before they are joined."""
         import pyarrow as pa
         import pyarrow.compute as compute
         import pyarrow.types as types
@@ -64,7 +64,7 @@ class Row(Mapping[str, Any]):
         scalar = self.table.column(name)[self.index]
         if not scalar.is_valid:
             return None
-        if isinstance(scalar, pa.ExtensionScalar):  # such as Array2D: what it is stored as
+        if isinstance(scalar, pa.ExtensionScalar):  # such as Array2D, which is stored as nested lists
             scalar = scalar.value
         kind = getattr(scalar.type, "value_type", None)
         inner = getattr(kind, "value_type", None)
@@ -75,33 +75,37 @@ class Row(Mapping[str, Any]):
         if len(lengths) != 1 or outer.null_count:
             return boolean_mask(np.zeros(0), size)
         if (lengths[0], len(outer)) != size:
-            return boolean_mask(np.broadcast_to(False, (len(outer), lengths[0])), size)  # says so
+            stand_in = np.broadcast_to(False, (len(outer), lengths[0]))  # takes no memory; the error names both sizes
+            return boolean_mask(stand_in, size)
         return boolean_mask(outer.flatten().to_numpy(zero_copy_only=False).reshape(size[::-1]), size)
 
 
 def rows(
     source: Any, split: str, needs: Sequence[str], also: Sequence[str] = ()
-) -> Iterator[tuple[str, str, int, Row]]:
-    """Each row with where it stands, its split, and its number in it; other columns are not read.
+) -> Iterator[tuple[str, str, int, HubRow]]:
+    """Read rows, each with its place for messages, its split and its number in the split.
 
-    `source`: a folder or .parquet file, a hub name such as "owner/name", or a `datasets.Dataset`. `needs`: columns
-    that must be there; `also`: columns that may be.
+    Args:
+        source: A folder or .parquet file, a hub name such as "owner/name", or a `datasets.Dataset`.
+        split: The split to read; empty reads all.
+        needs: Columns that must be there.
+        also: Columns that may be there. Other columns are not read.
     """
     counts: dict[str, int] = {}
     for name, part, table in _tables(source, split, needs, also):
         for index in range(table.num_rows):
             number = counts.setdefault(part, 0)
             counts[part] += 1
-            yield f"{name}, row {number}", part, number, Row(table, index)
+            yield f"{name}, row {number}", part, number, HubRow(table, index)
 
 
-def image_of(row: Row, source: Any) -> bytes | Path:
-    """The encoded image in a row's `image`, or the file it names inside the data set's folder."""
-    return encoded(row.get("image"), source, "image")
+def image_of(row: HubRow, source: Any) -> bytes | Path:
+    """Get the encoded image in a row's `image`, or the path of the file that it names in the data set's folder."""
+    return image_file(row.get("image"), source, "image")
 
 
-def encoded(value: Any, source: Any, name: str) -> bytes | Path:
-    """The encoded file in a column of pictures, or the path it names inside the data set's folder."""
+def image_file(value: Any, source: Any, name: str) -> bytes | Path:
+    """Get the encoded file in a value of an image column, or the path that it names in the data set's folder."""
     if isinstance(value, bytes):
         return value
     if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
@@ -114,7 +118,7 @@ def encoded(value: Any, source: Any, name: str) -> bytes | Path:
 
 
 def _columns(name: str, has: Sequence[str], needs: Sequence[str], also: Sequence[str]) -> list[str]:
-    """Those to read, of what a data set has."""
+    """The columns to read, of those that a data set has."""
     missing = [column for column in needs if column not in has]
     if missing:
         raise UserError(f"{name} lacks the column {missing[0]!r}; it has {', '.join(has)}: is it another format?")
@@ -135,7 +139,7 @@ def _tables(
 def _from_parquet(
     path: Path, split: str, needs: Sequence[str], also: Sequence[str]
 ) -> Iterator[tuple[str, str, "pyarrow.Table"]]:
-    """Files are called as on the hub: train-00000-of-00002.parquet belongs to the split "train"."""
+    """Read parquet files that are named as on the hub: train-00000-of-00002.parquet belongs to the split "train"."""
     files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
     chosen = [(file, file.stem.split("-")[0]) for file in files]
     chosen = [(file, part) for file, part in chosen if split in ("", part)]
@@ -144,38 +148,37 @@ def _from_parquet(
         raise UserError(f"no .parquet file{of} in {path}; check the path")
     for file, part in chosen:
         columns = _columns(str(file), safe_parquet.schema_of(file, [*needs, *also]).names, needs, also)
-        yield from (
-            (str(file), part, table) for table in safe_parquet.tables(file, columns, 1, partial(_pixels, source=path))
-        )
+        tables = safe_parquet.tables(file, columns, 1, partial(_pixel_count, source=path))
+        yield from ((str(file), part, table) for table in tables)
 
 
-def _pixels(reader: "pyarrow.parquet.ParquetFile", group: int, rows: int, source: Path) -> int:
-    """Of all images in a group of rows; a mask has no more values than its image has pixels."""
+def _pixel_count(reader: "pyarrow.parquet.ParquetFile", group: int, rows: int, source: Path) -> int:
+    """Number of pixels of all images in a group of rows: the bound of the values of its masks."""
     import pyarrow as pa
 
-    total = safe_parquet.FREE  # masks of another size are the reader's to refuse
+    total = safe_parquet.FREE  # so that masks of another size than their image reach the reader, which refuses them
     for batch in reader.iter_batches(1, [group], ["image"], use_threads=False):
         with suppress(UserError):
-            total += math.prod(image_size(image_of(Row(pa.Table.from_batches([batch]), 0), source)))
+            total += math.prod(image_size(image_of(HubRow(pa.Table.from_batches([batch]), 0), source)))
     return total
 
 
 def _datasets(source: Any, split: str) -> Iterator[tuple[str, str, Any]]:
-    """Each `datasets.Dataset` with its name and its split."""
+    """Open each `datasets.Dataset`, with its name and its split."""
     if not isinstance(source, str | Path):
         if not hasattr(source, "with_format"):
             raise UserError(f"a data set is a path, a hub name or a datasets.Dataset, not {type(source).__name__}")
-        found, name = source, "the data set"
+        opened, name = source, "the data set"
     elif Path(source).exists():
-        found, name = _saved(Path(source)), str(source)
+        opened, name = _saved(Path(source)), str(source)
     else:
-        found, name = _from_hub(str(source), split), str(source)
-    if not isinstance(found, dict):
-        yield name, split or str(getattr(found, "split", None) or ""), found
+        opened, name = _from_hub(str(source), split), str(source)
+    if not isinstance(opened, dict):
+        yield name, split or str(getattr(opened, "split", None) or ""), opened
         return
-    if split and split not in found:
-        raise UserError(f"{name} has no split {split!r}; it has {', '.join(found)}")
-    yield from ((f"{name} ({part})", part, dataset) for part, dataset in found.items() if split in ("", part))
+    if split and split not in opened:
+        raise UserError(f"{name} has no split {split!r}; it has {', '.join(opened)}")
+    yield from ((f"{name} ({part})", part, dataset) for part, dataset in opened.items() if split in ("", part))
 
 
 def _is_saved(path: Path) -> bool:
@@ -187,7 +190,7 @@ def _saved(path: Path) -> Any:
 
     try:
         return load_from_disk(str(path))
-    except Exception as error:  # whatever a damaged folder brings about in that library
+    except Exception as error:  # a damaged folder makes that library raise nearly anything
         raise UserError(f"cannot read {path}: {one_line(error)}") from error
 
 
@@ -197,13 +200,13 @@ def _from_hub(name: str, split: str) -> Any:
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(f"no such file or folder: {name}; check the path")
     try:
-        return load_dataset(name, split=split or None)  # once fetched, it is read from the cache, offline too
-    except Exception as error:  # no network, no such name, no such split: each its own exception
+        return load_dataset(name, split=split or None)  # later calls read it from the cache, offline too
+    except Exception as error:  # no network, no such name and no such split raise different exceptions
         raise UserError(f"cannot get {name} from the hub or its cache: {one_line(error)}") from error
 
 
 def _slices(dataset: Any, name: str) -> Iterator["pyarrow.Table"]:
-    """A table for each row; offsets that lead out of the file are found before they are followed."""
+    """Read a table per row; offsets that point out of the file are found before they are followed."""
     try:
         for table in dataset.with_format("arrow").iter(1):
             table.validate(full=True)

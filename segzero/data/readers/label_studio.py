@@ -1,8 +1,8 @@
-"""Label Studio's JSON export: every label of an image is asked for by its name, as in COCO's files.
+"""Reader of Label Studio's JSON export: each label of an image becomes a question, as with COCO's categories.
 
 [{"id": 3, "data": {"image": "/data/upload/1/cat.jpg"}, "annotations": [{"result": [
     {"type": "polygonlabels", "original_width": 640, "original_height": 480,
-     "value": {"points": [[x, y], ...], "polygonlabels": ["cat"]}},     x and y in per cent of width and height
+     "value": {"points": [[x, y], ...], "polygonlabels": ["cat"]}},     x and y in percent of width and height
     {"type": "rectanglelabels", "value": {"x", "y", "width", "height", "rotation", "rectanglelabels"}, ...},
     {"type": "brushlabels", "value": {"format": "rle", "rle": [...], "brushlabels"}, ...}]}]}]
 """
@@ -23,15 +23,15 @@ from segzero.frames import Size
 from segzero.masks import Mask, encode
 from segzero.sample import Object, Sample
 
-SHAPES = ("polygonlabels", "rectanglelabels", "brushlabels")
-CHANNELS = 4  # a brush's strokes are stored as a picture with transparency, row by row
+REGION_TYPES = ("polygonlabels", "rectanglelabels", "brushlabels")
+CHANNELS = 4  # brush strokes are stored as an RGBA image, row by row
 
 
 def read_label_studio(source: str | Path, images: str | Path = "") -> Iterator[Record]:
-    """A Sample for each label in each image, from the first annotation that was not cancelled.
+    """Read a Sample of each label in each image, from the first annotation that was not cancelled.
 
-    `images`: the folder of the images, where the last part of each address is looked for; else images/ beside the
-    file, or the file's own folder.
+    `images` is the folder in which the last part of each image's URL is looked up, by default images/ beside the file,
+    or the file's own folder.
     """
     file = Path(source)
     tasks = read_json(file)
@@ -51,18 +51,18 @@ def _samples(task: Any, root: Path, source: str) -> list[Sample]:
     width, height = size = image_size(image)
     by_label: dict[str, list[Object]] = {}
     for region in get(done[0], "result", list):
-        if get(region, "type", str) in SHAPES:
-            label, found = _region(region, size)
-            by_label.setdefault(label, []).append(found)
+        if get(region, "type", str) in REGION_TYPES:
+            label, region_object = _region(region, size)
+            by_label.setdefault(label, []).append(region_object)
     return [
         Sample(f"{task_id}-{label}", str(image), label, width, height, tuple(objects), category=label, source=source)
         for label, objects in by_label.items()
     ]
 
 
-def _file_name(address: str) -> str:
-    """The last part of the address; local storage writes it as /data/local-files/?d=folder/cat.jpg."""
-    parts = urlsplit(address)
+def _file_name(url: str) -> str:
+    """The last part of the URL; that of a local file is /data/local-files/?d=folder/cat.jpg."""
+    parts = urlsplit(url)
     return PurePosixPath(parse_qs(parts.query).get("d", [unquote(parts.path)])[0]).name
 
 
@@ -92,10 +92,11 @@ def _pixels(point: Any, size: Size) -> tuple[float, float]:
 
 
 def _brush(data: list, size: Size) -> Mask:
-    """The mask of Label Studio's own run-length code, a stream of bits.
+    """Decode a mask from Label Studio's run-length code, a stream of bits.
 
-    How many values (32 bits), bits of a value - 1 (5), four widths of a length - 1 (4 each); then, until there are
-    enough values: repeated? (1), which width (2), length - 1, and one value if repeated, else as many as the length.
+    The head: number of values (32 bits), bits per value - 1 (5), four possible widths of a length, each - 1 (4 each).
+    Then runs until there are enough values: is it one repeated value? (1), index of the length's width (2), length - 1,
+    and one value if repeated, otherwise as many values as the length.
     """
     if not all(isinstance(v, int) and 0 <= v < 256 for v in data):
         raise UserError("a brush's rle must be a list of bytes")

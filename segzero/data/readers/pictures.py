@@ -1,4 +1,4 @@
-"""Images and masks that a file names: inside their folder, there, and looked at before they are decoded."""
+"""Image and mask files that a record names: they must be in their folder, and are checked before they are decoded."""
 
 import io
 import os
@@ -20,7 +20,7 @@ SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 def existing_folder(path: str | Path, what: str) -> Path:
-    """The folder, which must be there."""
+    """Check that a folder exists; `what` names it in the error message."""
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{what}: no such folder: {path}; check the path")
@@ -28,7 +28,7 @@ def existing_folder(path: str | Path, what: str) -> Path:
 
 
 def image_folder(file: Path, images: str | Path = "") -> Path:
-    """Where the images are that a file names: `images`, else images/ beside the file, else the file's own folder."""
+    """Find the folder of a file's images: `images`, or images/ beside the file, or the file's own folder."""
     if images:
         return existing_folder(images, f"the images of {file.name}")
     beside = file.parent / "images"
@@ -36,12 +36,12 @@ def image_folder(file: Path, images: str | Path = "") -> Path:
 
 
 def inside(root: Path, name: str) -> Path:
-    """The file of that name below `root`, which must be there; a name that leads out of `root` is refused.
+    """Find the file of that name below `root`; a name that leads out of `root` is refused.
 
-    Links are followed: they are the owner's own, and image folders often are links to a larger disk.
+    Links are followed, because they are the owner's own, and image folders often link to a larger disk.
     """
     if "\0" in name or not name.strip():
-        raise UserError(f"{name[:40]!r} is no file name")
+        raise UserError(f"{name[:40]!r} is not a file name")
     base = os.path.abspath(root)  # noqa: PTH100 - unlike resolve(), it follows no links
     path = Path(os.path.normpath(os.path.join(base, name)))  # noqa: PTH118
     if not path.is_relative_to(base):
@@ -56,7 +56,7 @@ def inside(root: Path, name: str) -> Path:
 
 
 def image_size(source: Path | bytes) -> Size:
-    """Width and height of an image as it is shown; only its header is read."""
+    """Read the width and height of an image as it is displayed, from its header alone."""
 
     def size(image: Image.Image) -> Size:
         turned = orientation(image) in SIDEWAYS
@@ -66,7 +66,7 @@ def image_size(source: Path | bytes) -> Size:
 
 
 def read_mask(source: Path | bytes, size: Size) -> Mask:
-    """A mask from an image file of that size: all that is not black (and not transparent) is inside."""
+    """Read a mask from an image file of that size: pixels that are not black (and not transparent) are inside."""
 
     def pixels(image: Image.Image) -> Mask:
         _check_size(image, source, size)
@@ -82,13 +82,13 @@ def read_mask(source: Path | bytes, size: Size) -> Mask:
 
 
 def read_values(source: Path | bytes, size: Size) -> NDArray[np.integer]:
-    """The numbers that the pixels of an image file of that size are stored as, such as classes, [H, W]."""
+    """Read the stored number of each pixel, such as a class, from an image file of that size, [H, W]."""
 
     def values(image: Image.Image) -> NDArray[np.integer]:
         _check_size(image, source, size)
         array = np.asarray(image)
         if array.ndim != 2 or array.dtype.kind not in "iu":
-            raise UserError(f"{_name(source)} must hold one number a pixel; its mode is {image.mode}")
+            raise UserError(f"{_name(source)} must hold one number per pixel; its mode is {image.mode}")
         return array
 
     return _with_image(source, values)
@@ -96,12 +96,12 @@ def read_values(source: Path | bytes, size: Size) -> NDArray[np.integer]:
 
 def _check_size(image: Image.Image, source: Path | bytes, size: Size) -> None:
     if image.size != size:
-        ours, theirs = (f"{width}x{height}" for width, height in (image.size, size))
-        raise UserError(f"{_name(source)} is {ours}, the image it belongs to {theirs}")
+        actual, expected = (f"{width}x{height}" for width, height in (image.size, size))
+        raise UserError(f"{_name(source)} is {actual}, the image it belongs to {expected}")
 
 
 def _with_image(source: Path | bytes, action: Callable[[Image.Image], T], whole: bool = True) -> T:
-    """What becomes of an opened image; not `whole`: of its header alone."""
+    """Open an image and apply `action` to it, or to its header if not `whole`."""
     name = _name(source)
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Pickles of lists, dicts, numbers and strings; anything else that one asks for is refused.
+"""Safe reader of pickles that hold lists, dicts, numbers and strings alone.
 
 >>> import pickle
 >>> loads(pickle.dumps([{"ref_id": 1, "sent": "the cat"}]))
@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 
 from segzero.errors import UserError, one_line
 
-LEFT_OUT = (pickle.BYTEARRAY8, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET)
+REFUSED = (pickle.BYTEARRAY8, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET)
 
 
 def _with_text_names(code: bytes, names: slice) -> Callable[[Any], None]:
-    """The step of the unpickler that fills a dict, where the names of its fields must be text."""
+    """Make the unpickler's step that fills a dict, with a check that the names of its fields are text."""
     fill = pickle._Unpickler.dispatch[code[0]]
 
     def step(unpickler: Any) -> None:
@@ -29,16 +29,16 @@ def _with_text_names(code: bytes, names: slice) -> Callable[[Any], None]:
 
 
 class _PlainUnpickler(pickle._Unpickler):
-    """Python's unpickler in Python: its memo is a dict, where the one in C grows to whatever index a file names.
+    """Unpickler in pure Python, whose memo is a dict; the one in C allocates up to any index that a file names.
 
-    Byte arrays are left out, as it makes them as large as the file says before it looks for the bytes. Sets are, and
-    only text names a field, as sixty pairs in each other take ages to hash, and chosen numbers share a hash.
+    It refuses byte arrays, which are allocated in the stated size before the bytes are read. It refuses sets and
+    names of fields that are not text, because nested pairs take exponential time to hash and chosen numbers collide.
     """
 
     dispatch: ClassVar[dict[int, Any]] = {
         code: load
         for code, load in pickle._Unpickler.dispatch.items()
-        if code not in [left_out[0] for left_out in LEFT_OUT]
+        if code not in [refused[0] for refused in REFUSED]
     } | {
         pickle.SETITEM[0]: _with_text_names(pickle.SETITEM, slice(-2, -1)),
         pickle.SETITEMS[0]: _with_text_names(pickle.SETITEMS, slice(0, None, 2)),
@@ -50,11 +50,11 @@ class _PlainUnpickler(pickle._Unpickler):
 
 
 def loads(raw: bytes) -> Any:
-    """The value; strings of Python 2 are read as UTF-8."""
+    """Load a value; strings of Python 2 are read as UTF-8."""
     try:
         return _PlainUnpickler(io.BytesIO(raw), encoding="utf-8", errors="replace").load()
     except UserError:
         raise
-    except Exception as error:  # hostile bytes bring about nearly everything there
+    except Exception as error:  # hostile bytes raise nearly anything
         reason = one_line(error, 200)
-        raise UserError(f"it is no whole pickle of plain values: {reason}") from error
+        raise UserError(f"it is not a whole pickle of plain values: {reason}") from error

@@ -1,9 +1,9 @@
-"""ReasonSeg as LISA publishes it: NAME.jpg beside NAME.json, in folders train/, val/ and test/.
+"""Reader of ReasonSeg as LISA publishes it: NAME.jpg beside NAME.json, in folders train/, val/ and test/.
 
     {"text": ["..."], "is_sentence": true, "shapes": [{"label": "target", "points": [[x, y], ...]}, ...]}
 
-Shapes are "target", "ignore" (these pixels count neither way) or "flag" (passed over). They are painted from the
-largest to the smallest, edges included, so that a small one wins over a large one, as in the published loader.
+Shapes are "target", "ignore" (pixels that are not scored) or "flag" (skipped). They are painted from the largest to the
+smallest, edges included, so that a small one hides a part of a large one, as in the published loader.
 """
 
 from collections.abc import Iterator
@@ -24,11 +24,11 @@ from segzero.sample import Sample
 SPLITS = ("train", "val", "test")
 ENCODINGS = ("utf-8-sig", "cp1252")  # some of the published files are Windows text
 TARGET, IGNORE = 1, 2
-MAX_CORNERS = 100_000  # of one image
+MAX_CORNERS = 100_000  # per image
 
 
 def read_reason_seg(source: str | Path, split: str = "") -> Iterator[Record]:
-    """A Sample for each text of an image, `meta["text"]` counting them; published evaluation asks number 0 alone."""
+    """Read a Sample of each text of an image, numbered in `meta["text"]`; published evaluation uses number 0 alone."""
     folder = existing_folder(source, "ReasonSeg data")
     parts = {part: folder / part for part in SPLITS if (folder / part).is_dir()} or {folder.name: folder}
     if split and split not in parts:
@@ -73,8 +73,8 @@ def _samples(file: Path, split: str) -> list[Sample]:
 
 
 def paint(annotation: object, size: Size) -> tuple[Mask, Mask]:
-    """The target and the ignored pixels that an annotation draws on an image of that size."""
-    layers = []  # area, what it is, corners
+    """Paint the mask of the target and that of the ignored pixels, for an image of that size."""
+    layers = []  # area, TARGET or IGNORE, corners
     corners_left = MAX_CORNERS
     for shape in get(annotation, "shapes", list):
         label = get(shape, "label", str).lower()
@@ -83,7 +83,7 @@ def paint(annotation: object, size: Size) -> tuple[Mask, Mask]:
         corners = [_corner(point, size) for point in get(shape, "points", list)]
         corners_left -= len(corners)
         if len(corners) < 3 or corners_left < 0:
-            raise UserError(f"a shape {label!r} has {len(corners)} corners; 3 to {MAX_CORNERS} an image are read")
+            raise UserError(f"a shape {label!r} has {len(corners)} corners; 3 to {MAX_CORNERS} per image are read")
         layer = Image.new("1", size)
         _draw(layer, corners, 1)
         layers.append((np.count_nonzero(np.asarray(layer)), IGNORE if "ignore" in label else TARGET, corners))
@@ -95,14 +95,14 @@ def paint(annotation: object, size: Size) -> tuple[Mask, Mask]:
 
 
 def _draw(canvas: Image.Image, corners: list[tuple[int, int]], value: int) -> None:
-    """A filled polygon with its outline: all but a few pixels in ten thousand are those of OpenCV's fillPoly."""
+    """Fill a polygon and its outline; at most a few pixels in ten thousand differ from OpenCV's fillPoly."""
     draw = ImageDraw.Draw(canvas)
     draw.polygon(corners, fill=value)
     draw.line([*corners, corners[0]], fill=value)
 
 
 def _corner(point: object, size: Size) -> tuple[int, int]:
-    found = numbers(point, "a corner")
-    if len(found) != 2 or not all(-side <= v <= 2 * side for v, side in zip(found, size, strict=True)):
+    corner = numbers(point, "a corner")
+    if len(corner) != 2 or not all(-side <= v <= 2 * side for v, side in zip(corner, size, strict=True)):
         raise UserError(f"a corner must be x, y within its image of {size[0]}x{size[1]}, or near it")
-    return int(found[0]), int(found[1])
+    return int(corner[0]), int(corner[1])

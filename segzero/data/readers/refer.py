@@ -1,7 +1,7 @@
-"""REFER's folders (refcoco, refcoco+, refcocog, refclef) and gRefCOCO's: referring expressions for COCO objects.
+"""Reader of REFER's folders (refcoco, refcoco+, refcocog, refclef) and gRefCOCO's: expressions for COCO objects.
 
 refcoco/refs(unc).p, refs(google).p, instances.json        grefcoco/grefs(unc).json, instances.json
-images/mscoco/images/train2014/, images/saiapr_tc-12/      beside those folders, or where `images` says
+images/mscoco/images/train2014/, images/saiapr_tc-12/      beside those folders, or in the folder `images`
 """
 
 from collections.abc import Iterator
@@ -16,26 +16,27 @@ from segzero.data.readers.pictures import existing_folder, inside
 from segzero.errors import UserError
 from segzero.sample import Object, Sample
 
-NOTHING = -1  # the ann_id that stands for "no such object" in gRefCOCO
-PREFERRED = ("umd", "unc", "google", "berkeley")  # whose splits the field reports, where a folder has several
+NOTHING = -1  # gRefCOCO's ann_id for "no such object"
+PREFERRED = ("umd", "unc", "google", "berkeley")  # authors of splits, in the order in which they are usually reported
 LEVELS = ("expression", "instance")
 
 
 class Instances(NamedTuple):
-    """instances.json by id."""
+    """Contents of instances.json, by id."""
 
     images: dict
     annotations: dict
     categories: dict[Any, str]
-    present: dict[Any, set]  # image -> the categories of all that is in it
+    present: dict[Any, set]  # image -> the categories of everything in it
 
 
 def read_refer(
     source: str | Path, by: str = "", split: str = "", level: str = "expression", images: str | Path = ""
 ) -> Iterator[Record]:
-    """A Sample for each expression, or with level="instance" one for each object, asked for by its first expression.
+    """Read a Sample of each expression, or with level="instance" one of each object with its first expression.
 
-    `by`: whose splits, such as unc, umd or google. `images`: the folder that the file names are relative to.
+    `by` names the author of the splits, such as unc, umd or google. `images` is the folder that file names are relative
+    to.
     """
     yield from _read(existing_folder(source, "REFER data"), "refs", by, split, level, images)
 
@@ -43,7 +44,7 @@ def read_refer(
 def read_grefcoco(
     source: str | Path, by: str = "", split: str = "", level: str = "expression", images: str | Path = ""
 ) -> Iterator[Record]:
-    """The same, but an expression may mean several objects, or none."""
+    """Read gRefCOCO as `read_refer` reads the others; an expression may mean several objects, or none."""
     yield from _read(existing_folder(source, "gRefCOCO data"), "grefs", by, split, level, images)
 
 
@@ -59,7 +60,7 @@ def _read(folder: Path, prefix: str, by: str, split: str, level: str, images: st
             continue
         samples = partial(_samples, ref, instances, root, folder.name, level)
         yield Record(f"{file}, record {number}", samples)
-        refs[number] = None  # a read one needn't stay in memory
+        refs[number] = None  # a record that was read need not stay in memory
 
 
 def _samples(ref: Any, instances: Instances, root: Path, source: str, level: str) -> list[Sample]:
@@ -107,18 +108,18 @@ def _object(annotations: dict, ann_id: Any, image_id: Any, size: tuple[int, int]
 
 
 def _find(folder: Path, prefix: str, by: str) -> Path:
-    """refs(BY).p or .json; without `by`, the splits that the field reports."""
-    found = {
+    """Find refs(BY).p or .json; without `by`, the file of the splits that are usually reported."""
+    files = {
         file.stem[len(prefix) + 1 : -1]: file
-        for suffix in ("p", "json")  # the same refs, where there are both; JSON is the quicker to read
+        for suffix in ("p", "json")  # if there are both, they hold the same refs, and JSON is faster to read
         for file in sorted(folder.glob(f"{prefix}(*).{suffix}"))
     }
-    if not found:
+    if not files:
         raise UserError(f"{folder} holds no {prefix}(...).p or .json; name the folder of one data set")
-    chosen = by or next((name for name in PREFERRED if name in found), min(found))
-    if chosen not in found:
-        raise UserError(f"{folder} has no {prefix}({chosen}); it has {', '.join(found)}")
-    return found[chosen]
+    chosen = by or next((name for name in PREFERRED if name in files), min(files))
+    if chosen not in files:
+        raise UserError(f"{folder} has no {prefix}({chosen}); it has {', '.join(files)}")
+    return files[chosen]
 
 
 def _image_folder(folder: Path) -> Path:
@@ -142,8 +143,8 @@ def _load(file: Path) -> list:
 
 
 def _instances(file: Path) -> Instances:
-    found = read_json(file)
-    images, annotations, categories = (_by_id(file, found, name) for name in ("images", "annotations", "categories"))
+    content = read_json(file)
+    images, annotations, categories = (_by_id(file, content, name) for name in ("images", "annotations", "categories"))
     try:
         names = {id: get(category, "name", str) for id, category in categories.items()}
     except UserError as error:
@@ -156,10 +157,10 @@ def _instances(file: Path) -> Instances:
     return Instances(images, annotations, names, present)
 
 
-def _by_id(file: Path, found: Any, name: str) -> dict:
+def _by_id(file: Path, content: Any, name: str) -> dict:
     where = str(file)
     try:
-        items = get(found, name, list)
+        items = get(content, name, list)
         table = {}
         for number, item in enumerate(items):
             where = f"{file}, {name}[{number}]"

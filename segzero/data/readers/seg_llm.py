@@ -1,4 +1,4 @@
-"""SegLLM's conversations: rounds about an image whose masks stand in the annotation files of many data sets.
+"""Reader of SegLLM's conversations: rounds about an image, with masks from the annotation files of many data sets.
 
 [{"task": ..., "conv_id": ..., "conversations": [
     {"from": "human", "value": "[IMAGE256:coco/train2014/7.jpg] Segment the man."},
@@ -21,10 +21,10 @@ from segzero.data.readers.reason_seg import ENCODINGS, paint
 from segzero.errors import UserError, unknown_name
 from segzero.frames import Size
 from segzero.masks import encode
-from segzero.sample import Object, Sample
+from segzero.sample import Object, Sample, with_turns
 
 SPLITS = ("train", "val")
-# Where each data set's masks are, below the annotations' folder; {split} is train or val.
+# Places of each data set's masks below the folder of annotations; {split} is train or val.
 BY_ID = {  # COCO's layout: annotations with an id
     "refcoco": "refcoco/instances.json",
     "refcoco+": "refcoco+/instances.json",
@@ -32,23 +32,23 @@ BY_ID = {  # COCO's layout: annotations with an id
     "paco_lvis": "paco_lvis/annotations/paco_lvis_v1_{split}.json",
     "lvis": "lvis/lvis_v1_{split}.json",
 }
-BY_KEY = {  # one object of masks by name
+BY_KEY = {  # one JSON object of masks by name
     "pascal": {"train": "pascal/pascal_labels.json", "val": "pascal/pascal_labels_val.json"},
     "visual_genome": dict.fromkeys(SPLITS, "visual_genome/vg_masks_train_new.json"),
     "description_based_coco": dict.fromkeys(SPLITS, "description_based_coco/seg_mask_per_instance.json"),
 }
-BY_CLASS = {  # a picture of class numbers for each image, and what is added to a class before it is stored
+BY_CLASS = {  # an image of class numbers per image, and the number that is added to a class before it is stored
     "ade20k": ("ade20k/annotations/training", 1),
     "cocostuff": ("cocostuff/train2017", 0),
 }
-BY_IMAGE = {"reason_seg": "reason_seg/annotations/{split}"}  # LISA's JSON for each image
+BY_IMAGE = {"reason_seg": "reason_seg/annotations/{split}"}  # LISA's JSON per image
 DATASETS = [*BY_ID, *BY_KEY, *BY_CLASS, *BY_IMAGE]
 
 _MARK = re.compile(r"\[(IMAGE256|MASK-ENCODE|BOX-ENCODE|MASK-DECODE):([^\[\]]*)\]")
 
 
 class MaskName(NamedTuple):
-    """What a mark names: one mask of one data set."""
+    """Name of one mask of one data set, as in a mark."""
 
     dataset: str
     mask_id: str
@@ -57,11 +57,11 @@ class MaskName(NamedTuple):
 def read_seg_llm(
     source: str | Path, annotations: str | Path = "", images: str | Path = "", split: str = "train"
 ) -> Iterator[Record]:
-    """A Sample for each round, with the rounds before it and their true regions in `turns`.
+    """Read a Sample of each round, with the rounds before it and their true regions in `turns`.
 
-    `annotations`, `images`: SegLLM's annotations_folder and images_folder; else those two levels above the file, as
-    SegLLM lays them out. `split`: whose annotation files hold the masks. `[REF:k]` in a question stands for the
-    region of round k, counted from 1.
+    `annotations` and `images` are SegLLM's annotations_folder and images_folder; by default those beside the
+    conversations_folder, in which the file is two levels deep. `split` chooses the annotation files of the masks. In a
+    question, `[REF:k]` stands for the region of round k, counted from 1.
     """
     file = Path(source)
     if split not in SPLITS:
@@ -71,27 +71,27 @@ def read_seg_llm(
         raise UserError(f"{file} must hold a list of conversations")
     above = file.absolute().parent.parent.parent
     masks = Masks(existing_folder(annotations or above / "annotations_folder", "SegLLM's annotations"), split)
-    pictures = existing_folder(images or above / "images_folder", "SegLLM's images")
+    folder = existing_folder(images or above / "images_folder", "SegLLM's images")
     for number, conversation in enumerate(conversations):
         yield Record(
-            f"{file}, conversation {number}", partial(_samples, conversation, masks, pictures, number, file.stem)
+            f"{file}, conversation {number}", partial(_samples, conversation, masks, folder, number, file.stem)
         )
 
 
 class Masks:
-    """The masks of all data sets; a file is read when the first mask of it is asked for, and kept."""
+    """Masks of all data sets; an annotation file is read when its first mask is needed, and kept."""
 
     def __init__(self, folder: Path, split: str) -> None:
         self.folder, self.split = folder, split
         self.tables: dict[str, dict[str, Any]] = {}  # data set -> mask id -> segmentation
 
     def find(self, name: MaskName, image: str, size: Size) -> Object:
-        """The object that a mark names, for an image of that file name and size."""
+        """Find the object that a mark names, for an image of that file name and size."""
         dataset, mask_id = name
         if dataset in BY_CLASS:
             folder, offset = BY_CLASS[dataset]
             if not (mask_id.isascii() and mask_id.isdecimal() and len(mask_id) < 6):
-                raise UserError(f"{mask_id[:40]!r} is no class of {dataset}")
+                raise UserError(f"{mask_id[:40]!r} is not a class of {dataset}")
             values = read_values(inside(self.folder / folder, Path(image).with_suffix(".png").name), size)
             return rle_object(encode(values == int(mask_id) + offset))
         if dataset in BY_IMAGE:
@@ -110,89 +110,75 @@ class Masks:
     def _load(self, dataset: str) -> dict[str, Any]:
         name = BY_ID[dataset].format(split=self.split) if dataset in BY_ID else BY_KEY[dataset][self.split]
         file = inside(self.folder, name)
-        found = read_json(file, ENCODINGS)
+        content = read_json(file, ENCODINGS)
         try:
             if dataset in BY_ID:
-                items = ((get_id(item, "id"), item) for item in get(found, "annotations", list))
+                items = ((get_id(item, "id"), item) for item in get(content, "annotations", list))
             else:
-                items = ((key, get({key: item}, key, dict)) for key, item in _items(found))
+                items = ((key, get({key: item}, key, dict)) for key, item in _items(content))
             return {key: _segmentation(item) for key, item in items}
         except UserError as error:
             raise UserError(f"{file}: {error}") from error
 
 
-def _items(found: Any) -> Iterator[tuple[str, Any]]:
-    """Masks by name, or by their place in a list."""
-    if not isinstance(found, dict | list):
+def _items(content: Any) -> Iterator[tuple[str, Any]]:
+    """Masks by name, or by their index in a list."""
+    if not isinstance(content, dict | list):
         raise UserError("it must be an object or a list of masks")
-    pairs = found.items() if isinstance(found, dict) else enumerate(found)
+    pairs = content.items() if isinstance(content, dict) else enumerate(content)
     return ((str(key), item) for key, item in pairs)
 
 
 def _segmentation(item: dict) -> Any:
-    """An RLE itself, or an annotation's."""
+    """The segmentation of an annotation, or the RLE that stands in place of an annotation."""
     return item if "counts" in item else get(item, "segmentation", list, dict)
 
 
-def _samples(conversation: Any, masks: Masks, pictures: Path, number: int, source: str) -> list[Sample]:
+def _samples(conversation: Any, masks: Masks, folder: Path, number: int, source: str) -> list[Sample]:
     turns = get(conversation, "conversations", list)
     if not turns or len(turns) % 2:
         raise UserError("it must have an answer for each question")
-    asked = [get(turn, "value", str) for turn in turns[::2]]
-    answered = [get(turn, "value", str) for turn in turns[1::2]]
-    named = [body for kind, body in _MARK.findall(asked[0]) if kind == "IMAGE256"]
-    if not named:
+    questions = [get(turn, "value", str) for turn in turns[::2]]
+    answers = [get(turn, "value", str) for turn in turns[1::2]]
+    images = [body for kind, body in _MARK.findall(questions[0]) if kind == "IMAGE256"]
+    if not images:
         raise UserError("its first question names no image")
-    image = _picture(pictures, named[0])
+    image = _image_file(folder, images[0])
     width, height = size = image_size(image)
-    meta: dict[str, Any] = {"dialogue": number, "conversation": get_id(conversation, "conv_id", default=str(number))}
-    meta |= {name: get(conversation, name, str, default="") for name in ("task", "base")}
-    samples: list[Sample] = []
-    earlier: list[dict[str, Any]] = []
-    rounds_of: dict[MaskName, int] = {}
-    for index, (question_text, answer) in enumerate(zip(asked, answered, strict=True), start=1):
+    common: dict[str, Any] = {"dialogue": number, "conversation": get_id(conversation, "conv_id", default=str(number))}
+    common |= {name: get(conversation, name, str, default="") for name in ("task", "base")}
+    rounds = []
+    round_of: dict[MaskName, int] = {}
+    for index, (question_text, answer) in enumerate(zip(questions, answers, strict=True), start=1):
         names = [_mask_name(body) for kind, body in _MARK.findall(answer) if kind == "MASK-DECODE"]
         if not names:
             raise UserError(f"its round {index} names no mask")
-        text, references = _question(question_text, rounds_of, index)
+        text, references = _question(question_text, round_of, index)
         objects = tuple(masks.find(name, image.name, size) for name in names)
-        about = meta | {"round": index, "references": references}
-        samples.append(
-            Sample(
-                f"{number}-{index}",
-                str(image),
-                text,
-                width,
-                height,
-                objects,
-                source=source,
-                turns=tuple(earlier),
-                meta=about,
-            )
-        )
-        earlier.append(samples[-1].turn)
-        rounds_of |= dict.fromkeys(names, index)
-    return samples
+        meta = common | {"round": index, "references": references}
+        rounds.append(Sample(f"{number}-{index}", str(image), text, width, height, objects, source=source, meta=meta))
+        round_of |= dict.fromkeys(names, index)
+    return with_turns(rounds)
 
 
-def _question(text: str, rounds_of: dict[MaskName, int], index: int) -> tuple[str, list[int]]:
-    """The text with `[REF:k]` for the masks it refers to, and those rounds."""
+def _question(text: str, round_of: dict[MaskName, int], index: int) -> tuple[str, list[int]]:
+    """The text with `[REF:k]` in place of the masks it refers to, and the numbers of those rounds."""
     references: list[int] = []
 
     def replace(mark: re.Match) -> str:
         if mark[1] != "MASK-ENCODE":
             return ""
         name = _mask_name(mark[2])
-        if name not in rounds_of:
+        if name not in round_of:
             raise UserError(f"its round {index} refers to a mask that no earlier round has")
-        references.append(rounds_of[name])
-        return f"[REF:{rounds_of[name]}] "
+        references.append(round_of[name])
+        return f"[REF:{round_of[name]}] "
 
     return question(" ".join(_MARK.sub(replace, text).split())), references
 
 
 def _mask_name(body: str) -> MaskName:
-    """`image|data set|mask`, or `task:reference:mask:image:data set` with one reference or two."""
+    """Parse `image|data set|mask`, or `task:reference:mask:image:data set` with one reference or two."""
     parts = body.split("|")
     if len(parts) == 3:
         return MaskName(parts[1], parts[2])
@@ -202,8 +188,8 @@ def _mask_name(body: str) -> MaskName:
     return MaskName(parts[-1], parts[-3])
 
 
-def _picture(root: Path, name: str) -> Path:
-    """The image; as in the published loader, it may stand in another folder than the one named."""
+def _image_file(root: Path, name: str) -> Path:
+    """The image's path; as in the published loader, it may be in another folder than the one named."""
     train2014 = name.replace("val2014", "train2014").replace("new_", "")
     others = (train2014, f"vg/{name}", name.replace("val2017", "train2017"))
     for other in others:

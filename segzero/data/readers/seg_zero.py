@@ -14,7 +14,7 @@ import numpy as np
 
 from segzero.data.readers.annotations import mask_object, xyxy
 from segzero.data.readers.fields import Record, get, get_id, get_size, question
-from segzero.data.readers.hub_rows import Row, image_of, rows
+from segzero.data.readers.hub_rows import HubRow, image_of, rows
 from segzero.data.readers.pictures import image_size
 from segzero.errors import UserError
 from segzero.frames import Size
@@ -37,7 +37,7 @@ def read_evaluation(source: Any, split: str = "") -> Iterator[Record]:
         yield Record(where, partial(_evaluation_samples, row, source, part, number))
 
 
-def _training_samples(row: Row, source: Any, split: str, number: int) -> list[Sample]:
+def _training_samples(row: HubRow, source: Any, split: str, number: int) -> list[Sample]:
     image = image_of(row, source)
     width, height = size = image_size(image)
     objects = tuple(
@@ -65,7 +65,7 @@ def _training_samples(row: Row, source: Any, split: str, number: int) -> list[Sa
     ]
 
 
-def _evaluation_samples(row: Row, source: Any, split: str, number: int) -> list[Sample]:
+def _evaluation_samples(row: HubRow, source: Any, split: str, number: int) -> list[Sample]:
     image = image_of(row, source)
     width, height = size = image_size(image)
     if "img_width" in row and (said := get_size(row, *SIZE)) != size:
