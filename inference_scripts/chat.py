@@ -1,4 +1,4 @@
-"""Several rounds about one image at the terminal, as in SegLLM: questions, [REF:k], clear history, exit.
+"""Ask about an image in several rounds, as in SegLLM: questions, [REF:k], clear history, exit.
 
 python inference_scripts/chat.py --image_path IMAGE
 """

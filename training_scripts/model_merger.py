@@ -1,6 +1,8 @@
-"""Merge a training checkpoint: python training_scripts/model_merger.py --local_dir runs/run/global_step_200/actor
+"""Merge a training checkpoint into one that Hugging Face's from_pretrained loads; the flags are those of Seg-Zero.
 
-The merged model goes into LOCAL_DIR/huggingface_merged unless --target_dir says otherwise.
+python training_scripts/model_merger.py --local_dir runs/run/global_step_200/actor
+
+The merged model is written to LOCAL_DIR/huggingface_merged, or to --target_dir.
 """
 
 import argparse
@@ -12,7 +14,7 @@ from segzero.training.merge import merge
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--local_dir", type=Path, required=True)
     parser.add_argument("--target_dir", type=Path)
     parser.add_argument("--dtype", default="bfloat16")
@@ -25,7 +27,7 @@ def main() -> None:
 
 
 def upload(folder: Path, repository: str) -> None:
-    """To a model repository on the hub, made if it is not there."""
+    """Upload a folder to a model repository on the hub, which is made if it does not exist."""
     from httpx import HTTPError
     from huggingface_hub import HfApi
 

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from segzero.errors import UserError
 
 OURS = ("segzero", "rewards")
+INSTALL = {"train": "pip install 'segzero[train]', or 'segzero[train-cpu]' without a GPU"}
 
 
 @contextmanager
@@ -24,7 +25,8 @@ def needs(extra: str) -> Iterator[None]:
         package = (error.name or "").partition(".")[0]
         if package in OURS:  # a mistake in SegZero's own code
             raise
-        raise UserError(f"{package or 'a package'} is missing ({error}); pip install 'segzero[{extra}]'") from error
+        install = INSTALL.get(extra, f"pip install 'segzero[{extra}]'")
+        raise UserError(f"{package or 'a package'} is missing ({error}); {install}") from error
 
 
 def require(package: str) -> None:

@@ -24,9 +24,9 @@ class LimitOptions:
 
     batch: Annotated[int, typer.Option(help="Requests that the models see at once.", min=1)] = 16
     queue: Annotated[int, typer.Option(help="Requests inside at once; more are sent away (429).", min=1)] = 64
-    seconds: Annotated[float, typer.Option(help="What a request may take (504).", min=0.1)] = 60.0
+    seconds: Annotated[float, typer.Option(help="Seconds that a request may take (504).", min=0.1)] = 60.0
     max_megabytes: Annotated[int, typer.Option(help="Largest body of a request (413).", min=1)] = 32
-    max_pixels: Annotated[int, typer.Option(help="Largest image (422).", min=1)] = 25_000_000
+    max_pixels: Annotated[int, typer.Option(help="Largest image, in pixels (422).", min=1)] = 25_000_000
     max_question: Annotated[int, typer.Option(help="Longest question, in characters (422).", min=1)] = 2_000
     cache_megabytes: Annotated[int, typer.Option(help="Encoded images to keep.", min=0)] = 1024
 

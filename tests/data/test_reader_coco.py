@@ -7,32 +7,19 @@ import pytest
 
 from segzero.data.readers import read
 from segzero.errors import UserError
-from segzero.masks import decode, encode
-from tests.helpers.reader_files import SIZE, box_mask, jpeg, rectangle, write_json
-
-PICTURE = {"id": 5, "file_name": "5.jpg", "width": SIZE[0], "height": SIZE[1]}
-CAT = {"id": 1, "image_id": 5, "category_id": 17, "bbox": [2, 1, 4, 3], "segmentation": [rectangle(2, 1, 6, 4)]}
-FILE = {
-    "images": [PICTURE, {"id": 6, "file_name": "6.jpg", "width": 12, "height": 8}],
-    "categories": [{"id": 17, "name": "cat"}, {"id": 18, "name": "stuffed_dog"}, {"id": 19, "name": "person"}],
-    "annotations": [
-        CAT | {"iscrowd": 0},
-        CAT | {"id": 2, "bbox": [7, 4, 3, 3], "segmentation": [rectangle(7, 4, 10, 7)], "iscrowd": 0},
-        CAT | {"id": 3, "bbox": [0, 0, 2, 2], "segmentation": encode(box_mask(0, 0, 2, 2)), "iscrowd": 1},
-        {"id": 4, "image_id": 5, "category_id": 18, "bbox": [-1.0, 0.0, 6.0, 4.0]},  # detection only
-        CAT | {"id": 5, "category_id": 19, "segmentation": encode(box_mask(0, 0, 2, 2)), "iscrowd": 1},
-    ],
-}
+from segzero.masks import decode
+from tests.helpers.published_records import COCO_FILE, COCO_IMAGE
+from tests.helpers.reader_files import box_mask, jpeg, write_json
 
 
 @pytest.fixture
 def file(tmp_path) -> Path:
     jpeg(tmp_path / "images/5.jpg")
-    return write_json(tmp_path / "instances_val2017.json", FILE)
+    return write_json(tmp_path / "instances_val2017.json", COCO_FILE)
 
 
 def changed(file: Path, part: str, number: int, change: dict) -> Path:
-    value = copy.deepcopy(FILE)
+    value = copy.deepcopy(COCO_FILE)
     value[part][number] |= change
     return write_json(file, value)
 
@@ -98,8 +85,8 @@ def test_annotations_of_no_image(file, image_id, said):
 
 
 def test_the_same_image_twice(file):
-    value = copy.deepcopy(FILE)
-    value["images"].append(PICTURE)
+    value = copy.deepcopy(COCO_FILE)
+    value["images"].append(COCO_IMAGE)
     write_json(file, value)
     problems: list[str] = []
     assert len(list(read(file, "coco", problems))) == 2

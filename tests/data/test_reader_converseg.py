@@ -9,6 +9,7 @@ from datasets import Dataset, Image
 from segzero.data.readers import conver_seg, read
 from segzero.errors import UserError
 from segzero.masks import decode
+from tests.helpers.published_records import CONVERSEG_ITEM
 from tests.helpers.reader_files import SIZE, box_mask, jpeg, mask_bytes, mask_png, png, write_json
 
 
@@ -27,13 +28,6 @@ def write_lines(folder: Path, *lines: dict | str) -> Path:
 
 
 LINE = {"image": "images/0001.jpg", "mask_merged": "masks/0001.png", "prompt": "the left-most person"}
-ITEM = {
-    "id": "0001",
-    "image": "images/0001.jpg",
-    "mask": "masks/0001.png",
-    "prompt": "a rail",
-    "concept": "affordances",
-}
 
 
 def test_training_lines(folder):
@@ -46,7 +40,7 @@ def test_training_lines(folder):
 
 
 def test_evaluation_items_and_black_masks(folder):
-    items = [ITEM, ITEM | {"id": 2, "mask": "masks/black.png", "prompt": "Brüstung 🛝"}]
+    items = [CONVERSEG_ITEM, CONVERSEG_ITEM | {"id": 2, "mask": "masks/black.png", "prompt": "Brüstung 🛝"}]
     write_json(folder / "items.json", {"dataset": "chunk_01", "count": 2, "items": items})
     rail, nothing = read(folder, "converseg")
     assert (rail.id, rail.concept, rail.split) == ("0001", "affordances", "chunk_01")
@@ -129,6 +123,6 @@ def test_absolute_paths_inside_the_named_folder(folder, tmp_path):
     with pytest.raises(UserError, match=r"line 1: .*lies outside"):
         list(read(elsewhere, "converseg"))
     assert len(list(read(elsewhere, "converseg", images=folder))) == 1
-    write_json(elsewhere / "items.json", [ITEM])
+    write_json(elsewhere / "items.json", [CONVERSEG_ITEM])
     with pytest.raises(UserError, match=r"items\.json: it must be an object"):
         list(read(elsewhere / "items.json", "converseg"))

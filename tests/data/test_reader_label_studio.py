@@ -8,48 +8,10 @@ import pytest
 from segzero.data.readers import read
 from segzero.errors import UserError
 from segzero.masks import decode
+from tests.helpers.published_records import BRUSH, POLYGON, RECTANGLE, brush_code, studio_region, studio_task
 from tests.helpers.reader_files import SIZE, box_mask, jpeg, write_json
 
-
-def brush_code(mask: np.ndarray, runs: bool = True) -> list[int]:
-    """What Label Studio's editor writes for a stroke: 8-bit values, lengths in 3, 4, 8 or 16 bits."""
-    widths = (3, 4, 8, 16)
-    values = np.repeat(mask.astype(int).ravel() * 255, 4)
-    bits = f"{len(values):032b}{7:05b}" + "".join(f"{width - 1:04b}" for width in widths)
-    start = 0
-    while start < len(values):
-        same = int(np.argmax(np.append(values[start:] != values[start], True)))
-        count = min(same, 1 << 16) if runs else min(len(values) - start, 11)
-        which = next(i for i, width in enumerate(widths) if count <= 1 << width)
-        bits += f"{int(runs)}{which:02b}{count - 1:0{widths[which]}b}"
-        bits += "".join(f"{v:08b}" for v in values[start : start + (1 if runs else count)])
-        start += count
-    bits += "0" * (-len(bits) % 8)
-    return [int(bits[i : i + 8], 2) for i in range(0, len(bits), 8)]
-
-
-def region(kind: str, value: dict, label: str = "cat", **changes) -> dict:
-    return {
-        "id": "a1",
-        "type": kind,
-        "from_name": "tag",
-        "to_name": "image",
-        "original_width": SIZE[0],
-        "original_height": SIZE[1],
-        "image_rotation": 0,
-        "value": value | {kind: [label]},
-    } | changes
-
-
-POLYGON = region("polygonlabels", {"points": [[25, 25], [50, 25], [50, 75], [25, 75]]})
-RECTANGLE = region("rectanglelabels", {"x": 50, "y": 0, "width": 50, "height": 50, "rotation": 0})
-BRUSH = region("brushlabels", {"format": "rle", "rle": brush_code(box_mask(1, 1, 5, 3))}, "the sofa's left arm")
 TEXT = {"type": "textarea", "value": {"text": ["a note"]}}
-
-
-def task(*regions: dict, id: int = 3, image: str = "/data/upload/1/cat.jpg") -> dict:
-    annotation = {"id": 1, "was_cancelled": False, "result": list(regions)}
-    return {"id": id, "data": {"image": image}, "annotations": [{"was_cancelled": True, "result": []}, annotation]}
 
 
 @pytest.fixture
@@ -59,7 +21,9 @@ def file(tmp_path) -> Path:
 
 
 def test_a_label_of_an_image_is_a_sample(file):
-    write_json(file, [task(POLYGON, TEXT, RECTANGLE, BRUSH), {"id": 4, "data": {"image": "x.jpg"}, "annotations": []}])
+    write_json(
+        file, [studio_task(POLYGON, TEXT, RECTANGLE, BRUSH), {"id": 4, "data": {"image": "x.jpg"}, "annotations": []}]
+    )
     cat, sofa = read(file, "label_studio")
     assert (cat.id, cat.question, cat.size, cat.source) == ("3-cat", "cat", SIZE, "project-1")
     assert [o.box for o in cat.objects] == [(3, 2, 6, 6), (6, 0, 12, 4)]
@@ -71,7 +35,7 @@ def test_a_label_of_an_image_is_a_sample(file):
 @pytest.mark.parametrize("runs", [True, False])
 def test_brushes_in_runs_and_value_by_value(file, runs):
     mask = np.random.default_rng(0).random(SIZE[::-1]) > 0.5
-    write_json(file, [task(region("brushlabels", {"format": "rle", "rle": brush_code(mask, runs)}))])
+    write_json(file, [studio_task(studio_region("brushlabels", {"format": "rle", "rle": brush_code(mask, runs)}))])
     [sample] = read(file, "label_studio")
     assert (decode(sample.objects[0].rle) == mask).all()
 
@@ -81,7 +45,7 @@ def test_brushes_in_runs_and_value_by_value(file, runs):
     ["cat.jpg", "s3://bucket/deep/cat.jpg", "/data/local-files/?d=photos/cat.jpg", "https://x.org/c%61t.jpg?a=1"],
 )
 def test_images_are_looked_for_by_name(file, address):
-    write_json(file, [task(POLYGON, image=address)])
+    write_json(file, [studio_task(POLYGON, image=address)])
     [sample] = read(file, "label_studio")
     assert sample.image == str(file.parent / "cat.jpg")
 
@@ -89,7 +53,7 @@ def test_images_are_looked_for_by_name(file, address):
 def test_images_beside_the_file(file):
     (file.parent / "images").mkdir()
     (file.parent / "cat.jpg").rename(file.parent / "images/cat.jpg")
-    write_json(file, [task(POLYGON)])
+    write_json(file, [studio_task(POLYGON)])
     [sample] = read(file, "label_studio")
     assert sample.image == str(file.parent / "images/cat.jpg")
 
@@ -100,27 +64,30 @@ CODE = brush_code(box_mask(1, 1, 5, 3))
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (task(POLYGON, image=".."), "lies outside"),
-        (task(POLYGON, image="gone.jpg"), "no file 'gone.jpg'"),
-        (task(region("polygonlabels", {"points": [[25, 25], [50, 25]]})), "enclose no pixel"),
-        (task(region("polygonlabels", {"points": [[25, float("nan")]] * 3})), "not finite"),
-        (task(region("polygonlabels", {"points": [[25]] * 3})), "a corner must be x, y"),
-        (task(region("polygonlabels", {"points": [[25, 1e7]] * 3})), "far outside"),
-        (task(region("rectanglelabels", {"x": 1, "y": 1, "width": 0, "height": 5})), "no area"),
-        (task(region("rectanglelabels", {"x": 1, "y": 1, "width": 5, "height": 5, "rotation": 30})), "rotated"),
-        (task(RECTANGLE | {"original_width": 640}), "another size"),
-        (task(region("polygonlabels", {"points": []}, "")), "empty"),
-        (task(RECTANGLE | {"value": {"rectanglelabels": ["a", "b"]}}), "2 labels"),
-        (task(region("brushlabels", {"rle": CODE[:9]})), "ends too early"),
-        (task(region("brushlabels", {"rle": [255, *CODE[1:]]})), "of another size"),
-        (task(region("brushlabels", {"rle": [*CODE[:9], *[255] * 40]})), "more values"),
-        (task(region("brushlabels", {"rle": [300]})), "list of bytes"),
-        (task(region("brushlabels", {"rle": brush_code(box_mask(0, 0, 0, 0))})), "no pixels"),
+        (studio_task(POLYGON, image=".."), "lies outside"),
+        (studio_task(POLYGON, image="gone.jpg"), "no file 'gone.jpg'"),
+        (studio_task(studio_region("polygonlabels", {"points": [[25, 25], [50, 25]]})), "enclose no pixel"),
+        (studio_task(studio_region("polygonlabels", {"points": [[25, float("nan")]] * 3})), "not finite"),
+        (studio_task(studio_region("polygonlabels", {"points": [[25]] * 3})), "a corner must be x, y"),
+        (studio_task(studio_region("polygonlabels", {"points": [[25, 1e7]] * 3})), "far outside"),
+        (studio_task(studio_region("rectanglelabels", {"x": 1, "y": 1, "width": 0, "height": 5})), "no area"),
+        (
+            studio_task(studio_region("rectanglelabels", {"x": 1, "y": 1, "width": 5, "height": 5, "rotation": 30})),
+            "rotated",
+        ),
+        (studio_task(RECTANGLE | {"original_width": 640}), "another size"),
+        (studio_task(studio_region("polygonlabels", {"points": []}, "")), "empty"),
+        (studio_task(RECTANGLE | {"value": {"rectanglelabels": ["a", "b"]}}), "2 labels"),
+        (studio_task(studio_region("brushlabels", {"rle": CODE[:9]})), "ends too early"),
+        (studio_task(studio_region("brushlabels", {"rle": [255, *CODE[1:]]})), "of another size"),
+        (studio_task(studio_region("brushlabels", {"rle": [*CODE[:9], *[255] * 40]})), "more values"),
+        (studio_task(studio_region("brushlabels", {"rle": [300]})), "list of bytes"),
+        (studio_task(studio_region("brushlabels", {"rle": brush_code(box_mask(0, 0, 0, 0))})), "no pixels"),
         ([], "must be an object"),
     ],
 )
 def test_bad_tasks_are_listed(file, bad, message):
-    write_json(file, [task(POLYGON, id=1), bad])
+    write_json(file, [studio_task(POLYGON, id=1), bad])
     problems: list[str] = []
     assert [s.id for s in read(file, "label_studio", problems)] == ["1-cat"]
     [problem] = problems

@@ -9,17 +9,8 @@ import pytest
 from segzero.data.readers import read
 from segzero.errors import UserError
 from segzero.masks import decode
+from tests.helpers.published_records import lisa_annotation, lisa_shape
 from tests.helpers.reader_files import box_mask, jpeg, write_json
-
-
-def shape(label: str, x0: float, y0: float, x1: float, y1: float) -> dict:
-    """A rectangle whose last column and row are inside, as the published loader paints it."""
-    points = [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]
-    return {"label": label, "labels": [label], "shape_type": "polygon", "points": points, "group_id": None, "flags": {}}
-
-
-def annotation(*shapes: dict, text=("the thing to sit on",), is_sentence: bool = True) -> dict:
-    return {"text": list(text), "is_sentence": is_sentence, "shapes": list(shapes)}
 
 
 def write(folder: Path, split: str, name: str, value: dict) -> Path:
@@ -27,11 +18,13 @@ def write(folder: Path, split: str, name: str, value: dict) -> Path:
     return write_json(folder / split / f"{name}.json", value)
 
 
-TARGET = annotation(shape("target", 2, 1, 5, 4))
+TARGET = lisa_annotation(lisa_shape("target", 2, 1, 5, 4))
 
 
 def test_texts_splits_and_edges(tmp_path):
-    write(tmp_path, "train", "1_a", annotation(shape("target", 2, 1, 5, 4), text=("a", "b"), is_sentence=False))
+    write(
+        tmp_path, "train", "1_a", lisa_annotation(lisa_shape("target", 2, 1, 5, 4), text=("a", "b"), is_sentence=False)
+    )
     write(tmp_path, "val", "2_b", TARGET)
     first, second, val = read(tmp_path, "reason_seg")
     assert [s.id for s in (first, second, val)] == ["train-1_a-0", "train-1_a-1", "val-2_b-0"]
@@ -47,9 +40,9 @@ def test_texts_splits_and_edges(tmp_path):
 
 
 def test_a_small_shape_wins_over_a_large_one(tmp_path):
-    shapes = [shape("ignore", 4, 2, 5, 3), shape("target", 1, 1, 8, 6), shape("flag", 0, 0, 11, 7)]
-    write(tmp_path, "val", "a", annotation(*shapes))
-    write(tmp_path, "val", "b", annotation(shape("target", 4, 2, 5, 3), shape("Ignore_1", 1, 1, 8, 6)))
+    shapes = [lisa_shape("ignore", 4, 2, 5, 3), lisa_shape("target", 1, 1, 8, 6), lisa_shape("flag", 0, 0, 11, 7)]
+    write(tmp_path, "val", "a", lisa_annotation(*shapes))
+    write(tmp_path, "val", "b", lisa_annotation(lisa_shape("target", 4, 2, 5, 3), lisa_shape("Ignore_1", 1, 1, 8, 6)))
     a, b = read(tmp_path, "reason_seg")
     large, small = box_mask(1, 1, 9, 7), box_mask(4, 2, 6, 4)
     assert (decode(a.objects[0].rle) == (large & ~small)).all()
@@ -71,7 +64,9 @@ def test_masks_are_those_of_the_published_loader(tmp_path):
         cv2.polylines(expected, corners, True, 1, 1)
         cv2.fillPoly(expected, corners, 1)
         jpeg(tmp_path / f"{number}.jpg", size)
-        write_json(tmp_path / f"{number}.json", annotation(shape("target", 0, 0, 0, 0) | {"points": points.tolist()}))
+        write_json(
+            tmp_path / f"{number}.json", lisa_annotation(lisa_shape("target", 0, 0, 0, 0) | {"points": points.tolist()})
+        )
         [sample] = [s for s in read(tmp_path, "reason_seg") if s.id.endswith(f"-{number}-0")]
         mask = decode(sample.objects[0].rle)
         assert (mask & (expected > 0)).sum() / (mask | (expected > 0)).sum() > 0.995
@@ -79,7 +74,7 @@ def test_masks_are_those_of_the_published_loader(tmp_path):
 
 def test_windows_text_and_upright_photos(tmp_path):
     write(tmp_path, "val", "a", TARGET)
-    text = json.dumps(annotation(shape("target", 2, 1, 5, 4), text=["the café"]), ensure_ascii=False)
+    text = json.dumps(lisa_annotation(lisa_shape("target", 2, 1, 5, 4), text=["the café"]), ensure_ascii=False)
     (tmp_path / "val/a.json").write_bytes(text.encode("cp1252"))
     from PIL import Image
 
@@ -94,17 +89,17 @@ def test_windows_text_and_upright_photos(tmp_path):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (annotation(), "none of its pixels is target"),
-        (annotation(shape("ignore", 2, 1, 5, 4)), "none of its pixels is target"),
-        (annotation(shape("target", 2, 1, 5, 4), text=[]), "no text"),
-        (annotation(shape("target", 2, 1, 5, 4), text=["\t"]), "prompt is empty"),
-        (annotation(shape("target", 2, 1, 5, 4), text=[None]), "must be text"),
-        (annotation(shape("target", 2, 1, float("nan"), 4)), "not finite"),
-        (annotation(shape("target", 2, 1, 1e8, 4)), "within its image"),
-        (annotation({"label": "target", "points": [[1, 1], [5, 5]]}), "has 2 corners"),
-        (annotation({"label": "target", "points": [[1]]}), "a corner must be x, y"),
-        (annotation({"label": "target", "points": [[1, 1]] * 100_001}), "100001 corners"),
-        (annotation({"points": []}), "it lacks 'label'"),
+        (lisa_annotation(), "none of its pixels is target"),
+        (lisa_annotation(lisa_shape("ignore", 2, 1, 5, 4)), "none of its pixels is target"),
+        (lisa_annotation(lisa_shape("target", 2, 1, 5, 4), text=[]), "no text"),
+        (lisa_annotation(lisa_shape("target", 2, 1, 5, 4), text=["\t"]), "prompt is empty"),
+        (lisa_annotation(lisa_shape("target", 2, 1, 5, 4), text=[None]), "must be text"),
+        (lisa_annotation(lisa_shape("target", 2, 1, float("nan"), 4)), "not finite"),
+        (lisa_annotation(lisa_shape("target", 2, 1, 1e8, 4)), "within its image"),
+        (lisa_annotation({"label": "target", "points": [[1, 1], [5, 5]]}), "has 2 corners"),
+        (lisa_annotation({"label": "target", "points": [[1]]}), "a corner must be x, y"),
+        (lisa_annotation({"label": "target", "points": [[1, 1]] * 100_001}), "100001 corners"),
+        (lisa_annotation({"points": []}), "it lacks 'label'"),
         ({"text": ["x"]}, "it lacks 'shapes'"),
         ([TARGET], "must be an object"),
     ],

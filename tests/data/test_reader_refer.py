@@ -9,69 +9,18 @@ import pytest
 
 from segzero.data.readers import plain_pickle, read
 from segzero.errors import UserError
-from segzero.masks import decode, encode
-from tests.helpers.reader_files import SIZE, box_mask, jpeg, rectangle, write_json
-
-NAME = "COCO_train2014_000000000042.jpg"
-INSTANCES = {
-    "info": {},
-    "licenses": [],
-    "images": [{"id": 42, "file_name": NAME, "width": SIZE[0], "height": SIZE[1], "license": 1}],
-    "categories": [{"id": 17, "name": "cat", "supercategory": "animal"}, {"id": 18, "name": "dog"}],
-    "annotations": [
-        {
-            "id": 900,
-            "image_id": 42,
-            "category_id": 17,
-            "bbox": [2.0, 1.0, 4.0, 3.0],
-            "segmentation": [rectangle(2, 1, 6, 3), rectangle(2, 2, 6, 4), [1.0, 1.0, 2.0, 2.0]],  # the last: 2 points
-            "iscrowd": 0,
-            "area": 12.0,
-        },
-        {
-            "id": 901,
-            "image_id": 42,
-            "category_id": 18,
-            "bbox": [7, 4, 3, 3],
-            "segmentation": {"size": [8, 12], "counts": np.diff([0, *(60, 63, 68, 71, 76, 79), 96]).tolist()},
-        },
-        {  # refCLEF's way: RLEs in a list
-            "id": 902,
-            "image_id": 42,
-            "category_id": 18,
-            "bbox": [0, 0, 2, 2],
-            "segmentation": [encode(box_mask(0, 0, 2, 2))],
-        },
-    ],
-}
-
-
-def ref(ref_id: int, ann_id, texts: list[str], split: str = "val", **changes) -> dict:
-    sentences = [
-        {"tokens": text.split(), "raw": text, "sent_id": 10 * ref_id + i, "sent": text} for i, text in enumerate(texts)
-    ]
-    return {
-        "sent_ids": [s["sent_id"] for s in sentences],
-        "file_name": NAME.replace(".jpg", f"_{ref_id}.jpg"),
-        "ann_id": ann_id,
-        "ref_id": ref_id,
-        "image_id": 42,
-        "split": split,
-        "sentences": sentences,
-        "category_id": 17,
-    } | changes
-
-
-REFS = [ref(1, 900, ["the cat", "katze links 🐈"]), ref(2, 901, ["dog on the right"], "testA"), ref(3, 902, ["corner"])]
+from segzero.masks import decode
+from tests.helpers.published_records import REFER_IMAGE, REFER_INSTANCES, REFER_REFS, refer_ref
+from tests.helpers.reader_files import SIZE, box_mask, jpeg, write_json
 
 
 @pytest.fixture
 def refcoco(tmp_path) -> Path:
     folder = tmp_path / "refcoco"
-    write_json(folder / "instances.json", INSTANCES)
-    (folder / "refs(unc).p").write_bytes(pickle.dumps(REFS, protocol=2))
-    (folder / "refs(google).p").write_bytes(pickle.dumps(REFS[:1], protocol=0))
-    jpeg(tmp_path / "images/mscoco/images/train2014" / NAME)
+    write_json(folder / "instances.json", REFER_INSTANCES)
+    (folder / "refs(unc).p").write_bytes(pickle.dumps(REFER_REFS, protocol=2))
+    (folder / "refs(google).p").write_bytes(pickle.dumps(REFER_REFS[:1], protocol=0))
+    jpeg(tmp_path / "images/mscoco/images/train2014" / REFER_IMAGE)
     return folder
 
 
@@ -108,7 +57,7 @@ def test_refclef_has_its_own_image_folder(refcoco, tmp_path):
     refclef = refcoco.rename(tmp_path / "refclef")
     with pytest.raises(UserError, match=r"images=\.\.\. names another\): no such folder: .*saiapr_tc-12"):
         list(read(refclef, "refer"))
-    jpeg(tmp_path / "images/saiapr_tc-12" / NAME)
+    jpeg(tmp_path / "images/saiapr_tc-12" / REFER_IMAGE)
     assert len(list(read(refclef, "refer"))) == 4
 
 
@@ -135,7 +84,7 @@ class Harmful:
         (pickle.dumps(np.zeros(3)), "it asks for numpy"),
         (b"\x80\x02\x82\x01.", "not a whole pickle"),  # an extension
         (b"Pname\n.", "not a whole pickle"),  # a persistent id
-        (pickle.dumps(REFS)[:100], "not a whole pickle"),
+        (pickle.dumps(REFER_REFS)[:100], "not a whole pickle"),
         (b"\x80\x04]r\xff\xff\xff\xfe", "not a whole pickle"),  # a memo of four thousand million places
         (b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7f", "not a whole pickle"),  # a string of 8 EiB
         (b"\x80\x05\x96\x00\x00\x00\x00\x01\x00\x00\x00.", "not a whole pickle"),  # a byte array of 4 GiB
@@ -178,7 +127,7 @@ def test_hostile_pickles(refcoco, raw, message, monkeypatch, tmp_path):
     ],
 )
 def test_a_bad_annotation_leaves_out_its_ref_alone(refcoco, change, message):
-    instances = json.loads(json.dumps(INSTANCES))
+    instances = json.loads(json.dumps(REFER_INSTANCES))
     instances["annotations"][0] |= change
     write_json(refcoco / "instances.json", instances)
     problems: list[str] = []
@@ -191,22 +140,22 @@ def test_a_bad_annotation_leaves_out_its_ref_alone(refcoco, change, message):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        (ref(9, 7, ["x"]), "its annotation 7 is not in instances.json"),
-        (ref(9, [[]], ["x"]), "its annotation list is not in instances.json"),
-        (ref(9, [10**5000], ["x"]), "its annotation int is not in instances.json"),
-        (ref(9, 900, ["x"], image_id=1), "its image 1 is not in instances.json"),
-        (ref(9, 900, ["x"], image_id=[42]), "'image_id' must be a whole number or text"),
-        (ref(9, 900, ["  "]), "prompt is empty"),
-        (ref(9, 900, ["half \ud83d"]), "lone surrogate"),
-        (ref(9, 900, ["x"]) | {"ref_id": 10**5000}, "more than 64 bits"),
-        (ref(9, 900, []), "no sentences"),
-        (ref(9, 900, ["x"], sentences=["x"]), "must be an object of named fields, not 'x'"),
-        (ref(1, 900, ["the cat"]), "its id '1-10' has been used already"),
+        (refer_ref(9, 7, ["x"]), "its annotation 7 is not in instances.json"),
+        (refer_ref(9, [[]], ["x"]), "its annotation list is not in instances.json"),
+        (refer_ref(9, [10**5000], ["x"]), "its annotation int is not in instances.json"),
+        (refer_ref(9, 900, ["x"], image_id=1), "its image 1 is not in instances.json"),
+        (refer_ref(9, 900, ["x"], image_id=[42]), "'image_id' must be a whole number or text"),
+        (refer_ref(9, 900, ["  "]), "prompt is empty"),
+        (refer_ref(9, 900, ["half \ud83d"]), "lone surrogate"),
+        (refer_ref(9, 900, ["x"]) | {"ref_id": 10**5000}, "more than 64 bits"),
+        (refer_ref(9, 900, []), "no sentences"),
+        (refer_ref(9, 900, ["x"], sentences=["x"]), "must be an object of named fields, not 'x'"),
+        (refer_ref(1, 900, ["the cat"]), "its id '1-10' has been used already"),
         (["not a ref"], "must be an object"),
     ],
 )
 def test_a_bad_ref_is_listed(refcoco, record, message):
-    write_refs(refcoco, *REFS, record)
+    write_refs(refcoco, *REFER_REFS, record)
     problems: list[str] = []
     assert len(list(read(refcoco, "refer", problems))) == 4
     [problem] = problems
@@ -216,17 +165,17 @@ def test_a_bad_ref_is_listed(refcoco, record, message):
 
 def test_absent_images_are_listed_and_none_is_read_outside_the_folder(refcoco, tmp_path):
     jpeg(tmp_path / "secret.jpg")
-    instances = json.loads(json.dumps(INSTANCES))
+    instances = json.loads(json.dumps(REFER_INSTANCES))
     instances["images"] += [
         {"id": 43, "file_name": "absent.jpg", "width": 12, "height": 8},
         {"id": 44, "file_name": "../../../../secret.jpg", "width": 12, "height": 8},
         {"id": 45, "file_name": str(tmp_path / "secret.jpg"), "width": 12, "height": 8},
-        {"id": 46, "file_name": NAME, "width": 0, "height": 8},
+        {"id": 46, "file_name": REFER_IMAGE, "width": 0, "height": 8},
         {"id": 47, "file_name": "a" * 5000, "width": 12, "height": 8},
         {"id": 48, "file_name": "a\0.jpg", "width": 12, "height": 8},
     ]
     write_json(refcoco / "instances.json", instances)
-    write_refs(refcoco, *(ref(i, [], ["x"], image_id=i) for i in range(42, 49)))
+    write_refs(refcoco, *(refer_ref(i, [], ["x"], image_id=i) for i in range(42, 49)))
     problems: list[str] = []
     assert len(list(read(refcoco, "refer", problems))) == 1
     messages = ["no file 'absent.jpg'", "lies outside", "lies outside", "0x8 pixels", "too long", "not a file name"]
@@ -237,10 +186,10 @@ def test_absent_images_are_listed_and_none_is_read_outside_the_folder(refcoco, t
 def test_grefcoco(refcoco, tmp_path):
     folder = refcoco.rename(tmp_path / "grefcoco")
     refs = [
-        ref(1, [900, 901], ["both animals"], category_id=[17, 18], no_target=False),
-        ref(2, [-1], ["the bird"], category_id=[-1], no_target=True),
-        ref(3, -1, ["the fish"]),
-        ref(4, 900, ["the cat"]),
+        refer_ref(1, [900, 901], ["both animals"], category_id=[17, 18], no_target=False),
+        refer_ref(2, [-1], ["the bird"], category_id=[-1], no_target=True),
+        refer_ref(3, -1, ["the fish"]),
+        refer_ref(4, 900, ["the cat"]),
     ]
     write_json(folder / "grefs(unc).json", refs)
     both, bird, fish, cat = read(folder, "grefcoco")

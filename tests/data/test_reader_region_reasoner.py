@@ -7,29 +7,15 @@ import pytest
 
 from segzero.data.parquet import from_parquet, to_parquet
 from segzero.data.readers import read
-from segzero.masks import decode, encode
+from segzero.masks import decode
+from tests.helpers.published_records import REGION_DIALOGUE
 from tests.helpers.reader_files import SIZE, box_mask, jpeg, write_json
-
-DIALOGUE = {
-    "image_id": 7,
-    "image_path": "/somebody/coco/train2014/7.jpg",
-    "conversational_turns": [
-        {
-            "question": "the man",
-            "bboxes": [[2, 1, 6, 4], [7, 4, 10, 7]],
-            "masks": [box_mask(2, 1, 6, 4).tolist(), encode(box_mask(7, 4, 10, 7))],
-            "ann_ids": [3, 4],
-        },
-        {"question": "what <box>{context_bbox}</box> holds", "bboxes": [[0, 0, 2, 2]], "context_from_turn": 0},
-        {"question": "the sky", "masks": [box_mask(0, 0, 12, 1).tolist()]},
-    ],
-}
 
 
 @pytest.fixture
 def file(tmp_path) -> Path:
     jpeg(tmp_path / "7.jpg")
-    return write_json(tmp_path / "refcocog_multi_turn.json", [DIALOGUE])
+    return write_json(tmp_path / "refcocog_multi_turn.json", [REGION_DIALOGUE])
 
 
 def test_rounds_know_the_rounds_before_them(file, tmp_path):
@@ -65,9 +51,18 @@ def test_rounds_know_the_rounds_before_them(file, tmp_path):
     ],
 )
 def test_bad_dialogues_are_listed(file, turn, change, message):
-    bad = copy.deepcopy(DIALOGUE)
+    bad = copy.deepcopy(REGION_DIALOGUE)
     bad["conversational_turns"][turn] |= change
-    write_json(file, [bad, DIALOGUE, DIALOGUE | {"image_path": "../8.jpg"}, DIALOGUE | {"image_path": "/a/8.jpg"}, 3])
+    write_json(
+        file,
+        [
+            bad,
+            REGION_DIALOGUE,
+            REGION_DIALOGUE | {"image_path": "../8.jpg"},
+            REGION_DIALOGUE | {"image_path": "/a/8.jpg"},
+            3,
+        ],
+    )
     problems: list[str] = []
     assert [s.id for s in read(file, "region_reasoner", problems)] == ["1-1", "1-2", "1-3"]
     assert message in problems[0]

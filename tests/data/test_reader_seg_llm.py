@@ -11,31 +11,30 @@ from segzero.data.parquet import from_parquet, to_parquet
 from segzero.data.readers import read
 from segzero.errors import UserError
 from segzero.masks import decode, encode
-from tests.data.test_reader_reason_seg import annotation, shape
+from tests.helpers.published_records import SEG_LLM_IMAGE, lisa_annotation, lisa_shape, seg_llm_conversation
 from tests.helpers.reader_files import SIZE, box_mask, jpeg, rectangle, write_json
 
-PICTURE = "coco/train2014/7.jpg"
 REFCOCO = {"images": [], "annotations": [{"id": 3, "segmentation": [rectangle(2, 1, 6, 4)]}]}
 CONVERSATION = {
     "task": "referential",
     "base": "coco",
     "conv_id": "mr_refcoco_7",
     "conversations": [
-        {"from": "human", "value": f"[IMAGE256:{PICTURE}] Segment the man.", "ind": [-1]},
-        {"from": "gpt", "value": f"[MASK-DECODE:{PICTURE}|refcoco|3]"},
+        {"from": "human", "value": f"[IMAGE256:{SEG_LLM_IMAGE}] Segment the man.", "ind": [-1]},
+        {"from": "gpt", "value": f"[MASK-DECODE:{SEG_LLM_IMAGE}|refcoco|3]"},
         {
             "from": "human",
-            "value": f"[MASK-ENCODE:{PICTURE}|refcoco|3][BOX-ENCODE:{PICTURE}|refcoco|3] what he holds",
+            "value": f"[MASK-ENCODE:{SEG_LLM_IMAGE}|refcoco|3][BOX-ENCODE:{SEG_LLM_IMAGE}|refcoco|3] what he holds",
             "ind": [1],
         },
-        {"from": "gpt", "value": f"[MASK-DECODE:interactional:3:7_1:{PICTURE}:visual_genome]"},
+        {"from": "gpt", "value": f"[MASK-DECODE:interactional:3:7_1:{SEG_LLM_IMAGE}:visual_genome]"},
         {
             "from": "human",
-            "value": f"between [MASK-ENCODE:{PICTURE}|refcoco|3][BOX-ENCODE:{PICTURE}|refcoco|3] and "
-            f"[MASK-ENCODE:{PICTURE}|visual_genome|7_1][BOX-ENCODE:{PICTURE}|visual_genome|7_1]",
+            "value": f"between [MASK-ENCODE:{SEG_LLM_IMAGE}|refcoco|3][BOX-ENCODE:{SEG_LLM_IMAGE}|refcoco|3] and "
+            f"[MASK-ENCODE:{SEG_LLM_IMAGE}|visual_genome|7_1][BOX-ENCODE:{SEG_LLM_IMAGE}|visual_genome|7_1]",
             "ind": [1, 2],
         },
-        {"from": "gpt", "value": f"[MASK-DECODE:positional:3:7_1:2:{PICTURE}:ade20k]"},
+        {"from": "gpt", "value": f"[MASK-DECODE:positional:3:7_1:2:{SEG_LLM_IMAGE}:ade20k]"},
     ],
 }
 
@@ -48,17 +47,12 @@ def file(tmp_path) -> Path:
     write_json(masks / "pascal/pascal_labels_val.json", {"2010-arm": encode(box_mask(0, 0, 3, 3))})
     described = [{"image_dim": [8, 12], "segmentation": {"size": [8, 12], "counts": [0, 8, 88]}}]
     write_json(masks / "description_based_coco/seg_mask_per_instance.json", described)
-    write_json(masks / "reason_seg/annotations/train/7.json", annotation(shape("target", 2, 1, 5, 4)))
+    write_json(masks / "reason_seg/annotations/train/7.json", lisa_annotation(lisa_shape("target", 2, 1, 5, 4)))
     for folder, value in (("ade20k/annotations/training", 3), ("cocostuff/train2017", 2)):
         (masks / folder).mkdir(parents=True)
         Image.fromarray(box_mask(0, 6, 12, 8).astype(np.uint8) * value).save(masks / folder / "7.png")
-    jpeg(tmp_path / "images_folder" / PICTURE)
+    jpeg(tmp_path / "images_folder" / SEG_LLM_IMAGE)
     return write_json(tmp_path / "conversations_folder/all_data_mix_train/mr_refcoco_train.json", [CONVERSATION])
-
-
-def single(mark: str, picture: str = PICTURE) -> dict:
-    turns = [{"from": "human", "value": f"[IMAGE256:{picture}] Segment it."}, {"from": "gpt", "value": mark}]
-    return {"task": "segmentation", "conversations": turns}
 
 
 def test_rounds_know_the_rounds_before_them(file, tmp_path):
@@ -85,26 +79,26 @@ def test_rounds_know_the_rounds_before_them(file, tmp_path):
 @pytest.mark.parametrize(
     ("mark", "split", "box"),
     [
-        (f"{PICTURE}|ade20k|2", "train", (0, 6, 12, 8)),
-        (f"{PICTURE}|cocostuff|2", "train", (0, 6, 12, 8)),
-        (f"{PICTURE}|reason_seg|", "train", (2, 1, 6, 5)),
-        (f"{PICTURE}|pascal|2010-arm", "val", (0, 0, 3, 3)),
-        (f"{PICTURE}|description_based_coco|0", "train", (0, 0, 1, 8)),
+        (f"{SEG_LLM_IMAGE}|ade20k|2", "train", (0, 6, 12, 8)),
+        (f"{SEG_LLM_IMAGE}|cocostuff|2", "train", (0, 6, 12, 8)),
+        (f"{SEG_LLM_IMAGE}|reason_seg|", "train", (2, 1, 6, 5)),
+        (f"{SEG_LLM_IMAGE}|pascal|2010-arm", "val", (0, 0, 3, 3)),
+        (f"{SEG_LLM_IMAGE}|description_based_coco|0", "train", (0, 0, 1, 8)),
     ],
 )
 def test_masks_of_every_kind(file, mark, split, box):
-    write_json(file, [single(f"[MASK-DECODE:{mark}]")])
+    write_json(file, [seg_llm_conversation(f"[MASK-DECODE:{mark}]")])
     [sample] = read(file, "seg_llm", split=split)
     assert sample.objects[0].box == box
 
 
 def test_an_answer_of_several_masks_and_folders_elsewhere(file, tmp_path):
-    answer = f"A body [MASK-DECODE:{PICTURE}|refcoco|3], a sky [MASK-DECODE:{PICTURE}|ade20k|2]."
-    elsewhere = write_json(tmp_path / "x.json", [single(answer, "coco/val2014/new_7.jpg")])
+    answer = f"A body [MASK-DECODE:{SEG_LLM_IMAGE}|refcoco|3], a sky [MASK-DECODE:{SEG_LLM_IMAGE}|ade20k|2]."
+    elsewhere = write_json(tmp_path / "x.json", [seg_llm_conversation(answer, "coco/val2014/new_7.jpg")])
     folders = {"annotations": tmp_path / "annotations_folder", "images": tmp_path / "images_folder"}
     [sample] = read(elsewhere, "seg_llm", **folders)
     assert [o.box for o in sample.objects] == [(2, 1, 6, 4), (0, 6, 12, 8)]
-    assert sample.image == str(tmp_path / "images_folder" / PICTURE)
+    assert sample.image == str(tmp_path / "images_folder" / SEG_LLM_IMAGE)
     with pytest.raises(UserError, match="annotations: no such folder"):
         list(read(elsewhere, "seg_llm"))
     with pytest.raises(UserError, match="unknown split 'test'"):
@@ -114,22 +108,22 @@ def test_an_answer_of_several_masks_and_folders_elsewhere(file, tmp_path):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (single("[MASK-DECODE:a.jpg|refcoco|4]"), "refcoco has no mask '4'"),
-        (single("[MASK-DECODE:a.jpg|imagenet|4]"), "unknown data set of SegLLM 'imagenet'"),
-        (single("[MASK-DECODE:a.jpg|lvis|4]"), "no file 'lvis/lvis_v1_train.json'"),
-        (single("[MASK-DECODE:a.jpg|ade20k|-1]"), "is not a class of ade20k"),
-        (single("[MASK-DECODE:a.jpg|ade20k|9]"), "no pixels"),
-        (single("[MASK-DECODE:3]"), "names no mask: '3'"),
-        (single("Here it is."), "round 1 names no mask"),
-        (single("[MASK-DECODE:a.jpg|refcoco|3]", "gone.jpg"), "no file 'gone.jpg'"),
-        (single("[MASK-DECODE:a.jpg|refcoco|3]", "../../x.jpg"), "lies outside"),
+        (seg_llm_conversation("[MASK-DECODE:a.jpg|refcoco|4]"), "refcoco has no mask '4'"),
+        (seg_llm_conversation("[MASK-DECODE:a.jpg|imagenet|4]"), "unknown data set of SegLLM 'imagenet'"),
+        (seg_llm_conversation("[MASK-DECODE:a.jpg|lvis|4]"), "no file 'lvis/lvis_v1_train.json'"),
+        (seg_llm_conversation("[MASK-DECODE:a.jpg|ade20k|-1]"), "is not a class of ade20k"),
+        (seg_llm_conversation("[MASK-DECODE:a.jpg|ade20k|9]"), "no pixels"),
+        (seg_llm_conversation("[MASK-DECODE:3]"), "names no mask: '3'"),
+        (seg_llm_conversation("Here it is."), "round 1 names no mask"),
+        (seg_llm_conversation("[MASK-DECODE:a.jpg|refcoco|3]", "gone.jpg"), "no file 'gone.jpg'"),
+        (seg_llm_conversation("[MASK-DECODE:a.jpg|refcoco|3]", "../../x.jpg"), "lies outside"),
         ({"conversations": [{"value": "a"}, {"value": "b"}]}, "names no image"),
         ({"conversations": [{"value": "a"}]}, "an answer for each question"),
         ({"conversations": CONVERSATION["conversations"][:2] + [{"value": ""}] * 2}, "round 2 names no mask"),
         (
             {
                 "conversations": [
-                    {"value": f"[IMAGE256:{PICTURE}] [MASK-ENCODE:a|refcoco|3] left of it"},
+                    {"value": f"[IMAGE256:{SEG_LLM_IMAGE}] [MASK-ENCODE:a|refcoco|3] left of it"},
                     {"value": "[MASK-DECODE:a|refcoco|3]"},
                 ]
             },

@@ -11,30 +11,25 @@ from segzero.data.parquet import to_parquet
 from segzero.data.readers import READERS, read
 from segzero.data.readers.plain_pickle import loads
 from segzero.errors import UserError
-from segzero.masks import encode
-from tests.data.test_reader_coco import CAT
-from tests.data.test_reader_coco import FILE as COCO
-from tests.data.test_reader_converseg import ITEM
-from tests.data.test_reader_label_studio import BRUSH, POLYGON, RECTANGLE, task
-from tests.data.test_reader_reason_seg import annotation, shape
-from tests.data.test_reader_refer import INSTANCES, REFS
-from tests.data.test_reader_refer import NAME as REFER_IMAGE
-from tests.data.test_reader_region_reasoner import DIALOGUE
-from tests.data.test_reader_seg_llm import single
+from tests.helpers.published_records import (
+    BRUSH,
+    COCO_CAT,
+    COCO_FILE,
+    CONVERSEG_ITEM,
+    FLAG,
+    POLYGON,
+    RECTANGLE,
+    REFER_IMAGE,
+    REFER_INSTANCES,
+    REFER_REFS,
+    REGION_DIALOGUE,
+    lisa_annotation,
+    lisa_shape,
+    seg_llm_conversation,
+    studio_task,
+)
 from tests.helpers.reader_files import box_mask, jpeg, mask_png, write_json
 
-TURN = {"question": "the mug", "boxes": [[1, 1, 4, 4]], "points": [[[2, 2]]], "masks": [encode(box_mask(1, 1, 4, 4))]}
-FLAG = {"id": "f", "verdict": "good", "note": "", "policy": "p", "segmenter": "s", "image": "cat.jpg", "width": 12}
-FLAG |= {
-    "height": 8,
-    "question": "the cup",
-    "state": "found",
-    "error": None,
-    "think": "",
-    "raw_text": "",
-    "turns": [TURN],
-}
-FLAG |= {"objects": [{"box": [1, 1, 4, 4], "points": [[2, 2]], "rle": TURN["masks"][0]}]}
 ODD = [None, True, -1, 0, 10**30, 1.5, float("nan"), "", "x", "\ud800", [], [[]], {}, {"a": []}, [None], [{}]]
 
 
@@ -72,24 +67,30 @@ def published(format: str, folder: Path) -> tuple[Path, list[tuple[Path, Any]]]:
         jpeg(folder / name)
     jpeg(folder / "images/mscoco/images/train2014" / REFER_IMAGE)
     mask_png(folder / "masks/0001.png", box_mask(1, 1, 4, 4))
-    boxes = annotation(shape("target", 2, 1, 5, 4), shape("ignore", 0, 0, 3, 3))
-    refer = [(folder / "grefcoco/grefs(unc).json", REFS), (folder / "grefcoco/instances.json", INSTANCES)]
+    boxes = lisa_annotation(lisa_shape("target", 2, 1, 5, 4), lisa_shape("ignore", 0, 0, 3, 3))
+    refer = [(folder / "grefcoco/grefs(unc).json", REFER_REFS), (folder / "grefcoco/instances.json", REFER_INSTANCES)]
     seg_llm = [
         (
             folder / "conversations_folder/a/x.json",
-            [single(f"[MASK-DECODE:7.jpg|refcoco|{i}]", "7.jpg") for i in (3, 4)],
+            [seg_llm_conversation(f"[MASK-DECODE:7.jpg|refcoco|{i}]", "7.jpg") for i in (3, 4)],
         ),
-        (folder / "annotations_folder/refcoco/instances.json", {"annotations": [CAT | {"id": 3}, CAT | {"id": 4}]}),
+        (
+            folder / "annotations_folder/refcoco/instances.json",
+            {"annotations": [COCO_CAT | {"id": 3}, COCO_CAT | {"id": 4}]},
+        ),
     ]
     jpeg(folder / "images_folder/7.jpg")
     return {
-        "coco": (folder / "file.json", [(folder / "file.json", COCO)]),
+        "coco": (folder / "file.json", [(folder / "file.json", COCO_FILE)]),
         "reason_seg": (folder, [(folder / "a.json", boxes)]),
         "grefcoco": (folder / "grefcoco", refer),
-        "converseg": (folder / "items.json", [(folder / "items.json", {"items": [ITEM, ITEM | {"id": 2}]})]),
+        "converseg": (
+            folder / "items.json",
+            [(folder / "items.json", {"items": [CONVERSEG_ITEM, CONVERSEG_ITEM | {"id": 2}]})],
+        ),
         "folder": (folder, [(folder / "prompts.jsonl", {"image": "cat.jpg", "prompt": "x", "mask": ["0001.png"]})]),
-        "label_studio": (folder / "ls.json", [(folder / "ls.json", [task(POLYGON, RECTANGLE, BRUSH)])]),
-        "region_reasoner": (folder / "rr.json", [(folder / "rr.json", [DIALOGUE])]),
+        "label_studio": (folder / "ls.json", [(folder / "ls.json", [studio_task(POLYGON, RECTANGLE, BRUSH)])]),
+        "region_reasoner": (folder / "rr.json", [(folder / "rr.json", [REGION_DIALOGUE])]),
         "seg_llm": (folder / "conversations_folder/a/x.json", seg_llm),
         "flags": (folder, [(folder / "flags.jsonl", FLAG)]),
     }[format]
@@ -100,7 +101,7 @@ def published(format: str, folder: Path) -> tuple[Path, list[tuple[Path, Any]]]:
     ["coco", "reason_seg", "grefcoco", "converseg", "folder", "label_studio", "region_reasoner", "seg_llm", "flags"],
 )
 def test_whatever_a_file_holds_is_read_or_one_line(format, tmp_path):
-    """No other exception comes out, what is wrong is a single line, and what is read can be stored."""
+    """No other exception comes out, what is wrong is a seg_llm_conversation line, and what is read can be stored."""
     rng = random.Random(5)
     source, files = published(format, tmp_path)
     for file, value in files:
