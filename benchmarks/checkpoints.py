@@ -1,9 +1,9 @@
-"""Looking a checkpoint over: XXH3 in threads, as `segzero train` does it, against SHA-256 of one file after the other.
+"""Speed of checking a checkpoint: XXH3 in threads, as in `segzero train`, against SHA-256 of one file after the other.
 
 The checkpoint is synthetic: random bytes in eight shards of 256 MB, which stay in the page cache, so that the hashes
-are measured and not the disk. Both ways take turns. CPU seconds are those of all threads.
+are measured and not the disk. The methods take turns. CPU seconds are those of all threads.
 
-    python benchmarks/checkpoints.py [--repeats 5] [--gigabytes 2.0] [--folder DIR]
+    python -m benchmarks.checkpoints [--repeats 5] [--gigabytes 2.0] [--folder DIR]
 """
 
 import argparse
@@ -25,30 +25,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--gigabytes", type=float, default=2.0)
-    parser.add_argument("--folder", type=Path, help="where the checkpoint goes; a temporary folder otherwise")
+    parser.add_argument("--folder", type=Path, help="folder of the checkpoint (default: a temporary one)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         checkpoint = make_checkpoint(Path(name), int(args.gigabytes * 1e9))
         hashes = sha256_one_by_one(checkpoint)
-        ways: dict[str, Callable[[], object]] = {
-            "SHA-256, one thread": lambda: sha256_one_by_one(checkpoint) == hashes or error(),
-            "XXH3, threads": lambda: checkpoints.damage(checkpoint) is None or error(),
-            "sizes alone": lambda: checkpoints.damage(checkpoint, hashes=False) is None or error(),
+        methods: dict[str, Callable[[], object]] = {
+            "SHA-256, one thread": lambda: sha256_one_by_one(checkpoint) == hashes or fail(),
+            "XXH3, threads": lambda: checkpoints.damage(checkpoint) is None or fail(),
+            "sizes alone": lambda: checkpoints.damage(checkpoint, hashes=False) is None or fail(),
         }
-        taken: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+        taken: dict[str, list[tuple[float, float]]] = {method: [] for method in methods}
         for _ in range(args.repeats):
-            for way, look in ways.items():
-                taken[way].append(seconds(look))
+            for method, check in methods.items():
+                taken[method].append(seconds(check))
         print(
             f"{args.gigabytes} GB in {RANKS} shards, {os.cpu_count()} cores, {args.repeats} repeats: wall and CPU time"
         )
-        for way, runs in taken.items():
+        for method, runs in taken.items():
             ratios = [
                 [before[kind] / now[kind] for before, now in zip(taken["SHA-256, one thread"], runs, strict=True)]
                 for kind in (0, 1)
             ]
             times = " and ".join(f"{statistics.median(run[kind] for run in runs):.4f} s" for kind in (0, 1))
-            print(f"{way:20} {times}; " + ", ".join(spread(each) for each in ratios))
+            print(f"{method:20} {times}; " + ", ".join(spread(each) for each in ratios))
 
 
 def make_checkpoint(run: Path, size: int) -> Path:
@@ -61,20 +61,20 @@ def make_checkpoint(run: Path, size: int) -> Path:
 
 
 def sha256_one_by_one(checkpoint: Path) -> dict[str, str]:
-    """The way of earlier versions."""
-    found = {}
+    """Hash the files as earlier versions did."""
+    digests = {}
     for name in manifest.files(checkpoint):
         digest = hashlib.sha256()
         with (checkpoint / name).open("rb") as content:
             while chunk := content.read(1 << 22):
                 digest.update(chunk)
-        found[name] = digest.hexdigest()
-    return found
+        digests[name] = digest.hexdigest()
+    return digests
 
 
-def seconds(look: Callable[[], object]) -> tuple[float, float]:
+def seconds(check: Callable[[], object]) -> tuple[float, float]:
     wall, cpu = time.perf_counter(), time.process_time()
-    look()
+    check()
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
@@ -82,8 +82,8 @@ def spread(ratios: list[float]) -> str:
     return f"{statistics.median(ratios):.1f}x ({min(ratios):.1f} to {max(ratios):.1f})"
 
 
-def error() -> None:
-    raise SystemExit("the checkpoint changed while it was looked over")
+def fail() -> None:
+    raise SystemExit("the checkpoint changed while it was checked")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Does GRPO teach later rounds of dialogues? The shipped policy before and after, on held-out conversations.
+"""Gain of GRPO in the later rounds of dialogues: the shipped policy before and after, on held-out dialogues.
 
-Training asks second and third rounds of conversations about synthetic scenes, a part of them after the policy's own
-answers to the earlier rounds, and rewards masks and the citing of the reference. The figures are the IoU of matched
-boxes, with true and with predicted history; chance is one shape of the scene, whichever, or to repeat what is referred
-to, if that is worth more.
+Training uses the second and third rounds of dialogues about synthetic scenes, a part of them after the policy's own
+answers to the earlier rounds, and rewards masks and citations of the reference. The figures are the IoU of matched
+boxes, with true and with predicted history. Chance is a random shape of the scene, or a repetition of the objects
+referred to, whichever scores more.
 
-    python benchmarks/dialogues.py [--seeds 1] [--steps 60] [--conversations 150] [--own 0.25] [--out FOLDER]
+    python -m benchmarks.dialogues [--seeds 1] [--steps 60] [--conversations 150] [--own 0.25] [--out FOLDER]
 """
 
 import argparse
@@ -33,14 +33,14 @@ from segzero.tiny.policy import FRAME
 from segzero.tiny.questions import HELD_OUT_SEED
 
 TEST_SEED, VALIDATION_SEED, TRAIN_SEED = 2, 60_001, 20_000  # the first two above that of held-out scenes
-VALIDATED = 75  # conversations
+VALIDATED = 75  # dialogues
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--steps", type=int, default=60, help="of training; 0 only measures the shipped policy")
+    parser.add_argument("--steps", type=int, default=60, help="training steps; 0 measures the shipped policy alone")
     parser.add_argument("--conversations", type=int, default=150)
     parser.add_argument("--own", type=float, default=0.25, help="data.own_history")
     parser.add_argument("--out", type=Path, default=None, help="keep runs and merged policies here")
@@ -51,8 +51,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for seed in range(options.first, options.first + options.seeds) if options.steps else ():
             begin = time.monotonic()
-            conversations = -(-options.steps * BATCH // 2)  # each has two later rounds, seldom one
-            training = later(make_dialogues(conversations + conversations // 10, TRAIN_SEED + seed))
+            dialogues = -(-options.steps * BATCH // 2)  # each has two later rounds, seldom one
+            training = later(make_dialogues(dialogues + dialogues // 10, TRAIN_SEED + seed))
             _, merged = train(
                 (options.out or Path(temporary)) / f"seed_{seed}",
                 training[: options.steps * BATCH],
@@ -67,12 +67,12 @@ def main() -> None:
 
 
 def later(rounds: Sequence[Sample]) -> list[Sample]:
-    """Without the first rounds, which single questions are."""
+    """Leave out the first rounds, which are single questions."""
     return [sample for sample in rounds if sample.turns]
 
 
 def measure(policy: Path, rounds: Sequence[Sample]) -> dict[str, list[Prediction]]:
-    """Greedy answers with either history."""
+    """Answer greedily with each history."""
     pipeline = SegZeroPipeline.from_pretrained(policy, shipped.segmenter_path(), policy_backend="transformers")
     return {history: answer(pipeline, rounds, history) for history in HISTORIES}
 
@@ -83,14 +83,14 @@ def report(
     after: dict[str, list[Prediction]],
     before: dict[str, list[Prediction]] | None = None,
 ) -> None:
-    """A table: rounds and kinds down, histories across; then what is gained."""
+    """Print a table with a row per round and kind and columns per history, then the gains."""
     print(f"\n{name}")
     numbers = np.array([sample.meta["round"] for sample in rounds])
     kinds = np.array([sample.category for sample in rounds])
-    talks = np.array([sample.meta["dialogue"] for sample in rounds])
+    dialogues = np.array([sample.meta["dialogue"] for sample in rounds])
     later, second = numbers > 1, numbers == 2
-    scores = {history: scores_of(rounds, said) for history, said in after.items()}
-    chances = {history: chances_of(rounds, said) for history, said in after.items()}
+    scores = {history: scores_of(rounds, predictions) for history, predictions in after.items()}
+    chances = {history: chances_of(rounds, predictions) for history, predictions in after.items()}
     chosen = {f"round {number}": numbers == number for number in sorted(set(numbers.tolist()))}
     chosen |= {f"  {kind}, later": (kinds == kind) & later for kind in sorted(set(kinds[later].tolist()))}
     print(f"{'':20}" + "".join(f"{history + ' history':>20}{'chance':>10}" for history in scores) + f"{'of':>6}")
@@ -99,38 +99,41 @@ def report(
         print(f"{label:20}{cells}{where.sum():6}")
     for history, values in scores.items():
         above = (values - chances[history])[second]
-        print(f"round 2 above chance, {history} history: {with_spread(above, talks[second])}")
+        print(f"round 2 above chance, {history} history: {with_spread(above, dialogues[second])}")
         if before is not None:
             gain = (values - scores_of(rounds, before[history]))[later]
-            print(f"later rounds gained, {history} history: {with_spread(gain, talks[later])}")
-    cited = [citing(*pair) for pair in zip(rounds, after[TRUE], strict=True) if pair[0].turns]
+            print(f"later rounds gained, {history} history: {with_spread(gain, dialogues[later])}")
+    cited = [citation(*pair) for pair in zip(rounds, after[TRUE], strict=True) if pair[0].turns]
     print(f"references cited: {np.mean(cited):.3f}", flush=True)
 
 
-def scores_of(rounds: Sequence[Sample], said: Sequence[Prediction]) -> np.ndarray:
-    """[N]"""
-    return np.array([score(*pair) for pair in zip(rounds, said, strict=True)])
+def scores_of(rounds: Sequence[Sample], predictions: Sequence[Prediction]) -> np.ndarray:
+    """Score predictions, [N]."""
+    return np.array([score(*pair) for pair in zip(rounds, predictions, strict=True)])
 
 
-def chances_of(rounds: Sequence[Sample], said: Sequence[Prediction]) -> np.ndarray:
-    """[N]; where nothing is right, how often the policy says so where it is wrong."""
-    empty = [not one.error and not one.objects for sample, one in zip(rounds, said, strict=True) if not sample.empty]
+def chances_of(rounds: Sequence[Sample], predictions: Sequence[Prediction]) -> np.ndarray:
+    """Chance of each round, [N]; for an empty truth, how often the policy answers wrongly that nothing is there."""
+    pairs = zip(rounds, predictions, strict=True)
+    empty = [not prediction.error and not prediction.objects for sample, prediction in pairs if not sample.empty]
     return np.array([np.mean(empty) if sample.empty else chance_score(sample) for sample in rounds])
 
 
-def score(sample: Sample, said: Prediction) -> float:
-    """The IoU of matched boxes; what can't be read has none."""
-    return 0.0 if said.error else matched_iou([o.box for o in said.objects], [o.box for o in sample.objects])
+def score(sample: Sample, prediction: Prediction) -> float:
+    """IoU of matched boxes; 0 for an unreadable answer."""
+    return (
+        0.0 if prediction.error else matched_iou([o.box for o in prediction.objects], [o.box for o in sample.objects])
+    )
 
 
-def citing(sample: Sample, said: Prediction) -> float:
-    """What the reward's term gives the think-chain."""
-    return cites(Case.of_sample(said.raw_text, sample, FRAME, prompt_boxes=sample_prompt(sample, FRAME).boxes))
+def citation(sample: Sample, prediction: Prediction) -> float:
+    """The value of the reward's citation term for the chain of thought."""
+    return cites(Case.of_sample(prediction.raw_text, sample, FRAME, prompt_boxes=sample_prompt(sample, FRAME).boxes))
 
 
-def with_spread(values: np.ndarray, talks: np.ndarray) -> str:
-    """The mean, and 95 % of bootstrap means; whole conversations are drawn, as their rounds depend on each other."""
-    _, place = np.unique(talks, return_inverse=True)
+def with_spread(values: np.ndarray, dialogues: np.ndarray) -> str:
+    """Mean and 95 % interval by bootstrap over whole dialogues, as the rounds of one depend on each other."""
+    _, place = np.unique(dialogues, return_inverse=True)
     sums = bootstrap(np.stack([np.bincount(place, values), np.bincount(place)], axis=1))
     low, high = np.quantile(sums[:, 0] / sums[:, 1], [0.025, 0.975])
     return f"{values.mean():+.3f} ({low:+.3f} to {high:+.3f})"

@@ -1,15 +1,15 @@
-"""Memory of real trainings on a CPU against what dry_run estimates.
+"""Memory of real training runs on a CPU against the estimates of dry_run.
 
-Each shape is trained for two steps of two answers a prompt. Every half second the proportional set sizes (PSS, where a
-page that several processes share counts once in all) of the run and its descendants are added up; the largest sum is
-the measured peak. The estimate is `segzero.training.memory.memory_of` for the very same configuration.
+Each configuration is trained for two steps of two answers per prompt. Every half second the proportional set sizes
+(PSS, in which a page that several processes share counts once in all) of the run and its descendants are added up; the
+largest sum is the measured peak. The estimate is `segzero.training.memory.memory_of` for the same configuration.
 
-    python benchmarks/estimates.py [--only tiny,plain,kl,logits]
+    python -m benchmarks.estimates [--only tiny,plain,kl,logits]
 
 tiny    the shipped policy, hardware=cpu
 plain   Qwen's vocabulary on a narrow Qwen2.5-VL of random weights, hardware=cpu, no KL loss
 kl      the same with KL loss and its reference model, as hardware=gpu4 has it, rehearse=cpu
-logits  the same as plain, one prompt a step, with the logits of a whole pass in memory (use_fused_kernels=false)
+logits  the same as plain, one prompt per step, with the logits of a whole pass in memory (use_fused_kernels=false)
 """
 
 import argparse
@@ -26,9 +26,9 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).parent.parent
-EVERY = 0.5  # s between two samples
-WITHIN = 0.25  # an estimate may be off by so much
-WIDTH, LAYERS = 512, 4  # of the random policy
+INTERVAL = 0.5  # seconds between two samples of the memory
+TOLERANCE = 0.25  # relative error of an estimate that is accepted
+WIDTH, LAYERS = 512, 4  # size of the random policy
 COMMON = ["reward=vision_reasoner", "trainer.total_training_steps=2", "trainer.val_before_train=false"]
 COMMON += ["trainer.test_freq=-1", "trainer.save_freq=-1", "data.train_batch_size=2", "actor_rollout_ref.rollout.n=2"]
 REAL = ["model=qwen2_5_vl_3b", "data.frame=stretch(840)", "data.prompt=vision_reasoner", "data.max_prompt_length=1120"]
@@ -47,10 +47,10 @@ RUNS = {
 
 @dataclass(frozen=True)
 class Peak:
-    """The moment at which a run held most memory."""
+    """Largest memory of a run."""
 
-    total: float
-    processes: Counter[str]  # bytes by name then
+    total: float  # bytes
+    processes: Counter[str]  # bytes of the processes at that moment, by name
 
 
 def main() -> None:
@@ -72,10 +72,10 @@ def main() -> None:
             ratio = predicted / peak.total
             print(f"| {name} | {gib(predicted)} | {gib(peak.total)} | {ratio:.2f} |", flush=True)
             details += [f"{name}, estimated: {words(parts)}", f"{name}, at the peak: {words(peak.processes)}"]
-            missed += [name] * (abs(ratio - 1) > WITHIN)
+            missed += [name] * (abs(ratio - 1) > TOLERANCE)
     print("\n" + "\n".join(details))
     if missed:
-        sys.exit(f"more than {WITHIN:.0%} off: {', '.join(missed)}")
+        sys.exit(f"more than {TOLERANCE:.0%} off: {', '.join(missed)}")
 
 
 def make_data(folder: Path) -> None:
@@ -89,17 +89,17 @@ def make_data(folder: Path) -> None:
 
 def overrides_of(name: str, folder: Path) -> list[str]:
     files = [f"data.{split}_files={folder / split}.parquet" for split in ("train", "val")]
-    found = [*COMMON, *RUNS[name], *files, f"trainer.default_local_dir={folder / name}"]
-    if "model=qwen2_5_vl_3b" in found:
+    overrides = [*COMMON, *RUNS[name], *files, f"trainer.default_local_dir={folder / name}"]
+    if "model=qwen2_5_vl_3b" in overrides:
         policy = folder / "policy"
         if not policy.exists():
             make_policy(policy)
-        found.append(f"actor_rollout_ref.model.path={policy}")
-    return found
+        overrides.append(f"actor_rollout_ref.model.path={policy}")
+    return overrides
 
 
 def make_policy(folder: Path) -> None:
-    """A Qwen2.5-VL of random weights that is wide enough for its weights to count."""
+    """Save a Qwen2.5-VL with random weights that is wide enough for their memory to matter."""
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -118,7 +118,7 @@ def make_policy(folder: Path) -> None:
 
 
 def estimate(overrides: list[str]) -> dict[str, float]:
-    """Bytes of each part, as dry_run adds them up."""
+    """Estimate the bytes of each part, as dry_run does."""
     from segzero.training import checks
     from segzero.training.config import compose
     from segzero.training.launch import settle
@@ -129,7 +129,7 @@ def estimate(overrides: list[str]) -> dict[str, float]:
 
 
 def measure(command: list[str], log: Path) -> Peak:
-    """Run a command to its end."""
+    """Run a command to its end and sample its memory."""
     peak = Peak(0, Counter())
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     with log.open("w") as out:
@@ -140,17 +140,17 @@ def measure(command: list[str], log: Path) -> Peak:
                 held = sample(seen)
                 if held.total() > peak.total:
                     peak = Peak(held.total(), held)
-                time.sleep(EVERY)
+                time.sleep(INTERVAL)
         finally:
             run.terminate()
             run.wait()
     if run.returncode:
-        sys.exit(f"the run ended with {run.returncode}. The end of what it said:\n{log.read_text()[-3000:]}")
+        sys.exit(f"the run ended with {run.returncode}. Its output ends with:\n{log.read_text()[-3000:]}")
     return peak
 
 
 def sample(seen: dict[int, psutil.Process]) -> Counter[str]:
-    """Bytes of all processes by name; children are remembered, as some outlive the process that started them."""
+    """Memory of all processes by name; children are kept in `seen`, as some outlive the process that started them."""
     held: Counter[str] = Counter()
     for process in list(seen.values()):
         with suppress(psutil.Error):
@@ -166,7 +166,7 @@ def sample(seen: dict[int, psutil.Process]) -> Counter[str]:
 
 
 def _name(process: psutil.Process) -> str:
-    """Ray's name for its workers, and otherwise the program's."""
+    """Ray's or vLLM's name of a worker, or the name of the program."""
     first = (process.cmdline() or [process.name()])[0]
     return first if first.startswith(("ray::", "VLLM::")) else process.name()
 

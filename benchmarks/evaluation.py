@@ -1,12 +1,13 @@
-"""Scoring stored answers again, against the published way: nested lists of booleans, in one process.
+"""Speed of scoring stored answers, against the published method: nested lists of booleans, in one process.
 
-Synthetic photos of 640x480 with one to three blobs each, and answers that are a little off. Times are CPU time.
+The samples are synthetic photos of 640x480 with one to three blobs each, and the answers are slightly wrong. Times are
+CPU time.
 
-    rate      samples scored a second: ours from predictions.jsonl and .parquet, theirs from lists of booleans
-    disk      bytes of a mask, stored
-    memory    peak resident memory of a process that scores 2,000 samples, and ten times as many
+    rate      samples scored per second: ours from predictions.jsonl and .parquet, theirs from lists of booleans
+    disk      bytes of a stored mask
+    memory    peak resident memory of a process that scores 2,000 samples, and of one that scores ten times as many
 
-    OMP_NUM_THREADS=1 python benchmarks/evaluation.py [--samples 2000] [--published 60]
+    OMP_NUM_THREADS=1 python -m benchmarks.evaluation [--samples 2000] [--published 60]
 """
 
 import argparse
@@ -32,13 +33,13 @@ from segzero.masks import Mask, box_of, decode, encode, union
 from segzero.sample import Object, Sample
 
 WIDTH, HEIGHT = 640, 480
-DISTINCT = 200  # pictures; further samples are about the same ones, under other ids
+DISTINCT = 200  # distinct images; further samples repeat them under other ids
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=2000)
-    parser.add_argument("--published", type=int, default=60, help="samples scored in the published way")
+    parser.add_argument("--published", type=int, default=60, help="samples scored by the published method")
     parser.add_argument("--score", type=Path, help=argparse.SUPPRESS)  # the process whose memory is measured
     args = parser.parse_args()
     if args.score:
@@ -63,7 +64,7 @@ def compare(folder: Path, samples: int, published: int) -> None:
     hub, theirs_too = timed(lambda: score_hub(folder / "nested", pairs[:published]))
     check_agreement(folder / "ours", theirs, theirs_too)
 
-    print(f"{samples} samples of {WIDTH}x{HEIGHT}; {published} in the published way")
+    print(f"{samples} samples of {WIDTH}x{HEIGHT}; {published} by the published method")
     print(f"rate    ours {samples / ours:.0f}/s, with all figures and their intervals {samples / with_figures:.0f}/s")
     for name, seconds in (("JSON lists, truth and answer", lists), ("the hub's column, answer in memory", hub)):
         rate = published / seconds
@@ -83,25 +84,25 @@ def compare(folder: Path, samples: int, published: int) -> None:
 
 
 def make_pair(random: np.random.Generator, number: int) -> tuple[Sample, Prediction]:
-    """A sample and what was answered: the same blobs, moved a little."""
-    objects, found = [], []
+    """Make a sample and its answer: the same blobs, moved a little."""
+    objects, predicted = [], []
     for _ in range(int(random.integers(1, 4))):
         center, radius = random.uniform((80, 80), (WIDTH - 80, HEIGHT - 80)), random.uniform(20, 70, size=2)
         wobble, at = random.uniform(0, 0.25, size=4), random.uniform(0, 2 * np.pi, size=4)
         true = blob(center, radius, wobble, at)
         drawn = blob(center + random.normal(0, 4, size=2), radius * random.uniform(0.9, 1.1), wobble, at)
         objects.append(Object(box_of(true), rle=encode(true)))
-        found.append(Predicted(box_of(drawn), encode(drawn), ((float(center[0]), float(center[1])),), 0.9))
+        predicted.append(Predicted(box_of(drawn), encode(drawn), ((float(center[0]), float(center[1])),), 0.9))
     sample = Sample(str(number), "photo.jpg", f"question {number}", WIDTH, HEIGHT, tuple(objects))
     think = "There are several things on the table. The one that holds the tea stands on the left of the lamp."
-    score = score_sample(sample, found).score
+    score = score_sample(sample, predicted).score
     return sample, Prediction(
-        sample.id, sample.question, f"<think>{think}</think>", think, None, "", tuple(found), score
+        sample.id, sample.question, f"<think>{think}</think>", think, None, "", tuple(predicted), score
     )
 
 
 def blob(center: np.ndarray, radius: np.ndarray, wobble: np.ndarray, at: np.ndarray) -> Mask:
-    """An ellipse with an uneven outline."""
+    """Draw an ellipse with an uneven outline."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     dx, dy = (x - center[0]) / radius[0], (y - center[1]) / radius[1]
     angle = np.arctan2(dy, dx)
@@ -121,7 +122,7 @@ def write_ours(folder: Path, pairs: list[tuple[Sample, Prediction]], count: int)
 
 
 def write_nested(folder: Path, pairs: list[tuple[Sample, Prediction]]) -> None:
-    """The masks as the published evaluation sets have them, in a hub column; and both masks as lists in JSON."""
+    """Write the true masks as a hub column, as published, and the true and predicted masks as lists in JSON."""
     from datasets import Dataset, Features, List, Value
 
     folder.mkdir()
@@ -143,18 +144,18 @@ def rows_of(folder: Path) -> Iterator:
 
 
 def score(folder: Path) -> int:
-    """Every sample's row: IoU, boxes, matched objects."""
+    """Score every sample; returns their number."""
     return sum(1 for _ in rows_of(folder))
 
 
 def score_nested(folder: Path) -> list[tuple[int, int]]:
-    """The published way: lists become arrays, and pixels are counted."""
+    """Score by the published method: convert lists to arrays and count pixels."""
     with (folder / "masks.jsonl").open() as file:
         return [counted(np.array(row["mask"]), np.array(row["pred"])) for row in map(json.loads, file)]
 
 
 def score_hub(folder: Path, pairs: list[tuple[Sample, Prediction]]) -> list[tuple[int, int]]:
-    """The same with the truth from the hub's column, and the answer's mask still in memory."""
+    """Score with the truth from the hub's column and the answer's mask in memory."""
     from datasets import Dataset
 
     dataset = Dataset.from_parquet(str(folder / "test.parquet"), cache_dir=str(folder / "cache"))
@@ -167,7 +168,7 @@ def counted(true: Mask, drawn: Mask) -> tuple[int, int]:
 
 
 def check_agreement(folder: Path, *others: list[tuple[int, int]]) -> None:
-    """All ways count the same pixels."""
+    """Check that all methods count the same pixels."""
     scores = [row.score for row in rows_of(folder)]
     for other in others:
         assert [(s.intersection, s.union) for s in scores[: len(other)]] == other
@@ -178,7 +179,7 @@ def whole(rles: list) -> Mask:
 
 
 def timed(work: Callable) -> tuple[float, object]:
-    """CPU seconds of the second of two calls, and what it returned."""
+    """Call twice; returns the CPU seconds and the result of the second call."""
     work()
     begin = time.process_time()
     result = work()
@@ -186,7 +187,7 @@ def timed(work: Callable) -> tuple[float, object]:
 
 
 def peak_megabytes(folder: Path, samples: int) -> int:
-    """Of a process that makes all figures of the first samples."""
+    """Peak memory of a process that computes all figures of the first samples."""
     command = [sys.executable, __file__, "--score", str(folder), "--samples", str(samples)]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 

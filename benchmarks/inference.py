@@ -1,10 +1,10 @@
-"""Images a second from question to mask: the pipeline against the published way, same weights, same machine.
+"""Images per second from question to mask: the pipeline against the published method, with the same weights.
 
-The published way (Seg-Zero's and VisionReasoner's scripts): `generate` for one image at a time, then SAM2
-once an object, with the image encoded at each call. Loading models and starting engines is left out of both
-and reported by itself. The two ways take turns, so that a drift of the machine's speed hits both.
+The published method (Seg-Zero's and VisionReasoner's scripts) calls `generate` for one image at a time, then SAM2 once
+per object, with the image encoded at each call. Loading models and starting engines is left out of both and reported
+separately. The two methods take turns, so that a drift of the machine's speed affects both.
 
-    python benchmarks/inference.py [--scenes 64] [--repeats 3] [--backend auto]
+    python -m benchmarks.inference [--scenes 64] [--repeats 3] [--backend auto]
 """
 
 import argparse
@@ -59,16 +59,16 @@ def main() -> None:
 
     same = np.mean([mask_iou(r.union, union) for r, union in zip(results, unions, strict=True)])
     print(f"{args.scenes} scenes, {args.repeats} repeats; loading, left out of both:", end=" ")
-    print(f"published way {theirs_start:.1f} s, pipeline {ours_start:.1f} s")
-    report("published way", theirs, args.scenes, published.shares)
+    print(f"published method {theirs_start:.1f} s, pipeline {ours_start:.1f} s")
+    report("published method", theirs, args.scenes, published.shares)
     report(f"pipeline ({pipeline.policy.name})", ours, args.scenes, shares)
     ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
     print(f"ratio {statistics.median(ratios):.1f}x (from {min(ratios):.1f} to {max(ratios):.1f})")
-    print(f"mean IoU between the two ways' masks: {same:.4f}")
+    print(f"mean IoU between both methods' masks: {same:.4f}")
 
 
 class Published:
-    """The libraries as their documentation shows them, with nothing of this project but the prompt and the parser."""
+    """Published method: the libraries as documented, with this project's prompt and parser alone."""
 
     def __init__(self) -> None:
         self.checkpoint = read_checkpoint(shipped.policy_path())
@@ -79,7 +79,7 @@ class Published:
         self.shares = Counter[str]()
 
     def __call__(self, images: list[Image.Image], questions: list[str]) -> list[np.ndarray]:
-        """Union masks, one image and one object at a time."""
+        """Predict union masks, one image and one object at a time."""
         return [self.segment(image, question) for image, question in zip(images, questions, strict=True)]
 
     @torch.inference_mode()
@@ -89,18 +89,20 @@ class Published:
         messages = render_messages(question, self.checkpoint.prompt)
         text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         inputs = self.processor(text=[text], images=[frame.fit(image)], return_tensors="pt")
-        written = self.policy.generate(**inputs, do_sample=False, max_new_tokens=1024)
-        reply = self.processor.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
+        tokens = self.policy.generate(**inputs, do_sample=False, max_new_tokens=1024)
+        reply = self.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
         answered = time.perf_counter()
         union = np.zeros((image.height, image.width), bool)
         for instance in parse_answer(reply, prompt.format, extent=frame.extent(image.size)).instances:
             box, points = in_pixels(instance, frame, image.size)
             points = [list(point) for point in points]
             prompts = {"input_boxes": [[list(box)]], "input_points": [[points]], "input_labels": [[[1] * len(points)]]}
-            asked = self.sam_processor(images=image, **prompts, return_tensors="pt")
-            drawn = self.sam(**asked, multimask_output=True)
-            masks = self.sam_processor.post_process_masks(drawn.pred_masks, asked["original_sizes"])[0][0]  # [3, H, W]
-            union |= masks[drawn.iou_scores[0, 0].argmax()].numpy()
+            inputs = self.sam_processor(images=image, **prompts, return_tensors="pt")
+            output = self.sam(**inputs, multimask_output=True)
+            masks = self.sam_processor.post_process_masks(output.pred_masks, inputs["original_sizes"])[0][
+                0
+            ]  # [3, H, W]
+            union |= masks[output.iou_scores[0, 0].argmax()].numpy()
         self.shares.update({"policy": answered - begin, "segmenter": time.perf_counter() - answered})
         return union
 

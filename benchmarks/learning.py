@@ -1,9 +1,9 @@
-"""Does training help, and by more than chance? The demo's training from several seeds, on the same held-out scenes.
+"""Gain of the demo's training from several seeds, on the same held-out scenes.
 
-Each seed draws other training scenes, another order and other samples. The policy before training is the shipped
-one, so that the spread of the gains is the training's own.
+Each seed draws other training scenes, another order and other samples. Training always starts from the shipped policy,
+so that the spread of the gains is due to training alone.
 
-    python benchmarks/learning.py [--seeds 3] [--steps 100] [--scenes 200] [--out FOLDER]
+    python -m benchmarks.learning [--seeds 3] [--steps 100] [--scenes 200] [--out FOLDER]
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="keep runs and merged policies here")
     options = parser.parse_args()
     samples = make_samples(options.scenes, HELD_OUT_SEED + TEST_SEED)
-    before = ask(shipped.policy_path(), samples)
+    before = answer_all(shipped.policy_path(), samples)
     print(f"before   {line(before)}", flush=True)
     gains = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -36,15 +36,15 @@ def main() -> None:
             begin = time.monotonic()
             _, merged = learn((options.out or Path(temporary)) / f"seed_{seed}", options.steps, seed)
             minutes = (time.monotonic() - begin) / 60
-            after = ask(merged, samples)
+            after = answer_all(merged, samples)
             gains.append(after.figures["gIoU"] - before.figures["gIoU"])
             print(f"seed {seed:3} {line(after)}  gain {gains[-1]:+.3f}  {minutes:.1f} min", flush=True)
     spread = statistics.stdev(gains) if len(gains) > 1 else float("nan")
     print(f"gain in gIoU {statistics.mean(gains):+.3f}, standard deviation between seeds {spread:.3f}")
 
 
-def ask(policy: Path, samples: list) -> Evaluated:
-    """A policy's greedy answers."""
+def answer_all(policy: Path, samples: list) -> Evaluated:
+    """Answer the samples greedily and evaluate the answers."""
     pipeline = SegZeroPipeline.from_pretrained(policy, shipped.segmenter_path(), policy_backend="transformers")
     return evaluate(pipeline, samples)
 

@@ -1,10 +1,10 @@
-"""Merging a sharded checkpoint: ours against verl's own merger, time and peak memory side by side.
+"""Time and peak memory of merging a sharded checkpoint: ours against verl's own merger.
 
 The checkpoint is synthetic: a Qwen2.5-VL with random float32 weights in four FSDP2 shards, as `segzero train` and
-verl save them, 2 GB in all. Each merger runs in a process of its own, taking turns; a process's peak is the most
-memory it ever held (VmHWM), mapped files included. Both outputs must hold the same names and the same bits.
+verl save them, 2 GB in all. The mergers take turns, each in a process of its own, whose peak is the largest memory that
+it ever held (VmHWM), mapped files included. Both outputs must have the same names and the same bits.
 
-    OMP_NUM_THREADS=1 python benchmarks/merge.py [--repeats 3] [--gigabytes 2.0] [--folder DIR]
+    OMP_NUM_THREADS=1 python -m benchmarks.merge [--repeats 3] [--gigabytes 2.0] [--folder DIR]
 """
 
 import argparse
@@ -21,14 +21,14 @@ from pathlib import Path
 
 RANKS = 4
 HIDDEN, FEEDFORWARD, VOCABULARY = 1024, 4096, 32_000  # 134 MB for the largest tensor, the embeddings
-Measured = dict[str, float]  # seconds: imports, merge, whole; peak in bytes
+Measured = dict[str, float]  # "imports", "merge" and "whole" in seconds, "peak" in bytes
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--gigabytes", type=float, default=2.0)
-    parser.add_argument("--folder", type=Path, help="where the checkpoints go; a temporary folder otherwise")
+    parser.add_argument("--folder", type=Path, help="folder of the checkpoints (default: a temporary one)")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child and args.child[0] == "make":
@@ -89,7 +89,7 @@ def spread(values: list[float]) -> str:
 
 
 def compare(ours: Path, theirs: Path) -> int:
-    """Count the tensors of both; any difference in names, types or bits ends the program."""
+    """Count the tensors, which must have the same names, types and bits in both."""
     import torch
 
     left, right = read(ours), read(theirs)
@@ -101,20 +101,20 @@ def compare(ours: Path, theirs: Path) -> int:
 
 
 def read(folder: Path) -> dict:
-    """Every tensor's name, with the open file that holds it."""
+    """Open the file of each tensor, by the tensor's name."""
     from safetensors import safe_open
 
     files = [safe_open(path, "pt") for path in folder.glob("*.safetensors")]
     return {name: file for file in files for name in file.keys()}  # noqa: SIM118
 
 
-# What runs in a process of its own
+# Functions that run in a process of their own
 
 
 def run_child(who: str, source: str, argument: str) -> None:
     begin = time.perf_counter()
     if who == "ours":
-        import accelerate  # noqa: F401  # what merge imports when it is called
+        import accelerate  # noqa: F401  # imports of `merge`, so that they are not measured with it
         from transformers import AutoModelForImageTextToText  # noqa: F401
 
         from segzero.training.merge import merge
@@ -122,7 +122,7 @@ def run_child(who: str, source: str, argument: str) -> None:
         imported = time.perf_counter()
         merge(source, argument)
     else:
-        # On a machine without CUDA verl asks for a platform; the CPU's comes with our plugin.
+        # On a machine without CUDA verl needs a platform, which our plugin provides for the CPU.
         os.environ |= {"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "segzero.training.verl_glue.plugin"}
         from verl.model_merger.__main__ import main as merge_by_verl
 
@@ -136,7 +136,7 @@ def run_child(who: str, source: str, argument: str) -> None:
 
 
 def make_checkpoint(actor: Path, size: float) -> None:
-    """Shards of about `size` bytes: as many layers as that takes, on the shipped policy's processor."""
+    """Save shards of about `size` bytes: as many layers as that takes, with the shipped policy's processor."""
     import torch
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor

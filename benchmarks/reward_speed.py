@@ -1,10 +1,10 @@
-"""Scores a second on one core: every preset on answers of 3 objects (the presets of Seg-Zero: of one).
+"""Scores per second on one core: every preset on answers with 3 objects (Seg-Zero's presets: with one).
 
-With a checkout of Seg-Zero (`--published DIR`, the folder that holds its `verl/`), its own functions take turns
-with ours on the same responses, and the table gets their speed, the ratio, and how many scores differ.
-Time is the process's CPU time, so that a busy machine counts little.
+With a checkout of Seg-Zero (`--published DIR`, the folder that holds its `verl/`), its own functions take turns with
+ours on the same responses, and the table also shows their speed, the ratio, and how many scores differ. Times are CPU
+time, so that other load on the machine matters little.
 
-    OMP_NUM_THREADS=1 python benchmarks/reward_speed.py [--responses 500] [--rounds 15] [--published DIR]
+    OMP_NUM_THREADS=1 python -m benchmarks.reward_speed [--responses 500] [--rounds 15] [--published DIR]
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--published", type=Path, help="a checkout of Seg-Zero")
     args = parser.parse_args()
 
-    print(f"{args.responses} responses, median of {args.rounds} rounds (slowest to fastest), scores a second")
+    print(f"{args.responses} responses, median of {args.rounds} rounds (slowest to fastest), scores per second")
     for preset in rewards.PRESETS:
         cases = make_cases(preset, args.responses)
         ours, theirs = [], []
@@ -56,19 +56,19 @@ def main() -> None:
 
 
 def make_cases(preset: str, count: int) -> list[tuple[str, str]]:
-    """Responses with published solution strings; every second answer is right, the others are off by some pixels."""
+    """Make responses with published solution strings; every second one is right, the others are off by some pixels."""
     rng = random.Random(0)
     single = preset.startswith("seg_zero")
     cases = []
     for number in range(count):
         truth = [_object(rng, 2 if single else 1) for _ in range(1 if single else OBJECTS)]
-        said = truth if number % 2 else [_moved(rng, instance) for instance in truth]
+        answered = truth if number % 2 else [_moved(rng, instance) for instance in truth]
         if single:
             (x0, y0, x1, y1), ((px, py), (qx, qy)) = truth[0].box, truth[0].points
             solution = f"<box>({x0},{y0}),({x1},{y1})</box><points>({px},{py}),({qx},{qy})</points>"
         else:
             solution = render_answer(Answer(instances=tuple(truth))).split("<answer>")[1].removesuffix("</answer>")
-        cases.append((render_answer(Answer(THINK, tuple(said)), "seg_zero" if single else "multi"), solution))
+        cases.append((render_answer(Answer(THINK, tuple(answered)), "seg_zero" if single else "multi"), solution))
     return cases
 
 
@@ -86,7 +86,7 @@ def _moved(rng: random.Random, instance: Instance) -> Instance:
 
 
 def load_published(checkout: Path, preset: str) -> Callable[[str, str], float] | None:
-    """The published function, from its file alone: the package around it needs torch."""
+    """Load the published function from its file alone, as the package around it needs torch."""
     if preset not in PUBLISHED:
         return None
     file, name = PUBLISHED[preset]

@@ -1,11 +1,11 @@
-"""Masks for one image, 8 answers of 3 objects each: embedded once and decoded together, against encoded each time.
+"""Speed of masks for one image, 8 answers of 3 objects each: embedded once, against encoded for each object.
 
-The published scripts call SAM2's predictor once an object, with the image encoded at each call. Both ways take turns,
-use the same weights and the same backend, and end with masks at the image's size. Two models: the tiny SAM2 that comes
-with the package, and a SAM2.1 Hiera-T at 1024 pixels with random weights (speed does not depend on them). On a CPU,
-time is the process's CPU time, so that a busy machine counts little.
+The published scripts call SAM2's predictor once per object, with the image encoded at each call. Both methods take
+turns, use the same weights and the same backend, and end with masks at the image's size. Two models: the shipped tiny
+SAM2, and a SAM2.1 Hiera-T at 1024 pixels with random weights, on which speed does not depend. On a CPU, times are CPU
+time, so that other load on the machine matters little.
 
-    OMP_NUM_THREADS=1 python benchmarks/segmenter.py [--repeats 3] [--models tiny,hiera-t] [--device auto]
+    OMP_NUM_THREADS=1 python -m benchmarks.segmenter [--repeats 3] [--models tiny,hiera-t] [--device auto]
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> None:
 def measure(
     name: str, segmenter: Segmenter, image: Image.Image, prompts: list[MaskPrompt], repeats: int, clock: Clock
 ) -> None:
-    """One line of the table, and a check that both ways draw the same."""
+    """Print one line of the table, and the IoU between the masks of both methods."""
     together(segmenter, image, prompts[:2], clock)  # warm up
     ours, embeds, theirs = [], [], []
     for _ in range(repeats):
@@ -68,27 +68,27 @@ def measure(
     )
     print(f"ratio {statistics.median(ratios):.1f}x ({min(ratios):.1f} to {max(ratios):.1f})")
     same = [mask_iou(a, b) for a, b in zip(masks, published, strict=True)]
-    print(f"{'':8} IoU between the two ways' masks: mean {np.mean(same):.4f}, lowest {min(same):.4f}", flush=True)
+    print(f"{'':8} IoU between both methods' masks: mean {np.mean(same):.4f}, lowest {min(same):.4f}", flush=True)
 
 
 def together(
     segmenter: Segmenter, image: Image.Image, prompts: list[MaskPrompt], clock: Clock
 ) -> tuple[list[np.ndarray], float]:
-    """Masks of all objects, and the seconds that encoding took."""
+    """Predict the masks of all objects at once; returns them with the seconds that encoding took."""
     begin = clock()
     embeddings = segmenter.embed([image])
     embedded = clock() - begin
-    [drawn] = segmenter.decode(embeddings, [prompts])
-    return [each.masks[0] for each in drawn], embedded
+    [predictions] = segmenter.decode(embeddings, [prompts])
+    return [prediction.masks[0] for prediction in predictions], embedded
 
 
 def one_by_one(segmenter: Segmenter, image: Image.Image, prompts: list[MaskPrompt]) -> list[np.ndarray]:
-    """The same masks, the image encoded for each."""
+    """Predict the same masks with the image encoded for each."""
     return [segmenter.decode(segmenter.embed([image]), [[prompt]])[0][0].masks[0] for prompt in prompts]
 
 
 def make_case() -> tuple[Image.Image, list[MaskPrompt]]:
-    """A scene as a photograph's size, and each answer's boxes and points, a little different from answer to answer."""
+    """Make a scene of a photograph's size, and the boxes and points of its answers, which differ a little."""
     rng = np.random.default_rng(HELD_OUT_SEED + 4)
     while len((scene := make_scene(rng, size=640)).shapes) < OBJECTS:
         pass
@@ -101,7 +101,7 @@ def make_case() -> tuple[Image.Image, list[MaskPrompt]]:
 
 
 def random_hiera_t(folder: Path) -> Path:
-    """A checkpoint of SAM2.1 Hiera-T, untrained: transformers' default configuration is that model."""
+    """Save an untrained SAM2.1 Hiera-T, the model of transformers' default configuration."""
     import torch
     from transformers import Sam2Config, Sam2Model, Sam2Processor
     from transformers.models.sam2.image_processing_sam2 import Sam2ImageProcessor

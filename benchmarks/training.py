@@ -1,13 +1,13 @@
-"""GRPO on a CPU with the shipped policy: ours against verl as shipped and against TRL, and where the time goes.
+"""Speed of GRPO on a CPU with the shipped policy: ours against verl as shipped and TRL, with the phases of a step.
 
-Every run trains the same policy on the same samples with the same reward, 16 prompts x 8 answers a step, one update a
-step, in processes of its own, one run after the other. A step's time is what passes between two lines of its log; the
-first three are left out. Start is from the command to the end of the first step, update included.
+Every run trains the same policy on the same samples with the same reward, 16 prompts x 8 answers and one update per
+step, in processes of its own, one run after the other. The time of a step is that between two lines of the log; the
+first three steps are left out. The start lasts from the command to the end of the first step, update included.
 
-    python benchmarks/training.py [--only start,verl,trl,sam2,memory] [--steps 12]
+    python -m benchmarks.training [--only start,verl,trl,sam2,memory] [--steps 12]
 
-`start` is our own run, which `verl` and `trl` compare with and which prints its phases; `sam2` and `memory` are
-measured directly (training_parts.py). TRL gets an environment of its own, made by uv in ~/.cache/segzero-benchmarks.
+`start` is our own run with its phases, with which `verl` and `trl` compare; `sam2` and `memory` are measured directly
+(training_parts.py). TRL gets an environment of its own, made by uv in ~/.cache/segzero-benchmarks.
 """
 
 import argparse
@@ -22,16 +22,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import training_parts
+from benchmarks import training_parts
+from benchmarks.peers.shared import ANSWERS, LEARNING_RATE, MAX_ANSWER, MAX_PROMPT, PROMPTS, REWARD
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent
-sys.path.insert(0, str(HERE / "peers"))
-
-from shared import ANSWERS, LEARNING_RATE, MAX_ANSWER, MAX_PROMPT, PROMPTS, REWARD  # noqa: E402
-
+ROOT = Path(__file__).parents[1]
 PARTS = ("start", "verl", "trl", "sam2", "memory")
-DROPPED = 3
+DROPPED = 3  # steps at the start that are left out
 TRL = "1.16.0"
 TRL_PACKAGES = (
     "torch",
@@ -44,7 +40,7 @@ TRL_PACKAGES = (
     "pillow",
     "pycocotools",
 )
-PHASES = {  # of our steps: verl's timers
+PHASES = {  # phase of our steps -> verl's timer
     "generate": "gen",  # until the last group is written and scored
     "log-probs": "old_log_prob",
     "advantage": "adv",
@@ -55,19 +51,20 @@ PHASES = {  # of our steps: verl's timers
 
 @dataclass(frozen=True)
 class Run:
-    """When the lines of a run's log came, in seconds since it was started, and what they said."""
+    """Log of a run."""
 
     name: str
-    ends: list[float]
-    rows: list[dict]
+    ends: list[float]  # seconds from the start of the run to the end of each step
+    rows: list[dict]  # content of the log's lines
 
     @property
     def steps(self) -> list[float]:
-        """Seconds of each step that counts."""
+        """Seconds of each step that is not left out."""
         return [b - a for a, b in zip(self.ends, self.ends[1:], strict=False)][DROPPED - 1 :]
 
     @property
     def rates(self) -> list[float]:
+        """Samples per second of these steps."""
         return [PROMPTS * ANSWERS / seconds for seconds in self.steps]
 
 
@@ -96,7 +93,7 @@ def main() -> None:
 def compare_runs(chosen: list[str], steps: int, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     data = make_data(folder, steps)
-    print(f"{PROMPTS} prompts x {ANSWERS} answers a step, {steps} steps; median (fastest to slowest)", flush=True)
+    print(f"{PROMPTS} prompts x {ANSWERS} answers per step, {steps} steps; median (fastest to slowest)", flush=True)
     ours = run_ours(data, folder, steps)
     report(ours)
     phases(ours)
@@ -128,18 +125,18 @@ def run_ours(data: Path, folder: Path, steps: int) -> Run:
 
 def run_verl(data: Path, folder: Path, steps: int) -> Run:
     log = folder / "verl.jsonl"
-    command = [sys.executable, HERE / "peers" / "verl_stock.py", data, log, str(steps), *common(data)]
+    command = [sys.executable, "-m", "benchmarks.peers.verl_stock", data, log, str(steps), *common(data)]
     return watch("verl 0.9.1 as shipped", command, log, steps, folder)
 
 
 def run_trl(data: Path, folder: Path, steps: int) -> Run:
     log = folder / "trl.jsonl"
-    command = [trl_python(), HERE / "peers" / "trl_grpo.py", data, log, str(steps)]
+    command = [trl_python(), "-m", "benchmarks.peers.trl_grpo", data, log, str(steps)]
     return watch(f"TRL {TRL}, generating with transformers", command, log, steps, folder)
 
 
 def common(data: Path) -> list[str]:
-    """What the configuration of both verl runs must say for TRL's to be the same."""
+    """Overrides of both verl runs that make their configuration the same as TRL's."""
     return [
         f"data.train_files={data}",
         f"data.val_files={data.with_name('val.parquet')}",
@@ -152,7 +149,7 @@ def common(data: Path) -> list[str]:
 
 
 def trl_python() -> Path:
-    """TRL's own environment, with the versions of this one where both need the same package."""
+    """Python of TRL's own environment, which has the versions of this one for packages that both need."""
     from importlib.metadata import version
 
     home = Path.home() / ".cache" / "segzero-benchmarks" / f"trl-{TRL}"
@@ -168,38 +165,36 @@ def trl_python() -> Path:
 
 
 def watch(name: str, command: list, log: Path, steps: int, folder: Path) -> Run:
-    """Run a command and note when each line of its log comes."""
+    """Run a command and record the time of each line of its log."""
     log.unlink(missing_ok=True)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("VERL_", "VLLM_"))}
     environment |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    environment.pop("OMP_NUM_THREADS", None)  # each chooses for itself
-    said = folder / f"{name.split()[0]}.log"
+    environment.pop("OMP_NUM_THREADS", None)  # each run chooses for itself
+    output = folder / f"{name.split()[0]}.log"
     ends: list[float] = []
-    with said.open("w") as out:
+    with output.open("w") as out:
         begin = time.perf_counter()
         process = subprocess.Popen([*map(str, command)], stdout=out, stderr=subprocess.STDOUT, env=environment)
         try:
             while process.poll() is None:
-                seen = log.read_bytes().count(b"\n") if log.exists() else 0
-                ends += [time.perf_counter() - begin] * (min(seen, steps) - len(ends))
+                lines = log.read_bytes().count(b"\n") if log.exists() else 0
+                ends += [time.perf_counter() - begin] * (min(lines, steps) - len(ends))
                 time.sleep(0.02)
         finally:
             process.terminate()
             process.wait()
     if len(ends) < steps:
-        sys.exit(
-            f"{name}: {len(ends)} of {steps} steps were made. The end of what it said:\n{said.read_text()[-3000:]}"
-        )
+        sys.exit(f"{name}: {len(ends)} of {steps} steps were made. Its output ends with:\n{output.read_text()[-3000:]}")
     rows = [json.loads(line)["data"] for line in log.read_text().splitlines()[:steps]]
     return Run(name, ends, rows)
 
 
-# What is printed
+# The report
 
 
 def report(run: Run, ours: Run | None = None) -> None:
     print(f"\n{run.name}\n  start to the end of the first step  {run.ends[0]:.1f} s")
-    print(f"  a step      {spread(run.steps)} s")
+    print(f"  per step    {spread(run.steps)} s")
     print(f"  samples/s   {spread(run.rates)}")
     if ours is not None:
         middle = statistics.median(ours.rates) / statistics.median(run.rates)
@@ -209,7 +204,7 @@ def report(run: Run, ours: Run | None = None) -> None:
 
 
 def phases(run: Run) -> None:
-    """Where a step of ours goes."""
+    """Print the time of each phase of our steps."""
     rows = run.rows[DROPPED:]
     print(f"  {'phase':12}{'seconds':>24}{'share':>8}")
     total, known = statistics.median(run.steps), [0.0] * len(rows)
@@ -219,7 +214,7 @@ def phases(run: Run) -> None:
         print(f"  {phase:12}{spread(seconds):>24}{statistics.median(seconds) / total:>8.0%}")
         if phase == "generate":
             scored = [row["rollout/reward_seconds"] for row in rows]
-            print(f"  {'  reward':12}{spread(scored):>24}         a group, while others are written")
+            print(f"  {'  reward':12}{spread(scored):>24}         per group, while others are written")
     waited = [max(0.0, whole - part) for whole, part in zip(run.steps, known, strict=True)]
     print(f"  {'wait, log':12}{spread(waited):>24}{statistics.median(waited) / total:>8.0%}")
 

@@ -1,4 +1,4 @@
-"""Two parts of a training step measured directly: SAM2 in the reward, and what a trajectory weighs."""
+"""Direct measurements of two parts of training: SAM2 in the reward, and the size of a trajectory."""
 
 import asyncio
 import json
@@ -19,18 +19,17 @@ from segzero.segmenter import MaskPrompt, Segmenter, load_segmenter
 from segzero.training.segmenter_actor import Answers, Masks, SegmenterService
 
 ANSWERS = 8
-SIDE, LONGEST = 840, 2000  # a published training image, and the longest answer
+SIDE, LONGEST = 840, 2000  # side of a published training image in pixels, longest answer in tokens
 REPEATS = {"tiny": 3, "hiera-t": 1}
-IMAGES = {"tiny": 16, "hiera-t": 1}  # prompts a step
+IMAGES = {"tiny": 16, "hiera-t": 1}  # prompts per step
 
 
 def segmenter_phase(models: list[str]) -> None:
-    """The reward's masks: the actor's service against encoding the image for every rollout."""
-    from segmenter import random_hiera_t
-
+    """Compare the reward's masks by the actor's service with encoding the image for every rollout."""
+    from benchmarks.segmenter import random_hiera_t
     from segzero import shipped
 
-    print(f"\nSAM2 in the reward: {ANSWERS} answers an image; CPU seconds, median (fastest to slowest)", flush=True)
+    print(f"\nSAM2 in the reward: {ANSWERS} answers per image; CPU seconds, median (fastest to slowest)", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for model in models:
@@ -57,22 +56,22 @@ def compare_ways(model: str, segmenter: Segmenter, requests: list[tuple[str, Ans
 
 
 async def draw_all(segmenter: Segmenter, requests: list[tuple[str, Answers]]) -> list[Masks]:
-    """A step's requests, as the rollouts send them; the cache starts empty."""
+    """Answer the requests of a step, as the rollouts send them; the cache starts empty."""
     service = SegmenterService(segmenter)
     return await asyncio.gather(*(service.draw(path, answers) for path, answers in requests))
 
 
 def each_rollout(segmenter: Segmenter, path: str, answers: Answers) -> Masks:
-    """What a reward function does that is called with one answer at a time."""
+    """Predict the masks as a reward function that is called with one answer at a time."""
     masks = []
     for answer in answers:
-        found = segmenter.decode(segmenter.embed([load_image(path)]), [answer])[0] if answer else []
-        masks.append([encode(one.masks[0]) for one in found])
+        predictions = segmenter.decode(segmenter.embed([load_image(path)]), [answer])[0] if answer else []
+        masks.append([encode(prediction.masks[0]) for prediction in predictions])
     return masks
 
 
 def make_requests(folder: Path, count: int) -> list[tuple[str, Answers]]:
-    """Scenes as files, and for each the objects of several answers, a little different from answer to answer."""
+    """Make scenes as files, each with the prompts of several answers, which differ a little."""
     from segzero.tiny.questions import HELD_OUT_SEED, make_samples
 
     rng = np.random.default_rng(HELD_OUT_SEED + 5)
@@ -93,7 +92,7 @@ def make_requests(folder: Path, count: int) -> list[tuple[str, Answers]]:
 
 
 def trajectory_memory() -> None:
-    """Bytes of one trajectory about an 840x840 image with the longest answer, as processes hand it on."""
+    """Measure one trajectory about an 840x840 image with the longest answer, as processes exchange it."""
     from segzero.policy.checkpoint import read_checkpoint
     from segzero.training.rollouts import as_batch, trajectory
     from segzero.training.tokenization import Encoder, open_fitted, processor_of
@@ -107,7 +106,7 @@ def trajectory_memory() -> None:
         from PIL import Image
 
         Image.fromarray(noise).save(image)
-        question = "the mug " * 60  # fills the prompt to about the longest that is trained on
+        question = "the mug " * 60  # about the longest prompt that is trained on
         sample = Sample("s", str(image), question, SIDE, SIDE, objects=(Object((10, 10, 99, 99), ((50, 50),)),))
         encoded = encoder.encode(sample)
         row = trajectory(encoded, [5] * LONGEST, [-0.5] * LONGEST, 1.0, encoder, sample.image)
@@ -123,7 +122,7 @@ def trajectory_memory() -> None:
 
 
 def published_processor(folder: Path) -> Path:
-    """The shipped policy's small files with the patches and the frame of Qwen2.5-VL as Seg-Zero trains it."""
+    """Copy the shipped policy's small files, with the patch size and the frame of Seg-Zero's Qwen2.5-VL."""
     from segzero import shipped
     from segzero.frames import stretch
     from segzero.policy.checkpoint import write_card
@@ -145,4 +144,4 @@ def spread(seconds: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit("run benchmarks/training.py --only sam2,memory")
+    sys.exit("run python -m benchmarks.training --only sam2,memory")

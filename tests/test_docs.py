@@ -18,6 +18,7 @@ import typer.main
 from omegaconf import OmegaConf
 
 from segzero.cli.main import app
+from tests.helpers.structure import FLOORS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -233,6 +234,15 @@ def test_files_and_make_targets_exist(page):
     targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     asked = {target for text in code for target in re.findall(r"(?:^|\n)(?:[A-Z]+=\S+ )*make ([a-z][\w-]*)", text)}
     assert not asked - targets
+
+
+def test_the_architecture_lists_the_floors_that_a_test_holds():
+    section = (
+        (ROOT / "docs/architecture.md").read_text(encoding="utf-8").partition("## Floors")[2].partition("\n## ")[0]
+    )
+    cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    entries = {"segzero", "segzero.__main__"}  # the package itself, and the way in
+    assert [set(SPAN.findall(cell)) for cell in cells] == [set(floor) - entries for floor in FLOORS]
 
 
 def test_the_api_reference_names_what_exists():

@@ -1,4 +1,4 @@
-"""Pins have hashes that are asked for, the version stands once, and an installed wheel works outside the clone."""
+"""Packaging: pins with hashes, one version everywhere, and a wheel that works outside the clone."""
 
 import os
 import re
@@ -24,7 +24,7 @@ def test_every_pin_has_the_hashes_of_its_files(lock):
         assert re.fullmatch(r"[a-z0-9-]+==\S+ +(--hash=sha256:[0-9a-f]{64}\s*)+", pin), pin.split()[0]
 
 
-def test_what_builds_packages_is_what_is_installed():
+def test_packages_are_built_with_the_installed_setuptools():
     [build] = _pins("build")
     assert all(build in _pins(lock) for lock in ("cpu", "cuda"))
 

@@ -1,8 +1,8 @@
-"""Kills -9 at random moments: nothing acknowledged is lost, nothing half-written is taken for whole.
+"""Kills (SIGKILL) at random moments: nothing acknowledged may be lost, and no half-written file be taken for whole.
 
-Half of the moments (of serving a quarter) are drawn over a run's whole length, the others from when it writes: while
-a `.unfinished` folder is there, or once the first shard, line or flag is. The whole process group is killed, then the
-same command is called again, and what it ends with is compared with what an undisturbed run made.
+Half of the moments (for serving a quarter) are drawn from the whole length of a run, the others from the time in which
+it writes: while an `.unfinished` folder exists, or after the first shard, line or flag. The whole process group is
+killed, then the same command is called again, and its results are compared with those of an undisturbed run.
 
     python -m benchmarks.kills [--training 8] [--merge 8] [--prepare 12] [--evaluation 12] [--serving 10] [--seed 0]
 
@@ -40,7 +40,7 @@ def kill_all(
     seed: int = 0,
     tell: Callable[[str], None] = lambda line: print(line, flush=True),
 ) -> list[Kill]:
-    """So many kills of each subject; tells of each, and gives all."""
+    """Kill each subject as often as `counts` says, report each kill by `tell`, and return all."""
     kills = []
     for name, count in counts.items():
         if not count:
@@ -58,7 +58,7 @@ def kill_all(
 
 
 def summary(kills: Sequence[Kill]) -> str:
-    """A line for each subject."""
+    """Format a table with a line per subject."""
     rows = []
     for name in dict.fromkeys(each.what for each in kills):
         those = [each for each in kills if each.what == name]
@@ -69,12 +69,12 @@ def summary(kills: Sequence[Kill]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Kill, and return the exit code."""
+    """Run all kills and return the exit code."""
     parser = argparse.ArgumentParser("kills", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, (count, _) in SUBJECTS.items():
         parser.add_argument(f"--{name}", type=int, default=count, metavar="KILLS")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--folder", type=Path, help="where all of it is kept; a temporary folder otherwise")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--folder", type=Path, help="folder of all files (default: a temporary one)")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
         counts = {name: getattr(options, name) for name in SUBJECTS}

@@ -1,4 +1,4 @@
-"""Kills of `segzero eval`: lines that were there stay, and a second call ends with the same figures."""
+"""Kills of `segzero eval`: written lines stay, and a second call ends with the same figures."""
 
 import json
 import random
@@ -14,11 +14,14 @@ from segzero.evaluation.predictions import NAME
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples
 
 SAMPLES = 36
-SAME = ("scores.jsonl", "metrics.json")  # byte for byte; answers' times differ, and are in the predictions
+SAME = (
+    "scores.jsonl",
+    "metrics.json",
+)  # equal to the byte; the predictions are not, as they hold times
 
 
 def kill_evaluation(folder: Path, chance: random.Random, count: int) -> Iterator[Kill]:
-    """Each kill is of an evaluation that begins from nothing, without answers kept from before."""
+    """Kill evaluations that begin from nothing, without cached answers."""
     to_parquet(make_samples(SAMPLES, HELD_OUT_SEED + 5), folder / "data" / "test.parquet")
     whole, log = folder / "whole", folder / "log"
     lengths = run(_command(folder, whole), log, partial(_written, whole), SAMPLES - 1)
@@ -52,8 +55,8 @@ def kill_evaluation(folder: Path, chance: random.Random, count: int) -> Iterator
 
 
 def _command(folder: Path, out: Path) -> list[str]:
-    asked = ["--policy-backend", "transformers", "--batch", 1, "--cache", out / "cache"]
-    return segzero("eval", "--benchmark", "own", "--data", folder / "data", *asked, "--out", out)
+    options = ["--policy-backend", "transformers", "--batch", 1, "--cache", out / "cache"]
+    return segzero("eval", "--benchmark", "own", "--data", folder / "data", *options, "--out", out)
 
 
 def _written(out: Path) -> int:
@@ -61,7 +64,7 @@ def _written(out: Path) -> int:
 
 
 def _lines(out: Path) -> list[bytes]:
-    """Those that are whole."""
+    """Whole lines of the predictions."""
     return [line for line in bytes_of(out / "own" / NAME).splitlines(keepends=True) if line.endswith(b"\n")]
 
 

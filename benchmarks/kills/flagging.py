@@ -1,4 +1,4 @@
-"""Kills of `segzero serve` while people flag answers: each flag answered with 204 is there afterwards, whole."""
+"""Kills of `segzero serve` while clients flag answers: each acknowledged flag is kept whole."""
 
 import json
 import random
@@ -17,13 +17,13 @@ from segzero.images import load_image
 from segzero.tiny.questions import make_training_samples
 
 CLIENTS = 3
-FLAGGING = 3.0  # seconds, at most
-MOST = 20  # images of a client
-EACH = 8  # flags of one image, then comes another
+FLAGGING = 3.0  # seconds of flagging before the kill, at most
+MAX_IMAGES = 20  # images per client
+FLAGS_PER_IMAGE = 8
 
 
 def kill_serving(folder: Path, chance: random.Random, count: int) -> Iterator[Kill]:
-    """One folder of flags for all servers: each goes on where the one before was killed."""
+    """Kill servers that share one folder of flags, so that each continues where the previous one was killed."""
     flags, known, lengths = folder / "flags", list[str](), Lengths()
     for number in range(count):
         server, begin = start(folder, ["--flags", str(flags)]), time.monotonic()
@@ -50,10 +50,10 @@ def kill_serving(folder: Path, chance: random.Random, count: int) -> Iterator[Ki
 
 
 def _flag(server: Server, name: str, notes: list[str], flagging: threading.Event) -> None:
-    """Dialogues about images of its own, flagged again and again until the server is gone."""
+    """Begin dialogues about images of one client and flag their answers until the server is gone."""
     with suppress(SystemExit):
         wait_until_ready(server)
-    made = make_training_samples(MOST, random.Random(name).randrange(1000, 1_000_000))
+    made = make_training_samples(MAX_IMAGES, random.Random(name).randrange(1000, 1_000_000))
     number = 0
     with suppress(httpx.TransportError), httpx.Client(base_url=server.url, timeout=20) as http:
         for sample in (sample for sample in made if sample.objects):
@@ -61,7 +61,7 @@ def _flag(server: Server, name: str, notes: list[str], flagging: threading.Event
             click = {"points": [sample.objects[0].points[0]], "question": sample.question}
             if http.post(f"{path}/draw", json=click).status_code != 200:
                 continue
-            for _ in range(EACH):
+            for _ in range(FLAGS_PER_IMAGE):
                 note, number = f"{name}, {number}", number + 1
                 flagging.set()
                 if http.post(f"{path}/flag", json={"round": 1, "verdict": "good", "note": note}).status_code == 204:
@@ -70,21 +70,21 @@ def _flag(server: Server, name: str, notes: list[str], flagging: threading.Event
 
 
 def lost(flags: Path, notes: list[str]) -> list[str]:
-    """Acknowledged flags that are not there, or whose line or image is not whole."""
+    """List the problems: acknowledged flags that are lost, and flags whose line or image is not whole."""
     rows = {}
     lines = (flags / "flags.jsonl").read_bytes().splitlines() if notes else []
     for line in lines:
-        with suppress(ValueError):  # one that was not acknowledged may be torn
+        with suppress(ValueError):  # a line that was not acknowledged may be torn
             row = json.loads(line)
             rows[row["note"]] = row
     gone = [note for note in notes if note not in rows]
-    found = [f"{len(gone)} of {len(notes)} flags are lost, the first {gone[0]!r}"] if gone else []
+    problems = [f"{len(gone)} of {len(notes)} flags are lost, the first {gone[0]!r}"] if gone else []
     for row in rows.values():
         try:
             size = load_image(flags / row["image"]).size
         except UserError as error:
-            found.append(f"the image of the flag {row['note']!r}: {error}")
+            problems.append(f"the image of the flag {row['note']!r}: {error}")
             continue
         if size != (row["width"], row["height"]) or not row["objects"]:
-            found.append(f"the flag {row['note']!r} is of another image, or without its objects")
-    return found
+            problems.append(f"the flag {row['note']!r} is of another image, or without its objects")
+    return problems

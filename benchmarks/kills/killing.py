@@ -1,4 +1,4 @@
-"""Killing a program at a random moment: drawn over its whole length, or from when it writes.
+"""Kills of a program at a random moment, drawn from its whole length or from the time in which it writes.
 
 >>> after(2.0)(process)                                                                      # doctest: +SKIP
 """
@@ -21,38 +21,38 @@ import psutil
 from benchmarks.soak.server import environment
 
 LONGEST = 900  # seconds that any of the programs may take
-LOOK = 0.001  # seconds between two looks whether it writes
+LOOK = 0.001  # seconds between two checks whether it writes
 
 _COMMIT = re.compile(rb"commit\W{1,4}[0-9a-f]{12,40}(-dirty)?")
-Moment = Callable[[subprocess.Popen], None]  # returns when it has come, or the process has ended
+Moment = Callable[[subprocess.Popen], None]  # waits for the moment, or until the process has ended
 
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill: of what, when, what was there, and what was wrong afterwards."""
+    """Record of one kill."""
 
-    what: str
-    writing: bool  # drawn from when it writes
+    what: str  # subject
+    writing: bool  # the moment was drawn from the time in which it writes
     after: float  # seconds from the start
-    found: str
-    wrong: tuple[str, ...] = ()
-    lived: bool = True  # it had not ended by itself
+    found: str  # state of the files at the kill
+    wrong: tuple[str, ...] = ()  # problems that were found afterwards
+    lived: bool = True  # the process had not ended by itself
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Of an undisturbed run, in seconds: from its start to its end, and what it takes to write one thing."""
+    """Times of an undisturbed run in seconds."""
 
-    end: float = 0.0
-    one: float = 3.0
+    end: float = 0.0  # from its start to its end
+    one: float = 3.0  # for one of the things it writes
 
     def draw(
         self, chance: random.Random, number: int, written: Callable[[], int], most: int = 1, often: int = 1
     ) -> tuple[bool, Moment]:
-        """The moment of a kill, and whether it is one from when the program writes.
+        """Draw the moment of a kill; returns it after True if the program writes at that moment.
 
-        After `often` of those comes one that may be any moment of the whole length. When it writes, a random number
-        of its `most` things is written already, and the next is about to be.
+        After `often` moments of writing comes one from the whole length. At a moment of writing, a random number of
+        the `most` things are written already.
         """
         if number % (often + 1) == often and self.end:
             return False, after(chance.uniform(0, self.end))
@@ -61,19 +61,19 @@ class Lengths:
 
 
 def segzero(*arguments: object) -> list[str]:
-    """The command."""
+    """Build a command line of segzero."""
     return [sys.executable, "-m", "segzero", *map(str, arguments)]
 
 
 def start(command: Sequence[str], log: Path) -> subprocess.Popen:
-    """Begin a command in a process group of its own."""
+    """Start a command in a process group of its own, with its output in a log."""
     with log.open("ab") as file:
-        said: Any = {"stdout": file, "stderr": file, "stdin": subprocess.DEVNULL}
-        return subprocess.Popen(command, env=environment(), start_new_session=True, **said)
+        output: Any = {"stdout": file, "stderr": file, "stdin": subprocess.DEVNULL}
+        return subprocess.Popen(command, env=environment(), start_new_session=True, **output)
 
 
 def after(seconds: float, once: Callable[[], bool] = lambda: True) -> Moment:
-    """So many seconds after something has come to be, looked for often."""
+    """Make the moment so many seconds after `once` has become true."""
 
     def wait(process: subprocess.Popen) -> None:
         until = time.monotonic() + LONGEST
@@ -93,7 +93,7 @@ def hold(process: subprocess.Popen) -> None:
 
 
 def kill(process: subprocess.Popen) -> bool:
-    """SIGKILL to the whole group; False: it had ended by itself."""
+    """Send SIGKILL to the whole group; returns False if the process had ended by itself."""
     lived = process.poll() is None
     below: list[psutil.Process] = []
     with suppress(psutil.Error):
@@ -101,7 +101,7 @@ def kill(process: subprocess.Popen) -> bool:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    for child in below:  # those that have made a group of their own
+    for child in below:  # those with a group of their own
         with suppress(psutil.Error):
             child.kill()
     psutil.wait_procs(below, timeout=10)
@@ -109,7 +109,7 @@ def kill(process: subprocess.Popen) -> bool:
 
 
 def run(command: Sequence[str], log: Path, written: Callable[[], int], most: int = 1) -> Lengths:
-    """Undisturbed, to its end; a command that fails ends the program. `most` things are written, after the first."""
+    """Run a command undisturbed and time it; it writes `most` things after the first. A failure ends the program."""
     process = start(command, log)
     begin = time.monotonic()
     after(0, once=lambda: written() > 0)(process)
@@ -122,24 +122,24 @@ def run(command: Sequence[str], log: Path, written: Callable[[], int], most: int
 
 
 def again(command: Sequence[str], log: Path) -> tuple[str, ...]:
-    """The same command after a kill; what was wrong with it."""
+    """Call the same command again after a kill; returns what went wrong."""
     code = start(command, log).wait(LONGEST)
     return (f"called again, it ended with exit code {code}: {log.read_text()[-300:]}",) if code else ()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder but the locks, by its name."""
+    """Read every file below a folder except locks, by name."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
     return {str(path.relative_to(folder)): bytes_of(path) for path in files}
 
 
 def bytes_of(file: Path) -> bytes:
-    """What is in a file, without the commit of the clone, which may move on meanwhile; nothing if there is none."""
+    """Read a file without the commit of the clone, which may change meanwhile; empty if there is no file."""
     return _COMMIT.sub(b"commit", file.read_bytes()) if file.is_file() else b""
 
 
 def differences(folder: Path, wanted: dict[str, bytes]) -> tuple[str, ...]:
-    """How a folder's files are not those that an undisturbed run made."""
+    """List the differences between a folder's files and those of an undisturbed run."""
     found = contents(folder)
     lines = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
     lines += [f"{name} was left behind" for name in sorted(found.keys() - wanted.keys())]

@@ -1,4 +1,4 @@
-"""Kills of `segzero merge`: the folder is there whole or not at all, and a second call makes it."""
+"""Kills of `segzero merge`: the folder exists whole or not at all, and a second call makes it."""
 
 import random
 import time
@@ -14,7 +14,7 @@ RANKS = 3
 
 
 def kill_merge(folder: Path, chance: random.Random, count: int) -> Iterator[Kill]:
-    """Each kill is of a merge into a new folder."""
+    """Kill merges into new folders."""
     make_checkpoint(folder / "run")
     whole, log = folder / "whole", folder / "log"
     lengths = run(_command(folder, whole), log, lambda: 2 if whole.exists() else _written(whole) > 0)
@@ -44,7 +44,7 @@ def kill_merge(folder: Path, chance: random.Random, count: int) -> Iterator[Kill
 
 
 def make_checkpoint(run: Path) -> None:
-    """The shipped policy in shards, as training saves it."""
+    """Save the shipped policy in shards, as training does."""
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -67,7 +67,7 @@ def _command(folder: Path, out: Path) -> list[str]:
 
 
 def _written(out: Path) -> int:
-    """How many files were begun; more than there are once the folder has its name."""
+    """Number of files that were begun; a larger number once the folder has its name."""
     with suppress(FileNotFoundError):
         return len(list(_unfinished(out).iterdir()))
     return 1000 if out.exists() else 0

@@ -14,11 +14,11 @@ from segzero.data.prepare import NOTES
 from segzero.tiny.questions import make_training_samples
 
 SAMPLES = 120
-SHARD = 5  # samples
+SHARD = 5  # samples per shard
 
 
 def kill_prepare(folder: Path, chance: random.Random, count: int) -> Iterator[Kill]:
-    """Each kill is of a call that begins from nothing; every third call has two workers."""
+    """Kill calls that begin from nothing; every third has two workers."""
     folder.mkdir(parents=True, exist_ok=True)
     to_parquet(make_training_samples(SAMPLES, 5), folder / "made" / "train.parquet")
     export(folder / "made", "coco", folder / "coco")
@@ -64,12 +64,12 @@ def _notes(out: Path) -> list[str]:
 
 
 def _shards(out: Path, notes: list[str]) -> list[str]:
-    told = [json.loads((out / NOTES / name).read_text()) for name in notes if (out / NOTES / name).is_file()]
-    return [each["file"] for each in told if each["samples"]]
+    shards = [json.loads((out / NOTES / name).read_text()) for name in notes if (out / NOTES / name).is_file()]
+    return [each["file"] for each in shards if each["samples"]]
 
 
 def _half_written(out: Path, wanted: dict[str, bytes]) -> list[str]:
-    """Whatever has its name must be whole."""
+    """Problems of the files that have their final name: each must be whole."""
     named = [path for path in (*out.glob("*.parquet"), out / "card.json") if path.is_file()]
     return [f"{path.name} is half-written" for path in named if bytes_of(path) != wanted.get(path.name)]
 

@@ -1,4 +1,4 @@
-"""Kills of `segzero train`: sealed checkpoints stay whole and are found, half-written ones are not taken for whole."""
+"""Kills of `segzero train`: sealed checkpoints stay whole and are resumed from, half-written ones are not."""
 
 import json
 import random
@@ -16,17 +16,17 @@ from segzero.tiny.questions import HELD_OUT_SEED, make_samples
 from segzero.training import checkpoints
 
 KEPT = 3  # checkpoints
-SAVES = 3  # of one call, at most; it is killed by then
-ENDLESS = 1000  # steps
+SAVES = 3  # saves of one call at most, before it is killed
+ENDLESS = 1000  # steps, more than any call reaches
 
 
 def kill_training(folder: Path, chance: random.Random, count: int) -> Iterator[Kill]:
-    """One run that saves each step, killed and resumed again and again, and let go on to its end at last."""
+    """Kill and resume one run that saves each step, again and again, and let it end at last."""
     to_parquet(make_samples(36, 11), folder / "train.parquet")
     to_parquet(make_samples(9, HELD_OUT_SEED + 11), folder / "val.parquet")
     run, log = folder / "run", folder / "log"
     saves = Saves(run)
-    length = 0.0  # seconds from a call's start to its last save, of the longest yet
+    length = 0.0  # seconds from the start of a call to its last save, at most so far
     for number in range(count):
         newest, _ = checkpoints.latest_whole(run)
         size = log.stat().st_size if log.exists() else 0
@@ -43,9 +43,9 @@ def kill_training(folder: Path, chance: random.Random, count: int) -> Iterator[K
         sealed, rows = checkpoints.steps(run), rows_of(run)
         lived, took = kill(process), time.monotonic() - begin
         unfinished = [path.name for path in run.glob(".*.unfinished")]
-        said = log.read_text()[size:]
-        wrong = [] if lived else [f"it ended by itself: {said[-500:]}"]
-        wrong += [*_not_resumed(said, newest), *damage(run, sealed), *lost_rows(run, rows)]
+        output = log.read_text()[size:]
+        wrong = [] if lived else [f"it ended by itself: {output[-500:]}"]
+        wrong += [*_not_resumed(output, newest), *damage(run, sealed), *lost_rows(run, rows)]
         found = f"steps {sealed} sealed, {unfinished[0] if unfinished else 'nothing'} unfinished"
         yield Kill("training", writing, took, found, tuple(wrong), lived)
     if count:
@@ -53,13 +53,13 @@ def kill_training(folder: Path, chance: random.Random, count: int) -> Iterator[K
 
 
 class Saves:
-    """Watches a run save."""
+    """Watcher of a run's saves."""
 
     def __init__(self, run: Path) -> None:
-        self.run, self.last = run, 0.0  # seconds that the last of them took
+        self.run, self.last = run, 0.0  # seconds that the last save took
 
     def wait(self, process: subprocess.Popen, number: int) -> None:
-        """Until the checkpoint of that number is begun, counted from now; what a kill left does not count."""
+        """Wait until so many checkpoints are begun from now on; those that a kill left do not count."""
         seen: dict[Path, float] = dict.fromkeys(self.run.glob(".*.unfinished"), 0.0)
         begun, until = 0, time.monotonic() + LONGEST
         while process.poll() is None and time.monotonic() < until:
@@ -75,7 +75,7 @@ class Saves:
 
 
 def _finish(folder: Path, run: Path, log: Path) -> Kill:
-    """Let a last call go on for two steps."""
+    """Let a last call continue for two steps."""
     newest, _ = checkpoints.latest_whole(run)
     goal = max(checkpoints.steps(run), default=0) + 2
     begin, size = time.monotonic(), log.stat().st_size
@@ -84,11 +84,11 @@ def _finish(folder: Path, run: Path, log: Path) -> Kill:
         code = process.wait(LONGEST)
     finally:
         kill(process)
-    said = log.read_text()[size:]
-    wrong = [] if code == 0 else [f"the last call ended with exit code {code}: {said[-500:]}"]
-    if newest is not None and "resuming from" not in said:
+    output = log.read_text()[size:]
+    wrong = [] if code == 0 else [f"the last call ended with exit code {code}: {output[-500:]}"]
+    if newest is not None and "resuming from" not in output:
         wrong.append(f"the last call did not resume from {newest}")
-    wrong += [*_not_resumed(said, newest), *damage(run, [goal])]
+    wrong += [*_not_resumed(output, newest), *damage(run, [goal])]
     wrong += [f"{path.name} was left behind" for path in run.glob(".*.unfinished")]
     found = f"resumed from {newest.name if newest else 'nothing'}, went on to step {goal}"
     return Kill("training, ended", False, time.monotonic() - begin, found, tuple(wrong), False)
@@ -111,14 +111,14 @@ def _command(folder: Path, run: Path, steps: int) -> list[str]:
     )
 
 
-def _not_resumed(said: str, newest: Path | None) -> list[str]:
-    """Whether a call that came so far went on from the newest whole checkpoint."""
-    found = re.findall(r"resuming from (\S+)", said)
+def _not_resumed(output: str, newest: Path | None) -> list[str]:
+    """Problem of a call that resumed from another checkpoint than the newest whole one."""
+    found = re.findall(r"resuming from (\S+)", output)
     return [f"resumed from {found[0]}, not from {newest}"] if found and found != [str(newest)] else []
 
 
 def damage(run: Path, sealed: list[int]) -> list[str]:
-    """What is wrong with the checkpoints that have their names; of those about to be removed parts may be gone."""
+    """List the problems of checkpoints that have their final name; those about to be removed may be incomplete."""
     newest, _ = checkpoints.latest_whole(run)
     if sealed and (newest is None or int(newest.name.removeprefix(checkpoints.PREFIX)) < sealed[-1]):
         return [f"step {sealed[-1]} was sealed, but {newest} is the newest whole one"]
@@ -127,7 +127,7 @@ def damage(run: Path, sealed: list[int]) -> list[str]:
 
 
 def rows_of(run: Path) -> list[dict[str, Any]]:
-    """What metrics.jsonl tells; a line that a kill cut off is passed over."""
+    """Read the rows of metrics.jsonl, without a line that a kill cut off."""
     rows, file = [], run / "metrics.jsonl"
     for line in file.read_text().splitlines() if file.is_file() else []:
         with suppress(ValueError):
@@ -136,5 +136,5 @@ def rows_of(run: Path) -> list[dict[str, Any]]:
 
 
 def lost_rows(run: Path, before: list[dict[str, Any]]) -> list[str]:
-    """Rows of metrics.jsonl that were there before a kill."""
+    """Problem of a log that lacks rows that were there before a kill."""
     return [] if rows_of(run)[: len(before)] == before else ["rows of metrics.jsonl are lost"]

@@ -1,4 +1,4 @@
-"""What the peers have in common with our own run: its samples as their columns, and the same reward."""
+"""Settings, prompts and reward of our own run, for the peers that it is compared with."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from segzero.policy.checkpoint import Checkpoint, read_checkpoint
 from segzero.prompts import SYSTEM, render_text
 from segzero.sample import Sample
 
-PROMPTS, ANSWERS = 16, 8  # a step, in every run
+PROMPTS, ANSWERS = 16, 8  # prompts per step and answers per prompt, in every run
 MAX_PROMPT, MAX_ANSWER = 128, 128  # tokens
 LEARNING_RATE = 1.5e-4
 REWARD = "vision_reasoner"
@@ -23,18 +23,18 @@ REWARD = "vision_reasoner"
 
 @cache
 def policy() -> Checkpoint:
-    """The shipped policy, or MODEL_PATH's."""
+    """The shipped policy, or the one of the environment variable MODEL_PATH."""
     from segzero import shipped
 
     return read_checkpoint(os.environ.get("MODEL_PATH", str(shipped.policy_path())))
 
 
-def read(parquet: Path) -> list[Sample]:
+def read_samples(parquet: Path) -> list[Sample]:
     return list(from_parquet(parquet))
 
 
 def picture(sample: Sample, checkpoint: Checkpoint) -> Image.Image:
-    """The image as our own runs show it to the policy."""
+    """The image at the resolution of our own runs."""
     return checkpoint.frame.fit(load_image(sample.image))
 
 
@@ -51,7 +51,7 @@ def messages(sample: Sample, checkpoint: Checkpoint, placeholder: str = "") -> l
 
 
 def rewards_of(texts: Sequence[str], samples: Sequence[Sample], checkpoint: Checkpoint) -> list[float]:
-    """The reward of our own runs."""
+    """Score answer texts with the reward of our own runs."""
     rubric = get_rubric(REWARD)
     cases = (Case.of_sample(text, sample, checkpoint.frame) for text, sample in zip(texts, samples, strict=True))
     return [rubric.score(case).total for case in cases]

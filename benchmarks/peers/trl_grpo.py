@@ -1,7 +1,9 @@
 """TRL's GRPOTrainer on the policy, samples, reward, batch and lengths of our own run.
 
-Runs in TRL's environment, with this repository on its path: python trl_grpo.py DATA.parquet LOG.jsonl STEPS
-Generation is by transformers: on a CPU TRL has no vLLM. A line goes into LOG at the end of each step.
+    python -m benchmarks.peers.trl_grpo DATA.parquet LOG.jsonl STEPS
+
+runs in TRL's environment, with this repository on its path. It generates with transformers, because TRL has no vLLM on
+a CPU, and writes a line to LOG at the end of each step.
 """
 
 import argparse
@@ -11,15 +13,26 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from shared import ANSWERS, LEARNING_RATE, MAX_ANSWER, PROMPTS, messages, picture, policy, read, rewards_of
 from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-PASSES = 4  # a step; the memory of a pass is about that of ours
+from benchmarks.peers.shared import (
+    ANSWERS,
+    LEARNING_RATE,
+    MAX_ANSWER,
+    PROMPTS,
+    messages,
+    picture,
+    policy,
+    read_samples,
+    rewards_of,
+)
+
+PASSES = 4  # passes per step, of about the memory of ours
 
 
 class StepLog(TrainerCallback):
-    """A line a step, with what it earned."""
+    """Writer of a line per step, with TRL's figures."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -36,7 +49,7 @@ def main() -> None:
     parser.add_argument("steps", type=int)
     args = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
-    checkpoint, samples = policy(), {sample.id: sample for sample in read(args.data)}
+    checkpoint, samples = policy(), {sample.id: sample for sample in read_samples(args.data)}
 
     def reward(completions, sample_id, **kwargs) -> list[float]:
         texts = [completion[0]["content"] for completion in completions]
@@ -58,7 +71,7 @@ def main() -> None:
         learning_rate=LEARNING_RATE,
         lr_scheduler_type="constant",
         weight_decay=0.01,
-        loss_type="dapo",  # the mean over a step's tokens, as ours
+        loss_type="dapo",  # the mean over the tokens of a step, as in ours
         gradient_checkpointing=False,
         bf16=False,
         use_cpu=True,

@@ -1,23 +1,23 @@
 """verl 0.9.1 as shipped, on the policy, samples, reward and configuration of our own run.
 
-Its own trainer, dataset, agent loop, router, reward manager and replay buffer. Ours are only what lets it run on a
-CPU at all: the platform and the patches of `segzero.training.verl_glue.plugin`. One agent and one reward worker,
-where verl starts eight of each: two cores have no use for more.
+Trainer, dataset, agent loop, router, reward manager and replay buffer are verl's own. Ours are only the platform and
+the patches of `segzero.training.verl_glue.plugin`, without which verl doesn't run on a CPU. There are one agent and one
+reward worker instead of eight of each, as two cores have no use for more.
 
-    python verl_stock.py DATA.parquet LOG.jsonl STEPS [key=value ...]
+    python -m benchmarks.peers.verl_stock DATA.parquet LOG.jsonl STEPS [key=value ...]
 """
 
 import argparse
 import os
 from pathlib import Path
 
-from shared import REWARD, messages, picture_bytes, policy, read, rewards_of
+from benchmarks.peers.shared import REWARD, messages, picture_bytes, policy, read_samples, rewards_of
 
 OURS = ("segzero", "dry_run", "data.image_dir", "data.checkpoint", "data.frame", "data.prompt", "reward.name")
 
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, **options) -> float:
-    """What verl's reward manager calls, an answer at a time."""
+    """Score one answer; verl's reward manager calls this."""
     from segzero.training.dataset import from_json
 
     [reward] = rewards_of([solution_str], [from_json(ground_truth)], policy())
@@ -31,10 +31,7 @@ def main() -> None:
     parser.add_argument("steps", type=int)
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()
-    os.environ |= {
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
-        "VERL_FILE_LOGGER_PATH": str(args.log),
-    }
+    os.environ["VERL_FILE_LOGGER_PATH"] = str(args.log)
     rows = args.log.with_name("verl.parquet")
     write_rows(args.data, rows)
     config = stock_config(rows, args.steps, args.overrides)
@@ -48,7 +45,7 @@ def main() -> None:
 
 
 def write_rows(source: Path, target: Path) -> None:
-    """verl's columns: chat messages, the image's bytes, the truth as JSON."""
+    """Write the samples in verl's columns: chat messages, the image's bytes, the truth as JSON."""
     import datasets
 
     from segzero.training.dataset import to_json
@@ -62,13 +59,13 @@ def write_rows(source: Path, target: Path) -> None:
             "reward_model": {"style": "rule", "ground_truth": to_json(sample)},
             "extra_info": {"index": index},
         }
-        for index, sample in enumerate(read(source))
+        for index, sample in enumerate(read_samples(source))
     ]
     datasets.Dataset.from_list(rows).to_parquet(target)
 
 
 def stock_config(rows: Path, steps: int, overrides: list[str]):
-    """Our configuration without our parts; what an override sets afterwards stays."""
+    """Compose our configuration with the overrides, and take our own parts out of it."""
     from omegaconf import OmegaConf, open_dict
 
     from segzero.training.config import compose
@@ -96,12 +93,12 @@ def stock_config(rows: Path, steps: int, overrides: list[str]):
 
 
 def set_environment(config) -> None:
-    """As `segzero train` sets it for its processes, but with verl's own engine."""
+    """Set the environment as `segzero train` does, but for verl's own engine."""
     from segzero.training.launch import prepare_environment
 
     prepare_environment(config)
     del os.environ["VERL_ENGINE_VENDOR"]
-    os.environ["VERL_ENGINE_DEVICE"] = "cuda"  # verl's FSDP engine is registered for that name only
+    os.environ["VERL_ENGINE_DEVICE"] = "cuda"  # the only name for which verl's FSDP engine is registered
 
 
 if __name__ == "__main__":

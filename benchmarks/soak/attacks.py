@@ -1,6 +1,7 @@
-"""Clients that mean harm, or leave, or dawdle. What they send was built before; most of the time they wait.
+"""Attacking clients: hostile bodies, broken heads, slow or silent connections, and connections that are dropped.
 
-Each attack is a function that does one round of it and gives what became of it: a status, or how it was hung up on.
+Each attack is a function that does one round and returns its outcome: a status, or how the connection ended. Bodies
+are built beforehand, so that the attackers wait most of the time.
 """
 
 import json
@@ -18,41 +19,41 @@ from benchmarks.soak import bodies
 from benchmarks.soak.bodies import JSON, MULTIPART, Sized
 from benchmarks.soak.tally import Tally
 
-PIECE = 1 << 20  # bytes that are handed to the system at once
-LARGE_SIDE = 1500  # of the image whose answers are read slowly: 7 MB
-SLOWLY = 0.5  # seconds between two bytes, sent or read
+PIECE = 1 << 20  # bytes per call of send
+LARGE_SIDE = 1500  # side of the image whose answers are read slowly: 7 MB
+SLOW_INTERVAL = 0.5  # seconds between two bytes that are sent or read slowly
 
 Attack = Callable[[], str]
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where the attackers strike, and with what."""
+    """The server under attack, and the settings of the attackers."""
 
     address: tuple[str, int]
-    token: str  # a known one: not only strangers do harm
-    greedy: str  # the token of whoever opens more and more dialogues
-    patience: float  # seconds after which no answer will come
-    slow: float  # seconds that slow clients keep at it
-    silent: int  # connections that say nothing
-    over: threading.Event
+    token: str  # a valid one, as authorised clients may attack too
+    greedy: str  # token of the client that opens more and more dialogues
+    patience: float  # seconds to wait for an answer
+    slow: float  # seconds that a slow client goes on
+    silent: int  # number of silent connections
+    over: threading.Event  # set when the attack ends
 
     def head(self, path: str, kind: str, length: int, token: str | None = None, method: str = "POST") -> bytes:
-        """The head of a request, the last on its connection."""
+        """Build the head of a request that is the last on its connection."""
         lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close", f"Content-Length: {length}"]
         lines += [f"Authorization: Bearer {token or self.token}", f"Content-Type: {kind}", "", ""]
         return "\r\n".join(lines).encode()
 
     def connect(self) -> socket.socket:
-        """A connection."""
+        """Open a connection."""
         return socket.create_connection(self.address, timeout=self.patience)
 
     def send(self, pieces: Iterable[bytes]) -> str:
-        """Send it all, or as much as is taken; gives the status of the answer."""
+        """Send the pieces, or as many as are accepted; returns the status of the answer."""
         return self.exchange(pieces)[0]
 
     def exchange(self, pieces: Iterable[bytes]) -> tuple[str, bytes]:
-        """The status, and the answer itself."""
+        """Send the pieces; returns the status and the answer itself."""
         try:
             connection = self.connect()
         except OSError:
@@ -69,7 +70,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Kind:
-    """An attack, how many do it at once, and how long each waits between two rounds."""
+    """An attack with the number of its clients and the pause between two rounds of each."""
 
     name: str
     attack: Attack
@@ -77,7 +78,7 @@ class Kind:
     pause: float  # seconds
 
     def run(self, tally: Tally, over: threading.Event, number: int) -> None:
-        """Until it is over."""
+        """Repeat the attack until `over` is set."""
         chance = random.Random(f"{self.name} {number}")
         over.wait(self.pause * chance.random())
         while not over.is_set():
@@ -91,7 +92,7 @@ class Kind:
 
 
 def make_kinds(target: Target, sized: Sized) -> list[Kind]:
-    """All attacks, their bodies built."""
+    """Build the bodies of all attacks; returns the attacks."""
 
     def about(image: bytes) -> Attack:
         return posted(target, "/v1/segment", MULTIPART, bodies.question_about(image))
@@ -111,11 +112,11 @@ def make_kinds(target: Target, sized: Sized) -> list[Kind]:
         Kind("head: many lines", partial(target.send, lines_of(head, sized.headers)), 1, 6),
         Kind("head: comes slowly", partial(slow_head, target), 8, 1),
         Kind("bytes: random", lambda: target.send([os.urandom(5_000), b"\r\n\r\n"]), 1, 1),
-        Kind("silent connections", partial(say_nothing, target), 1, 1),
+        Kind("silent connections", partial(stay_silent, target), 1, 1),
         Kind("leaves while sending", partial(leave, target, asked, len(asked) // 2), 2, 0.5),
         Kind("leaves while waiting", partial(leave, target, asked, len(asked)), 2, 0.5),
         Kind("leaves while reading", partial(read_large, target, large, 1 << 16, 0.0), 1, 3),
-        Kind("reads slowly", partial(read_large, target, large, 1, SLOWLY), 6, 3),
+        Kind("reads slowly", partial(read_large, target, large, 1, SLOW_INTERVAL), 6, 3),
         Kind("sends slowly", partial(slow_body, target, asked), 8, 1),
         Kind("bad token", posted(target, "/v1/segment", MULTIPART, asked, "guessed"), 2, 0.5),
         Kind("greedy: opens dialogues", Greedy(target, small), 1, 0.5),
@@ -123,14 +124,14 @@ def make_kinds(target: Target, sized: Sized) -> list[Kind]:
 
 
 def posted(target: Target, path: str, kind: str, body: bytes, token: str | None = None) -> Attack:
-    """A whole request."""
+    """Make the attack that sends a whole request."""
     head = target.head(path, kind, len(body), token)
     pieces = [head, *(body[begin : begin + PIECE] for begin in range(0, len(body), PIECE))]
     return lambda: target.send(pieces)
 
 
 class _Repeated:
-    """Pieces that need no memory, as often as somebody goes through them."""
+    """Repeatable stream of pieces that takes no memory."""
 
     def __init__(self, head: bytes, piece: bytes, times: int, tail: bytes) -> None:
         self.head, self.piece, self.times, self.tail = head, piece, times, tail
@@ -143,30 +144,30 @@ class _Repeated:
 
 
 def line_of(head: bytes, size: int) -> Iterable[bytes]:
-    """A head with one line of that many bytes."""
+    """Stream a head with one line of that many bytes."""
     return _Repeated(head + b"X-Long: ", PIECE * b"a", size // PIECE, b"\r\n\r\n")
 
 
 def lines_of(head: bytes, count: int) -> Iterable[bytes]:
-    """A head of so many lines."""
+    """Stream a head of so many lines."""
     return _Repeated(head, 10_000 * b"a: b\r\n", count // 10_000, b"\r\n")
 
 
 def slow_head(target: Target) -> str:
-    """A head whose bytes come one by one."""
+    """Send a head byte by byte."""
     head = target.head("/v1/segment", JSON, 10_000)
-    return _dawdle(target, b"", head)
+    return _send_slowly(target, b"", head)
 
 
 def slow_body(target: Target, body: bytes) -> str:
-    """A body whose bytes come one by one."""
-    return _dawdle(target, target.head("/v1/segment", MULTIPART, len(body)), body)
+    """Send a body byte by byte."""
+    return _send_slowly(target, target.head("/v1/segment", MULTIPART, len(body)), body)
 
 
-def _dawdle(target: Target, first: bytes, rest: bytes) -> str:
+def _send_slowly(target: Target, first: bytes, rest: bytes) -> str:
     with target.connect() as connection:
         connection.sendall(first)
-        connection.settimeout(SLOWLY)
+        connection.settimeout(SLOW_INTERVAL)
         until, sent = time.monotonic() + target.slow, 0
         while time.monotonic() < until and not target.over.is_set():
             try:
@@ -181,8 +182,8 @@ def _dawdle(target: Target, first: bytes, rest: bytes) -> str:
     return "left"
 
 
-def say_nothing(target: Target) -> str:
-    """Many connections, until all of them are closed or it has lasted long enough."""
+def stay_silent(target: Target) -> str:
+    """Open many connections and send nothing, until all are closed or the time is over."""
     with suppress(OSError):
         connections: list[socket.socket] = []
         try:
@@ -212,7 +213,7 @@ def _is_open(connection: socket.socket) -> bool:
 
 
 def leave(target: Target, body: bytes, sent: int) -> str:
-    """Send that many bytes of a question, wait a moment, and be gone."""
+    """Send that many bytes of a question, wait a moment, and close the connection."""
     with target.connect() as connection:
         connection.sendall(target.head("/v1/segment", MULTIPART, len(body)) + body[:sent])
         time.sleep(0.05)
@@ -220,7 +221,7 @@ def leave(target: Target, body: bytes, sent: int) -> str:
 
 
 def read_large(target: Target, image: bytes, piece: int, pause: float) -> str:
-    """Begin a dialogue about a large image and ask for it back: read a piece and leave, or read byte by byte."""
+    """Begin a dialogue about a large image and request the image: read a piece and leave, or read byte by byte."""
     path, status = _begin(target, image, target.token)
     if path is None:
         return status
@@ -246,7 +247,7 @@ def read_large(target: Target, image: bytes, piece: int, pause: float) -> str:
 
 
 class Greedy:
-    """Opens more and more dialogues, and looks at all of them now and then, so that they stay."""
+    """Attack that opens more and more dialogues, and requests some of them now and then, so that they stay."""
 
     def __init__(self, target: Target, image: bytes) -> None:
         self.target, self.image = target, image
@@ -263,7 +264,7 @@ class Greedy:
 
 
 def _begin(target: Target, image: bytes, token: str) -> tuple[str | None, str]:
-    """A new dialogue's path, and the status."""
+    """Begin a dialogue; returns its path, or None, and the status."""
     asked = bodies.PREFIX + image + b"\r\n--cut--\r\n"
     status, answer = target.exchange([target.head("/v1/dialogues", MULTIPART, len(asked), token), asked])
     with suppress(ValueError, KeyError, IndexError, TypeError):

@@ -1,4 +1,4 @@
-"""Hostile bodies and files for the soak test, each built once: small to send, or quick to make, and dear to take in.
+"""Hostile bodies and files for the soak test: small to send or quick to make, and expensive to process.
 
 >>> len(empty_lists(1000))
 3002
@@ -21,14 +21,14 @@ MULTIPART, JSON = "multipart/form-data; boundary=cut", "application/json"
 
 @dataclass(frozen=True)
 class Sized:
-    """How large the bodies are whose size does not matter to their kind."""
+    """Sizes of the bodies that can be of any size."""
 
     lists: int  # bytes of a body of empty lists
-    counts: int  # of a mask for a small image
-    comment: int  # of a GIF's comment, twice that in the file
-    runs: int  # of a BMP's pixels
-    header: int  # bytes of one line
-    headers: int  # how many of them
+    counts: int  # bytes of the counts of a mask for a small image
+    comment: int  # bytes of a GIF's comment, which takes twice that in the file
+    runs: int  # bytes of a BMP's runs
+    header: int  # bytes of one header line
+    headers: int  # number of header lines
 
 
 LARGE = Sized(30_000_000, 28_000_000, 15_000_000, 24_000_000, 100_000_000, 3_000_000)
@@ -36,12 +36,12 @@ SMALL = Sized(8_000_000, 8_000_000, 4_000_000, 6_000_000, 20_000_000, 600_000)
 
 
 def question_about(image: bytes) -> bytes:
-    """The multipart body of a question about a file."""
+    """Build the multipart body of a question about a file."""
     return PREFIX + image + SUFFIX
 
 
 def repeated_scans(count: int = 2700, side: int = SIDE) -> bytes:
-    """A progressive JPEG of one colour whose last scan comes again and again: each walks through all blocks."""
+    """Build a progressive JPEG of one colour whose last scan is repeated; each scan goes through all blocks."""
     file = io.BytesIO()
     Image.new("L", (side, side), 128).save(file, "jpeg", progressive=True, quality=50)
     data = file.getvalue()
@@ -50,7 +50,7 @@ def repeated_scans(count: int = 2700, side: int = SIDE) -> bytes:
 
 
 def floats(side: int = SIDE) -> bytes:
-    """A TIFF of 32-bit floats, nearly all alike, deflated."""
+    """Build a deflated TIFF of 32-bit floats, nearly all equal."""
     values = np.zeros((side, side), np.float32)
     values[::500] = 1
     file = io.BytesIO()
@@ -59,7 +59,7 @@ def floats(side: int = SIDE) -> bytes:
 
 
 def runs_of_one(size: int, side: int = SIDE) -> bytes:
-    """A run-length BMP in which each run is one pixel."""
+    """Build a run-length BMP in which each run is one pixel."""
     palette = bytes(1024)
     begin = 54 + len(palette)
     head = struct.pack("<2sIHHI", b"BM", begin + size, 0, 0, begin)
@@ -68,24 +68,24 @@ def runs_of_one(size: int, side: int = SIDE) -> bytes:
 
 
 def long_comment(size: int) -> bytes:
-    """A GIF with a comment of that length in blocks of one byte."""
+    """Build a GIF with a comment of that length in blocks of one byte."""
     file = io.BytesIO()
     Image.new("P", (64, 64)).save(file, "gif")
     data = file.getvalue()
-    head = 13 + 3 * 2 ** ((data[10] & 7) + 1)  # behind the header and its palette
+    head = 13 + 3 * 2 ** ((data[10] & 7) + 1)  # after the header and its palette
     return data[:head] + b"\x21\xfe" + size * b"\x01A" + b"\0" + data[head:]
 
 
 def empty_lists(size: int) -> bytes:
-    """JSON of nothing but empty lists."""
+    """Build JSON of nothing but empty lists."""
     return b"[" + size // 3 * b"[]," + b"[]]"
 
 
 def long_mask(size: int) -> bytes:
-    """A prompt about an image of 16x16 whose earlier mask claims 16384x16384, in as many runs as it has bytes."""
+    """Build a prompt for an image of 16x16 whose earlier mask claims 16384x16384, with one run per byte."""
     file = io.BytesIO()
     Image.new("RGB", (16, 16), "teal").save(file, "png")
-    rest = (1 << 28) - size - 1  # of its pixels the last run has all but one, written in digits of five bits
+    rest = (1 << 28) - size - 1  # length of the last run, written in digits of five bits
     digits = []
     while rest > 15:
         digits.append(chr(48 + (rest & 31 | 32)))
@@ -97,7 +97,7 @@ def long_mask(size: int) -> bytes:
 
 
 def noise(side: int) -> bytes:
-    """A PNG that does not get smaller: what is answered about it is large."""
+    """Build a PNG that can't be compressed, so that answers with it are large."""
     pixels = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "png", compress_level=0)

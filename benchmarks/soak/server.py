@@ -1,4 +1,4 @@
-"""`segzero serve` in a process of its own, and what it takes of memory and processor.
+"""`segzero serve` in a process of its own, with its memory and CPU time.
 
 >>> with serving(Path("soak"), ["--seconds", "10"]) as server:                             # doctest: +SKIP
 ...     httpx.get(server.url + "/healthz")
@@ -19,8 +19,8 @@ from pathlib import Path
 import httpx
 import psutil
 
-READY = 180  # seconds until the models are loaded
-ENDING = 60  # seconds from SIGTERM to the end
+READY = 180  # seconds until the models must be loaded
+ENDING = 60  # seconds from SIGTERM to the end at most
 
 
 @dataclass
@@ -33,16 +33,16 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Base URL of the server."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def address(self) -> tuple[str, int]:
-        """For sockets."""
+        """Host and port, for sockets."""
         return "127.0.0.1", self.port
 
     def tree(self) -> list[psutil.Process]:
-        """Its process and those below it; none once it has ended."""
+        """List the server's process and its descendants; none after it has ended."""
         with suppress(psutil.Error):
             if self.process.poll() is None:
                 top = psutil.Process(self.process.pid)
@@ -50,27 +50,27 @@ class Server:
         return []
 
     def memory(self) -> int:
-        """Bytes it holds now: its proportional share (PSS) of each page, or resident ones where that is not told."""
+        """Measure the memory in bytes: the proportional set size (PSS), or the resident size if there is no PSS."""
         return sum(_pss(process) for process in self.tree())
 
     def peak(self) -> int:
-        """The most resident bytes since `forget_peak`, whenever that was: nothing between two looks escapes it."""
+        """Read the largest resident size in bytes since `forget_peak`, as the kernel records it."""
         return sum(_peak(process) for process in self.tree())
 
     def forget_peak(self) -> None:
-        """Begin the peak anew (Linux)."""
+        """Reset the peak (Linux)."""
         for process in self.tree():
             with suppress(OSError):
                 Path(f"/proc/{process.pid}/clear_refs").write_text("5")
 
     def processor(self) -> float:
-        """Seconds of processor time so far."""
+        """Sum up the CPU seconds so far."""
         with suppress(psutil.Error):
             return sum(sum(process.cpu_times()[:2]) for process in self.tree())
         return 0.0
 
     def healthy(self) -> bool:
-        """Whether it answers, and its models do."""
+        """True if the server and its models answer."""
         try:
             answers = [httpx.get(self.url + path, timeout=10).status_code for path in ("/healthz", "/readyz")]
         except httpx.HTTPError:
@@ -78,7 +78,7 @@ class Server:
         return answers == [200, 200]
 
     def stop(self) -> int:
-        """SIGTERM; gives the exit code."""
+        """Send SIGTERM and return the exit code."""
         self.process.terminate()
         try:
             return self.process.wait(ENDING)
@@ -88,7 +88,7 @@ class Server:
 
 
 def start(folder: Path, arguments: Sequence[str], port: int = 0) -> Server:
-    """Begin a server with the shipped models; what it writes goes to a log in `folder`."""
+    """Start a server with the shipped models; its output goes to server.log in `folder`."""
     with socket.socket() as free:
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         free.bind(("127.0.0.1", port))
@@ -104,19 +104,19 @@ def start(folder: Path, arguments: Sequence[str], port: int = 0) -> Server:
 
 
 def wait_until_ready(server: Server) -> None:
-    """Until the models are loaded; a server that ends before is an error."""
+    """Wait until the models are loaded; a server that ends before is an error."""
     deadline = time.monotonic() + READY
     while time.monotonic() < deadline and server.process.poll() is None:
         with suppress(httpx.TransportError):
             if httpx.get(server.url + "/readyz", timeout=5).status_code == 200:
                 return
         time.sleep(0.1)
-    raise SystemExit(f"the server did not get ready; its log ends with\n{server.log.read_text()[-2000:]}")
+    raise SystemExit(f"the server did not become ready; its log ends with\n{server.log.read_text()[-2000:]}")
 
 
 @contextmanager
 def serving(folder: Path, arguments: Sequence[str], port: int = 0) -> Iterator[Server]:
-    """Serve until the block ends."""
+    """Run a server until the block ends."""
     server = start(folder, arguments, port)
     try:
         wait_until_ready(server)
@@ -128,11 +128,11 @@ def serving(folder: Path, arguments: Sequence[str], port: int = 0) -> Iterator[S
 
 
 class MemoryWatch:
-    """Looks at a server's memory each second, and keeps the most."""
+    """Sampler of a server's memory each second, which keeps the largest value."""
 
     def __init__(self, server: Server) -> None:
         self.server, self.most, self._over = server, 0, threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._sample, daemon=True)
 
     def __enter__(self) -> "MemoryWatch":
         self.server.forget_peak()
@@ -143,13 +143,13 @@ class MemoryWatch:
         self._over.set()
         self._thread.join()
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         while not self._over.wait(1):
             self.most = max(self.most, self.server.memory())
 
 
 def environment() -> dict[str, str]:
-    """One thread a process, as several share the cores; no hub is asked."""
+    """Environment with one thread per process, as several share the cores, and without the hub."""
     quiet = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     return quiet | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"} | os.environ
 

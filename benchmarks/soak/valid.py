@@ -1,7 +1,7 @@
-"""Clients that do nothing wrong: each asks about images of its own, and knows what the answers were in quiet times.
+"""Valid clients: each sends questions about images of its own and compares the answers with its reference answers.
 
-An answer that differs from the one known is wrong, or another client's. Texts must be the same, masks too but for
-their edges: who shares a batch may change the last bits of a number.
+An answer that differs is wrong, or another client's. Texts must be equal, and masks nearly so, because the other
+requests of a batch may change the last bits of a number.
 """
 
 import json
@@ -20,29 +20,29 @@ from segzero.sample import Sample
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples
 
 CLIENTS = 4
-SCENES = 4  # images of each client
-ALIKE = 0.99  # IoU of two masks that are the same
-BY_HAND = "by hand"  # the question of a round that is drawn
+SCENES = 4  # images per client
+SAME_IOU = 0.99  # IoU above which two masks are the same
+BY_HAND = "by hand"  # question of a round that is drawn from a click
 STREAMED = {"Accept": "text/event-stream"}
-VALID = "valid: "  # what their kinds begin with
+VALID = "valid: "  # prefix of the kinds of valid requests
 
 Read = Callable[[httpx.Response], Any]
-PromptBoxes = dict[str, Any]  # what is compared: text, and the masks
+AnswerContent = dict[str, Any]  # the parts of an answer that are compared: text and masks
 
 
 @dataclass
 class Client:
-    """One client, its token, its images, and what it knows of them."""
+    """A client with its token, its images and its reference answers."""
 
     number: int
     token: str
     samples: Sequence[Sample]
     patience: float  # seconds for one request
-    known: dict[tuple[str, int], PromptBoxes] = field(default_factory=dict)
-    flagged: list[str] = field(default_factory=list)  # notes that the server said it has
+    known: dict[tuple[str, int], AnswerContent] = field(default_factory=dict)
+    flagged: list[str] = field(default_factory=list)  # notes of the flags that the server acknowledged
 
     def run(self, url: str, tally: Tally, over: threading.Event, pause: float) -> None:
-        """Ask, compare and wait a little, until it is over."""
+        """Send requests, compare the answers and pause, until `over` is set."""
         chance = random.Random(self.number)
         with self._http(url) as http:
             turn = self.number
@@ -53,7 +53,7 @@ class Client:
                 over.wait(pause * chance.uniform(0.5, 1.5))
 
     def learn(self, url: str, tally: Tally) -> None:
-        """Ask everything once; the first time, alone, what is answered is what is right."""
+        """Send every request once; the answers of the first time are the reference."""
         with self._http(url) as http:
             for scene in range(len(self.samples)):
                 visit = Visit(self, http, tally, scene)
@@ -67,7 +67,7 @@ class Client:
 
 
 def make_clients(tokens: Sequence[str], patience: float) -> list[Client]:
-    """A client for each token, none with an image of another's."""
+    """Make a client for each token; no two share an image."""
     samples = make_samples(SCENES * len(tokens), HELD_OUT_SEED + 12)
     return [
         Client(number, token, samples[number * SCENES : (number + 1) * SCENES], patience)
@@ -86,12 +86,12 @@ class Visit:
 
     @property
     def sample(self) -> Sample:
-        """The image, and a question about it."""
+        """Sample whose image and question are sent."""
         return self.client.samples[self.scene]
 
     @property
     def inside(self) -> list[float]:
-        """A point in the first object, or in the middle."""
+        """Point in the first object, or the image's centre."""
         points = [point for each in self.sample.objects for point in each.points]
         return list(points[0]) if points else [self.sample.width / 2, self.sample.height / 2]
 
@@ -100,7 +100,7 @@ class Visit:
         fields: dict[str, Any] = {"files": {"image": self.sample.image}, "data": {"question": self.sample.question}}
         answer = self._ask("segment", "POST", "/v1/segment", **fields)
         if answer is not None:
-            self.compare("segment", _told(answer.json()))
+            self.compare("segment", _content(answer.json()))
 
     def prompt(self) -> None:
         """Click on an object."""
@@ -111,25 +111,25 @@ class Visit:
             self.compare("prompt", {"text": "", "masks": [each["rle"] for each in drawn["masks"]]})
 
     def dialogue(self) -> None:
-        """Begin, ask (followed while it is written), draw, flag, take the image and an export, delete."""
+        """Begin a dialogue, ask with streaming, draw, flag, get the image and an export, and delete it."""
         begun = self._ask("dialogue", "POST", "/v1/dialogues", files={"image": self.sample.image})
         if begun is None:
             return
         path = f"/v1/dialogues/{begun.json()['id']}"
-        asked: dict[str, Any] = {"json": {"question": self.sample.question}, "headers": STREAMED}
-        spoken = self._ask("ask", "POST", f"{path}/ask", read=_last_event, **asked)
-        if spoken is not None:
-            self.compare("ask", _told(spoken))
+        question: dict[str, Any] = {"json": {"question": self.sample.question}, "headers": STREAMED}
+        streamed = self._ask("ask", "POST", f"{path}/ask", read=_last_event, **question)
+        if streamed is not None:
+            self.compare("ask", _content(streamed))
         drawn = self._ask("draw", "POST", f"{path}/draw", json={"points": [self.inside], "question": BY_HAND})
         if drawn is not None:
-            self.compare("draw", _told(drawn.json()))
+            self.compare("draw", _content(drawn.json()))
             self._flag(path, drawn.json()["number"])
         image = self._ask("image", "GET", f"{path}/image")
         if image is not None and image.content != self.sample.image:
-            self.tally.note(f"client {self.client.number} was given another image than its own")
+            self.tally.note(f"client {self.client.number} got another image than its own")
         export = self._ask("export", "GET", f"{path}/export?format=coco")
-        if None not in (spoken, drawn, export):  # both rounds are in it
-            self.compare("export", _exported(export.json()))
+        if None not in (streamed, drawn, export):  # both rounds are in it
+            self.compare("export", _export_content(export.json()))
         self._ask("delete", "DELETE", path)
 
     def _flag(self, path: str, number: int) -> None:
@@ -146,36 +146,36 @@ class Visit:
         read: Read = lambda answer: answer,
         **fields: Any,
     ) -> Any:
-        """What was answered, or None where the server had no time or no room."""
+        """Send a request; returns its answer, or None if the server had no time or no room."""
         begin = time.monotonic()
         try:
             answer = self.http.request(method, path, **fields)
-            status, found = str(answer.status_code), read(answer) if answer.is_success else None
+            status, content = str(answer.status_code), read(answer) if answer.is_success else None
         except httpx.TimeoutException:
-            status, found = "no answer", None
+            status, content = "no answer", None
         except httpx.ConnectError:
-            status, found = "refused", None
+            status, content = "refused", None
         except httpx.TransportError:
-            status, found = "closed", None
-        except _Told as told:
-            status, found = str(told), None
-        self.tally.add(VALID + kind, status, time.monotonic() - begin, good=found is not None)
-        return found
+            status, content = "closed", None
+        except _StreamError as error:
+            status, content = str(error), None
+        self.tally.add(VALID + kind, status, time.monotonic() - begin, good=content is not None)
+        return content
 
-    def compare(self, kind: str, told: PromptBoxes) -> None:
-        """Note an answer that is not the one known; the first is known from then on."""
-        known = self.client.known.setdefault((kind, self.scene), told)
-        if not _same(known, told):
-            said = f"{kind} of client {self.client.number}, scene {self.scene}: {told['text']!r}, not {known['text']!r}"
-            self.tally.note(said)
+    def compare(self, kind: str, answer: AnswerContent) -> None:
+        """Record an answer that differs from the reference; the first answer becomes the reference."""
+        known = self.client.known.setdefault((kind, self.scene), answer)
+        if not _same(known, answer):
+            place = f"{kind} of client {self.client.number}, scene {self.scene}"
+            self.tally.note(f"{place}: {answer['text']!r}, not {known['text']!r}")
 
 
-class _Told(Exception):
-    """The status of an error that came after the answer had begun."""
+class _StreamError(Exception):
+    """Error event of a stream; the message is its status."""
 
 
 def _last_event(answer: httpx.Response) -> dict[str, Any]:
-    """The round of a stream of events."""
+    """Find the round in a stream of events."""
     name = ""
     for line in answer.text.splitlines():
         if line.startswith("event: "):
@@ -183,24 +183,24 @@ def _last_event(answer: httpx.Response) -> dict[str, Any]:
         elif line.startswith("data: ") and name == "round":
             return json.loads(line.removeprefix("data: "))
         elif line.startswith("data: ") and name == "error":
-            raise _Told(json.loads(line.removeprefix("data: "))["status"])
-    raise _Told("closed")
+            raise _StreamError(json.loads(line.removeprefix("data: "))["status"])
+    raise _StreamError("closed")
 
 
-def _told(answer: dict[str, Any]) -> PromptBoxes:
-    found = answer["instances"] if "instances" in answer else answer["regions"]
-    return {"text": answer["raw_text"], "masks": [each["rle"] for each in found]}
+def _content(answer: dict[str, Any]) -> AnswerContent:
+    objects = answer["instances"] if "instances" in answer else answer["regions"]
+    return {"text": answer["raw_text"], "masks": [each["rle"] for each in objects]}
 
 
-def _exported(file: dict[str, Any]) -> PromptBoxes:
-    questions = {each["id"]: each["name"] for each in file["categories"]}
-    found = file["annotations"]
-    text = "; ".join(questions[each["category_id"]] for each in found)
-    return {"text": text, "masks": [each["segmentation"] for each in found]}
+def _export_content(file: dict[str, Any]) -> AnswerContent:
+    questions = {category["id"]: category["name"] for category in file["categories"]}
+    annotations = file["annotations"]
+    text = "; ".join(questions[annotation["category_id"]] for annotation in annotations)
+    return {"text": text, "masks": [annotation["segmentation"] for annotation in annotations]}
 
 
-def _same(known: PromptBoxes, told: PromptBoxes) -> bool:
-    if known["text"] != told["text"] or len(known["masks"]) != len(told["masks"]):
+def _same(known: AnswerContent, answer: AnswerContent) -> bool:
+    if known["text"] != answer["text"] or len(known["masks"]) != len(answer["masks"]):
         return False
-    pairs = zip(known["masks"], told["masks"], strict=True)
-    return all(a == b or mask_iou(decode(a), decode(b)) > ALIKE for a, b in pairs)
+    pairs = zip(known["masks"], answer["masks"], strict=True)
+    return all(a == b or mask_iou(decode(a), decode(b)) > SAME_IOU for a, b in pairs)

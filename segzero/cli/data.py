@@ -54,7 +54,7 @@ def show(
 
 @dataclass(frozen=True)
 class RecipeOptions:
-    """Which samples are made of those that are read."""
+    """Joining, borrowing and filtering of the questions that are read."""
 
     join: Annotated[float, typer.Option(help="Share of questions joined of several about an image.")] = 0.0
     no_target: Annotated[
@@ -67,9 +67,10 @@ class RecipeOptions:
         float | None, typer.Option(help="Keep what a segmenter draws with at least this IoU; 0.6 as published.")
     ] = None
     segmenter: Annotated[
-        str | None, typer.Option(help="SAM2 for --filter-iou: a folder or hub name; default: the shipped one.")
+        str | None,
+        typer.Option("--segmenter", help="SAM2 for --filter-iou: a folder or hub name; default: the shipped one."),
     ] = None
-    seed: Annotated[int, typer.Option(help="Of joins and borrowed questions.", min=0)] = 0
+    seed: Annotated[int, typer.Option(help="Seed of joins and borrowed questions.", min=0)] = 0
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ def needs(extra: str) -> Iterator[None]:
     >>> with needs("serve"):
     ...     raise ModuleNotFoundError("No module named 'fastapi'", name="fastapi")
     Traceback (most recent call last):
-    segzero.errors.UserError: fastapi is missing (No module named 'fastapi'); pip install 'segzero[serve]'
+    segzero.errors.UserError: fastapi does not import here (No module named 'fastapi'); pip install 'segzero[serve]'
     """
     try:
         yield
@@ -26,7 +26,7 @@ def needs(extra: str) -> Iterator[None]:
         if package in OURS:  # a mistake in SegZero's own code
             raise
         install = INSTALL.get(extra, f"pip install 'segzero[{extra}]'")
-        raise UserError(f"{package or 'a package'} is missing ({error}); {install}") from error
+        raise UserError(f"{package or 'a package'} does not import here ({error}); {install}") from error
 
 
 def require(package: str) -> None:

@@ -20,7 +20,7 @@ from segzero.masks import decode
 from segzero.result import InstanceMask
 from segzero.sample import Object, Sample
 from segzero.viz.html import page, picture
-from segzero.viz.overlay import draw_overlay, enlarge
+from segzero.viz.overlay import draw_overlay, resize
 from segzero.viz.panel import beside
 from segzero.viz.text import font_for, wrap
 
@@ -100,7 +100,7 @@ def sample_panel(sample: Sample) -> Image.Image:
     scale = SIDE / max(image.size)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     truth = true_instances(sample, image.size)
-    pictures = beside([enlarge(image, size), draw_overlay(image, truth, size)])
+    pictures = beside([resize(image, size), draw_overlay(image, truth, size)])
     font, step = font_for(sample.question, LETTERS), round(1.35 * LETTERS)
     lines = wrap(sample.question if truth else f"{sample.question} (nothing is there)", font, pictures.width - MARGIN)
     sheet = Image.new("RGB", (pictures.width, pictures.height + step * len(lines) + 2 * MARGIN), "white")

@@ -1,8 +1,8 @@
-"""Who draws: images are embedded once, masks are decoded from boxes and points as often as needed.
+"""Segmenters: images are embedded once, masks are predicted from boxes and points as often as needed.
 
 >>> segmenter = load_segmenter("facebook/sam2.1-hiera-large")                              # doctest: +SKIP
 >>> embeddings = segmenter.embed([image])                                                  # doctest: +SKIP
->>> [[mug]] = segmenter.decode(embeddings, [[Prompt(box=(10, 20, 60, 80))]])               # doctest: +SKIP
+>>> [[mug]] = segmenter.decode(embeddings, [[MaskPrompt(box=(10, 20, 60, 80))]])           # doctest: +SKIP
 >>> mug.masks.shape, mug.scores                                                            # doctest: +SKIP
 ((1, 480, 640), array([0.97], dtype=float32))
 """
@@ -14,7 +14,7 @@ from segzero.segmenter.protocol import Embeddings, MaskPrediction, MaskPrompt, S
 
 __all__ = ["BACKENDS", "DEFAULT", "Embeddings", "MaskPrediction", "MaskPrompt", "Segmenter", "load_segmenter"]
 
-DEFAULT = "facebook/sam2.1-hiera-large"  # Seg-Zero's own numbers were made with facebook/sam2-hiera-large
+DEFAULT = "facebook/sam2.1-hiera-large"  # Seg-Zero published its figures with facebook/sam2-hiera-large
 BACKENDS = ("auto", "transformers", "sam2")
 DTYPES = ("auto", "float32", "bfloat16")
 
@@ -30,7 +30,7 @@ def load_segmenter(
 
     `backend`: `transformers` reads folders and hub names, `sam2` (Meta's package, in a process of its own) reads
     Meta's `.pt` files and the hub names of Meta's releases; `auto` takes `sam2` for a `.pt` file only.
-    `dtype`: of the image encoder; `auto` is bfloat16 on CUDA, else float32. Masks are always decoded in float32.
+    `dtype` is the image encoder's; `auto` is bfloat16 on CUDA, else float32. Masks are always predicted in float32.
     `config`: for a `.pt` file that does not have a release's name, e.g. "configs/sam2.1/sam2.1_hiera_l.yaml".
     """
     if backend not in BACKENDS:
@@ -39,12 +39,18 @@ def load_segmenter(
         raise unknown_name("segmenter dtype", dtype, list(DTYPES))
     if backend == "auto":
         backend = "sam2" if str(path).endswith(".pt") else "transformers"
-    if backend == "sam2":
-        from segzero.segmenter.sam2 import MetaSegmenter
-
-        return MetaSegmenter(path, device, dtype, config)
-    if config is not None:
+    if backend == "transformers" and config is not None:
         raise UserError("config=... is for the sam2 backend; transformers finds a checkpoint's own config.json")
-    from segzero.segmenter.transformers import TransformersSegmenter
+    try:
+        if backend == "sam2":
+            from segzero.segmenter.sam2 import MetaSegmenter
 
-    return TransformersSegmenter(path, device, dtype)
+            return MetaSegmenter(path, device, dtype, config)
+        from segzero.segmenter.transformers import TransformersSegmenter
+
+        return TransformersSegmenter(path, device, dtype)
+    except ImportError as error:
+        raise UserError(
+            f"the segmenter's {backend} backend does not import here ({error}); pip install 'segzero[infer]', then "
+            "`segzero doctor`"
+        ) from error

@@ -1,60 +1,61 @@
-"""From prompts to arrays: unequal numbers of objects an image and of points an object become even batches.
+"""Batching of prompts: unequal numbers of objects per image and of points per object become even arrays.
 
-SAM2 has no exact padding (a padded point still takes part in attention), so only prompts with the same number
-of points share a batch; and each prompt is a row of its own with its image's features beside it, because only
-so can one batch hold prompts of several images and an earlier mask for each.
+SAM2 has no exact padding (a padded point still takes part in attention), so only prompts with the same number of
+points share a batch. Each prompt is a row of its own with its image's features: only then can a batch hold prompts of
+several images, and an earlier mask for each.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segzero.errors import UserError
-from segzero.segmenter.protocol import Embeddings, MaskPrediction, MaskPrompt
+from segzero.segmenter.protocol import Embeddings, Logits, MaskPrediction, MaskPrompt
 
-MASK_LIMIT = 32.0  # earlier masks are clamped to it, as in Meta's predictor
-ROW_BYTES = 1 << 28  # of image features that one batch may copy
+MASK_LIMIT = 32.0  # earlier masks are clipped to it, as in Meta's predictor
+ROW_BYTES = 1 << 28  # image features that one batch may copy
 MAX_ROWS = 64
-BOX_LABELS = (2, 3)  # to SAM2 a box is two points: top left and bottom right
+BOX_LABELS = (2, 3)  # SAM2 takes a box as two points, top left and bottom right
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
     """A batch of n prompts with K points each."""
 
-    images: np.ndarray  # int64 [n], which image each is about
-    points: np.ndarray  # float32 [n, K, 2] x, y as shares of the image's width and height
-    labels: np.ndarray  # int64 [n, K]
-    masks: np.ndarray | None  # float32 [n, h, w] logits
+    images: NDArray[np.int64]  # [n], index of each prompt's image
+    points: NDArray[np.float32]  # [n, K, 2] x, y as shares of the image's width and height
+    labels: NDArray[np.int64]  # [n, K]
+    masks: Logits | None  # [n, h, w]
 
 
-Decoder = Callable[[Rows], tuple[np.ndarray, np.ndarray]]  # -> logits float32 [n, 3, h, w], scores float32 [n, 3]
+Decoder = Callable[[Rows], tuple[Logits, Logits]]  # -> logits [n, 3, h, w], scores [n, 3]
 
 
-def decode_in_rows(
+def decode_in_batches(
     decoder: Decoder, embeddings: Embeddings, prompts: Sequence[Sequence[MaskPrompt]], all_masks: bool
 ) -> list[list[MaskPrediction]]:
-    """Ask `decoder` for everything in few even batches, and give the answers back in the order of the prompts."""
+    """Predict masks for all prompts in few even batches; the predictions come in the order of the prompts."""
     if len(prompts) != len(embeddings):
         raise UserError(f"prompts for {len(prompts)} images, but {len(embeddings)} embeddings; give one list each")
     for listed, size in zip(prompts, embeddings.sizes, strict=True):
         for prompt in listed:
-            check(prompt, size, tuple(embeddings.features[0].shape[-2:]))  # masks have the finest features' grid
-    drawn: dict[tuple[int, int], MaskPrediction] = {}
+            check(prompt, size, tuple(embeddings.features[0].shape[-2:]))  # logits have the finest features' grid
+    predictions: dict[tuple[int, int], MaskPrediction] = {}
     for places in _batches(embeddings, prompts):
         logits, scores = decoder(_rows(embeddings, prompts, places))
         for place, each_logits, each_scores in zip(places, logits, scores, strict=True):
             kept = slice(None) if all_masks else slice(best := int(each_scores.argmax()), best + 1)
             # A copy, or one mask would keep the other two alive.
-            drawn[place] = MaskPrediction(
+            predictions[place] = MaskPrediction(
                 each_logits[kept].copy(), each_scores[kept].copy(), embeddings.sizes[place[0]]
             )
-    return [[drawn[i, j] for j in range(len(listed))] for i, listed in enumerate(prompts)]
+    return [[predictions[i, j] for j in range(len(listed))] for i, listed in enumerate(prompts)]
 
 
 def check(prompt: MaskPrompt, size: tuple[int, int], grid: tuple[int, ...]) -> None:
-    """Refuse what SAM2 would quietly draw nonsense for."""
+    """Refuse a prompt for which SAM2 would silently return nonsense."""
     width, height = size
     if prompt.box is None and len(prompt.points) == 0:
         raise UserError("a prompt needs a box or at least one point")
@@ -78,7 +79,7 @@ def check(prompt: MaskPrompt, size: tuple[int, int], grid: tuple[int, ...]) -> N
 
 
 def _batches(embeddings: Embeddings, prompts: Sequence[Sequence[MaskPrompt]]) -> Iterator[list[tuple[int, int]]]:
-    """Places (image, prompt) that can be decoded together, as many as memory allows."""
+    """Places (image, prompt) of prompts that can share a batch, as many as memory allows."""
     alike: dict[tuple, list[tuple[int, int]]] = {}
     for i, listed in enumerate(prompts):
         for j, prompt in enumerate(listed):
@@ -93,6 +94,7 @@ def _batches(embeddings: Embeddings, prompts: Sequence[Sequence[MaskPrompt]]) ->
 
 
 def _rows(embeddings: Embeddings, prompts: Sequence[Sequence[MaskPrompt]], places: list[tuple[int, int]]) -> Rows:
+    """Arrays of the prompts at these places."""
     chosen = [prompts[i][j] for i, j in places]
     points, labels = [], []
     for prompt in chosen:

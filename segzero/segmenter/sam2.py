@@ -1,8 +1,8 @@
-"""SAM2 by Meta's own package, in a process of its own: importing it sets up hydra globally, which would break
-a training that is configured with hydra too.
+"""SAM2 through Meta's own package, in a process of its own.
 
-Parent and child exchange arrays as safetensors through a pipe. The child ends when the parent does; when the
-child dies, the next call here says so.
+Importing the package sets up hydra globally, which would break a training that is configured with hydra too. Parent
+and child exchange arrays as safetensors through a pipe. The child ends with its parent; when the child dies, the next
+call here raises an error.
 """
 
 import os
@@ -23,13 +23,13 @@ from safetensors.numpy import load
 
 import segzero
 from segzero.errors import UserError
-from segzero.segmenter.batching import Rows, decode_in_rows
-from segzero.segmenter.protocol import Embeddings, MaskPrediction, MaskPrompt
-from segzero.segmenter.sam2_worker import pack
+from segzero.segmenter.batching import Rows, decode_in_batches
+from segzero.segmenter.protocol import Embeddings, Logits, MaskPrediction, MaskPrompt
+from segzero.segmenter.sam2_worker import Arrays, pack
 
 
 class MetaSegmenter:
-    """The same protocol as the transformers backend; features are held here, the child keeps nothing."""
+    """A segmenter of Meta's package; features are held in this process, the child keeps nothing."""
 
     def __init__(self, path: str | Path, device: str = "auto", dtype: str = "auto", config: str | None = None) -> None:
         self.name = str(path)
@@ -38,8 +38,8 @@ class MetaSegmenter:
         self._child = _Child([str(path), device, dtype, config or ""])
 
     def embed(self, images: Sequence[Image.Image]) -> Embeddings:
-        """Features of each image, in main memory."""
-        encoded = [self._child.ask("embed", {"image": np.array(image.convert("RGB"))}) for image in images]
+        """Encode images; the features are in main memory."""
+        encoded = [self._child.call("embed", {"image": np.array(image.convert("RGB"))}) for image in images]
         levels = sorted(encoded[0]) if encoded else []
         features = tuple(torch.from_numpy(np.concatenate([each[level] for each in encoded])) for level in levels)
         return Embeddings(features, tuple(image.size for image in images))
@@ -47,21 +47,21 @@ class MetaSegmenter:
     def decode(
         self, embeddings: Embeddings, prompts: Sequence[Sequence[MaskPrompt]], all_masks: bool = False
     ) -> list[list[MaskPrediction]]:
-        """Three masks are drawn for each prompt, and the best by its own score is kept."""
-        return decode_in_rows(lambda rows: self._draw(embeddings, rows), embeddings, prompts, all_masks)
+        """Predict three masks for each prompt and keep the best by its own score, or all of them."""
+        return decode_in_batches(lambda rows: self._predict(embeddings, rows), embeddings, prompts, all_masks)
 
-    def _draw(self, embeddings: Embeddings, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    def _predict(self, embeddings: Embeddings, rows: Rows) -> tuple[Logits, Logits]:
         used, rank = np.unique(rows.images, return_inverse=True)  # send each image once
         sent = {f"level{i}": level[used].cpu().numpy() for i, level in enumerate(embeddings.features)}
         sent |= {"images": rank, "points": rows.points, "labels": rows.labels}
         if rows.masks is not None:
             sent["masks"] = rows.masks
-        drawn = self._child.ask("decode", sent)
-        return drawn["logits"], drawn["scores"]
+        received = self._child.call("decode", sent)
+        return received["logits"], received["scores"]
 
 
 class _Child:
-    """The process that holds the model."""
+    """The child process that holds the model."""
 
     def __init__(self, arguments: list[str]) -> None:
         self._pipe, theirs = Pipe()
@@ -71,24 +71,24 @@ class _Child:
         places = [home, *filter(None, [os.environ.get("PYTHONPATH")])]  # an empty one would be the current folder
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
         self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment)
-        theirs.close()  # else a dead child would not be seen
+        theirs.close()  # else the death of the child would go unnoticed
         self._lock = threading.Lock()
         weakref.finalize(self, _stop, self._process, self._pipe, os.getpid())
         self._receive()
 
-    def ask(self, what: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Send one request and wait for its answer."""
+    def call(self, method: str, arrays: Arrays) -> Arrays:
+        """Call a method of the model and wait for its result."""
         with self._lock:
             try:
-                with suppress(OSError):  # it has died: receiving says how
-                    self._pipe.send_bytes(what.encode())
+                with suppress(OSError):  # the child has died: `_receive` says how
+                    self._pipe.send_bytes(method.encode())
                     self._pipe.send_bytes(pack(arrays))
                 return self._receive()
             except KeyboardInterrupt:
-                self._process.kill()  # or its late answer would be taken for that to the next request
+                self._process.kill()  # else its late result would be taken for that of the next call
                 raise
 
-    def _receive(self) -> dict[str, np.ndarray]:
+    def _receive(self) -> Arrays:
         try:
             status, body = self._pipe.recv_bytes(), self._pipe.recv_bytes()
         except (EOFError, OSError):
@@ -101,8 +101,8 @@ class _Child:
         return load(body)
 
 
-def _stop(process: subprocess.Popen, pipe: Connection, owner: int) -> None:
-    if os.getpid() == owner:  # not in a fork of it, which has a copy of this object
+def _stop(process: subprocess.Popen[bytes], pipe: Connection, owner: int) -> None:
+    if os.getpid() == owner:  # not in a fork, which has a copy of this object
         pipe.close()
         process.terminate()
         process.wait()

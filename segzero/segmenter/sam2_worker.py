@@ -1,4 +1,4 @@
-"""The child process of the sam2 backend: `python -m segzero.segmenter.sam2_worker FD PATH DEVICE DTYPE CONFIG`."""
+"""Child process of the sam2 backend: `python -m segzero.segmenter.sam2_worker FD PATH DEVICE DTYPE CONFIG`."""
 
 import os
 import signal
@@ -18,39 +18,41 @@ from safetensors.numpy import load, save
 from segzero.device import find_device
 from segzero.errors import UserError, one_line
 
+Arrays = dict[str, np.ndarray]
+
 
 def main() -> None:
-    """Load the model, say so, then answer requests until the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end is ours
+    """Load the model, report that, then serve calls until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, with which this process ends
     pipe = Connection(int(sys.argv[1]))
     parent = os.getppid()
     models: list[Model] = []
 
-    def start() -> dict[str, np.ndarray]:
+    def start() -> Arrays:
         models.append(Model(*sys.argv[2:6]))
         return {}
 
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         reply(pipe, start)
         while models:
-            # A fork of the parent may hold the pipe open for longer than the parent lives.
+            # A fork of the parent may hold the pipe open after the parent's end.
             while not pipe.poll(5):
                 if os.getppid() != parent:
                     return
-            what, arrays = pipe.recv_bytes(), load(pipe.recv_bytes())
-            work = models[0].embed if what == b"embed" else models[0].decode
-            reply(pipe, partial(work, **arrays))
+            method, arrays = pipe.recv_bytes(), load(pipe.recv_bytes())
+            function = models[0].embed if method == b"embed" else models[0].decode
+            reply(pipe, partial(function, **arrays))
 
 
-def pack(arrays: dict[str, np.ndarray]) -> bytes:
-    """safetensors writes an array's memory as it lies there, so a view must become an array of its own first."""
+def pack(arrays: Arrays) -> bytes:
+    """Serialise arrays. safetensors writes their memory as it is, so a view must become contiguous first."""
     return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
-def reply(pipe: Connection, work: Callable[[], dict[str, np.ndarray]]) -> None:
-    """Do it and send what came of it; an error is an answer too, so that the parent never waits in vain."""
+def reply(pipe: Connection, function: Callable[[], Arrays]) -> None:
+    """Call a function and send its result or its error, so that the parent never waits in vain."""
     try:
-        status, body = b"done", pack(work())
+        status, body = b"done", pack(function())
     except UserError as error:
         status, body = b"user error", str(error).encode()
     except Exception:
@@ -60,7 +62,7 @@ def reply(pipe: Connection, work: Callable[[], dict[str, np.ndarray]]) -> None:
 
 
 class Model:
-    """Meta's predictor, asked for features and for masks of many images at once."""
+    """Meta's predictor, used for features and for masks of many images at once."""
 
     def __init__(self, path: str, device: str, dtype: str, config: str) -> None:
         self.device = find_device(device)
@@ -68,8 +70,8 @@ class Model:
         self.predictor = _load(path, self.device, config)
 
     @torch.inference_mode()
-    def embed(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """uint8 [H, W, 3] -> features, the finest first, each [1, C, h, w]."""
+    def embed(self, image: np.ndarray) -> Arrays:
+        """Encode an image, uint8 [H, W, 3], into features, the finest first, each [1, C, h, w]."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             self.predictor.set_image(Image.fromarray(image))
         features = self.predictor._features
@@ -84,8 +86,8 @@ class Model:
         labels: np.ndarray,
         masks: np.ndarray | None = None,
         **levels: np.ndarray,
-    ) -> dict[str, np.ndarray]:
-        """Prompts as in `segzero.segmenter.batching.Rows`, and features [N, C, h, w] of the images they are about."""
+    ) -> Arrays:
+        """Predict masks for prompts as in `batching.Rows`, given the features [N, C, h, w] of their images."""
         sam = self.predictor.model
         *fine, coarse = (torch.from_numpy(levels[f"level{i}"][images]).to(self.device) for i in range(len(levels)))
         places = torch.from_numpy(points).to(self.device) * sam.image_size
@@ -107,7 +109,7 @@ class Model:
 
 
 def _load(path: str, device: torch.device, config: str):
-    """A `.pt` file with the configuration that its name or `config` says, or a hub name of Meta's releases."""
+    """Load a `.pt` file with the architecture that its name or `config` says, or a hub name of Meta's releases."""
     try:
         from sam2.build_sam import HF_MODEL_ID_TO_FILENAMES, _hf_download, build_sam2
         from sam2.sam2_image_predictor import SAM2ImagePredictor

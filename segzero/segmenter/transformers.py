@@ -1,4 +1,4 @@
-"""SAM2, and SAM3's tracker, as transformers has them: the default backend."""
+"""SAM2, and SAM3's tracker, through the transformers library: the default backend."""
 
 import re
 from collections.abc import Sequence
@@ -14,28 +14,28 @@ from transformers.models.sam2.modeling_sam2 import Sam2MultiScaleAttention, Sam2
 
 from segzero.device import find_device
 from segzero.errors import UserError, one_line
-from segzero.segmenter.batching import Rows, decode_in_rows
-from segzero.segmenter.protocol import Embeddings, MaskPrediction, MaskPrompt
+from segzero.segmenter.batching import Rows, decode_in_batches
+from segzero.segmenter.protocol import Embeddings, Logits, MaskPrediction, MaskPrompt
 
-# Checkpoints of the video models hold the image model; their names on the hub are the usual ones.
+# Checkpoints of the video models contain the image model; most names on the hub are theirs.
 MODEL_TYPES = ("sam2", "sam2_video", "sam3_tracker", "sam3_video")
 IMAGES_AT_ONCE = 4
 
 
 class TransformersSegmenter:
-    """Loads with the ordinary `from_pretrained`; holds weights in float32, as coordinates need its precision."""
+    """A checkpoint loaded by `from_pretrained`, with weights in float32: coordinates need its precision."""
 
     def __init__(self, path: str | Path, device: str = "auto", dtype: str = "auto") -> None:
         self.name = str(path)
         self.device = find_device(device)
         self.model, self.processor = _load(path)
-        leave_out_unused(self.model)
+        skip_unused_computations(self.model)
         self.model.to(self.device)
         self.half = dtype == "bfloat16" or (dtype == "auto" and self.device.type == "cuda")
 
     @torch.inference_mode()
     def embed(self, images: Sequence[Image.Image]) -> Embeddings:
-        """Features of each image, on the model's device."""
+        """Encode images; the features are on the model's device."""
         batches = [self._encode(images[i : i + IMAGES_AT_ONCE]) for i in range(0, len(images), IMAGES_AT_ONCE)]
         features = tuple(torch.cat(level) for level in zip(*batches, strict=True))
         return Embeddings(features, tuple(image.size for image in images))
@@ -43,8 +43,8 @@ class TransformersSegmenter:
     def decode(
         self, embeddings: Embeddings, prompts: Sequence[Sequence[MaskPrompt]], all_masks: bool = False
     ) -> list[list[MaskPrediction]]:
-        """Three masks are drawn for each prompt, and the best by its own score is kept, as in Seg-Zero."""
-        return decode_in_rows(lambda rows: self._draw(embeddings, rows), embeddings, prompts, all_masks)
+        """Predict three masks for each prompt and keep the best by its own score, as in Seg-Zero, or all of them."""
+        return decode_in_batches(lambda rows: self._predict(embeddings, rows), embeddings, prompts, all_masks)
 
     def _encode(self, images: Sequence[Image.Image]) -> list[torch.Tensor]:
         arrays = [np.array(image if image.mode == "RGB" else image.convert("RGB")) for image in images]
@@ -53,12 +53,12 @@ class TransformersSegmenter:
             return [level.float() for level in self.model.get_image_embeddings(pixels.to(self.device))]
 
     @torch.inference_mode()
-    def _draw(self, embeddings: Embeddings, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    def _predict(self, embeddings: Embeddings, rows: Rows) -> tuple[Logits, Logits]:
         where = torch.from_numpy(rows.images).to(embeddings.features[0].device)
         masks = None if rows.masks is None else torch.from_numpy(rows.masks)[:, None].to(self.device)
         output = self.model(
             image_embeddings=[level[where].to(self.device) for level in embeddings.features],
-            # Boxes are among the points, as two corners: the model's own box argument means the same.
+            # Boxes are among the points, as two corners; the model's own box argument does the same.
             input_points=torch.from_numpy(rows.points)[:, None].to(self.device) * self._side,
             input_labels=torch.from_numpy(rows.labels)[:, None].to(self.device),
             input_masks=masks,
@@ -72,10 +72,10 @@ class TransformersSegmenter:
 
 
 def _load(path: str | Path):
-    """Model and image processor; whatever is wrong with the checkpoint becomes one line."""
+    """Load model and image processor; anything wrong with the checkpoint becomes one line."""
     if not Path(path).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
         raise UserError(
-            f"no such segmenter: {path} is no folder here, and no hub name like facebook/sam2.1-hiera-large"
+            f"no such segmenter: {path} is neither a folder here nor a hub name like facebook/sam2.1-hiera-large"
         )
     try:
         kind = AutoConfig.from_pretrained(path, trust_remote_code=False).model_type
@@ -94,8 +94,11 @@ def _load(path: str | Path):
     return model.eval(), processor
 
 
-def leave_out_unused(model: PreTrainedModel) -> None:
-    """Change the encoder in place; models built of other parts (SAM3's tracker) stay as they are."""
+def skip_unused_computations(model: PreTrainedModel) -> None:
+    """Remove computations of SAM2's encoder whose results are unused; features stay bit-identical.
+
+    The encoder is changed in place. Models built of other parts (SAM3's tracker) stay as they are.
+    """
     for module in model.modules():
         if isinstance(module, Sam2VisionNeck):
             module.position_encoding = _NoPositions()
@@ -104,14 +107,14 @@ def leave_out_unused(model: PreTrainedModel) -> None:
 
 
 class _NoPositions(torch.nn.Module):
-    """Position encodings as large as the features are for the memory of videos; images are drawn without."""
+    """Stands for position encodings, as large as the features, which only the memory of videos uses."""
 
     def forward(self, shape: torch.Size, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         return torch.empty(shape[0], 0, *shape[2:], device=device, dtype=dtype)
 
 
 def _attend(self: Sam2MultiScaleAttention, hidden_states: torch.Tensor, **_) -> torch.Tensor:
-    """The library's forward without its first product of queries and keys, which it throws away."""
+    """Attention as in the library's forward, without its first product of queries and keys, which is unused."""
     batch, height, width, _ = hidden_states.shape
     heads = self.num_attention_heads
     query, key, value = self.qkv(hidden_states).view(batch, height * width, 3, heads, -1).unbind(2)

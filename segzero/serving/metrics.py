@@ -62,5 +62,5 @@ class _Images(Collector):
     def collect(self) -> list[Metric]:
         images = CounterMetricFamily("segzero_images", "Images encoded, or remembered.", labels=["how"])
         images.add_metric(["encoded"], sum(segmenter.encoded for segmenter in self.segmenters))
-        images.add_metric(["remembered"], sum(segmenter.remembered for segmenter in self.segmenters))
+        images.add_metric(["remembered"], sum(segmenter.cache_hits for segmenter in self.segmenters))
         return [images]

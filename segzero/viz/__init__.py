@@ -1,1 +1,1 @@
-"""Pictures, charts and HTML pages made of plain values; nothing here imports a result or a model."""
+"""Pictures, charts and HTML pages of plain values; nothing here imports a result or a model."""

@@ -1,4 +1,4 @@
-"""What the HTML pages are made of: one file each, with its pictures inside and nothing to fetch.
+"""Parts of HTML pages: each page is one file, with its pictures inside and nothing to fetch.
 
 >>> table(("figure", "value"), [("gIoU", "<0.5>")])
 '<table><tr><th>figure<th>value<tr><td>gIoU<td>&lt;0.5&gt;</table>'
@@ -16,7 +16,7 @@ PANEL_WIDTH = 700  # pixels, in a page
 
 
 def page(title: str, body: str) -> str:
-    """A whole page; the title is plain text, the body HTML."""
+    """Write a whole page; the title is plain text, the body HTML."""
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{text(title)}</title>
@@ -27,25 +27,25 @@ def page(title: str, body: str) -> str:
 
 
 def text(value: str) -> str:
-    """Plain text inside HTML. A lone surrogate, which no file can hold, is written out."""
+    """Escape plain text for HTML. A lone surrogate, which a file can't hold, becomes an escape."""
     return escape(value.encode("utf-8", "backslashreplace").decode())
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of plain texts; without a head where that is empty."""
+    """Write a table of plain texts; an empty head is left out."""
     top = "<tr>" + "".join(f"<th>{text(cell)}" for cell in head) if head else ""
     lines = ("<tr>" + "".join(f"<td>{text(cell)}" for cell in row) for row in rows)
     return f"<table>{top}{''.join(lines)}</table>"
 
 
 def picture(image: Image.Image) -> str:
-    """The image, small, inside the page."""
+    """Embed an image in the page, at a small size."""
     small = image.resize((PANEL_WIDTH, round(image.height * PANEL_WIDTH / image.width)), Image.Resampling.LANCZOS)
     return f'<img alt="" src="{data_url(png_bytes(small))}">'
 
 
 def side_by_side(parts: Iterable[str]) -> str:
-    """Drawings or pictures in a row, as many as there is room for."""
+    """Put drawings or pictures in a row, as many as fit beside each other."""
     return f'<div class="row">{"".join(f"<figure>{part}</figure>" for part in parts)}</div>'
 
 

@@ -1,4 +1,4 @@
-"""The overlay: masks, boxes, points and numbers drawn on an image.
+"""Overlays: masks, boxes, points and numbers drawn on an image.
 
 >>> draw_overlay(image, result.instances).save("overlay.png")           # doctest: +SKIP
 """
@@ -19,7 +19,7 @@ Color = tuple[int, int, int]  # red, green, blue
 Size = tuple[int, int]  # width, height
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1, pixels of the picture
 
-# The first seven are told apart by colour-blind eyes too (after Okabe and Ito), the most conspicuous first.
+# Colour-blind eyes can distinguish the first seven too (after Okabe and Ito); the most conspicuous come first.
 PALETTE: list[Color] = [
     (255, 106, 19),  # orange
     (61, 178, 245),  # sky blue
@@ -33,12 +33,12 @@ PALETTE: list[Color] = [
     (77, 227, 220),  # cyan
 ]
 DARK, LIGHT = (17, 20, 24), (255, 255, 255)
-READABLE = 640  # an overlay's longer side is at least that
-MAX_DRAWN = 200  # nobody can tell more instances apart; the others are left out
+READABLE = 640  # least length of an overlay's longer side
+MAX_DRAWN = 200  # more instances can't be distinguished; the others are not drawn
 
 
 class Drawable(Protocol):
-    """An object with a mask, as pictures show it; the results of a pipeline and the truth of a sample both fit."""
+    """An object with a mask to draw: an instance of a result, or a true object of a sample."""
 
     @property
     def mask(self) -> NDArray[np.bool_]: ...  # [H, W], in the size of the image
@@ -53,47 +53,47 @@ class Drawable(Protocol):
     def score(self) -> float: ...  # expected IoU
 
     @property
-    def number(self) -> int | None: ...  # the number to show; without one, its place in the list
+    def number(self) -> int | None: ...  # number to show; None: its place in the list
 
 
 def draw_overlay(image: Image.Image, instances: Sequence[Drawable], size: Size | None = None) -> Image.Image:
-    """The image with what was found on it; as large as the image, small ones enlarged a whole number of times."""
+    """Draw instances on a copy of the image; small images are enlarged a whole number of times."""
     if size is None:
         times = max(1, math.ceil(READABLE / max(image.size)))
         size = image.width * times, image.height * times
-    canvas = enlarge(image, size)
+    canvas = resize(image, size)
     scale = size[0] / image.width, size[1] / image.height
-    pen = max(1.0, math.sqrt(size[0] * size[1]) / 450)  # the width that everything else is measured in
-    numbers = [found.number or place for place, found in enumerate(instances[:MAX_DRAWN], 1)]
-    shown = [(found, color_of(number - 1)) for number, found in zip(numbers, instances, strict=False)]
-    boxes = [_on_canvas(found.box, scale, size) for found, _ in shown]
-    for box, (_, color) in zip(boxes, shown, strict=True):  # under the masks, as contours say more than boxes
+    pen = max(1.0, math.sqrt(size[0] * size[1]) / 450)  # line width, in which everything else is measured
+    numbers = [instance.number or place for place, instance in enumerate(instances[:MAX_DRAWN], 1)]
+    shown = [(instance, color_of(number - 1)) for number, instance in zip(numbers, instances, strict=False)]
+    boxes = [_on_canvas(instance.box, scale, size) for instance, _ in shown]
+    for box, (_, color) in zip(boxes, shown, strict=True):  # under the masks, as contours tell more than boxes
         _draw_box(canvas, box, color, pen)
-    for found, color in shown:
-        _draw_mask(canvas, found.mask, color, pen)
-    taken: list[Box] = []  # where labels should not go
-    for found, color in shown:
-        for x, y in found.points:
+    for instance, color in shown:
+        _draw_mask(canvas, instance.mask, color, pen)
+    taken: list[Box] = []  # places that labels should not cover
+    for instance, color in shown:
+        for x, y in instance.points:
             taken.append(_draw_point(canvas, ((x + 0.5) * scale[0], (y + 0.5) * scale[1]), color, pen))
-    for number, box, (found, color) in zip(numbers, boxes, shown, strict=True):
-        if len(instances) > 1 or found.number:
+    for number, box, (instance, color) in zip(numbers, boxes, shown, strict=True):
+        if len(instances) > 1 or instance.number:
             _draw_label(canvas, str(number), box, color, pen, taken)
     return canvas
 
 
 def color_of(number: int) -> Color:
-    """The colour of the instance with that number, counted from 0."""
+    """Colour of the instance with that number, counted from 0."""
     return PALETTE[number % len(PALETTE)]
 
 
-def enlarge(image: Image.Image, size: Size) -> Image.Image:
-    """A smooth copy in that size, larger or smaller."""
+def resize(image: Image.Image, size: Size) -> Image.Image:
+    """Make a smooth copy of an image at another size."""
     return image.copy() if size == image.size else image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2)
 
 
 @lru_cache(maxsize=64)
 def rounded(width: int, height: int, radius: float) -> Image.Image:
-    """A filled rectangle with round corners as a mask; drawn at four times its size, as Pillow draws hard edges."""
+    """Mask of a rectangle with round corners; drawn at four times its size, as Pillow draws hard edges."""
     large = Image.new("L", (4 * width, 4 * height))
     ImageDraw.Draw(large).rounded_rectangle((0, 0, 4 * width - 1, 4 * height - 1), 4 * radius, fill=255)
     return large.resize((width, height), Image.Resampling.BOX)
@@ -105,8 +105,8 @@ def _on_canvas(box: Box, scale: tuple[float, float], size: Size) -> Box:
     return x0, y0, x1, y1
 
 
-def _draw_mask(canvas: Image.Image, mask: np.ndarray, color: Color, pen: float) -> None:
-    """Fill and contour of a mask [H, W], smooth at any enlargement.
+def _draw_mask(canvas: Image.Image, mask: NDArray[np.bool_], color: Color, pen: float) -> None:
+    """Draw the fill and the contour of a mask [H, W], smooth at any enlargement.
 
     The contour is a level of the blurred mask: a blur of width `sigma` turns the distance d from a straight
     edge into the value Phi(d / sigma), so a table from values to opacities draws a line along the edge.
@@ -118,7 +118,7 @@ def _draw_mask(canvas: Image.Image, mask: np.ndarray, color: Color, pen: float) 
     sx, sy = canvas.width / width, canvas.height / height
     sigma = min(max(0.8 * max(sx, sy), 1.4 * pen), 4 * pen)  # rounds off the steps of enlarged pixels
     margin = 4 * sigma
-    # Only this part of the mask and of the canvas is worked on: small objects cost little.
+    # Only this part of the mask and of the canvas is processed: small objects cost little.
     left, top = max(0, int(columns[0] * sx - margin)), max(0, int(rows[0] * sy - margin))
     right = min(canvas.width, math.ceil((columns[-1] + 1) * sx + margin))
     bottom = min(canvas.height, math.ceil((rows[-1] + 1) * sy + margin))
@@ -138,7 +138,7 @@ def _draw_mask(canvas: Image.Image, mask: np.ndarray, color: Color, pen: float) 
 
 @lru_cache(maxsize=100)
 def _band(inner: float, outer: float, opacity: float, sigma: float) -> list[int]:
-    """For each value of a blurred mask the opacity of a band from `outer` to `inner`, distances from its edge."""
+    """Opacity, for each value of a blurred mask, of a band from `outer` to `inner`, distances from the mask's edge."""
     table = [0]
     for value in range(1, 255):
         distance = sigma * NormalDist().inv_cdf(value / 255)  # positive inside
@@ -148,6 +148,7 @@ def _band(inner: float, outer: float, opacity: float, sigma: float) -> list[int]
 
 
 def _draw_box(canvas: Image.Image, box: Box, color: Color, pen: float) -> None:
+    """Draw the outline of a box with a dark edge around it."""
     x0, y0, x1, y1 = (round(v) for v in box)
     line, casing = math.ceil(pen), max(1, round(0.5 * pen))
     for ink, opacity, grow, width in ((DARK, 110, casing, line + 2 * casing), (color, 255, 0, line)):
@@ -163,7 +164,7 @@ def _draw_box(canvas: Image.Image, box: Box, color: Color, pen: float) -> None:
 
 
 def _draw_point(canvas: Image.Image, center: tuple[float, float], color: Color, pen: float) -> Box:
-    """A ringed dot; returns the room it takes."""
+    """Draw a ringed dot, and return the box that it covers."""
     x, y = round(center[0]), round(center[1])
     dot, light, dark = round(3.4 * pen), max(1, round(1.8 * pen)), max(1, round(0.7 * pen))
     for ink, radius in ((DARK, dot + light + dark), (LIGHT, dot + light), (color, dot)):
@@ -173,19 +174,19 @@ def _draw_point(canvas: Image.Image, center: tuple[float, float], color: Color, 
 
 
 def _draw_label(canvas: Image.Image, text: str, box: Box, color: Color, pen: float, taken: list[Box]) -> None:
-    """A numbered tag at a corner of the box, where it hides neither a point nor another tag if that can be."""
+    """Draw a numbered tag at a corner of the box; it avoids points and other tags where possible."""
     font = font_for(text, round(12 * pen))
     height = round(17 * pen)
     width = max(height, round(font.getlength(text) + 8 * pen))
-    rooms: list[Box] = []
-    for away in (0.0, 6 * pen):  # at the box, or if it is too small for that, clear of its point
+    places: list[Box] = []
+    for away in (0.0, 6 * pen):  # at the box, or for small boxes beside its point
         x0, y0, x1, y1 = box[0] - away, box[1] - away, box[2] + away, box[3] + away
         lefts, tops = (x0, x1 - width), (y0 - height, y1, y0)
-        rooms += [(x, y, x + width, y + height) for y in tops for x in lefts]
-    rooms = [r for r in rooms if min(r) >= 0 and r[2] <= canvas.width and r[3] <= canvas.height]
-    free = [r for r in rooms if not any(_overlap(r, other) for other in taken)]
+        places += [(x, y, x + width, y + height) for y in tops for x in lefts]
+    places = [p for p in places if min(p) >= 0 and p[2] <= canvas.width and p[3] <= canvas.height]
+    free = [p for p in places if not any(_overlap(p, other) for other in taken)]
     clipped = (min(max(box[0], 0), canvas.width - width), min(max(box[1], 0), canvas.height - height), 0, 0)
-    left, top = (round(v) for v in (free or rooms or [clipped])[0][:2])
+    left, top = (round(v) for v in (free or places or [clipped])[0][:2])
     taken.append((left, top, left + width, top + height))
     edge = max(1, round(0.7 * pen))
     for ink, grow in ((DARK, edge), (color, 0)):

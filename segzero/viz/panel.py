@@ -1,4 +1,4 @@
-"""The panel: a question, its image, what was found and the reasoning, on one sheet.
+"""Panels: a question, its image, the instances found and the reasoning, on one sheet.
 
 >>> draw_panel(image, "the mug", instances).save("panel.png")           # doctest: +SKIP
 """
@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from segzero.viz.overlay import MAX_DRAWN, Color, Drawable, color_of, draw_overlay, enlarge, rounded
+from segzero.viz.overlay import MAX_DRAWN, Color, Drawable, color_of, draw_overlay, resize, rounded
 from segzero.viz.text import font_for, wrap
 
 PAPER, INK, MUTED, RULE = (255, 255, 255), (23, 27, 33), (107, 115, 128), (208, 214, 222)
 ALARM, CAUTION = (200, 38, 30), (222, 150, 20)
-SIDE, GAP, MARGIN = 640, 24, 40  # pixels: the longer side of one picture, between blocks, around everything
-TITLE, TEXT, SMALL = 30, 20, 15  # sizes of letters
-LINE = 1.35  # from one line to the next, in sizes of letters
+SIDE, GAP, MARGIN = 640, 24, 40  # pixels: longer side of a picture, space between blocks, space around all
+TITLE, TEXT, SMALL = 30, 20, 15  # font sizes
+LINE = 1.35  # distance of lines, in font sizes
 
 
 def draw_panel(
@@ -28,15 +28,15 @@ def draw_panel(
     warnings: Sequence[str] = (),
     truth: Sequence[Drawable] | None = None,
 ) -> Image.Image:
-    """Draw the image and its overlay side by side (one above the other if they are wide), with words above and below.
+    """Draw the image and its overlay side by side (one above the other if they are wide), with text above and below.
 
-    `truth`, the objects that are there, gets a third picture. An answer that could not be read has an `error`, and
-    is shown as it was written, `raw_text`.
+    `truth`, the true objects, get a third picture. An answer that could not be read has an `error`; its `raw_text` is
+    then shown.
     """
     wide = image.width > 2 * image.height
     times = min((2 * SIDE + GAP if wide else SIDE) / image.width, SIDE / image.height)
     size = max(1, round(image.width * times)), max(1, round(image.height * times))
-    original, overlay = enlarge(image, size), draw_overlay(image, instances, size)
+    original, overlay = resize(image, size), draw_overlay(image, instances, size)
     if not instances:
         overlay = Image.blend(overlay, Image.new("RGB", size, PAPER), 0.7)
     pictures = [original, overlay, *([] if truth is None else [draw_overlay(image, truth, size)])]
@@ -44,8 +44,8 @@ def draw_panel(
     width = max(row.width, SIDE)
     blocks = [_text(question, TITLE, INK, width, max_lines=4), row, _findings(instances, error, warnings, width)]
     if truth is not None:
-        said = "The image, the answer and the truth" + ("" if truth else ", which is that nothing is there")
-        blocks.insert(2, _text(said, SMALL, MUTED, width, max_lines=1))
+        caption = "The image, the answer and the truth" + ("" if truth else ", which is that nothing is there")
+        blocks.insert(2, _text(caption, SMALL, MUTED, width, max_lines=1))
     if think.strip():
         blocks.append(_quoted("Reasoning", think, width))
     if error is not None:
@@ -57,12 +57,12 @@ def draw_panel(
 
 
 def beside(sheets: Sequence[Image.Image]) -> Image.Image:
-    """Sheets in a row, tops aligned."""
+    """Join sheets in a row, aligned at the top."""
     return _join(sheets, 0, down=False)
 
 
 def _findings(instances: Sequence[Drawable], error: str | None, warnings: Sequence[str], width: int) -> Image.Image:
-    """What was found, in words: each instance with its colour and score, or why there is none."""
+    """List the instances with colour and score, or explain why there are none."""
     rows = []
     if instances:
         rows.append(_text("Found · expected IoU", SMALL, MUTED, width, max_lines=1))
@@ -79,15 +79,15 @@ def _findings(instances: Sequence[Drawable], error: str | None, warnings: Sequen
 
 
 def _chips(instances: Sequence[Drawable], width: int) -> Image.Image:
-    """A dot in the instance's colour, its number and its score, as many as fit into one row."""
+    """Draw a dot in its colour, the number and the score for each instance that fits into one row."""
     font, step = font_for("0", TEXT), 118
     block = Image.new("RGB", (width, round(LINE * TEXT)), PAPER)
     draw, middle = ImageDraw.Draw(block), block.height / 2
     fitting = len(instances) if len(instances) * step <= width else (width - 200) // step
-    for place, found in enumerate(instances[:fitting]):
-        left, number = place * step, found.number or place + 1
+    for place, instance in enumerate(instances[:fitting]):
+        left, number = place * step, instance.number or place + 1
         block.paste(color_of(number - 1), (left, round(middle - 8)), rounded(16, 16, 8))
-        name, score = str(number), f"{found.score:.2f}"
+        name, score = str(number), f"{instance.score:.2f}"
         draw.text((left + 24, middle), name, INK, font, anchor="lm")
         draw.text((left + 34 + font.getlength(name), middle), score, MUTED, font, anchor="lm")
     if fitting < len(instances):
@@ -96,6 +96,7 @@ def _chips(instances: Sequence[Drawable], width: int) -> Image.Image:
 
 
 def _remark(color: Color, text: str, width: int) -> Image.Image:
+    """Write a line of text behind a coloured dot."""
     body = _text(text, TEXT, INK, width - 26, max_lines=2)
     block = Image.new("RGB", (width, body.height), PAPER)
     block.paste(color, (0, round(LINE * TEXT / 2 - 8)), rounded(16, 16, 8))
@@ -104,7 +105,7 @@ def _remark(color: Color, text: str, width: int) -> Image.Image:
 
 
 def _quoted(title: str, text: str, width: int) -> Image.Image:
-    """A small heading, and below it wrapped text with a rule at its left."""
+    """Write a small heading, and below it wrapped text with a rule at its left."""
     body = _text(text, TEXT, INK, width - 22, max_lines=24)
     ruled = Image.new("RGB", (width, body.height), PAPER)
     ruled.paste(RULE, (0, 0, 4, body.height))
@@ -113,6 +114,7 @@ def _quoted(title: str, text: str, width: int) -> Image.Image:
 
 
 def _text(text: str, size: int, ink: Color, width: int, max_lines: int) -> Image.Image:
+    """Write wrapped text."""
     font, step = font_for(text, size), round(LINE * size)
     lines = wrap(text, font, width, max_lines)
     block = Image.new("RGB", (width, max(1, step * len(lines))), PAPER)
@@ -129,7 +131,7 @@ def _round_corners(picture: Image.Image) -> Image.Image:
 
 
 def _join(blocks: Sequence[Image.Image], gap: int, down: bool) -> Image.Image:
-    """Blocks in a column or in a row."""
+    """Join blocks in a column or in a row."""
     widths, heights = [b.width for b in blocks], [b.height for b in blocks]
     gaps = gap * (len(blocks) - 1)
     size = (max(widths), sum(heights) + gaps) if down else (sum(widths) + gaps, max(heights))

@@ -1,4 +1,4 @@
-"""Text on pictures: a font that can draw it, and lines that fit.
+"""Text on pictures: a font that has its characters, and lines that fit.
 
 >>> font = font_for("a short line", 20)
 >>> wrap("one two three", font, width=80)
@@ -11,10 +11,10 @@ from PIL import ImageFont
 
 Font = ImageFont.FreeTypeFont
 
-MAX_TEXT = 6000  # characters that are looked at; a picture is no place for more
+MAX_TEXT = 6000  # characters that are drawn; a picture has no room for more
 
-# Pillow's own font is always there, but holds ASCII alone: signs that models like to write get a plain form,
-# and for other scripts the system is asked for one of these.
+# Pillow's own font is always there, but has ASCII alone: signs that models often write get a plain form, and for other
+# scripts one of the system's fonts is used.
 PLAIN = str.maketrans(
     {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "...", "→": "->", "•": "*", "×": "x", "\t": "  "}  # noqa: RUF001
 )
@@ -30,7 +30,7 @@ SYSTEM_FONTS = (
 
 
 def font_for(text: str, size: int) -> Font:
-    """The first font that lacks the fewest characters of the text; what none has is drawn as a box."""
+    """Choose the font that lacks the fewest characters of the text; a missing character is drawn as a box."""
     letters = set(printable(text)) - {" ", "\n"}
     own = _font(None, size)
     assert own is not None
@@ -41,13 +41,13 @@ def font_for(text: str, size: int) -> Font:
 
 
 def printable(text: str) -> str:
-    """The text without control characters and lone surrogates, line breaks kept."""
+    """Replace control characters and lone surrogates by spaces; line breaks are kept."""
     plain = text[:MAX_TEXT].translate(PLAIN)
     return "".join(c if c.isprintable() or c == "\n" else " " for c in plain)
 
 
 def wrap(text: str, font: Font, width: float, max_lines: int = 1000) -> list[str]:
-    """Lines no wider than `width`; a word that is wider is cut, and the last line says if there is more."""
+    """Break text into lines no wider than `width`; wider words are cut, and omitted text ends in " ..."."""
     lines = [line for paragraph in printable(text).split("\n") for line in _wrap_paragraph(paragraph, font, width)]
     if len(lines) <= max_lines and len(text) <= MAX_TEXT:
         return lines
@@ -72,7 +72,7 @@ def _wrap_paragraph(paragraph: str, font: Font, width: float) -> list[str]:
 
 
 def _pieces(word: str, font: Font, width: float) -> list[str]:
-    """The word, cut where it would be wider than a line (and scripts without spaces are one long word)."""
+    """Cut a word into pieces no wider than a line; text in scripts without spaces is one long word."""
     if font.getlength(word) <= width:
         return [word]
     pieces, start, used = [], 0, 0.0
@@ -98,8 +98,8 @@ def _font(name: str | None, size: int) -> Font | None:
 
 
 def _missing(font: Font, letters: set[str]) -> int:
-    nothing = _shape(font, "\uffff")
-    return sum(_shape(font, letter) == nothing for letter in letters)
+    missing = _shape(font, "\uffff")
+    return sum(_shape(font, letter) == missing for letter in letters)
 
 
 def _shape(font: Font, letter: str) -> bytes:

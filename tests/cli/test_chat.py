@@ -1,4 +1,4 @@
-"""`segzero chat` from outside: lines in, words and files out."""
+"""`segzero chat`: typed lines become printed lines and files."""
 
 import io
 import json
@@ -17,23 +17,23 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def talk(dialogue, tmp_path):
-    """talk(line, ...) -> what is said; the pictures go to tmp_path."""
-    said: list[str] = []
-    chat = ChatSession(dialogue, tmp_path / "rounds", said.append)
+    """Type lines into a session -> the printed lines, prompts among them; the pictures go to tmp_path."""
+    printed: list[str] = []
+    chat = ChatSession(dialogue, tmp_path / "rounds", printed.append)
 
     def call(*lines: str) -> list[str]:
-        said.clear()
+        printed.clear()
         rest = iter(lines)
 
         def read(prompt: str) -> str:
-            said.append(prompt)
+            printed.append(prompt)
             try:
                 return next(rest)
             except StopIteration:
                 raise EOFError from None
 
         chat.run(read)
-        return list(said)
+        return list(printed)
 
     call.folder = tmp_path / "rounds"
     return call
@@ -43,20 +43,20 @@ def files(talk) -> set[str]:
     return {path.name for path in talk.folder.iterdir()}
 
 
-def test_rounds_are_told_and_drawn(talk, scene):
-    said = talk(scene[1], "/list")
-    assert said[0] == "Round 1> " and said[-1] == "Round 2> "
-    assert any(line.startswith("thinking: ") for line in said)
-    assert [line for line in said if line.startswith("instance 1: box ")] == [said[2]] * 2
+def test_rounds_are_printed_and_drawn(talk, scene):
+    printed = talk(scene[1], "/list")
+    assert printed[0] == "Round 1> " and printed[-1] == "Round 2> "
+    assert any(line.startswith("thinking: ") for line in printed)
+    assert [line for line in printed if line.startswith("instance 1: box ")] == [printed[2]] * 2
     assert files(talk) == {"round_1_overlay.png", "round_1.json"}
-    assert str(talk.folder / "round_1_overlay.png") in said
+    assert str(talk.folder / "round_1_overlay.png") in printed
 
 
 def test_files_follow_the_dialogue(talk, scene):
     talk(scene[1])
     first = (talk.folder / "round_1_overlay.png").read_bytes()
-    said = talk("/refine 1 -3,3 10,10,60,60", "the largest shape")
-    assert "instance 1: box 10,10,60,60, predicted" in "".join(said)
+    printed = talk("/refine 1 -3,3 10,10,60,60", "the largest shape")
+    assert "instance 1: box 10,10,60,60, predicted" in "".join(printed)
     assert (talk.folder / "round_1_overlay.png").read_bytes() != first and len(files(talk)) == 4
     talk("/undo", "/undo")
     assert (talk.folder / "round_1_overlay.png").read_bytes() == first and len(files(talk)) == 2
@@ -67,14 +67,14 @@ def test_files_follow_the_dialogue(talk, scene):
 
 
 def test_a_reference_can_be_set(talk, dialogue, scene):
-    said = talk(scene[1], scene[1], "/ref 1", "the shape left of it", "/undo", "/ref 1", "the largest shape")
-    assert "Round 3 (about round 1)> " in said and said[-1] == "Round 4> "
+    printed = talk(scene[1], scene[1], "/ref 1", "the shape left of it", "/undo", "/ref 1", "the largest shape")
+    assert "Round 3 (about round 1)> " in printed and printed[-1] == "Round 4> "
     assert dialogue.registry.rounds[2].refers == (1,)
 
 
-def test_a_dialogue_is_saved_where_it_is_asked(talk, dialogue, scene, tmp_path):
-    said = talk(scene[1], "/save", f"/save {tmp_path / 'a b.json'}")
-    assert f"saved: {talk.folder / 'dialogue.json'}" in said
+def test_a_dialogue_is_saved_in_the_named_file(talk, dialogue, scene, tmp_path):
+    printed = talk(scene[1], "/save", f"/save {tmp_path / 'a b.json'}")
+    assert f"saved: {talk.folder / 'dialogue.json'}" in printed
     assert (tmp_path / "a b.json").read_bytes() == (talk.folder / "dialogue.json").read_bytes()
 
 
@@ -100,13 +100,13 @@ def test_a_dialogue_is_saved_where_it_is_asked(talk, dialogue, scene, tmp_path):
     ],
 )
 def test_a_mistake_is_one_line_and_the_dialogue_goes_on(talk, line, problem):
-    prompt, said, again = talk(line)
-    assert problem in said and "\n" not in said and prompt == again == "Round 1> "
+    prompt, printed, again = talk(line)
+    assert problem in printed and "\n" not in printed and prompt == again == "Round 1> "
 
 
 def test_help_names_every_command(talk):
-    _, said, _ = talk("/help")
-    assert all(word in said for word in ("[REF:2]", "/ref", "/refine", "/list", "/undo", "/clear", "/save", "exit"))
+    _, printed, _ = talk("/help")
+    assert all(word in printed for word in ("[REF:2]", "/ref", "/refine", "/list", "/undo", "/clear", "/save", "exit"))
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def command(monkeypatch, capsys, tmp_path, scene):
     return call
 
 
-def test_the_command_talks_and_goes_on_later(command, scene):
+def test_the_command_goes_on_with_a_saved_dialogue(command, scene):
     backend = ("--policy-backend", "transformers")
     code, out, _ = command(f"{scene[1]}\n/save\nquit\n", "scene.png", *backend)
     assert code == 0 and "comes with SegZero" in out and "instance 1: box" in out

@@ -1,4 +1,4 @@
-"""The demo as `make demo` runs it: ask, train, merge, ask again, report. benchmarks/learning.py says what it gains."""
+"""The demo as `make demo` runs it: ask, train, merge, ask again, report; benchmarks/learning.py measures the gain."""
 
 import json
 import re

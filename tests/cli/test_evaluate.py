@@ -1,4 +1,4 @@
-"""`segzero eval` from outside: what it prints and leaves behind, and how it says no."""
+"""`segzero eval`: its output, its files and its errors."""
 
 import json
 import shutil

@@ -87,8 +87,8 @@ def test_the_base_installation_is_enough(folder, command):
 def test_needs_names_the_package_and_keeps_our_own_mistakes():
     with pytest.raises(UserError) as refusal, needs("x"):
         raise ModuleNotFoundError("No module named 'torch.cuda'", name="torch.cuda")
-    assert str(refusal.value) == "torch is missing (No module named 'torch.cuda'); pip install 'segzero[x]'"
-    with pytest.raises(UserError, match="a package is missing"), needs("x"):
+    assert str(refusal.value) == "torch does not import here (No module named 'torch.cuda'); pip install 'segzero[x]'"
+    with pytest.raises(UserError, match="a package does not import here"), needs("x"):
         raise ImportError("libcudart.so.13: cannot open shared object file")
     with pytest.raises(ImportError, match="cannot import name 'x'"), needs("x"):
         raise ImportError("cannot import name 'x' from 'segzero.io'", name="segzero.io")

@@ -1,6 +1,9 @@
 """`segzero infer` and `segzero segment`: their output, their files, and their errors."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -23,17 +26,17 @@ def scene(tmp_path, held_out):
     return path, held_out[0].question
 
 
-def test_infer_writes_what_was_asked_for(run, scene, tmp_path):
+def test_infer_writes_the_wanted_formats(run, scene, tmp_path):
     path, question = scene
     code, out, _ = run("infer", path, question, "--format", "panel,mask,json,coco", "--policy-backend", "transformers")
     assert code == 0 and "1 of 1 done" in out and "comes with SegZero" in out
     assert {p.name for p in (tmp_path / "outputs").iterdir()} == {
         "scene_panel.png", "scene_mask.png", "scene.json", "coco.json",
     }  # fmt: skip
-    said = json.loads((tmp_path / "outputs" / "scene.json").read_text())
-    assert said["question"] == question and said["think"]
+    answer = json.loads((tmp_path / "outputs" / "scene.json").read_text())
+    assert answer["question"] == question and answer["think"]
     coco = json.loads((tmp_path / "outputs" / "coco.json").read_text())
-    assert len(coco["images"]) == 1 and len(coco["annotations"]) == len(said["instances"])
+    assert len(coco["images"]) == 1 and len(coco["annotations"]) == len(answer["instances"])
 
 
 def test_infer_counts_the_images_it_cannot_read(run, scene, tmp_path):
@@ -163,3 +166,17 @@ def test_a_full_or_forbidden_folder_is_one_line(run, scene, tmp_path):
     (tmp_path / "outputs").write_text("a file stands where the folder should be")
     code, _, err = run("infer", path, question, "--policy-backend", "transformers")
     assert code == 2 and "outputs" in err and err.count("\n") == 1
+
+
+def test_the_script_takes_seg_zeros_flags(scene, tmp_path):
+    path, question = scene
+    script = Path(__file__).parents[2] / "inference_scripts" / "infer.py"
+    command = [sys.executable, script, "--image_path", path, "--text", question, "--output_path", "answer.png"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    thinking, answer, picture = done.stdout.splitlines()
+    assert thinking.startswith("Thinking process: ") and answer.startswith("Answer: [(")
+    assert picture == "Picture: answer.png" and Image.open(tmp_path / "answer.png").width > 300
+    command[3] = "absent.png"
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "infer.py: no such image: absent.png; check the path\n")

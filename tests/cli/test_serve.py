@@ -1,4 +1,4 @@
-"""What `segzero serve` refuses before it loads a model, and what a program needs to talk to it."""
+"""Checks of `segzero serve` before it loads a model, and its options at work; errors of the client."""
 
 import json
 import socket
@@ -15,7 +15,7 @@ from segzero.serving.limits import Tokens, read_tokens
 from segzero.serving.server import bind, is_loopback
 
 
-def test_a_port_in_use_is_said_at_once():
+def test_a_port_in_use_is_reported_at_once():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -49,7 +49,7 @@ def test_tokens_come_from_a_file_or_the_environment(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("value", ["", " , ", "\n", ",,"])
-def test_a_token_variable_without_a_token_is_no_open_door(monkeypatch, value):
+def test_a_token_variable_without_a_token_is_refused(monkeypatch, value):
     monkeypatch.setenv("SEGZERO_TOKENS", value)
     with pytest.raises(UserError, match="SEGZERO_TOKENS is set and holds no token"):
         read_tokens(None)
@@ -63,8 +63,8 @@ def test_loopback_is_this_machine_alone(host, is_so):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", ""])
-def test_an_open_server_must_be_meant(monkeypatch, tmp_path, host):
-    """The port is taken: with tokens or with --open that is what stops the command."""
+def test_an_open_server_needs_tokens_or_the_open_flag(monkeypatch, tmp_path, host):
+    """With tokens or --open the command gets further, to a port that is taken."""
     monkeypatch.delenv("SEGZERO_TOKENS", raising=False)
     (tmp_path / "tokens").write_text("secret")
     with pytest.raises(UserError, match=r"add --tokens FILE .* or --open"):
@@ -85,19 +85,19 @@ def test_the_client_needs_no_model_and_no_server_library():
 
 
 @pytest.mark.slow
-def test_what_the_command_was_given_reaches_the_server(started, tmp_path):
+def test_options_reach_the_server(started, tmp_path):
     from segzero import shipped
 
     Image.new("RGB", (30, 20), "teal").save(tmp_path / "sky.png")
-    given = ["--policy", str(shipped.policy_path())] * 2 + ["--segmenter", str(shipped.segmenter_path())] * 2
-    given += ["--examples", str(tmp_path), "--flags", str(tmp_path / "flags"), "--no-ui", "--max-question", "99"]
-    url, process, log = started(*given)
+    arguments = ["--policy", str(shipped.policy_path())] * 2 + ["--segmenter", str(shipped.segmenter_path())] * 2
+    arguments += ["--examples", str(tmp_path), "--flags", str(tmp_path / "flags"), "--no-ui", "--max-question", "99"]
+    url, process, log = started(*arguments)
     assert process.poll() is None, log.read_text()
     client = Client(url)
-    told = client.models()
-    first, second = (each["name"] for each in told["policies"])
-    assert second == f"{first} (2)" and len(told["segmenters"]) == 2 and told["flags"]
-    assert told["limits"]["question"] == 99
+    models = client.models()
+    first, second = (each["name"] for each in models["policies"])
+    assert second == f"{first} (2)" and len(models["segmenters"]) == 2 and models["flags"]
+    assert models["limits"]["question"] == 99
     [example] = client.send("GET", "/v1/examples")
     assert example["name"] == "sky"
     with client.dialogue(tmp_path / "sky.png", policy=second) as dialogue:
@@ -111,17 +111,17 @@ def test_what_the_command_was_given_reaches_the_server(started, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("option", "problem"),
     [({"examples": "none"}, "no such folder of examples"), ({"flags": "file/below"}, "cannot keep flags in")],
 )
-def test_folders_that_cannot_be_used_are_said_before_models_are_loaded(tmp_path, wrong, said):
+def test_folders_that_cannot_be_used_are_refused_before_models_are_loaded(tmp_path, option, problem):
     (tmp_path / "file").touch()
-    [(name, place)] = wrong.items()
-    with pytest.raises(UserError, match=said):
+    [(name, place)] = option.items()
+    with pytest.raises(UserError, match=problem):
         serve(port=1, **{name: tmp_path / place})
 
 
-def test_the_client_says_what_is_wrong(tmp_path):
+def test_errors_of_the_client_say_what_to_do(tmp_path):
     with pytest.raises(UserError, match="no server"):
         Client("localhost:8000")
     with socket.socket() as free:

@@ -1,4 +1,4 @@
-"""A spy around a real model."""
+"""Spies around real models and functions."""
 
 
 class RecordingModel:
@@ -21,3 +21,14 @@ class RecordingModel:
     def decode(self, embeddings, prompts, all_masks=False):
         self.prompts += [prompt for each in prompts for prompt in each]
         return self.model.decode(embeddings, prompts, all_masks)
+
+
+class RecordingFunction:
+    """A function itself; it keeps the positional arguments of each call."""
+
+    def __init__(self, function) -> None:
+        self.function, self.calls = function, []
+
+    def __call__(self, *arguments):
+        self.calls.append(arguments)
+        return self.function(*arguments)

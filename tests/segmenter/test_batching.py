@@ -6,7 +6,8 @@ import torch
 
 from segzero.errors import UserError
 from segzero.segmenter import Embeddings, MaskPrompt
-from segzero.segmenter.batching import MASK_LIMIT, MAX_ROWS, ROW_BYTES, Rows, check, decode_in_rows
+from segzero.segmenter.batching import MASK_LIMIT, MAX_ROWS, ROW_BYTES, Rows, check, decode_in_batches
+from tests.helpers.recording import RecordingFunction
 
 SIZES = ((200, 100), (50, 80))
 
@@ -33,25 +34,20 @@ def test_answers_keep_the_order_of_unequal_prompts(embeddings):
         ],
         [MaskPrompt(points=[(25, 1)])],
     ]
-    drawn = decode_in_rows(echo, embeddings, prompts, all_masks=False)
+    drawn = decode_in_batches(echo, embeddings, prompts, all_masks=False)
     assert [[round(float(d.logits[0, 0, 0]) - 10, 3) for d in row] for row in drawn] == [[0.1, 0.2, 0.3, 0.4], [0.5]]
     assert [d.size for row in drawn for d in row] == [SIZES[0]] * 4 + [SIZES[1]]
     assert drawn[0][0].scores.tolist() == [np.float32(0.9)]
 
 
 def test_all_three_masks_on_request(embeddings):
-    [[drawn], []] = decode_in_rows(echo, embeddings, [[MaskPrompt(points=[(0, 1)])], []], all_masks=True)
+    [[drawn], []] = decode_in_batches(echo, embeddings, [[MaskPrompt(points=[(0, 1)])], []], all_masks=True)
     assert drawn.logits.shape == (3, 8, 8) and drawn.masks.shape == (3, 100, 200) and drawn.masks.dtype == bool
     assert drawn.scores.tolist() == [np.float32(s) for s in (0.1, 0.9, 0.5)]
 
 
 def test_only_prompts_alike_share_a_batch_and_none_is_padded(embeddings):
-    seen = []
-
-    def spy(rows):
-        seen.append((len(rows.images), rows.points.shape[1], None if rows.masks is None else rows.masks.shape))
-        return echo(rows)
-
+    spy = RecordingFunction(echo)
     mask = np.full((8, 8), 99.0)
     prompts = [
         [MaskPrompt(points=[(1, 1)])] * (MAX_ROWS + 1),
@@ -61,35 +57,35 @@ def test_only_prompts_alike_share_a_batch_and_none_is_padded(embeddings):
             MaskPrompt(points=[(1, 1)] * 3),
         ],
     ]
-    decode_in_rows(spy, embeddings, prompts, all_masks=False)
+    decode_in_batches(spy, embeddings, prompts, all_masks=False)
+    batches = [(len(rows.images), rows.points.shape[1], getattr(rows.masks, "shape", None)) for [rows] in spy.calls]
     # A box is two points; with one point more it is not the same as three points inside.
-    assert sorted(seen, key=str) == [(1, 1, (1, 8, 8)), (1, 1, None), (1, 3, None), (1, 3, None), (MAX_ROWS, 1, None)]
+    assert sorted(batches, key=str) == [
+        (1, 1, (1, 8, 8)),
+        (1, 1, None),
+        (1, 3, None),
+        (1, 3, None),
+        (MAX_ROWS, 1, None),
+    ]
 
 
 def test_a_batch_copies_no_more_features_than_allowed():
     features = torch.zeros(1).expand(1, 1, 1024, ROW_BYTES // 4 // 1024 // 3)  # a third of the limit for one image
-    sizes = []
-
-    def spy(rows):
-        sizes.append(len(rows.images))
-        return echo(rows)
-
-    decode_in_rows(spy, Embeddings((features,), SIZES[:1]), [[MaskPrompt(points=[(1, 1)])] * 7], all_masks=False)
-    assert sizes == [3, 3, 1]
+    spy = RecordingFunction(echo)
+    decode_in_batches(spy, Embeddings((features,), SIZES[:1]), [[MaskPrompt(points=[(1, 1)])] * 7], all_masks=False)
+    assert [len(rows.images) for [rows] in spy.calls] == [3, 3, 1]
 
 
 def test_prompts_as_sam2_expects_them(embeddings):
     mask = np.full((8, 8), 99.0)
     prompt = MaskPrompt(box=(20, 10, 100, 50), points=[(40, 30), (50, 50)], labels=[1, 0], mask=mask)
-
-    def spy(rows):
-        assert rows.images.tolist() == [0]
-        assert rows.points.tolist() == np.float32([[[0.1, 0.1], [0.5, 0.5], [0.2, 0.3], [0.25, 0.5]]]).tolist()
-        assert rows.labels.tolist() == [[2, 3, 1, 0]]
-        assert rows.masks.min() == rows.masks.max() == MASK_LIMIT
-        return echo(rows)
-
-    decode_in_rows(spy, embeddings, [[prompt], []], all_masks=False)
+    spy = RecordingFunction(echo)
+    decode_in_batches(spy, embeddings, [[prompt], []], all_masks=False)
+    [[rows]] = spy.calls
+    assert rows.images.tolist() == [0]
+    assert rows.points.tolist() == np.float32([[[0.1, 0.1], [0.5, 0.5], [0.2, 0.3], [0.25, 0.5]]]).tolist()
+    assert rows.labels.tolist() == [[2, 3, 1, 0]]
+    assert rows.masks.min() == rows.masks.max() == MASK_LIMIT
 
 
 @pytest.mark.parametrize(
@@ -116,14 +112,19 @@ def test_wrong_prompts_get_one_clear_line(prompt, message):
     assert "\n" not in str(caught.value)
 
 
-def test_boxes_may_reach_beyond_the_image_or_be_flat():
-    check(MaskPrompt(box=(-5, -5, 300, 300)), (200, 100), (8, 8))
-    check(MaskPrompt(box=(200, 10, 200, 10)), (200, 100), (8, 8))
+@pytest.mark.parametrize("box", [(-50, -5, 300, 150), (200, 10, 200, 10)])
+def test_boxes_may_reach_beyond_the_image_or_be_flat_and_are_not_clipped(embeddings, box):
+    spy = RecordingFunction(echo)
+    [[prediction], []] = decode_in_batches(spy, embeddings, [[MaskPrompt(box=box)], []], all_masks=False)
+    [[rows]] = spy.calls
+    x0, y0, x1, y1 = np.divide(box, (200, 100, 200, 100)).tolist()
+    assert rows.points == pytest.approx(np.float32([[[x0, y0], [x1, y1]]]))
+    assert prediction.size == (200, 100)
 
 
 def test_as_many_lists_of_prompts_as_embeddings(embeddings):
     with pytest.raises(UserError, match="prompts for 1 images, but 2 embeddings"):
-        decode_in_rows(echo, embeddings, [[]], all_masks=False)
+        decode_in_batches(echo, embeddings, [[]], all_masks=False)
 
 
 def test_embeddings_are_counted_indexed_and_measured(embeddings):

@@ -78,7 +78,7 @@ def test_both_backends_draw_the_same_masks(meta, weights, tmp_path):
 
 def test_an_error_in_the_child_comes_through(meta):
     with pytest.raises(RuntimeError, match="in the process of the sam2 package"):
-        meta._child.ask("embed", {"image": np.zeros((2, 2), np.uint8)})
+        meta._child.call("embed", {"image": np.zeros((2, 2), np.uint8)})
     assert meta._child._process.poll() is None  # and it goes on working
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -206,6 +207,15 @@ def test_a_checkpoint_that_cannot_be_used_gets_one_clear_line(arguments, message
     with pytest.raises(UserError, match=message) as caught:
         load_segmenter(**arguments)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("backend", "module"), [("transformers", "segzero.segmenter.transformers"), ("sam2", "segzero.segmenter.sam2")]
+)
+def test_a_backend_that_does_not_import_is_one_line(monkeypatch, backend, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=rf"{backend} backend does not import here .*pip install 'segzero\[infer\]'"):
+        load_segmenter("facebook/sam2.1-hiera-tiny", backend)
 
 
 def test_a_broken_checkpoint_is_not_filled_with_noise(tmp_path):

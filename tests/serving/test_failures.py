@@ -69,7 +69,7 @@ def test_a_client_that_leaves_is_dropped_from_the_queue(small, ask):
     head = [f"Content-Length: {len(body)}", f"Content-Type: {request.headers['content-type']}"]
     with small.http() as http, ThreadPoolExecutor(1) as beside:
         with small.held():
-            seen = segmenter.encoded + segmenter.remembered
+            seen = segmenter.encoded + segmenter.cache_hits
             connections = [raw_request(small, body, *head) for _ in range(4)]
             wait_until(lambda: len(batcher) == 4)
             for connection in connections:
@@ -78,7 +78,7 @@ def test_a_client_that_leaves_is_dropped_from_the_queue(small, ask):
             stays = beside.submit(http.post, "/v1/segment", **ask)
             wait_until(lambda: len(batcher) == 5)
         assert stays.result(10).status_code == 200
-    assert segmenter.encoded + segmenter.remembered == seen + 1 and len(batcher) == 0
+    assert segmenter.encoded + segmenter.cache_hits == seen + 1 and len(batcher) == 0
 
 
 def inside(server: servers.Running) -> float:

@@ -78,10 +78,10 @@ def test_an_image_is_encoded_once(server, found):
     sample, _ = found
     client, segmenter = Client(server.url), server.models.segmenter
     client.segment(sample.image, sample.question)
-    encoded, remembered = segmenter.encoded, segmenter.remembered
+    encoded, remembered = segmenter.encoded, segmenter.cache_hits
     client.segment(sample.image, "the largest shape")
     client.draw(sample.image, points=[(30, 40)])
-    assert segmenter.encoded == encoded and segmenter.remembered == remembered + 2
+    assert segmenter.encoded == encoded and segmenter.cache_hits == remembered + 2
 
 
 def test_points_boxes_and_earlier_masks_become_masks(server, found):
@@ -259,7 +259,7 @@ def test_encoded_images_stay_within_bounds_and_hold_no_others_alive(pipeline, he
     together = segmenter.embed([*images, images[0]])
     plain = pipeline.segmenter.embed([*images, images[0]])
     assert all((a == b).all() for a, b in zip(together.features, plain.features, strict=True))
-    assert segmenter.encoded == 4 and segmenter.remembered == 1 and segmenter.cache.held == 2 * one
+    assert segmenter.encoded == 4 and segmenter.cache_hits == 1 and segmenter.cache.held == 2 * one
     kept = segmenter.embed(images[3:])
     assert segmenter.encoded == 4 and sum(level.untyped_storage().nbytes() for level in kept.features) == one
     segmenter.embed(images[:1])

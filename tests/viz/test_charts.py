@@ -1,10 +1,11 @@
 """Charts are well-formed SVG with every point inside the drawing."""
 
+import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from segzero.viz.charts import HEIGHT, WIDTH, Line, chart, histogram, running_mean
+from segzero.viz.charts import Line, chart, histogram, running_mean
 
 
 @pytest.mark.parametrize(
@@ -14,9 +15,10 @@ from segzero.viz.charts import HEIGHT, WIDTH, Line, chart, histogram, running_me
 def test_every_point_lies_inside(points):
     root = ElementTree.fromstring(chart("Reward & <gain>", [Line("a", points), Line("none", [])]))
     space = "{http://www.w3.org/2000/svg}"
+    left, top, width, height = map(float, root.get("viewBox").split())
     circles = root.findall(f"{space}circle")
     assert len(circles) == len(points)
-    assert all(0 < float(c.get("cx")) < WIDTH and 0 < float(c.get("cy")) < HEIGHT for c in circles)
+    assert all(left < float(c.get("cx")) < left + width and top < float(c.get("cy")) < top + height for c in circles)
     assert "Reward & <gain>" in [text.text for text in root.findall(f"{space}text")]
 
 
@@ -36,5 +38,7 @@ def test_bars_stand_on_one_line_and_are_as_high_as_their_counts():
     heights = [float(bar.get("height")) for bar in bars]
     feet = [float(bar.get("y")) + height for bar, height in zip(bars, heights, strict=True)]
     assert heights[1] == 0 and heights[2] == pytest.approx(2 * heights[0], abs=0.11)
-    assert feet == pytest.approx([HEIGHT - 40] * 3, abs=0.11)
+    assert feet == pytest.approx([feet[0]] * 3, abs=0.11)
+    lines = [re.fullmatch(r"M\S+ (\S+)H\S+", path.get("d", "")) for path in root.iter()]
+    assert feet[0] == pytest.approx(max(float(line[1]) for line in lines if line), abs=0.11)  # the line of 0
     assert [float(bar.get("x")) for bar in bars] == sorted(float(bar.get("x")) for bar in bars)

@@ -3,8 +3,8 @@ import pytest
 from PIL import Image
 
 from segzero.result import InstanceMask, Segmentation
-from segzero.viz.overlay import draw_overlay
-from segzero.viz.panel import ALARM, CAUTION, GAP, MARGIN, PAPER, SIDE
+from segzero.viz.overlay import draw_overlay, resize
+from segzero.viz.panel import ALARM, CAUTION, PAPER, SIDE
 
 
 def scene(size=(224, 224)) -> Image.Image:
@@ -22,32 +22,48 @@ def has_color(picture: Image.Image, color: tuple[int, int, int]) -> bool:
     return bool((np.array(picture) == color).all(2).any())
 
 
-def test_image_and_overlay_stand_side_by_side():
+def places(panel: Image.Image, picture: Image.Image) -> list[tuple[int, int]]:
+    """Left and top of each place in the panel where the middle of a picture stands, pixel by pixel."""
+    middle = (picture.width // 4, picture.height // 4, picture.width // 4 * 3, picture.height // 4 * 3)
+    part, sheet = np.array(picture.crop(middle)), np.array(panel)
+    height, width = part.shape[:2]
+    corners = np.argwhere((sheet[: 1 - height, : 1 - width] == part[0, 0]).all(2))
+    found = [(x, y) for y, x in corners.tolist() if (sheet[y : y + height, x : x + width] == part).all()]
+    return [(x - middle[0], y - middle[1]) for x, y in found]
+
+
+def test_image_and_overlay_stand_side_by_side_within_a_margin():
     result = Segmentation(scene(), "the left half", (half(),), think="It is on the left.")
     panel = result.panel()
-    pixels = np.array(panel)
-    assert panel.width == 2 * SIDE + GAP // 2 + 2 * MARGIN
-    assert (pixels[:MARGIN] == PAPER).all() and (pixels[:, -MARGIN:] == PAPER).all()
-    top = next(row for row in range(MARGIN, panel.height) if (pixels[row, MARGIN + 320] != PAPER).any() and row > 80)
-    overlay = np.array(draw_overlay(result.image, result.instances, (SIDE, SIDE)))
-    shown = pixels[top : top + SIDE, MARGIN + SIDE + GAP // 2 :][:, :SIDE]
-    assert (shown[50:590, 50:590] == overlay[50:590, 50:590]).all()
+    pictures = [resize(result.image, (SIDE, SIDE)), draw_overlay(result.image, result.instances, (SIDE, SIDE))]
+    [(left, top)], [(right, level)] = (places(panel, picture) for picture in pictures)
+    assert level == top > 0 and left + SIDE < right
+    assert panel.width - (right + SIDE) == left  # as wide a margin on both sides
+    margins = np.array(panel)[:, :left], np.array(panel)[:, right + SIDE :]
+    assert all((margin == PAPER).all() for margin in margins)
 
 
 def test_the_truth_stands_beside_the_answer():
     result = Segmentation(scene(), "the left half", (half(),))
-    alone, compared = np.array(result.panel()), np.array(result.panel([half()]))
-    assert compared.shape[1] == 3 * SIDE + 2 * (GAP // 2) + 2 * MARGIN
-    answer, truth = (compared[150:600, MARGIN + place * (SIDE + GAP // 2) :][:, :SIDE] for place in (1, 2))
-    assert (answer == truth).all() and (answer == alone[150:600, MARGIN + SIDE + GAP // 2 :][:, :SIDE]).all()
-    nothing = np.array(result.panel([]))[150:600, MARGIN + 2 * (SIDE + GAP // 2) :][:, :SIDE]
-    assert (nothing == alone[150:600, MARGIN:][:, :SIDE]).all()
+    overlay, image = draw_overlay(result.image, result.instances, (SIDE, SIDE)), resize(result.image, (SIDE, SIDE))
+    [_], [alone] = places(result.panel(), image), places(result.panel(), overlay)
+    answer, truth = places(result.panel([half()]), overlay)
+    assert answer == alone and truth[1] == answer[1] and truth[0] > answer[0] + SIDE
+    original, nothing = places(result.panel([]), image)
+    assert nothing == truth and original[0] < answer[0]
 
 
 def test_wide_images_stand_one_above_the_other():
-    panel = Segmentation(scene((300, 60)), "it", (half((300, 60)),)).panel()
-    pictures = 2 * round(60 * (2 * SIDE + GAP) / 300)
-    assert panel.width == 2 * SIDE + GAP + 2 * MARGIN and panel.height > pictures
+    image, instance = scene((300, 60)), half((300, 60))
+    panel = Segmentation(image, "it", (instance,)).panel()
+    square = Segmentation(scene(), "it", (half(),)).panel()
+    assert square.width < panel.width < 1.1 * square.width  # as wide as two pictures and the space between them
+    content = np.flatnonzero((np.array(panel) != PAPER).any((0, 2)))
+    width = int(content[-1] - content[0] + 1)
+    size = width, round(60 * width / 300)
+    pictures = [resize(image, size), draw_overlay(image, [instance], size)]
+    [(left, top)], [(same, below)] = (places(panel, picture) for picture in pictures)
+    assert same == left and below > top + size[1]
 
 
 def test_more_reasoning_makes_a_taller_panel_up_to_a_limit():
@@ -85,7 +101,7 @@ def test_thousands_of_instances_are_named_as_such():
     mask = np.zeros((224, 224), bool)
     mask[100:120, 100:120] = True
     panel = Segmentation(scene(), "q", (InstanceMask(mask, (100, 100, 120, 120)),) * 5000).panel()
-    assert panel.width == 2 * SIDE + GAP // 2 + 2 * MARGIN and has_color(panel, CAUTION)
+    assert panel.width == Segmentation(scene(), "q").panel().width and has_color(panel, CAUTION)
 
 
 def test_a_large_image_makes_no_large_panel():

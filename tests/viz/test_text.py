@@ -41,11 +41,15 @@ def test_too_much_text_is_cut_and_says_so():
         "\uffff",
     ],
 )
-def test_any_text_can_be_drawn(text):
+def test_any_text_is_drawn_within_the_width(text):
     font = font_for(text, 20)
-    draw = ImageDraw.Draw(Image.new("RGB", (300, 100)))
-    for line in wrap(text, font, 280):
-        draw.text((0, 0), line, "white", font)
+    lines = wrap(text, font, 280)
+    assert lines or not printable(text).strip()
+    for line in lines:
+        picture = Image.new("L", (400, 40))
+        ImageDraw.Draw(picture).text((10, 20), line, "white", font, anchor="lm")
+        left, top, right, bottom = picture.getbbox() or pytest.fail(f"{line!r} leaves no pixel")
+        assert 0 < top < bottom < 40 and right - left <= 280 + 20  # letters may lean out of their advance
 
 
 def test_signs_the_font_lacks_get_a_plain_form():
