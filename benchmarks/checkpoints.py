@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from segzero.training import checkpoints, manifest
+from segzero.training import checkpoint_manifest as manifest
+from segzero.training import checkpoints
 
 RANKS = 8
 
@@ -52,7 +53,7 @@ def main() -> None:
 
 
 def make_checkpoint(run: Path, size: int) -> Path:
-    place = checkpoints.unfinished(run, 1)
+    place = checkpoints.new_unfinished(run, 1)
     (place / "actor").mkdir()
     (place / "actor" / "fsdp_config.json").write_text(json.dumps({"world_size": RANKS}))
     for rank in range(RANKS):

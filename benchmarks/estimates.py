@@ -2,7 +2,7 @@
 
 Each configuration is trained for two steps of two answers per prompt. Every half second the proportional set sizes
 (PSS, in which a page that several processes share counts once in all) of the run and its descendants are added up; the
-largest sum is the measured peak. The estimate is `segzero.training.memory.memory_of` for the same configuration.
+largest sum is the measured peak. The estimate is `segzero.training.memory.estimate_memory` for that configuration.
 
     python -m benchmarks.estimates [--only tiny,plain,kl,logits]
 
@@ -119,13 +119,14 @@ def make_policy(folder: Path) -> None:
 
 def estimate(overrides: list[str]) -> dict[str, float]:
     """Estimate the bytes of each part, as dry_run does."""
-    from segzero.training import checks
+    from segzero.training.batch import batch_sizes
     from segzero.training.config import compose
-    from segzero.training.launch import settle
-    from segzero.training.memory import memory_of, shape_of
+    from segzero.training.launch import resolve_config
+    from segzero.training.memory import estimate_memory
+    from segzero.training.model_shape import shape_of
 
-    config = settle(compose("train", overrides))
-    return memory_of(config, checks.batch_of(config), shape_of(config.actor_rollout_ref.model.path)).parts
+    config = resolve_config(compose("train", overrides))
+    return estimate_memory(config, batch_sizes(config), shape_of(config.actor_rollout_ref.model.path)).parts
 
 
 def measure(command: list[str], log: Path) -> Peak:

@@ -73,7 +73,7 @@ def measure(client: httpx.Client, server: psutil.Process, options: argparse.Name
     print(f"one after the other: {spread(alone)} requests/s")
     print(f"{options.clients} clients at once: {spread(together)} requests/s; {shares(waits)}")
     pace = f"{options.pace:g} per second" if options.pace else "half that rate"
-    print(f"at a constant {pace}: {shares(evenly)}")
+    print(f"at a constant rate, {pace}: {shares(evenly)}")
     print(
         f"ratio {statistics.median(ratios):.1f}x (from {min(ratios):.1f} to {max(ratios):.1f}); no answer was swapped"
     )

@@ -16,7 +16,7 @@ from segzero.images import load_image
 from segzero.masks import encode, mask_iou
 from segzero.sample import Object, Sample
 from segzero.segmenter import MaskPrompt, Segmenter, load_segmenter
-from segzero.training.segmenter_actor import Answers, Masks, SegmenterService
+from segzero.training.segmenter_actor import Masks, Prompts, SegmenterActor
 
 ANSWERS = 8
 SIDE, LONGEST = 840, 2000  # side of a published training image in pixels, longest answer in tokens
@@ -37,7 +37,7 @@ def segmenter_phase(models: list[str]) -> None:
             compare_ways(model, load_segmenter(path, device="cpu"), make_requests(folder, IMAGES[model]))
 
 
-def compare_ways(model: str, segmenter: Segmenter, requests: list[tuple[str, Answers]]) -> None:
+def compare_ways(model: str, segmenter: Segmenter, requests: list[tuple[str, Prompts]]) -> None:
     each_rollout(segmenter, requests[0][0], requests[0][1][:1])  # warm up
     ours, theirs = [], []
     for _ in range(REPEATS[model]):
@@ -55,13 +55,13 @@ def compare_ways(model: str, segmenter: Segmenter, requests: list[tuple[str, Ans
     print(f"  {'':8} {len(same)} masks, IoU between the two ways: mean {np.mean(same):.4f}, lowest {min(same):.4f}")
 
 
-async def draw_all(segmenter: Segmenter, requests: list[tuple[str, Answers]]) -> list[Masks]:
+async def draw_all(segmenter: Segmenter, requests: list[tuple[str, Prompts]]) -> list[Masks]:
     """Answer the requests of a step, as the rollouts send them; the cache starts empty."""
-    service = SegmenterService(segmenter)
+    service = SegmenterActor(lambda: segmenter)
     return await asyncio.gather(*(service.draw(path, answers) for path, answers in requests))
 
 
-def each_rollout(segmenter: Segmenter, path: str, answers: Answers) -> Masks:
+def each_rollout(segmenter: Segmenter, path: str, answers: Prompts) -> Masks:
     """Predict the masks as a reward function that is called with one answer at a time."""
     masks = []
     for answer in answers:
@@ -70,7 +70,7 @@ def each_rollout(segmenter: Segmenter, path: str, answers: Answers) -> Masks:
     return masks
 
 
-def make_requests(folder: Path, count: int) -> list[tuple[str, Answers]]:
+def make_requests(folder: Path, count: int) -> list[tuple[str, Prompts]]:
     """Make scenes as files, each with the prompts of several answers, which differ a little."""
     from segzero.tiny.questions import HELD_OUT_SEED, make_samples
 
@@ -95,12 +95,12 @@ def trajectory_memory() -> None:
     """Measure one trajectory about an 840x840 image with the longest answer, as processes exchange it."""
     from segzero.policy.checkpoint import read_checkpoint
     from segzero.training.rollouts import as_batch, trajectory
-    from segzero.training.tokenization import Encoder, open_fitted, processor_of
+    from segzero.training.tokenization import Encoder, load_processor, open_fitted
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint = read_checkpoint(published_processor(folder / "policy"))
-        encoder = Encoder(checkpoint, processor_of(checkpoint.path))
+        encoder = Encoder(checkpoint, load_processor(checkpoint.path))
         image = folder / "image.png"
         noise = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), np.uint8)
         from PIL import Image

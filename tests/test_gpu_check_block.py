@@ -18,9 +18,9 @@ from benchmarks.gpu_check.released import CUP, PHOTO, wrong
 from benchmarks.gpu_check.size import settings_of
 from benchmarks.gpu_check.versions import why_no_gpu
 from segzero import shipped
-from segzero.training.checks import batch_of
+from segzero.training.batch import batch_sizes
 from segzero.training.config import compose
-from segzero.training.launch import settle
+from segzero.training.launch import resolve_config
 
 without_gpu = pytest.mark.skipif(why_no_gpu() is None, reason="there is a GPU here")
 
@@ -184,7 +184,7 @@ def test_the_large_run_by_the_size_of_the_card(tmp_path, memory, lora, prompts):
     assert config.trainer.device == "cuda" and config.segzero.accelerator.memory_gb == memory
     assert config.actor_rollout_ref.model.lora_rank == lora
     assert config.actor_rollout_ref.rollout.load_format == ("safetensors" if lora else "dummy")
-    assert batch_of(config).total == prompts * 8
+    assert batch_sizes(config).total == prompts * 8
 
 
 def test_runs_on_a_gpu_are_configured_without_one(tmp_path, monkeypatch):
@@ -197,7 +197,8 @@ def test_runs_on_a_gpu_are_configured_without_one(tmp_path, monkeypatch):
     lines.train(setting, "lora", lines.STEPS, lines.EAGER)
     lines.run_batch(setting, "sdpa", "float32")
     configs = [
-        settle(compose("train", [part for part in command if part[:1] != "-" and "=" in part])) for command in commands
+        resolve_config(compose("train", [part for part in command if part[:1] != "-" and "=" in part]))
+        for command in commands
     ]
     full, adapters, batch = configs
     assert {config.trainer.device for config in configs} == {"cuda"}

@@ -67,20 +67,21 @@ def estimate(overrides: list[str]) -> dict[str, float]:
     """Bytes of memory and seconds a step, as dry_run would tell them."""
     from segzero.data.parquet import from_parquet
     from segzero.policy.checkpoint import read_checkpoint
-    from segzero.training import checks
-    from segzero.training.config import compose
-    from segzero.training.estimate import seconds_of
-    from segzero.training.launch import settle
-    from segzero.training.memory import memory_of, shape_of
-    from segzero.training.tokenization import Encoder, processor_of
+    from segzero.training.batch import batch_sizes
+    from segzero.training.config import compose, data_files
+    from segzero.training.launch import resolve_config
+    from segzero.training.memory import estimate_memory
+    from segzero.training.model_shape import shape_of
+    from segzero.training.step_time import estimate_step_time
+    from segzero.training.tokenization import Encoder, load_processor
 
-    config = settle(compose("train", overrides))
-    batch, shape = checks.batch_of(config), shape_of(config.actor_rollout_ref.model.path)
-    memory = memory_of(config, batch, shape)
+    config = resolve_config(compose("train", overrides))
+    batch, shape = batch_sizes(config), shape_of(config.actor_rollout_ref.model.path)
+    memory = estimate_memory(config, batch, shape)
     checkpoint = read_checkpoint(config.data.checkpoint, config.data.frame, config.data.prompt)
-    sample = next(iter(from_parquet(checks.data_files(config, "train")[0])))
-    prompt = len(Encoder(checkpoint, processor_of(config.data.checkpoint)).encode(sample))
-    seconds = seconds_of(config, batch, shape, prompt)
+    sample = next(iter(from_parquet(data_files(config, "train")[0])))
+    prompt = len(Encoder(checkpoint, load_processor(config.data.checkpoint)).encode(sample))
+    seconds = estimate_step_time(config, batch, shape, prompt)
     return {
         "parameters": float(shape.parameters),
         "updating": memory.updating + memory.segmenter,

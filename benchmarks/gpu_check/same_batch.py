@@ -37,10 +37,10 @@ def main() -> None:
 def configure(precision: str, overrides: list[str]) -> DictConfig:
     """The run's configuration, with what makes updates comparable."""
     from segzero.training.config import compose
-    from segzero.training.launch import prepare_environment, settle
+    from segzero.training.launch import prepare_environment, resolve_config
 
     fixed = ["actor_rollout_ref.actor.optim.lr=0", "actor_rollout_ref.actor.entropy_coeff=0.001"]
-    config = settle(compose("train", [*overrides, *fixed]))
+    config = resolve_config(compose("train", [*overrides, *fixed]))
     short = {"float32": "fp32", "bfloat16": "bf16"}[precision]
     trainer = "actor_rollout_ref.actor.fsdp_config"
     OmegaConf.update(config, f"{trainer}.dtype", precision, force_add=True)
@@ -111,10 +111,10 @@ def make_batch(config: DictConfig, folder: Path):
     from segzero.policy.checkpoint import read_checkpoint
     from segzero.tiny.questions import HELD_OUT_SEED, make_samples
     from segzero.training.rollouts import as_batch, trajectory
-    from segzero.training.tokenization import Encoder, processor_of
+    from segzero.training.tokenization import Encoder, load_processor
 
     path = config.actor_rollout_ref.model.path
-    encoder = Encoder(read_checkpoint(path), processor_of(path))
+    encoder = Encoder(read_checkpoint(path), load_processor(path))
     rows = []
     for number, made in enumerate(make_samples(SAMPLES, HELD_OUT_SEED + 41)):
         image = folder / f"same_batch_{number}.png"

@@ -6,11 +6,11 @@ python -m benchmarks.gpu_check.which_platform key=value ...
 import sys
 
 from segzero.training.config import compose
-from segzero.training.launch import prepare_environment, settle
+from segzero.training.launch import prepare_environment, resolve_config
 
 
 def main() -> None:
-    prepare_environment(settle(compose("train", sys.argv[1:])))
+    prepare_environment(resolve_config(compose("train", sys.argv[1:])))
     from verl.plugin.platform import get_platform
 
     platform = get_platform()

@@ -8,18 +8,19 @@ reward worker instead of eight of each, as two cores have no use for more.
 """
 
 import argparse
+import json
 import os
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmarks.peers.shared import REWARD, messages, picture_bytes, policy, read_samples, rewards_of
+from segzero.sample import Object, Sample
 
 OURS = ("segzero", "dry_run", "data.image_dir", "data.checkpoint", "data.frame", "data.prompt", "reward.name")
 
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, **options) -> float:
     """Score one answer; verl's reward manager calls this."""
-    from segzero.training.dataset import from_json
-
     [reward] = rewards_of([solution_str], [from_json(ground_truth)], policy())
     return reward
 
@@ -48,8 +49,6 @@ def write_rows(source: Path, target: Path) -> None:
     """Write the samples in verl's columns: chat messages, the image's bytes, the truth as JSON."""
     import datasets
 
-    from segzero.training.dataset import to_json
-
     checkpoint = policy()
     rows = [
         {
@@ -62,6 +61,21 @@ def write_rows(source: Path, target: Path) -> None:
         for index, sample in enumerate(read_samples(source))
     ]
     datasets.Dataset.from_list(rows).to_parquet(target)
+
+
+def to_json(sample: Sample) -> str:
+    """A sample's truth as text, without its image."""
+    return json.dumps(asdict(replace(sample, image="")))
+
+
+def from_json(text: str) -> Sample:
+    """The sample that `to_json` wrote."""
+    values = json.loads(text)
+    values["objects"] = tuple(
+        Object(tuple(o["box"]), tuple(tuple(point) for point in o["points"]), o["rle"]) for o in values["objects"]
+    )
+    values["turns"] = tuple(values["turns"])
+    return Sample(**values)
 
 
 def stock_config(rows: Path, steps: int, overrides: list[str]):

@@ -13,7 +13,7 @@ from segzero.errors import UserError
 if TYPE_CHECKING:
     from segzero.pipeline import SegZeroPipeline
     from segzero.serving.limits import Limits, Tokens
-    from segzero.serving.options import Extras
+    from segzero.serving.options import ServerOptions
 
 SEVERAL = "; several times: clients choose, the first is the default"
 
@@ -38,7 +38,7 @@ class LimitOptions:
             body=self.max_megabytes << 20,
             pixels=self.max_pixels,
             question=self.max_question,
-            inside=self.queue,
+            max_concurrent=self.queue,
             seconds=self.seconds,
             batch=self.batch,
             cache=self.cache_megabytes << 20,
@@ -94,14 +94,14 @@ def run_server(options: ServeOptions, page: bool) -> None:
     features = _features(options, limits, page)
     address = bind(options.host, options.port)
     pipeline, models = _load_models(options)
-    extras = replace(features, policies=models.policies, segmenters=models.segmenters)
+    server_options = replace(features, policies=models.policies, segmenters=models.segmenters)
     set_up_logs()
     needed = "tokens" if tokens else "no token"
     typer.echo(f"serving at http://{options.host}:{options.port}, described at /docs; {needed} needed")
     try:
-        run(create_app(pipeline, limits, tokens, extras), address)
+        run(create_app(pipeline, limits, tokens, server_options), address)
     finally:
-        for policy in (pipeline.policy, *extras.policies):
+        for policy in (pipeline.policy, *server_options.policies):
             policy.close()
 
 
@@ -118,27 +118,27 @@ def _tokens(options: ServeOptions) -> "Tokens":
     return tokens
 
 
-def _features(options: ServeOptions, limits: "Limits", page: bool) -> "Extras":
+def _features(options: ServeOptions, limits: "Limits", page: bool) -> "ServerOptions":
     """Examples, feedback, fetching and the page; folders that can't be used are refused before models are loaded."""
     from segzero.serving.examples import read_examples
-    from segzero.serving.feedback import Flags
+    from segzero.serving.feedback import FeedbackStore
     from segzero.serving.image_fetch import fetch
-    from segzero.serving.options import Extras
+    from segzero.serving.options import ServerOptions
 
     examples = None if options.examples is None else read_examples(options.examples)
     if options.flags is not None:
-        Flags(options.flags, limits.flags)
-    return Extras(examples=examples, flags=options.flags, fetch=fetch if options.fetch_urls else None, page=page)
+        FeedbackStore(options.flags, limits.flags)
+    return ServerOptions(examples=examples, flags=options.flags, fetch=fetch if options.fetch_urls else None, page=page)
 
 
-def _load_models(options: ServeOptions) -> "tuple[SegZeroPipeline, Extras]":
+def _load_models(options: ServeOptions) -> "tuple[SegZeroPipeline, ServerOptions]":
     from segzero.policy import Sampling
-    from segzero.serving.model_pool import Wanted, load
+    from segzero.serving.model_pool import LoadOptions, load_models
 
     if not options.policy or not options.segmenter:
         typer.echo("models not named are the small ones that come with SegZero, made for its synthetic scenes")
     backends = options.backends
-    wanted = Wanted(
+    load_options = LoadOptions(
         backends.policy_backend,
         backends.segmenter_backend,
         backends.device,
@@ -147,4 +147,4 @@ def _load_models(options: ServeOptions) -> "tuple[SegZeroPipeline, Extras]":
         Sampling(max_tokens=options.max_tokens),
         options.limits.seconds,
     )
-    return load(options.policy or [], options.segmenter or [], wanted)
+    return load_models(options.policy or [], options.segmenter or [], load_options)

@@ -1,8 +1,6 @@
-"""The same walk over HTTP: requests of many clients share batches, and an image is encoded once for all of them.
+"""HTTP server: requests of many clients share batches, and an image is encoded once for all of them.
 
-A request's way: `door` (who may come in, and how much) -> `reading` (and `fetching`) -> `models`, which share what
-`sharing` lists through `batching` (or `joining`) -> `writing`, or `streaming` while the answer is being written.
-
-`app` puts it together, each room of `routes` adds its own; `loading` and `run` start it and end it; `client` is the
-other side, `ui` the page.
+The way of a request: `middleware` admits it, `requests` reads it, a router of `routes` answers it with the models of
+`model_pool`, which share batches through `batching`, and `responses` (or `streaming`) writes the answer. `app` puts
+these together, `server` runs them as a process, `client` is a client in Python, `ui` a web page.
 """

@@ -1,4 +1,4 @@
-"""The other side: a server's answers as the same objects that the pipeline gives. Needs no model and no torch.
+"""Client of a server; its answers are the same objects that the pipeline gives. Needs neither a model nor torch.
 
 >>> client = Client("http://127.0.0.1:8000", token="secret")                         # doctest: +SKIP
 >>> result = client.segment("street.jpg", "what keeps the rain off")                 # doctest: +SKIP
@@ -26,11 +26,12 @@ from segzero.io import png_bytes
 from segzero.masks import RLE, Box, Point, decode
 from segzero.result import InstanceMask, Segmentation
 
-LONGEST_WAIT = 30.0  # seconds between two tries, whatever the server says
+LONGEST_WAIT = 30.0  # seconds between two tries, even if the server asks for more
+ImageLike = str | Path | bytes | Image.Image
 
 
 class Client:
-    """For any number of threads. A busy server is asked again `retries` times, when it says."""
+    """A client for any number of threads. A busy server is tried again up to `retries` times, when it says."""
 
     def __init__(self, url: str, token: str | None = None, timeout: float = 120.0, retries: int = 5) -> None:
         if not url.startswith(("http://", "https://")):
@@ -38,52 +39,44 @@ class Client:
         self.url, self.token, self.timeout, self.retries = url.rstrip("/"), token, timeout, retries
 
     def models(self) -> dict[str, Any]:
-        """The policies, segmenters, memories and limits of the server."""
+        """List the policies, segmenters, memories and limits of the server."""
         return self.send("GET", "/v1/models")
 
     def segment(
-        self,
-        image: str | Path | bytes | Image.Image,
-        question: str,
-        policy: str | None = None,
-        segmenter: str | None = None,
+        self, image: ImageLike, question: str, policy: str | None = None, segmenter: str | None = None
     ) -> Segmentation:
-        """Ask a question about an image; the names are those of `models`."""
-        data = _file(image)
-        fields = {"image": data, "question": question, **_named(policy, segmenter)}
+        """Ask a question about an image; the names of models are those of `models`."""
+        file = _read_file(image)
+        fields = {"image": file, "question": question, **_model_fields(policy, segmenter)}
         answer = self.send("POST", "/v1/segment", fields)
-        return _to_result(answer, load_image(image if isinstance(image, Image.Image) else data))
+        return _to_segmentation(answer, load_image(image if isinstance(image, Image.Image) else file))
 
     def draw(
         self,
-        image: str | Path | bytes | Image.Image,
+        image: ImageLike,
         points: Sequence[Point] = (),
         labels: Sequence[int] = (),
         box: Box | None = None,
         mask: RLE | None = None,
         segmenter: str | None = None,
     ) -> list[InstanceMask]:
-        """The three masks of one object, best first; `mask` is an earlier one to improve on."""
-        prompt = {"points": list(points), "labels": list(labels), "box": box, "mask": mask}
-        fields = {"image": _file(image), "prompts": json.dumps([prompt]), "all_masks": "true"}
-        [drawn] = self.send("POST", "/v1/prompt", fields | _named(None, segmenter))["objects"]
-        return [_reading(each, points) for each in drawn["masks"]]
+        """Draw the three masks of one object, best first; `mask` is an earlier one to improve on."""
+        prompt = {**_click_fields(points, labels, box), "mask": mask}
+        fields = {"image": _read_file(image), "prompts": json.dumps([prompt]), "all_masks": "true"}
+        [drawn] = self.send("POST", "/v1/prompt", fields | _model_fields(None, segmenter))["objects"]
+        return [_to_mask(each, points) for each in drawn["masks"]]
 
     def dialogue(
-        self,
-        image: str | Path | bytes | Image.Image,
-        memory: str = "text",
-        policy: str | None = None,
-        segmenter: str | None = None,
-    ) -> "Conversation":
-        """Begin a dialogue; as a context manager it is deleted in the end."""
-        data = _file(image)
-        fields = {"image": data, "memory": memory, **_named(policy, segmenter)}
+        self, image: ImageLike, memory: str = "text", policy: str | None = None, segmenter: str | None = None
+    ) -> "RemoteDialogue":
+        """Begin a dialogue; used as a context manager, it is deleted at the end."""
+        file = _read_file(image)
+        fields = {"image": file, "memory": memory, **_model_fields(policy, segmenter)}
         id = self.send("POST", "/v1/dialogues", fields)["id"]
-        return Conversation(self, f"/v1/dialogues/{id}", load_image(data))
+        return RemoteDialogue(self, f"/v1/dialogues/{id}", load_image(file))
 
     def send(self, method: str, path: str, fields: dict[str, Any] | None = None) -> Any:
-        """The JSON that the server answers; fields that hold bytes make the body multipart."""
+        """Send a request and parse the JSON of its response; fields that are bytes make the body multipart."""
         return json.loads(self.fetch(method, path, fields) or b"null")
 
     def fetch(
@@ -94,37 +87,29 @@ class Client:
         read: Callable[[HTTPResponse], bytes] = HTTPResponse.read,
         accept: str = "*/*",
     ) -> bytes:
-        """What the server answers, as `read` reads it."""
-        body, kind = _body(fields)
-        for attempt in range(self.retries + 1):
-            try:
-                return self._try(method, path, body, kind, read, accept)
-            except _Again as again:
-                if attempt == self.retries:
-                    raise UserError(f"{again} ({attempt + 1} tries)") from None
-                time.sleep(min(again.seconds, LONGEST_WAIT))
-        raise AssertionError("unreachable")
-
-    def _try(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None,
-        kind: str,
-        read: Callable[[HTTPResponse], bytes],
-        accept: str,
-    ) -> bytes:
-        headers = {"Accept": accept} | ({"Content-Type": kind} if body is not None else {})
+        """Send a request and return `read(response)`; waits and tries again while the server is busy."""
+        body, content_type = _body(fields)
+        headers = {"Accept": accept} | ({"Content-Type": content_type} if body is not None else {})
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token}"
         request = urllib.request.Request(self.url + path, body, headers, method=method)
+        for attempt in range(self.retries + 1):
+            try:
+                return self._try(request, read)
+            except _ServerBusy as busy:
+                if attempt == self.retries:
+                    raise UserError(f"{busy} ({attempt + 1} tries)") from None
+                time.sleep(min(busy.seconds, LONGEST_WAIT))
+        raise AssertionError("unreachable")
+
+    def _try(self, request: urllib.request.Request, read: Callable[[HTTPResponse], bytes]) -> bytes:
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as response:
                 return read(response)
         except urllib.error.HTTPError as error:
-            raise self._refused(error.code, _message(error), error.headers.get("Retry-After")) from None
-        except _Failed as failed:
-            raise self._refused(failed.status, str(failed), failed.again) from None
+            raise self._error(error.code, _message(error), error.headers.get("Retry-After")) from None
+        except _StreamError as error:
+            raise self._error(error.status, str(error), error.retry_after) from None
         except TimeoutError:
             raise TimedOut(f"{self.url} did not answer within {self.timeout:g} s") from None
         except (OSError, http.client.HTTPException) as error:
@@ -133,15 +118,16 @@ class Client:
                 raise TimedOut(f"{self.url} did not answer within {self.timeout:g} s") from None
             raise UserError(f"no answer from {self.url}: {reason}; start a server: segzero serve") from None
 
-    def _refused(self, status: int, message: str, again: str | None) -> Exception:
-        said = f"{self.url} answered {status}: {message}"
+    def _error(self, status: int, message: str, retry_after: str | None) -> Exception:
+        """Convert an error response to an exception."""
+        text = f"{self.url} answered {status}: {message}"
         if status in (429, 503):
-            return _Again(said, _seconds(again))
-        return (TimedOut if status == 504 else UserError)(said)
+            return _ServerBusy(text, _seconds(retry_after))
+        return (TimedOut if status == 504 else UserError)(text)
 
 
 @dataclass(frozen=True)
-class Conversation:
+class RemoteDialogue:
     """A dialogue on the server, with the methods of `segzero.dialogue.Dialogue`."""
 
     client: Client
@@ -151,17 +137,17 @@ class Conversation:
     def ask(
         self, question: str, about: int | None = None, on_text: Callable[[str], object] | None = None
     ) -> Segmentation:
-        """A new round; it may refer to earlier ones by [REF:1], "instance 2" or "it".
+        """Ask a question in a new round; it may refer to earlier ones by [REF:1], "instance 2" or "it".
 
-        `on_text` is told all that the policy has written so far, again and again while it writes.
+        `on_text` is called with the full text so far while the policy writes.
         """
         fields = {"question": question, "about": about}
         if on_text is None:
             return self._round("ask", fields)
-        answer = self.client.fetch(
-            "POST", f"{self.path}/ask", fields, lambda r: _follow(r, on_text), "text/event-stream"
+        round = self.client.fetch(
+            "POST", f"{self.path}/ask", fields, lambda r: _read_stream(r, on_text), "text/event-stream"
         )
-        return _to_result(json.loads(answer), self.image)
+        return _to_segmentation(json.loads(round), self.image)
 
     def draw(
         self,
@@ -171,8 +157,8 @@ class Conversation:
         question: str = "",
         choice: int = 0,
     ) -> Segmentation:
-        """A new round by hand, from points, a box or both; `choice` is a place among the `candidates`."""
-        return self._round("draw", {**_clicks(points, labels, box), "question": question, "choice": choice})
+        """Add a round by hand, from points, a box or both; `choice` is a place among the `candidates`."""
+        return self._round("draw", {**_click_fields(points, labels, box), "question": question, "choice": choice})
 
     def refine(
         self,
@@ -182,8 +168,8 @@ class Conversation:
         box: Box | None = None,
         choice: int = 0,
     ) -> Segmentation:
-        """The round of that instance, its mask corrected by points or another box."""
-        return self._round("refine", {"id": id, **_clicks(points, labels, box), "choice": choice})
+        """Correct the mask of an instance by points or another box; returns its round."""
+        return self._round("refine", {"id": id, **_click_fields(points, labels, box), "choice": choice})
 
     def candidates(
         self,
@@ -192,18 +178,18 @@ class Conversation:
         labels: Sequence[int] = (),
         box: Box | None = None,
     ) -> list[InstanceMask]:
-        """What refine (of instance `id`) or draw would choose from, the best first; nothing changes."""
-        fields = {"id": id, **_clicks(points, labels, box)}
+        """List the masks that `refine` (of instance `id`) or `draw` would choose from, best first; nothing changes."""
+        fields = {"id": id, **_click_fields(points, labels, box)}
         answer = self.client.send("POST", f"{self.path}/candidates", fields)
-        return [_reading(each, points) for each in answer["masks"]]
+        return [_to_mask(each, points) for each in answer["masks"]]
 
     def export(self, format: str = "json", round: int | None = None) -> bytes:
-        """A file: coco, overlay (of one round, or all), masks (a zip), or json, which `Dialogue.load` reads."""
-        asked = {"format": format} | ({"round": round} if round is not None else {})
-        return self.client.fetch("GET", f"{self.path}/export?{urllib.parse.urlencode(asked)}")
+        """Export a file: coco, overlay (of one round, or all), masks (a zip), or json, which `Dialogue.load` reads."""
+        query = {"format": format} | ({"round": round} if round is not None else {})
+        return self.client.fetch("GET", f"{self.path}/export?{urllib.parse.urlencode(query)}")
 
     def flag(self, round: int, verdict: str, note: str = "") -> None:
-        """Say that a round is good or bad, for whoever runs the server."""
+        """Flag a round as good or bad; the server stores it."""
         self.client.send("POST", f"{self.path}/flag", {"round": round, "verdict": verdict, "note": note})
 
     def undo(self) -> None:
@@ -215,41 +201,41 @@ class Conversation:
         self.client.send("POST", f"{self.path}/clear")
 
     def rounds(self) -> list[Segmentation]:
-        """All rounds as they stand."""
-        return [_to_result(each, self.image) for each in self.client.send("GET", self.path)["rounds"]]
+        """List all rounds as they stand."""
+        return [_to_segmentation(each, self.image) for each in self.client.send("GET", self.path)["rounds"]]
 
     def delete(self) -> None:
-        """Have the server forget it."""
+        """Delete the dialogue on the server."""
         self.client.send("DELETE", self.path)
 
-    def __enter__(self) -> "Conversation":
+    def __enter__(self) -> "RemoteDialogue":
         return self
 
     def __exit__(self, *error: object) -> None:
         self.delete()
 
     def _round(self, step: str, fields: dict[str, Any]) -> Segmentation:
-        return _to_result(self.client.send("POST", f"{self.path}/{step}", fields), self.image)
+        return _to_segmentation(self.client.send("POST", f"{self.path}/{step}", fields), self.image)
 
 
-class _Again(Exception):
-    """The server asks to be asked later."""
+class _ServerBusy(Exception):
+    """A response that asks the client to try again in some seconds."""
 
-    def __init__(self, said: str, seconds: float) -> None:
-        super().__init__(said)
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
         self.seconds = seconds
 
 
-class _Failed(Exception):
-    """An error that came after the answer had begun."""
+class _StreamError(Exception):
+    """An error event, sent after the response had begun."""
 
-    def __init__(self, told: dict[str, Any]) -> None:
-        super().__init__(told["error"]["message"])
-        self.status, self.again = told.get("status", 500), str(told.get("retry_after", ""))
+    def __init__(self, content: dict[str, Any]) -> None:
+        super().__init__(content["error"]["message"])
+        self.status, self.retry_after = content.get("status", 500), str(content.get("retry_after", ""))
 
 
-def _follow(response: HTTPResponse, on_text: Callable[[str], object]) -> bytes:
-    """Read events until the last; gives the round."""
+def _read_stream(response: HTTPResponse, on_text: Callable[[str], object]) -> bytes:
+    """Read events until the last, and return the JSON of the round."""
     name, text = b"", ""
     for line in response:
         field, _, value = line.rstrip(b"\r\n").partition(b": ")
@@ -259,42 +245,43 @@ def _follow(response: HTTPResponse, on_text: Callable[[str], object]) -> bytes:
             text += json.loads(value)["text"]
             on_text(text)
         elif field == b"data" and name == b"error":
-            raise _Failed(json.loads(value))
+            raise _StreamError(json.loads(value))
         elif field == b"data" and name == b"round":
             return value
     raise http.client.IncompleteRead(b"")
 
 
-def _named(policy: str | None, segmenter: str | None) -> dict[str, str]:
-    """In a multipart body nothing can be null."""
+def _model_fields(policy: str | None, segmenter: str | None) -> dict[str, str]:
+    """Fields for the models that are named; in a multipart body nothing can be null."""
     return {name: model for name, model in (("policy", policy), ("segmenter", segmenter)) if model is not None}
 
 
-def _clicks(points: Sequence[Point], labels: Sequence[int], box: Box | None) -> dict[str, Any]:
+def _click_fields(points: Sequence[Point], labels: Sequence[int], box: Box | None) -> dict[str, Any]:
     return {"points": list(points), "labels": list(labels), "box": box}
 
 
-def _reading(answer: dict[str, Any], points: Sequence[Point]) -> InstanceMask:
+def _to_mask(answer: dict[str, Any], points: Sequence[Point]) -> InstanceMask:
     box = tuple(answer["box"] or (0.0, 0.0, 0.0, 0.0))
     return InstanceMask(decode(answer["rle"]), box, tuple(points), answer["score"])
 
 
-def _to_result(answer: dict[str, Any], image: Image.Image) -> Segmentation:
-    """An answer to a question, or a dialogue's round, with the image it is about."""
-    found = tuple(
-        InstanceMask(decode(each["rle"], image.size), tuple(each["box"]), _inside(each), each["score"])
+def _to_segmentation(answer: dict[str, Any], image: Image.Image) -> Segmentation:
+    """Convert the answer to a question, or a round of a dialogue; `image` is the image it is about."""
+    instances = tuple(
+        InstanceMask(decode(each["rle"], image.size), tuple(each["box"]), _points_inside(each), each["score"])
         for each in answer.get("instances", answer.get("regions", ()))
     )
-    told = {key: answer[key] for key in ("think", "raw_text", "error")} | {"timings": answer.get("timings", {})}
-    return Segmentation(image, answer["question"], found, warnings=tuple(answer["warnings"]), **told)
+    fields = {key: answer[key] for key in ("think", "raw_text", "error")} | {"timings": answer.get("timings", {})}
+    return Segmentation(image, answer["question"], instances, warnings=tuple(answer["warnings"]), **fields)
 
 
-def _inside(each: dict[str, Any]) -> tuple[Point, ...]:
-    labels = each.get("labels", [1] * len(each["points"]))
-    return tuple((x, y) for (x, y), label in zip(each["points"], labels, strict=True) if label)
+def _points_inside(answer: dict[str, Any]) -> tuple[Point, ...]:
+    labels = answer.get("labels", [1] * len(answer["points"]))
+    return tuple((x, y) for (x, y), label in zip(answer["points"], labels, strict=True) if label)
 
 
-def _file(image: str | Path | bytes | Image.Image) -> bytes:
+def _read_file(image: ImageLike) -> bytes:
+    """The bytes of an image file; an image in memory becomes a PNG."""
     if isinstance(image, bytes):
         return image
     if isinstance(image, Image.Image):
@@ -306,6 +293,7 @@ def _file(image: str | Path | bytes | Image.Image) -> bytes:
 
 
 def _body(fields: dict[str, Any] | None) -> tuple[bytes | None, str]:
+    """Encode fields as JSON, or as multipart if one of them is bytes; returns the body and its content type."""
     if fields is None:
         return None, ""
     if not any(isinstance(value, bytes) for value in fields.values()):
@@ -324,6 +312,7 @@ def _seconds(retry_after: str | None) -> float:
 
 
 def _message(error: urllib.error.HTTPError) -> str:
+    """The message of an error response, which may come from a proxy in another format."""
     text = error.read(100_000).decode(errors="replace")
     try:
         return json.loads(text)["error"]["message"]

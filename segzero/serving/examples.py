@@ -1,4 +1,4 @@
-"""Pictures to begin with: synthetic scenes with questions that they answer, or a folder of somebody's own.
+"""Pictures to begin with: synthetic scenes with questions about them, or the pictures of a folder.
 
 DIR/examples.json, if there is one: [{"image": "cat.jpg", "name": "A cat", "question": "the cat", "followups": [...]}]
 """
@@ -18,8 +18,8 @@ from segzero.images import find_images, load_image
 from segzero.prompts import normalise
 
 LISTED = "examples.json"
-MADE = 6  # synthetic scenes
-MOST = 48  # of a folder's
+SCENES = 6  # synthetic ones
+MOST = 48  # pictures of a folder
 MAX_BYTES = 32 << 20  # of one picture
 
 
@@ -31,37 +31,38 @@ class Example:
     question: str
     followups: tuple[str, ...]
     image: bytes  # the encoded file
-    kind: str  # image/png
+    media_type: str  # image/png
 
 
 def read_examples(folder: Path) -> tuple[Example, ...]:
-    """Those of a folder: its images, or what its examples.json lists."""
+    """Read the pictures that a folder's examples.json lists, or else all pictures of the folder."""
     if not folder.is_dir():
         raise UserError(f"no such folder of examples: {folder}; check --examples")
     listed = folder / LISTED
-    found = tuple(_listed(listed) if listed.is_file() else (_example(path) for path in find_images(folder)))
-    if not 0 < len(found) <= MOST:
-        raise UserError(f"{folder} has {len(found)} examples; 1 to {MOST} can be shown")
-    return found
+    examples = tuple(_listed(listed) if listed.is_file() else (_example(path) for path in find_images(folder)))
+    if not 0 < len(examples) <= MOST:
+        raise UserError(f"{folder} has {len(examples)} examples; 1 to {MOST} can be shown")
+    return examples
 
 
 @lru_cache(maxsize=1)
-def made_examples() -> tuple[Example, ...]:
-    """Synthetic scenes, each with a question and what can be asked after it."""
+def synthetic_examples() -> tuple[Example, ...]:
+    """Make synthetic scenes, each with a question and questions that follow it."""
     from segzero.tiny.dialogues import make_dialogues
     from segzero.tiny.questions import HELD_OUT_SEED
 
-    asked: dict[bytes, list[str]] = {}
-    for round in make_dialogues(MADE, HELD_OUT_SEED + 7):
+    questions: dict[bytes, list[str]] = {}
+    for round in make_dialogues(SCENES, HELD_OUT_SEED + 7):
         assert isinstance(round.image, bytes)
-        asked.setdefault(round.image, []).append(round.question)
+        questions.setdefault(round.image, []).append(round.question)
     return tuple(
         Example(f"Scene {number}", first, tuple(followups), image, "image/png")
-        for number, (image, (first, *followups)) in enumerate(asked.items(), 1)
+        for number, (image, (first, *followups)) in enumerate(questions.items(), 1)
     )
 
 
 def _listed(file: Path) -> Iterator[Example]:
+    """Read the examples that a JSON file lists."""
     rows = read_json(file)
     if not isinstance(rows, list):
         raise UserError(f"{file} must hold a list of objects with an image each")
@@ -78,12 +79,13 @@ def _listed(file: Path) -> Iterator[Example]:
 
 
 def _example(path: Path, name: str = "", question: str = "", followups: tuple[str, ...] = ()) -> Example:
+    """Read a picture and check it and its questions, so that a mistake is reported before the server starts."""
     for text in (question, *followups):
         if text:
             normalise(text)
     if path.is_file() and path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path} has more than {MAX_BYTES} bytes; shrink it")
-    load_image(path)  # a picture that can't be read is better known now
+    load_image(path)
     data = path.read_bytes()
-    kind = Image.open(io.BytesIO(data)).get_format_mimetype()  # what it is, whatever its name says
-    return Example(name or path.stem, question, followups, data, kind or "application/octet-stream")
+    media_type = Image.open(io.BytesIO(data)).get_format_mimetype()  # of the data, whatever the file's name
+    return Example(name or path.stem, question, followups, data, media_type or "application/octet-stream")

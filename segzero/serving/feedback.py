@@ -1,7 +1,7 @@
 """Answers that people flagged, as lines of FOLDER/flags.jsonl; `segzero data prepare --format flags` reads them.
 
-Each line holds the round as it stood, its question and those before it, what was found and what the person said.
-The image is beside it, once for all its lines: images/HASH.png. Who flagged is not noted.
+Each line holds the round as it stood, its question and those before it, its objects, and the person's verdict and
+note. The image is stored once for all its lines, as images/HASH.png. Nothing identifies the person.
 """
 
 import hashlib
@@ -18,19 +18,19 @@ from segzero.dialogue import Registry, Round
 from segzero.errors import UserError
 from segzero.images import pixels_key
 from segzero.io import append_line, png_bytes, sync, write_atomically
-from segzero.serving.errors import Problem
+from segzero.serving.errors import ApiError
 
 FILE = "flags.jsonl"
 IMAGES = "images"
 log = logging.getLogger("segzero.serving")
 
 
-class Flags:
-    """A folder that grows up to `limit` bytes; for any number of threads of one process."""
+class FeedbackStore:
+    """A folder of flagged answers that grows up to `limit` bytes; for any number of threads of one process."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
-        self._alone = threading.Lock()
+        self._lock = threading.Lock()
         try:
             (folder / IMAGES).mkdir(parents=True, exist_ok=True)
             append_line(folder / FILE, b"")
@@ -39,31 +39,31 @@ class Flags:
         except OSError as error:
             raise UserError(f"cannot keep flags in {folder}: {error.strerror or error}") from error
 
-    def add(self, image: Image.Image, registry: Registry, number: int, said: dict[str, str]) -> None:
-        """A round, and `said` about it: verdict, note, the names of the models."""
+    def add(self, image: Image.Image, registry: Registry, number: int, feedback: dict[str, str]) -> None:
+        """Store a round and the feedback on it: verdict, note, and the names of the models."""
         round = registry.round(number)
         name = f"{IMAGES}/{pixels_key(image)}.png"
-        told = {"image": name, "width": image.width, "height": image.height, **_told(registry, round)}
-        # The same answer has the same name whenever it is flagged: the last word about it counts.
-        key = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]
+        answer = {"image": name, "width": image.width, "height": image.height, **_answer(registry, round)}
+        # An answer has the same id whenever it is flagged: readers use the last line about it.
+        key = hashlib.sha256(json.dumps(answer).encode()).hexdigest()[:24]
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        line = (json.dumps({"id": key, "time": when, **said, **told}, allow_nan=False) + "\n").encode()
-        with self._alone:
+        line = (json.dumps({"id": key, "time": when, **feedback, **answer}, allow_nan=False) + "\n").encode()
+        with self._lock:
             picture = b"" if (self.folder / name).exists() else png_bytes(image)
             if self._held + len(picture) + len(line) > self.limit:
-                raise Problem(507, "flags_full", "there is no room for more flags; tell whoever runs this server")
+                raise ApiError(507, "flags_full", "there is no room for more flags; tell whoever runs this server")
             try:
                 if picture:
                     write_atomically(self.folder / name, picture)
                 append_line(self.folder / FILE, line)
             except (OSError, UserError) as error:
                 log.error("a flag is lost", extra={"fields": {"why": str(error)}})
-                lost = "the flag could not be written; tell whoever runs this server"
-                raise Problem(507, "flags_unwritable", lost) from error
+                message = "the flag could not be written; tell whoever runs this server"
+                raise ApiError(507, "flags_unwritable", message) from error
             self._held += len(picture) + len(line)
 
 
-def _told(registry: Registry, round: Round) -> dict[str, Any]:
+def _answer(registry: Registry, round: Round) -> dict[str, Any]:
     names = ("question", "state", "error", "think", "raw_text")
     return {name: getattr(round, name) for name in names} | {
         "turns": list(Registry(registry.size, registry.rounds[: round.number - 1]).turns),

@@ -1,20 +1,23 @@
-"""Label Studio's ML backend: what its tasks ask, and answers as its regions.
+"""Conversions between Label Studio's ML backend protocol and questions, prompts and masks.
 
 POST predict {"tasks": [{"id", "data": {"image": ...}}], "label_config": "<View>...</View>", "params": {"context": ...}}
   -> {"results": [{"result": [region, ...], "score", "model_version"}, ...]}, one for each task
 
-Without a context each label is a question: "find the cat". With one, a person has clicked (`smart="true"`): its regions
-are points and boxes for the segmenter, or a text to ask the policy for. Regions are in per cent of the image's sides.
+Without a context each label is a question: "find the cat". With one, a person has used a smart tool (`smart="true"`):
+its regions are points and boxes for the segmenter, or a text for the policy. Regions are in per cent of the image's
+sides.
 
 >>> [tag.name for tag in read_config('<View><Image name="i" value="$image"/><BrushLabels name="m" toName="i">'
 ...     '<Label value="cat"/></BrushLabels></View>').controls]
 ['m']
 """
 
+import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote, urljoin, urlsplit
 from xml.etree import ElementTree
 
 from segzero.data.exports.label_studio import brush
@@ -23,15 +26,53 @@ from segzero.frames import Size
 from segzero.masks import Box, Point
 from segzero.result import InstanceMask
 from segzero.segmenter import MaskPrompt
+from segzero.serving.image_fetch import fetch
 from segzero.serving.schema import MAX_POINTS
 
+URL, KEY = "LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"  # environment variables
 MAX_CONFIG = 1 << 20  # characters
 MAX_CONTROLS = 100  # tags that regions are drawn with
-CONTROLS = {  # tag -> type of its regions; the first kind that a labelling set-up has is what answers are written as
+CONTROLS = {  # tag -> type of its regions; answers use the first of these types that a labelling set-up has
     "BrushLabels": "brushlabels",
     "RectangleLabels": "rectanglelabels",
     "KeyPointLabels": "keypointlabels",
 }
+
+
+@dataclass(frozen=True)
+class LabelStudioFiles:
+    """Access to the files of one Label Studio server."""
+
+    url: str
+    key: str
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise UserError(f"{URL} is {self.url!r}; write http://HOST:PORT")
+
+    def resolve(self, address: str) -> str | None:
+        """Complete the address of a file that the server holds; None for anything else."""
+        try:
+            whole = urljoin(self.url + "/", address)
+            there, here = urlsplit(whole), urlsplit(self.url)
+        except ValueError:
+            return None
+        path = there.path
+        for _ in range(3):  # a proxy on the way may unquote it, and would then ask for another path
+            path = unquote(path)
+        is_file = there.path.startswith("/data/") and ".." not in path and unquote(path) == path
+        return whole if is_file and (there.scheme, there.netloc) == (here.scheme, here.netloc) else None
+
+    def fetch(self, address: str, max_bytes: int) -> bytes:
+        """Fetch a file with the key, following no redirect; the server may well have a private address."""
+        headers = {"Authorization": f"Token {self.key}"} if self.key else {}
+        return fetch(address, max_bytes, is_allowed=lambda ip: True, headers=headers, redirects=0)
+
+
+def files_from_environment() -> LabelStudioFiles | None:
+    """Read the Label Studio server and its key from the environment; None if no server is set."""
+    url = os.environ.get(URL, "").rstrip("/")
+    return LabelStudioFiles(url, os.environ.get(KEY, "")) if url else None
 
 
 @dataclass(frozen=True)
@@ -46,33 +87,33 @@ class Control:
 
 @dataclass(frozen=True)
 class Config:
-    """Of a labelling set-up: where the image is, and what can be drawn on it."""
+    """Labelling set-up: where the image is, and the tags that draw on it."""
 
     variable: str  # the task's data of this name is the image's address
     controls: tuple[Control, ...]
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """All that can be found."""
-        return tuple(dict.fromkeys(label for control in self._best for label in control.labels))
+        """Labels of the tags that answers use."""
+        return tuple(dict.fromkeys(label for control in self._answer_controls for label in control.labels))
 
     def control_for(self, label: str) -> Control:
-        """The tag that answers of that label are written for."""
-        for control in self._best:
+        """The tag that answers of that label use."""
+        for control in self._answer_controls:
             if label in control.labels:
                 return control
-        raise UserError(f"the labelling set-up has no label {label[:80]!r} for {self._best[0].type}")
+        raise UserError(f"the labelling set-up has no label {label[:80]!r} for {self._answer_controls[0].type}")
 
     @property
-    def _best(self) -> list[Control]:
+    def _answer_controls(self) -> list[Control]:
         types = list(CONTROLS.values())
         best = min(self.controls, key=lambda control: types.index(control.type)).type
         return [control for control in self.controls if control.type == best]
 
 
 @dataclass(frozen=True)
-class Clicks:
-    """What a person has drawn or written, and the label it is to have."""
+class SmartRequest:
+    """A prompt that a person drew with a smart tool, or a text, and the label that the answer gets."""
 
     label: str
     prompt: MaskPrompt | None
@@ -80,7 +121,7 @@ class Clicks:
 
 
 def read_config(xml: str) -> Config:
-    """The parts of a labelling set-up that matter here."""
+    """Read a labelling set-up."""
     if len(xml) > MAX_CONFIG or "<!" in xml.replace("<!--", ""):  # entities could grow without end
         raise UserError("the labelling set-up is too long, or declares something; it is plain tags alone")
     try:
@@ -109,12 +150,12 @@ def read_config(xml: str) -> Config:
 
 
 def task_name(task: dict[str, Any]) -> str:
-    """A task as errors call it, by its number in Label Studio."""
+    """Name a task for error messages, by its number in Label Studio."""
     return f"task {one_line(task.get('id'))[:40]}"
 
 
 def image_address(task: dict[str, Any], config: Config) -> str:
-    """Where a task says its image is."""
+    """Read the address of a task's image."""
     data = task.get("data")
     address = data.get(config.variable) if isinstance(data, dict) else None
     if not isinstance(address, str):
@@ -122,8 +163,8 @@ def image_address(task: dict[str, Any], config: Config) -> str:
     return address
 
 
-def read_context(context: dict[str, Any], config: Config, size: Size) -> Clicks | None:
-    """What was clicked; None if there is nothing in it to answer."""
+def read_context(context: dict[str, Any], config: Config, size: Size) -> SmartRequest | None:
+    """Read the regions of a smart tool; None if there is nothing in them to answer."""
     points: list[Point] = []
     labels: list[int] = []
     box: Box | None = None
@@ -135,8 +176,8 @@ def read_context(context: dict[str, Any], config: Config, size: Size) -> Clicks 
         try:
             kind, value = region["type"], region["value"]
             if kind == "textarea":
-                written = value["text"]
-                text = " ".join(written) if isinstance(written, list) else written
+                lines = value["text"]
+                text = " ".join(lines) if isinstance(lines, list) else lines
             elif kind in ("keypointlabels", "rectanglelabels"):
                 x, y = _pixels(value["x"], value["y"], size)
                 label = value[kind][0]
@@ -151,43 +192,41 @@ def read_context(context: dict[str, Any], config: Config, size: Size) -> Clicks 
         except (KeyError, IndexError, TypeError, AttributeError, ValueError):
             raise UserError("a region of the context is none that Label Studio writes") from None
     if text.strip():
-        return Clicks(label or config.labels[0], None, text.strip())
+        return SmartRequest(label or config.labels[0], None, text.strip())
     if box is None and not any(labels):
         return None
-    return Clicks(label, MaskPrompt(box, tuple(points), tuple(labels)))
+    return SmartRequest(label, MaskPrompt(box, tuple(points), tuple(labels)))
 
 
-def regions_of(found: Sequence[InstanceMask], label: str, config: Config, size: Size) -> list[dict[str, Any]]:
-    """What was found, as the set-up's tags take it. Masks without pixels are left out."""
+def regions_of(instances: Sequence[InstanceMask], label: str, config: Config, size: Size) -> list[dict[str, Any]]:
+    """Convert instances to regions of the set-up's tag for that label; masks without pixels are left out."""
     control = config.control_for(label)
-    regions = []
-    for one in found:
-        for value in _values(one, control.type, size):
-            regions.append(
-                {
-                    "id": uuid.uuid4().hex[:10],
-                    "from_name": control.name,
-                    "to_name": control.image,
-                    "type": control.type,
-                    "original_width": size[0],
-                    "original_height": size[1],
-                    "image_rotation": 0,
-                    "value": value | {control.type: [label]},
-                    "score": one.score,
-                }
-            )
-    return regions
+    return [
+        {
+            "id": uuid.uuid4().hex[:10],
+            "from_name": control.name,
+            "to_name": control.image,
+            "type": control.type,
+            "original_width": size[0],
+            "original_height": size[1],
+            "image_rotation": 0,
+            "value": value | {control.type: [label]},
+            "score": instance.score,
+        }
+        for instance in instances
+        for value in _values(instance, control.type, size)
+    ]
 
 
-def _values(found: InstanceMask, type: str, size: Size) -> list[dict[str, Any]]:
+def _values(instance: InstanceMask, type: str, size: Size) -> list[dict[str, Any]]:
     width, height = size
     if type == "brushlabels":
-        return [{"format": "rle", "rle": brush(found.mask)}] if found.mask.any() else []
+        return [{"format": "rle", "rle": brush(instance.mask)}] if instance.mask.any() else []
     if type == "rectanglelabels":
-        x0, y0, x1, y1 = found.box
+        x0, y0, x1, y1 = instance.box
         place = {"x": 100 * x0 / width, "y": 100 * y0 / height}
         return [place | {"width": 100 * (x1 - x0) / width, "height": 100 * (y1 - y0) / height, "rotation": 0}]
-    return [{"x": 100 * x / width, "y": 100 * y / height, "width": 0.5} for x, y in found.points]
+    return [{"x": 100 * x / width, "y": 100 * y / height, "width": 0.5} for x, y in instance.points]
 
 
 def _pixels(x: float, y: float, size: Size) -> Point:

@@ -1,4 +1,4 @@
-"""What a server takes on, and from whom."""
+"""Limits of requests, and the tokens that requests need."""
 
 import base64
 import hashlib
@@ -15,24 +15,24 @@ TOKEN_VARIABLE = "SEGZERO_TOKENS"
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one request and of all together; what is above them is refused, never cut."""
+    """Bounds of one request, and of all requests together; a request above them is refused, never cut."""
 
     body: int = 32 << 20  # bytes
     pixels: int = 25_000_000  # of an image
     question: int = 2_000  # characters
-    inside: int = 64  # requests at once, from their first byte to their answer: it bounds memory too
+    max_concurrent: int = 64  # requests at once, from their first byte to their answer: it bounds memory too
     seconds: float = 60.0  # from a request's first byte to its answer
     batch: int = 16  # requests that the models see at once
     cache: int = 1 << 30  # bytes of encoded images
     dialogues: int = 64  # kept at once, each with its image as it came and decoded
     dialogue_bytes: int = 2 << 30  # of those images; the encoded ones are in the cache
     steps: int = 100  # of one dialogue
-    idle: float = 1800.0  # seconds after which a dialogue nobody uses is forgotten
+    idle: float = 1800.0  # seconds without use after which a dialogue is forgotten
     flags: int = 1 << 30  # bytes of answers that people flagged
 
 
 class Tokens:
-    """Who may come in. Without any token everybody may, and everybody is the same person.
+    """Bearer tokens that requests need. Without any token every request is let in, and all have the same owner.
 
     >>> tokens = Tokens(["one-secret", "another"])
     >>> tokens.owner("Bearer another") == Tokens(["another"]).owner("Bearer another")
@@ -48,7 +48,7 @@ class Tokens:
         return len(self._owners)
 
     def owner(self, authorization: str) -> str | None:
-        """A name for whoever sends that header, which does not give the token away; None for a stranger.
+        """Identify the sender of an Authorization header, without giving the token away; None for an unknown token.
 
         Programs that know only names and passwords (Label Studio) send any name, and the token as the password.
         """
@@ -58,19 +58,19 @@ class Tokens:
         if scheme.lower() == "basic":
             secret = _password(secret)
         given = _digest(secret.strip())
-        known = [hmac.compare_digest(given, owner) for owner in self._owners]  # all, so that time tells nothing
+        known = [hmac.compare_digest(given, owner) for owner in self._owners]  # all, so that timing reveals nothing
         return given if scheme.lower() in ("bearer", "basic") and any(known) else None
 
 
 def read_tokens(file: Path | None) -> Tokens:
-    """From a file, one token a line, or from the environment's SEGZERO_TOKENS, with commas between them.
+    """Read tokens from a file, one per line, or from $SEGZERO_TOKENS, separated by commas.
 
-    A file or a variable without any token is refused: somebody meant to keep others out.
+    A file or a variable without any token is refused: it was meant to keep others out.
     """
     if file is None:
-        written = os.environ.get(TOKEN_VARIABLE)
-        secrets = [token.strip() for token in (written or "").split(",") if token.strip()]
-        if written is not None and not secrets:
+        listed = os.environ.get(TOKEN_VARIABLE)
+        secrets = [token.strip() for token in (listed or "").split(",") if token.strip()]
+        if listed is not None and not secrets:
             raise UserError(f"{TOKEN_VARIABLE} is set and holds no token; set it to some, or unset it for no tokens")
     else:
         try:
@@ -79,14 +79,14 @@ def read_tokens(file: Path | None) -> Tokens:
             raise UserError(f"cannot read the tokens in {file}: {error}") from error
         secrets = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         if not secrets:
-            raise UserError(f"{file} holds no token; write one a line, or leave --tokens out to let everybody in")
+            raise UserError(f"{file} holds no token; write one per line, or leave --tokens out to let everybody in")
     return Tokens(secrets)
 
 
-def _password(written: str) -> str:
-    """Of `base64(name:password)`."""
+def _password(credentials: str) -> str:
+    """Extract the password of `base64(name:password)`."""
     try:
-        return base64.b64decode(written, validate=True).decode().partition(":")[2]
+        return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
     except ValueError:
         return ""
 

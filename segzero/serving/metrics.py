@@ -1,4 +1,4 @@
-"""Figures for Prometheus, of this server alone."""
+"""Metrics of one server, for Prometheus."""
 
 from collections.abc import Sized
 
@@ -6,14 +6,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from segzero.serving.model_pool import Models
+from segzero.segmenter.cache import CachedSegmenter
+from segzero.serving.model_pool import ModelPool
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 120)
 ITEMS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """What the door and the models report; `text` is what Prometheus reads."""
+    """Counters that the middleware and the batcher update, and gauges that are read when Prometheus asks."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -36,28 +37,30 @@ class Metrics:
         )
 
     def batch_done(self, items: int, seconds: float) -> None:
-        """For the batcher."""
+        """Count a batch of the batcher."""
         self.batch.observe(items)
         self.batch_seconds.observe(seconds)
 
-    def watch(self, models: Models, dialogues: Sized) -> None:
-        """Figures that are read when they are asked for."""
+    def watch(self, pool: ModelPool, sessions: Sized) -> None:
+        """Add the gauges of the models and the dialogues."""
         queue = Gauge("segzero_queue_length", "Requests that wait for the models.", registry=self.registry)
-        queue.set_function(models.waiting)
-        open_ones = Gauge("segzero_dialogues", "Dialogues that are kept.", registry=self.registry)
-        open_ones.set_function(lambda: len(dialogues))
-        held = Gauge("segzero_embedding_cache_bytes", "Encoded images that are kept.", registry=self.registry)
-        held.set_function(lambda: sum(segmenter.cache.held for segmenter in models.remembering))
-        self.registry.register(_Images(models))
+        queue.set_function(pool.waiting)
+        dialogues = Gauge("segzero_dialogues", "Dialogues that are kept.", registry=self.registry)
+        dialogues.set_function(lambda: len(sessions))
+        cache = Gauge("segzero_embedding_cache_bytes", "Encoded images that are kept.", registry=self.registry)
+        cache.set_function(lambda: sum(segmenter.cache.held for segmenter in pool.cached_segmenters))
+        self.registry.register(_ImageCounter(pool.cached_segmenters))
 
     def text(self) -> bytes:
-        """In Prometheus' own format."""
+        """Write all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
-class _Images(Collector):
-    def __init__(self, models: Models) -> None:
-        self.segmenters = models.remembering
+class _ImageCounter(Collector):
+    """Images that the segmenters encoded, or had in their caches."""
+
+    def __init__(self, segmenters: list[CachedSegmenter]) -> None:
+        self.segmenters = segmenters
 
     def collect(self) -> list[Metric]:
         images = CounterMetricFamily("segzero_images", "Images encoded, or remembered.", labels=["how"])

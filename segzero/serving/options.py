@@ -1,27 +1,25 @@
-"""What a server offers beside one policy, one segmenter and its routes.
+"""Optional parts of a server: further models, examples, feedback, images by address, and the page.
 
->>> Extras(flags=Path("flags")).examples is None
+>>> ServerOptions(flags=Path("flags")).examples is None
 True
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from segzero.policy import Policy
 from segzero.segmenter import Segmenter
 from segzero.serving.examples import Example
-
-Fetch = Callable[[str, int], bytes]  # address, most bytes
+from segzero.serving.image_fetch import Fetch
 
 
 @dataclass(frozen=True)
-class Extras:
-    """All of it may be left out."""
+class ServerOptions:
+    """Optional parts of a server; the defaults leave them out, except the page."""
 
     policies: tuple[Policy, ...] = ()  # beside the pipeline's own, which is the default
     segmenters: tuple[Segmenter, ...] = ()
     examples: tuple[Example, ...] | None = None  # None: synthetic scenes
-    flags: Path | None = None  # the folder where answers that people flag are kept
-    fetch: Fetch | None = None  # how images that are named by their address are fetched; None: not at all
+    flags: Path | None = None  # folder for answers that people flag; None: they can't be flagged
+    fetch: Fetch | None = None  # how images given by their address are fetched; None: they are refused
     page: bool = True  # the web page at /ui

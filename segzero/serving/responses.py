@@ -1,4 +1,4 @@
-"""Results as JSON. Run in a thread: encoding large masks takes time."""
+"""Responses: wait for the models' result, then write it as JSON in a thread, as encoding large masks takes time."""
 
 import asyncio
 import json
@@ -17,34 +17,78 @@ from segzero.masks import RLE, Mask, box_of, decode, encode, mask_png
 from segzero.result import Segmentation
 from segzero.segmenter import MaskPrediction
 from segzero.segmenter.protocol import best_first
-from segzero.serving import responses, threads
-from segzero.serving.batching import Busy, Dead
-from segzero.serving.errors import ClientLeft, busy, dead, timed_out
-from segzero.serving.model_pool import Models
+from segzero.serving.errors import ClientDisconnected, ModelUnavailable, QueueFull, api_error, timed_out
+from segzero.serving.sessions import Session
+from segzero.serving.threads import writing
+
+T = TypeVar("T")
+ROUND_FIELDS = ("number", "question", "state", "error", "think", "raw_text")
 
 
-def segmentation(result: Segmentation, format: str) -> dict[str, Any]:
-    """As `Segmentation.to_dict`, or with PNGs in place of the RLEs."""
-    answer = result.to_dict()
+async def wait_for_models(request: Request, submit: Callable[..., "Future[T]"], *arguments: Any) -> T:
+    """Wait for the future of `submit(*arguments)`; it is cancelled when the client leaves or the deadline is over."""
+    leaving = asyncio.create_task(wait_for_disconnect(request.receive))
+    result: asyncio.Future[T] | None = None
+    try:
+        result = asyncio.wrap_future(submit(*arguments))
+        either: set[asyncio.Future[Any]] = {result, leaving}
+        seconds = request.scope["segzero.deadline"] - time.monotonic()
+        await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if result.done():
+            return result.result()
+        if leaving.done():
+            raise ClientDisconnected
+        raise timed_out()
+    except (QueueFull, ModelUnavailable) as error:
+        raise api_error(error) from None
+    finally:
+        if result is not None:
+            result.cancel()  # and with it the queued work, if it has not begun
+        leaving.cancel()
+
+
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Return when the client has closed its connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def json_response(
+    request: Request, convert: Callable[..., dict[str, Any]], *arguments: Any, status: int = 200
+) -> Response:
+    """Respond with `convert(*arguments)` as JSON."""
+    body = await writing.run(request.scope, lambda: to_bytes(convert(*arguments)))
+    return Response(body, status, media_type="application/json")
+
+
+def to_bytes(content: dict[str, Any]) -> bytes:
+    """Encode as JSON in plain ASCII, so that a lone surrogate does no harm."""
+    return json.dumps(content, allow_nan=False).encode()
+
+
+def segmentation_json(result: Segmentation, format: str) -> dict[str, Any]:
+    """Convert a result as `Segmentation.to_dict` does, with PNGs in place of the RLEs if wanted."""
+    content = result.to_dict()
     if format == "png":
-        for instance, found in zip(answer["instances"], result.instances, strict=True):
-            del instance["rle"]
-            instance["png"] = data_url(mask_png(found.mask))
-    return answer
+        for written, instance in zip(content["instances"], result.instances, strict=True):
+            del written["rle"]
+            written["png"] = data_url(mask_png(instance.mask))
+    return content
 
 
-def objects(drawn: Sequence[MaskPrediction], size: tuple[int, int], all_masks: bool, format: str) -> dict[str, Any]:
-    """The masks of each prompt, best first."""
+def objects_json(
+    predictions: Sequence[MaskPrediction], size: tuple[int, int], all_masks: bool, format: str
+) -> dict[str, Any]:
+    """Convert the masks of each prompt, best first; only the best one unless `all_masks`."""
     return {
         "size": {"width": size[0], "height": size[1]},
-        "objects": [{"masks": _masks(each, all_masks, format)} for each in drawn],
+        "objects": [{"masks": _predicted_masks(each, all_masks, format)} for each in predictions],
     }
 
 
-def dialogue_round(round: Round, format: str) -> dict[str, Any]:
-    """A round as it stands, after corrections."""
-    told = ("number", "question", "state", "error", "think", "raw_text")
-    return {name: getattr(round, name) for name in told} | {
+def round_json(round: Round, format: str) -> dict[str, Any]:
+    """Convert a round of a dialogue as it stands, after corrections."""
+    return {name: getattr(round, name) for name in ROUND_FIELDS} | {
         "refers": list(round.refers),
         "warnings": list(round.warnings),
         "regions": [
@@ -55,89 +99,41 @@ def dialogue_round(round: Round, format: str) -> dict[str, Any]:
                 "labels": list(region.labels),
                 "score": region.score,
                 "color": list(region.color),
-                **_written(region.rle, format),
+                **_encoded_mask(region.rle, format),
             }
             for region in round.regions
         ],
     }
 
 
-def dialogue_state(
-    id: str, registry: Registry, policy: str, segmenter: str, memory: str, idle: float, steps: int
-) -> dict[str, Any]:
-    """All rounds, masks as RLE."""
+def dialogue_json(session: Session, registry: Registry, steps: int, idle: float) -> dict[str, Any]:
+    """Convert a whole dialogue, masks as RLE; `idle`: seconds without use after which it expires."""
     return {
-        "id": id,
+        "id": session.id,
         "size": {"width": registry.size[0], "height": registry.size[1]},
-        "policy": policy,
-        "segmenter": segmenter,
-        "memory": memory,
+        "policy": session.models.policy,
+        "segmenter": session.models.segmenter,
+        "memory": session.dialogue.memory,
         "idle": idle,
         "steps": steps,
-        "rounds": [dialogue_round(round, "rle") for round in registry.rounds],
+        "rounds": [round_json(round, "rle") for round in registry.rounds],
     }
 
 
-def candidates(masks: Sequence[tuple[Mask, float]], format: str) -> dict[str, Any]:
-    """Masks to choose from."""
-    return {"masks": [_mask(mask, score, format) for mask, score in masks]}
+def candidates_json(masks: Sequence[tuple[Mask, float]], format: str) -> dict[str, Any]:
+    """Convert masks with their predicted IoU."""
+    return {"masks": [_scored_mask(mask, score, format) for mask, score in masks]}
 
 
-def as_bytes(answer: dict[str, Any]) -> bytes:
-    """In plain ASCII, so that no half character can spoil it."""
-    return json.dumps(answer, allow_nan=False).encode()
+def _predicted_masks(prediction: MaskPrediction, all_masks: bool, format: str) -> list[dict[str, Any]]:
+    order = best_first(prediction)[: None if all_masks else 1]
+    masks = prediction.masks
+    return [_scored_mask(masks[place], float(prediction.scores[place]), format) for place in order]
 
 
-def _masks(drawn: MaskPrediction, all_masks: bool, format: str) -> list[dict[str, Any]]:
-    order = best_first(drawn)[: None if all_masks else 1]
-    masks = drawn.masks
-    return [_mask(masks[place], float(drawn.scores[place]), format) for place in order]
+def _scored_mask(mask: Mask, score: float, format: str) -> dict[str, Any]:
+    return {"score": finite_or_zero(score), "box": box_of(mask), **_encoded_mask(encode(mask), format)}
 
 
-def _mask(mask: Mask, score: float, format: str) -> dict[str, Any]:
-    return {"score": finite_or_zero(score), "box": box_of(mask), **_written(encode(mask), format)}
-
-
-def _written(rle: RLE, format: str) -> dict[str, Any]:
+def _encoded_mask(rle: RLE, format: str) -> dict[str, Any]:
     return {"rle": rle} if format == "rle" else {"png": data_url(mask_png(decode(rle)))}
-
-
-T = TypeVar("T")
-
-
-async def answer_of(request: Request, models: Models, submit: Callable[..., "Future[T]"], *arguments: Any) -> T:
-    """What `submit(*arguments)` promises; the place is given up when the client leaves or its time is over."""
-    leaving = asyncio.create_task(gone(request.receive))
-    waiting: asyncio.Future[T] | None = None
-    try:
-        waiting = asyncio.wrap_future(submit(*arguments))
-        either: set[asyncio.Future[Any]] = {waiting, leaving}
-        seconds = request.scope["segzero.ends"] - time.monotonic()
-        await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if waiting.done():
-            return waiting.result()
-        if leaving.done():
-            raise ClientLeft
-        raise timed_out()
-    except Busy:
-        raise busy(models.wait()) from None
-    except Dead:
-        raise dead() from None
-    finally:
-        if waiting is not None:
-            waiting.cancel()  # and with it what was submitted: what has not begun will not
-        leaving.cancel()
-
-
-async def json_answer(
-    request: Request, write: Callable[..., dict[str, Any]], *arguments: Any, status: int = 200
-) -> Response:
-    """What `write` makes of the result, as a response."""
-    body = await threads.writing.run(request.scope, lambda: responses.as_bytes(write(*arguments)))
-    return Response(body, status, media_type="application/json")
-
-
-async def gone(receive: Receive) -> None:
-    """Returns when the client has left."""
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -1,4 +1,7 @@
-"""What clients send and get, as pydantic checks it and OpenAPI shows it."""
+"""Bodies of requests and responses, which pydantic checks and OpenAPI describes.
+
+The names of the classes are those of the components in /openapi.json.
+"""
 
 import base64
 import binascii
@@ -19,7 +22,7 @@ SHAPE: dict[str, Any] = {
 
 
 def read_data_url(value: object) -> bytes | str:
-    """The bytes of `data:image/...;base64,...`; a multipart body has them already. Addresses stay what they are."""
+    """Decode `data:image/...;base64,...`; bytes (of a multipart body) and addresses are returned as they are."""
     if isinstance(value, bytes):
         return value
     if isinstance(value, str) and value.startswith(("http://", "https://")):
@@ -53,7 +56,7 @@ MAX_NAME = 1000  # characters
 
 
 class Body(BaseModel):
-    """A request's body; what is not known is refused, as it would be a typing error."""
+    """A request's body; an unknown field is refused, as it would be a typing error."""
 
     model_config = ConfigDict(extra="forbid")
     as_json: ClassVar[tuple[str, ...]] = ()  # fields that are JSON texts in a multipart body
@@ -61,7 +64,7 @@ class Body(BaseModel):
 
 
 class ModelsBody(Body):
-    """Which of the models that /v1/models lists; the first ones, if none are named."""
+    """Names of the models to use; by default the first ones of /v1/models."""
 
     policy: str | None = Field(default=None, max_length=MAX_NAME, description="A policy of /v1/models.")
     segmenter: str | None = Field(default=None, max_length=MAX_NAME, description="A segmenter of /v1/models.")
@@ -87,7 +90,7 @@ class ClicksBody(Body):
 
 
 class ObjectBody(ClicksBody):
-    """One object to draw; an earlier mask of it may be improved on."""
+    """One object to draw, perhaps from an earlier mask of it."""
 
     mask: dict[str, Any] | None = Field(default=None, description="An earlier mask of the same image, as RLE.")
 
@@ -108,10 +111,10 @@ class PromptBody(ModelsBody):
 
 
 class DialogueBody(ModelsBody):
-    """An image to talk about."""
+    """An image to begin a dialogue about."""
 
     image: ImageBytes
-    memory: Literal["text", "marks", "crop"] = Field(default="text", description="How earlier rounds are told.")
+    memory: Literal["text", "marks", "crop"] = Field(default="text", description="How the policy sees earlier rounds.")
     example: ClassVar = {"image": CIRCLE, "memory": "text"}
 
 
@@ -137,16 +140,16 @@ class RefineBody(ClicksBody):
 
 
 class DrawBody(ClicksBody):
-    """A new round made by hand, which no policy is asked for."""
+    """A new round made by hand, without the policy."""
 
-    question: str = Field(default="", description="What it is called.")
+    question: str = Field(default="", description="A name for the object.")
     choice: int = _CHOICE
     format: Format = "rle"
     example: ClassVar = {"points": [[24, 24], [60, 60]], "labels": [1, 0]}
 
 
 class CandidatesBody(ClicksBody):
-    """What refine (of instance `id`) or draw (without it) would choose from."""
+    """A request for the masks that refine (of instance `id`) or draw (without it) would choose from."""
 
     id: int | None = None
     format: Format = "rle"
@@ -154,7 +157,7 @@ class CandidatesBody(ClicksBody):
 
 
 class FlagBody(Body):
-    """A person's word on a round."""
+    """A person's verdict on a round."""
 
     round: int
     verdict: Literal["good", "bad"]
@@ -163,21 +166,21 @@ class FlagBody(Body):
 
 
 class Size(BaseModel):
-    """Of the image, in pixels; a picture that its EXIF turns is measured upright."""
+    """Size of the image in pixels; a picture that its EXIF turns is measured upright."""
 
     width: int
     height: int
 
 
 class RLEAnswer(BaseModel):
-    """A mask as COCO writes it; pycocotools.mask.decode reads it."""
+    """A mask in COCO's format; pycocotools.mask.decode reads it."""
 
     size: list[int] = Field(description="height, width")
     counts: str
 
 
 class FoundAnswer(BaseModel):
-    """One object; `rle` or `png`, as was asked."""
+    """One object; its mask is `rle` or `png`, by the request's `format`."""
 
     box: Box
     points: list[Point]
@@ -199,7 +202,7 @@ _SEGMENTED: dict[str, Any] = {
 
 
 class SegmentAnswer(BaseModel):
-    """No instances and no error: nothing is there. An error: the policy's answer could not be read."""
+    """Answer with masks. No instances and no error: the object is absent. An error: the answer could not be read."""
 
     question: str
     size: Size
@@ -223,7 +226,7 @@ class MaskAnswer(BaseModel):
 
 
 class ObjectAnswer(BaseModel):
-    """Of one prompt: its best mask, or all three, best first."""
+    """Masks of one prompt: the best one, or all three, best first."""
 
     masks: list[MaskAnswer]
 
@@ -241,7 +244,7 @@ class RegionAnswer(BaseModel):
     id: int
     box: Box
     points: list[Point]
-    labels: list[int] = Field(description="Of each point: 1 inside, 0 outside.")
+    labels: list[int] = Field(description="For each point: 1 inside, 0 outside.")
     score: float
     color: list[int]
     rle: RLEAnswer | None = None
@@ -276,7 +279,7 @@ class DialogueAnswer(BaseModel):
 
 
 class CandidatesAnswer(BaseModel):
-    """Nothing has changed yet; `choice` takes one of these by its place."""
+    """Masks to choose from; `choice` of refine and draw is a place in this list."""
 
     masks: list[MaskAnswer] = Field(description="The best first.")
 
@@ -289,15 +292,15 @@ class PolicyAnswer(BaseModel):
 
 
 class LimitsAnswer(BaseModel):
-    """What is refused above them."""
+    """Limits of requests; a request above them is refused."""
 
-    megabytes: float = Field(description="Of a request's body.")
-    pixels: int = Field(description="Of an image.")
-    question: int = Field(description="Characters.")
+    megabytes: float = Field(description="Largest body of a request.")
+    pixels: int = Field(description="Largest image.")
+    question: int = Field(description="Longest question, in characters.")
 
 
 class ModelsAnswer(BaseModel):
-    """What this server has."""
+    """Models, memories and limits of this server."""
 
     policies: list[PolicyAnswer]
     segmenters: list[PolicyAnswer]
@@ -316,13 +319,13 @@ class ExampleAnswer(BaseModel):
 
 
 class ErrorDetail(BaseModel):
-    """A code for programs, a line for people."""
+    """An error's code for programs and message for people."""
 
     code: str
     message: str
 
 
 class ErrorAnswer(BaseModel):
-    """Why there is no answer."""
+    """An error response."""
 
     error: ErrorDetail

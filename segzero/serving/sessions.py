@@ -1,33 +1,36 @@
-"""The dialogues that clients hold: each is its creator's, and forgotten when nobody uses it for a while."""
+"""Dialogues of clients: each belongs to the token that created it, and expires when it is not used for a while."""
 
 import math
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from segzero.dialogue import Dialogue
-from segzero.serving.errors import Problem
+from segzero.pipeline import SegZeroPipeline
+from segzero.serving.errors import ApiError
 from segzero.serving.limits import Limits
-from segzero.serving.model_pool import Answering
+from segzero.serving.model_pool import ModelPair
 
-SMALLEST_SHARE = 4  # parts of all dialogues, however many owners there are: not all of them come at once
+T = TypeVar("T")
+MOST_SHARES = 4  # parts that all places are divided into, however many owners there are: not all come at once
 
 
 @dataclass(eq=False)
-class Kept:
-    """One dialogue. Its lock is held by whoever takes a step in it."""
+class Session:
+    """One client's dialogue; the thread that takes a step in it holds its lock."""
 
     dialogue: Dialogue
     file: bytes  # its image, as it came
     owner: str
-    chosen: Answering
+    models: ModelPair
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
-    steps: int = 0  # that undo could take back
-    used: float = field(default_factory=time.monotonic)
-    left: bool = False  # nobody looks at it any more
-    alone: threading.Lock = field(default_factory=threading.Lock)
+    steps: int = 0  # that undo can take back
+    last_used: float = field(default_factory=time.monotonic)
+    is_left: bool = False  # its client has left, and may come back
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def size(self) -> int:
@@ -35,78 +38,93 @@ class Kept:
         width, height = self.dialogue.registry.size
         return len(self.file) + 3 * width * height
 
+    def take_step(self, step: Callable[[Dialogue, SegZeroPipeline], T], pipeline: SegZeroPipeline) -> T:
+        """Run a step of the dialogue with a pipeline of its models, and count it if it changed the dialogue."""
+        before = self.dialogue.registry
+        try:
+            return step(self.dialogue, pipeline)
+        finally:
+            self.steps += self.dialogue.registry is not before
 
-class Dialogues:
-    """Dialogues of all owners, each with at most a fair share of them. For the event loop's thread alone."""
+    def undo(self) -> None:
+        """Take the last step back."""
+        self.dialogue.undo()
+        self.steps -= 1
+
+
+class SessionStore:
+    """The sessions of all owners, each with at most a fair share of the places. For the event loop's thread alone."""
 
     def __init__(self, limits: Limits, owners: int = 1) -> None:
         self.limits = limits
-        self.share = max(1, limits.dialogues // max(1, min(owners, SMALLEST_SHARE)))
-        self._kept: dict[str, Kept] = {}  # the least recently used first
+        self.share = max(1, limits.dialogues // max(1, min(owners, MOST_SHARES)))
+        self._sessions: dict[str, Session] = {}  # the least recently used first
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._sessions)
 
-    def room(self, owner: str, size: int = 0) -> list[Kept]:
-        """Refuse one more dialogue of `size` bytes, before work is spent on it; gives those left that make room."""
-        self._forget()
-        own = [kept for kept in self._kept.values() if kept.owner == owner]
-        gone = _make_room(own, lambda stay: len(stay) < self.share)
-        if gone is None:
-            said = f"you have {self.share} dialogues open, which is your share; delete one, or wait"
-            raise self._full(own, said)
-        others = [kept for kept in self._kept.values() if kept not in gone]
-        more = _make_room(others, lambda stay: len(stay) < self.limits.dialogues and self._fits(stay, size))
+    def make_room(self, owner: str, size: int = 0) -> list[Session]:
+        """Choose the sessions that one more of `size` bytes would replace: only those that their clients have left.
+
+        Raises 429 if there is no room without others, so that it can be called before any work is spent.
+        """
+        self._drop_expired()
+        own = [session for session in self._sessions.values() if session.owner == owner]
+        replaced = _fewest_left(own, lambda staying: len(staying) < self.share)
+        if replaced is None:
+            message = f"you have {self.share} dialogues open, which is your share; delete one, or wait"
+            raise self._too_many(own, message)
+        others = [session for session in self._sessions.values() if session not in replaced]
+        more = _fewest_left(others, lambda staying: len(staying) < self.limits.dialogues and self._fits(staying, size))
         if more is None:
-            said = f"{len(self._kept)} dialogues are open, which is all there is room for; delete one, or wait"
-            raise self._full(list(self._kept.values()), said)
-        return gone + more
+            message = f"{len(self._sessions)} dialogues are open, which is all there is room for; delete one, or wait"
+            raise self._too_many(list(self._sessions.values()), message)
+        return replaced + more
 
-    def add(self, dialogue: Dialogue, file: bytes, owner: str, chosen: Answering) -> Kept:
-        """Keep a dialogue for whoever made it."""
-        kept = Kept(dialogue, file, owner, chosen)
-        for gone in self.room(owner, kept.size):
-            del self._kept[gone.id]
-        self._kept[kept.id] = kept
-        return kept
+    def add(self, dialogue: Dialogue, file: bytes, owner: str, models: ModelPair) -> Session:
+        """Store a new dialogue as a session of its owner."""
+        session = Session(dialogue, file, owner, models)
+        for replaced in self.make_room(owner, session.size):
+            del self._sessions[replaced.id]
+        self._sessions[session.id] = session
+        return session
 
-    def find(self, id: str, owner: str) -> Kept:
-        """The dialogue of that name; another's is as if it did not exist."""
-        self._forget()
-        kept = self._kept.get(id)
-        if kept is None or kept.owner != owner:
-            raise Problem(404, "no_dialogue", "no such dialogue of yours; it may have expired")
-        kept.used, kept.left = time.monotonic(), False
-        self._kept[id] = self._kept.pop(id)
-        return kept
+    def find(self, id: str, owner: str) -> Session:
+        """Look up an owner's session; that of another owner is reported as unknown."""
+        self._drop_expired()
+        session = self._sessions.get(id)
+        if session is None or session.owner != owner:
+            raise ApiError(404, "no_dialogue", "no such dialogue of yours; it may have expired")
+        session.last_used, session.is_left = time.monotonic(), False
+        self._sessions[id] = self._sessions.pop(id)
+        return session
 
-    def leave(self, id: str, owner: str) -> None:
-        """Its client may come back, but has no right to its place any more."""
-        self.find(id, owner).left = True
+    def delete(self, session: Session) -> None:
+        """Forget a session."""
+        self._sessions.pop(session.id, None)
 
-    def drop(self, id: str, owner: str) -> None:
-        """Forget it."""
-        self.find(id, owner)
-        del self._kept[id]
-
-    def _forget(self) -> None:
+    def _drop_expired(self) -> None:
         limit = time.monotonic() - self.limits.idle
-        for id in [id for id, kept in self._kept.items() if kept.used < limit and not kept.alone.locked()]:
-            del self._kept[id]
+        expired = [each for each in self._sessions.values() if each.last_used < limit and not each.lock.locked()]
+        for session in expired:
+            del self._sessions[session.id]
 
-    def _fits(self, others: list[Kept], size: int) -> bool:
-        """Whether one of `size` bytes may be kept beside others; a single one always may."""
-        return not others or sum(kept.size for kept in others) + size <= self.limits.dialogue_bytes
+    def _fits(self, others: Sequence[Session], size: int) -> bool:
+        """Whether images of `size` bytes fit beside those of the others; a single session always fits."""
+        return not others or sum(session.size for session in others) + size <= self.limits.dialogue_bytes
 
-    def _full(self, those: list[Kept], said: str) -> Problem:
-        again = max(1, math.ceil(those[0].used + self.limits.idle - time.monotonic()))
-        return Problem(429, "too_many_dialogues", said, {"Retry-After": str(again)})
+    def _too_many(self, sessions: list[Session], message: str) -> ApiError:
+        again = max(1, math.ceil(sessions[0].last_used + self.limits.idle - time.monotonic()))
+        return ApiError(429, "too_many_dialogues", message, {"Retry-After": str(again)})
 
 
-def _make_room(kept: list[Kept], enough: Callable[[list[Kept]], bool]) -> list[Kept] | None:
-    """The fewest of those left, oldest first, without which there is room; None if there is none without all."""
-    left = [each for each in kept if each.left and not each.alone.locked()]
+def _fewest_left(sessions: list[Session], is_enough: Callable[[list[Session]], bool]) -> list[Session] | None:
+    """Choose the fewest sessions to drop, oldest first, among those that were left.
+
+    `is_enough` is given the sessions that would stay. None if dropping all those that were left is not enough.
+    """
+    left = [session for session in sessions if session.is_left and not session.lock.locked()]
     for count in range(len(left) + 1):
-        if enough([each for each in kept if each not in left[:count]]):
+        if is_enough([session for session in sessions if session not in left[:count]]):
             return left[:count]
     return None

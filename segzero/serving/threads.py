@@ -1,7 +1,8 @@
-"""Threads for what takes time beside the models, few of them, waited for no longer than a request may take.
+"""Threads for slow work beside the models; a request waits for them until its deadline.
 
-A thread can't be stopped. What a client sends may keep one busy for seconds, so each kind of work has threads of its
-own: large images wait for each other, from their decoding to their answer, and nothing else waits for them.
+A thread can't be stopped, and the data that a client sends may keep one busy for seconds. So each kind of work has a
+few threads of its own: large images wait for each other, from their decoding to their answer, and nothing else waits
+for them.
 """
 
 import asyncio
@@ -23,21 +24,21 @@ CORES = os.cpu_count() or 1
 
 
 class Threads:
-    """As many threads as given, each of a lower priority than the models' own if `background` (Linux)."""
+    """A fixed number of threads; with `background` they have a lower priority than the models' own (Linux)."""
 
     def __init__(self, count: int, name: str, background: bool = False) -> None:
         self.count = count
         self._pool = ThreadPoolExecutor(count, name, _lower_priority if background else None)
 
     async def run(self, scope: Scope, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do `work` for the request of that scope; given up, work that has not begun is not done."""
-        return await within(scope, asyncio.wrap_future(self._pool.submit(work, *args, **kwargs)))
+        """Do `work` for the request of that scope; work that has not begun by the request's end is cancelled."""
+        return await wait_until_deadline(scope, asyncio.wrap_future(self._pool.submit(work, *args, **kwargs)))
 
 
-async def within(scope: Scope, work: Awaitable[T]) -> T:
-    """Wait for `work` as long as the request of that scope may take, then answer 504."""
+async def wait_until_deadline(scope: Scope, work: Awaitable[T]) -> T:
+    """Wait for `work` until the deadline of the request of that scope, then raise 504."""
     try:
-        async with asyncio.timeout(scope["segzero.ends"] - time.monotonic()) as limit:
+        async with asyncio.timeout(scope["segzero.deadline"] - time.monotonic()) as limit:
             return await work
     except TimeoutError:
         if not limit.expired():

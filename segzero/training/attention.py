@@ -1,15 +1,14 @@
-"""The trainer's attention, chosen in one place.
+"""Choice of the trainer's attention.
 
-flash-attn is built for one torch and one CUDA, and has no wheel for every pair, so it is used where it is installed
-and not needed where it is not. Without it PyTorch's own attention (SDPA) takes padded batches: verl's padding-free
-batches call flash-attn by name.
+flash-attn is built for one torch and one CUDA, and there is no wheel for many pairs, so it is optional. Without it
+PyTorch's own attention (SDPA) is used, with padded batches: verl's batches without padding call flash-attn by name.
 """
 
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from segzero.errors import UserError
+from segzero.errors import UserError, one_line
 from segzero.machine import has_flash
 
 FLASH = "flash_attention_2"
@@ -18,7 +17,7 @@ _KEY = "actor_rollout_ref.model.override_config.attn_implementation"
 
 
 def choose_attention(config: DictConfig) -> None:
-    """Write the implementation into the configuration, unless the user has, and packing where it can be had."""
+    """Write the implementation into the configuration, unless the user has, and turn packing off without flash-attn."""
     model = config.actor_rollout_ref.model
     chosen = model.override_config.get("attn_implementation")
     if chosen is None:
@@ -29,7 +28,7 @@ def choose_attention(config: DictConfig) -> None:
     if chosen == FLASH and config.trainer.device != "cuda":
         raise UserError(f"{_KEY}={chosen} needs a GPU, and trainer.device={config.trainer.device}; leave it out")
     if chosen == FLASH and not has_flash():
-        raise UserError(f"{_KEY}={chosen}, but flash-attn is not installed; leave it out, or see `segzero docs install`")
+        raise UserError(f"{_KEY}={chosen}, but flash-attn is not installed; leave it out (see `segzero docs install`)")
     actor = config.actor_rollout_ref.actor
     if chosen in PADDED:
         if actor.ulysses_sequence_parallel_size > 1:
@@ -41,7 +40,7 @@ def choose_attention(config: DictConfig) -> None:
 
 
 def describe_attention(config: DictConfig) -> str:
-    """The choice in words, for the head of a run."""
+    """The choice in words, for the first lines of a run."""
     model = config.actor_rollout_ref.model
     chosen = model.override_config.attn_implementation
     batches = "batches without padding" if model.use_remove_padding else "padded batches"
@@ -50,9 +49,9 @@ def describe_attention(config: DictConfig) -> str:
 
 
 def try_attention(path: str | Path | None = None, implementation: str | None = None, dtype: str = "bfloat16") -> None:
-    """Build a checkpoint's class with an attention as training would, without memory for weights; say why it fails.
+    """Build a checkpoint's model with an attention as training would, without memory for weights; raise if it fails.
 
-    The defaults are the shipped policy, and what this machine would train with.
+    The defaults are the shipped policy, and the attention that this machine would train with.
     """
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForImageTextToText
@@ -71,8 +70,7 @@ def try_attention(path: str | Path | None = None, implementation: str | None = N
             )
     except ImportError as error:
         raise UserError(
-            f"{_KEY}={implementation} does not work here: {' '.join(str(error).split())[:200]}; leave the key out, or "
-            f"set it to sdpa"
+            f"{_KEY}={implementation} does not work here: {one_line(error, 200)}; leave the key out, or set it to sdpa"
         ) from None
     except ValueError as error:
-        raise UserError(f"{_KEY}={implementation}: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{_KEY}={implementation}: {one_line(error, 200)}") from None

@@ -1,9 +1,9 @@
-"""Checkpoints that are whole or not there: a temporary name, a manifest of checksums, a rename.
+"""Checkpoints that are whole or absent: they are saved under a temporary name, and renamed when complete.
 
-A folder `global_step_N` under the run's folder holds what verl saves (`actor/`, `data.pt`) and `state.json`, our
-own state. `manifest.json` names every file with its size and hash; it is written last, then comes the name.
-A kill at any moment leaves the earlier checkpoints as they were, and at most hidden folders beside them.
-The best step may be there as weights alone, which can be merged but not resumed.
+A folder `global_step_N` in the run's folder holds verl's files (`actor/`, `data.pt`) and `state.json`, our own state.
+`manifest.json` lists every file with its size and hash; it is written last, before the renaming. A kill at any
+moment leaves the earlier checkpoints as they were, and at most hidden folders beside them. The best step may be saved
+as weights alone, which can be merged but not resumed.
 
 >>> steps("no such folder")
 []
@@ -19,26 +19,26 @@ from typing import Any
 
 from segzero.errors import UserError
 from segzero.io import sync, write_atomically, write_json
-from segzero.training import manifest
+from segzero.training import checkpoint_manifest as manifest
 
 PREFIX = "global_step_"  # verl's name for the folder
-TRACKER = "latest_checkpointed_iteration.txt"  # what verl's own tools read
+TRACKER = "latest_checkpointed_iteration.txt"  # for verl's own tools
 BEST = "best.json"  # {"step": 200, "by": "val/giou", "metrics": {...}}
-_REPLACED = ".replaced"  # what the name of a folder ends with while another takes its place
+_REPLACED = ".replaced"  # suffix of a folder while another takes its place
 NOT_SHARED = "The nodes don't share that folder; set trainer.default_local_dir to one that all of them see"
 _MOST_PROCESSES = 1 << 16
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What torch and safetensors say instead of the system's own words.
+# Messages of torch and safetensors in place of the system's own.
 _NO_ROOM_TEXT = re.compile(r"No space left|Disk quota|File too large|inline_container|PytorchStreamWriter")
 
 
 def folder(run: str | Path, step: int) -> Path:
-    """Where the checkpoint of a step is, or will be."""
+    """Path of a step's checkpoint, which need not exist yet."""
     return Path(run) / f"{PREFIX}{step}"
 
 
-def unfinished(run: str | Path, step: int) -> Path:
-    """An empty folder to save a step into, before `finish`."""
+def new_unfinished(run: str | Path, step: int) -> Path:
+    """Make an empty folder to save a step into, before `finish`."""
     place = Path(run) / f".{PREFIX}{step}.unfinished"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
@@ -46,7 +46,7 @@ def unfinished(run: str | Path, step: int) -> Path:
 
 
 def finish(run: str | Path, step: int, state: dict[str, Any], weights_only: bool = False) -> Path:
-    """Seal what was saved into `unfinished(run, step)` and give it its name."""
+    """Write the manifest of the folder that `new_unfinished` made, and give the folder its final name."""
     place, target = Path(run) / f".{PREFIX}{step}.unfinished", folder(run, step)
     missing = missing_shards(place)
     if missing:
@@ -59,7 +59,7 @@ def finish(run: str | Path, step: int, state: dict[str, Any], weights_only: bool
     manifest.write(place, step, weights_only)
     aside = Path(run) / f".{PREFIX}{step}{_REPLACED}"
     shutil.rmtree(aside, ignore_errors=True)
-    if target.exists():  # an earlier run got here too; what is there is older
+    if target.exists():  # an older one, of an earlier run
         target.rename(aside)
     place.rename(target)
     sync(target.parent)
@@ -70,7 +70,7 @@ def finish(run: str | Path, step: int, state: dict[str, Any], weights_only: bool
 
 
 def missing_shards(place: Path) -> list[str]:
-    """Files that should be there if all trainers saved into this folder, and are not."""
+    """Files that are missing if all trainers should have saved into this folder."""
     size = world_size(place)
     if size is None:
         return ["actor/fsdp_config.json"]
@@ -80,7 +80,7 @@ def missing_shards(place: Path) -> list[str]:
 
 
 def discard_unfinished(run: str | Path) -> None:
-    """Remove what a kill or a full disk left of a checkpoint, and put back what it was about to replace."""
+    """Remove the rest of a checkpoint after a kill or a full disk, and restore the one that it was replacing."""
     for aside in Path(run).glob(f".{PREFIX}*{_REPLACED}"):
         target = aside.with_name(aside.name.removeprefix(".").removesuffix(_REPLACED))
         if target.exists():
@@ -92,7 +92,7 @@ def discard_unfinished(run: str | Path) -> None:
 
 
 def no_room(error: BaseException) -> bool:
-    """Whether a file could not be written because the disk, or one's share of it, is full.
+    """Whether a file could not be written because the disk or the user's quota is full.
 
     >>> no_room(OSError(errno.ENOSPC, "No space left on device"))
     True
@@ -107,14 +107,14 @@ def steps(run: str | Path) -> list[int]:
 
 
 def damage(checkpoint: Path, hashes: bool = True) -> str | None:
-    """What is wrong with a checkpoint, or None; without `hashes`, a look at names and sizes alone."""
+    """The damage of a checkpoint in words, or None; without `hashes` only names and sizes are checked."""
     problem = manifest.difference(checkpoint, hashes)
     missing = [] if problem else missing_shards(checkpoint)
     return f"{missing[0]} is missing or can't be read" if missing else problem
 
 
 def weights_only(checkpoint: Path) -> bool:
-    """Whether it was saved without optimizer, so that it can't be resumed."""
+    """Whether a checkpoint was saved without optimizer, so that it can't be resumed."""
     try:
         return manifest.read(checkpoint).weights_only
     except ValueError:
@@ -122,24 +122,25 @@ def weights_only(checkpoint: Path) -> bool:
 
 
 def latest_whole(run: str | Path, hashes: bool = True) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint to resume without damage, and a line for each newer one that was passed over."""
-    passed: list[str] = []
+    """The newest undamaged checkpoint that can be resumed, and a line for each newer one that was skipped."""
+    skipped: list[str] = []
     for step in reversed(steps(run)):
         checkpoint = folder(run, step)
         if weights_only(checkpoint):
-            passed.append(f"checkpoint {checkpoint} holds weights alone, as the best step; passed over")
+            skipped.append(f"checkpoint {checkpoint} holds weights alone, as the best step; passed over")
             continue
         problem = damage(checkpoint, hashes)
         if problem is None:
-            return checkpoint, passed
-        passed.append(f"checkpoint {checkpoint} is damaged ({problem}); passed over")
-    return None, passed
+            return checkpoint, skipped
+        skipped.append(f"checkpoint {checkpoint} is damaged ({problem}); passed over")
+    return None, skipped
 
 
 def find(run: str | Path, resume: str, hashes: bool = True) -> tuple[Path | None, list[str]]:
-    """What to resume from: `auto` takes the newest whole one of the run, `none` nothing, else a path is given.
+    """Find the checkpoint to resume from, and a line for each that was skipped.
 
-    The lines say what was passed over. Without `hashes`, damage inside files is not looked for.
+    `resume` is `auto` for the newest whole one of the run, `none`, or a path. Without `hashes` only names and sizes of
+    files are checked.
     """
     if resume == "none":
         return None, []
@@ -160,7 +161,7 @@ def find(run: str | Path, resume: str, hashes: bool = True) -> tuple[Path | None
 
 
 def check_world_size(checkpoint: Path, wanted: int) -> None:
-    """verl's shards fit only as many processes as saved them."""
+    """Refuse another number of processes than saved the checkpoint: verl's shards fit only that."""
     saved = world_size(checkpoint)
     if saved is not None and saved != wanted:
         raise UserError(
@@ -170,7 +171,7 @@ def check_world_size(checkpoint: Path, wanted: int) -> None:
 
 
 def world_size(checkpoint: Path) -> int | None:
-    """How many processes saved it, or None where that can't be read."""
+    """Number of processes that saved a checkpoint, or None if that can't be read."""
     try:
         size = json.loads((checkpoint / "actor" / "fsdp_config.json").read_text())["world_size"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -179,7 +180,7 @@ def world_size(checkpoint: Path) -> int | None:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """What `finish` was given."""
+    """The state that `finish` was given."""
     try:
         state = json.loads((checkpoint / "state.json").read_text())
     except (OSError, ValueError, RecursionError) as error:
@@ -190,9 +191,9 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def prune(run: str | Path, keep_last: int, keep: Iterable[int] = ()) -> list[int]:
-    """Remove all but the newest `keep_last` checkpoints and those in `keep`; 0 keeps all. Returns what went.
+    """Remove all but the newest `keep_last` checkpoints and those in `keep`; 0 keeps all. Returns the removed steps.
 
-    Weights alone don't count among the newest, as no run goes on from them.
+    Weights alone don't count among the newest, as they can't be resumed.
     """
     if keep_last <= 0:
         return []
@@ -207,8 +208,8 @@ def prune(run: str | Path, keep_last: int, keep: Iterable[int] = ()) -> list[int
 def best(run: str | Path) -> dict[str, Any] | None:
     """The best validation so far, with its step."""
     try:
-        found = json.loads((Path(run) / BEST).read_text())
-        whole = isinstance(found["step"], int) and isinstance(found["metrics"], dict)
+        content = json.loads((Path(run) / BEST).read_text())
+        whole = isinstance(content["step"], int) and isinstance(content["metrics"], dict)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return found if whole else None
+    return content if whole else None

@@ -1,10 +1,13 @@
-"""What a run will do, worked out from its configuration in a second or two: the batch arithmetic, and whatever is
-wrong that can be seen without reading the data. `rehearsal` looks at the rest.
+"""Checks of a configuration that take a second or two; `dry_run` also reads the data.
+
+verl looks most of these values up only after the first answers are generated, minutes into a run. Names of algorithms
+are read from its source, as importing it takes seconds.
 """
 
+import ast
 import os
 import re
-from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -12,77 +15,38 @@ from omegaconf import DictConfig, OmegaConf
 
 from rewards import get_rubric, load_reward
 from segzero.data.parquet import from_parquet
-from segzero.errors import UserError, unknown_name
+from segzero.errors import UserError, one_line, unknown_name
 from segzero.policy.checkpoint import read_checkpoint
 from segzero.prompts import get_prompt
-from segzero.training.algorithms import check_names
 from segzero.training.attention import describe_attention
+from segzero.training.batch import BatchSizes, batch_sizes
+from segzero.training.config import data_files, engine_package, positive_int
 from segzero.training.hardware import check_hardware, missing_gpus
 
-# The published presets score one format each; in the other nothing can be earned.
+# Published rewards score one answer format each: an answer in the other format earns nothing.
 FORMATS = {"seg_zero": "seg_zero", "seg_zero_strict": "seg_zero", "vision_reasoner": "multi"}
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
-
-@dataclass(frozen=True)
-class Batch:
-    """One step in numbers."""
-
-    prompts: int
-    answers: int  # a prompt
-    mini: int  # answers an update
-    micro: int | None  # answers a forward pass and GPU; None: as many as fit into max_tokens
-    max_tokens: int | None
-    gpus: int
-
-    @property
-    def total(self) -> int:
-        return self.prompts * self.answers
-
-    @property
-    def updates(self) -> int:
-        return self.total // self.mini
-
-    def __str__(self) -> str:
-        passes = f"micro-batches of {self.micro}" if self.micro else f"up to {self.max_tokens} tokens a pass"
-        return (
-            f"{self.prompts} prompts x {self.answers} answers = {self.total} a step, "
-            f"{self.updates} update{'s' * (self.updates != 1)} of {self.mini}, {self.mini // self.gpus} a GPU, {passes}"
-        )
+# Estimators that need what this trainer does not have -> what that is.
+UNSUPPORTED = {
+    "gae": "a critic",
+    "remax": "a greedy answer to each prompt as baseline",
+    "gdpo": "each reward term as a batch of its own",
+    "optimal_token_baseline": "the sum of squared probabilities of every token",
+    "tir_optimal_token_baseline": "the sum of squared probabilities of every token",
+}
+KL = ("kl", "k1", "abs", "mse", "k2", "low_var_kl", "k3")
+STRATEGIES = ("fsdp", "fsdp2")
+SCHEDULES = ("constant", "cosine")
+AGGREGATIONS = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
 
 
-def batch_of(config: DictConfig) -> Batch:
-    """The arithmetic of a step."""
-    actor, answers = "actor_rollout_ref.actor", _whole(config, "actor_rollout_ref.rollout.n")
-    dynamic = config.actor_rollout_ref.actor.use_dynamic_bsz
-    return Batch(
-        prompts=_whole(config, "data.train_batch_size"),
-        answers=answers,
-        mini=_whole(config, f"{actor}.ppo_mini_batch_size") * answers,
-        micro=None if dynamic else _whole(config, f"{actor}.ppo_micro_batch_size_per_gpu"),
-        max_tokens=_whole(config, f"{actor}.ppo_max_token_len_per_gpu") if dynamic else None,
-        gpus=_whole(config, "trainer.n_gpus_per_node") * _whole(config, "trainer.nnodes"),
-    )
-
-
-def _whole(config: DictConfig, key: str) -> int:
-    """A number of things, at least one."""
-    value = OmegaConf.select(config, key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"{key}={value}: it must be a whole number from 1 on")
-    return value
-
-
-def needs_reference(config: DictConfig) -> bool:
-    return bool(config.actor_rollout_ref.actor.use_kl_loss or config.algorithm.use_kl_in_reward)
-
-
-def check(config: DictConfig) -> Batch:
-    """Refuse what would fail later, as far as the configuration tells."""
-    batch = batch_of(config)
+def check(config: DictConfig) -> BatchSizes:
+    """Refuse a configuration that would fail later; returns the sizes of its steps."""
+    batch = batch_sizes(config)
     _check_batch(batch)
     _check_lengths(config)
-    check_names(config)
+    _check_names(config)
     _check_checkpoint(Path(str(config.actor_rollout_ref.model.path)).expanduser(), config.dry_run)
     check_hardware(config, batch.gpus)
     _check_reward(config)
@@ -95,8 +59,8 @@ def check(config: DictConfig) -> Batch:
     return batch
 
 
-def describe(config: DictConfig, batch: Batch) -> list[str]:
-    """The plan in words."""
+def describe(config: DictConfig, batch: BatchSizes) -> list[str]:
+    """The run in words, for its first lines."""
     data, trainer = config.data, config.trainer
     return [
         f"policy   {config.actor_rollout_ref.model.path}; frame {data.frame}, prompt {data.prompt}",
@@ -108,27 +72,14 @@ def describe(config: DictConfig, batch: Batch) -> list[str]:
     ]
 
 
-def data_files(config: DictConfig, split: str) -> list[Path]:
-    """The parquet files, folders or patterns of `train` or `val`."""
-    value = config.data[f"{split}_files"]
-    names = [Path(name).expanduser() for name in ([value] if isinstance(value, str) else value or [])]
-    if not names:
-        raise UserError(f"data.{split}_files is empty; name a parquet file")
-    for name in names:
-        if not (name.exists() or ("*" in name.name and any(name.parent.glob(name.name)))):
-            where = f"set the folder of train*.parquet and val*.parquet by DATA, or data.{split}_files"
-            raise UserError(f"no such data: {name}; {where}")
-    return names
-
-
-def _check_batch(batch: Batch) -> None:
+def _check_batch(batch: BatchSizes) -> None:
     if batch.answers < 2:
         raise UserError(
             "actor_rollout_ref.rollout.n=1: GRPO compares answers to one prompt; use 2 or more, 8 as published"
         )
     if batch.mini > batch.total or batch.total % batch.mini:
         raise UserError(
-            f"data.train_batch_size={batch.prompts} is no multiple of "
+            f"data.train_batch_size={batch.prompts} is not a multiple of "
             f"actor_rollout_ref.actor.ppo_mini_batch_size={batch.mini // batch.answers}; make it one"
         )
     if batch.mini % batch.gpus:
@@ -143,8 +94,55 @@ def _check_batch(batch: Batch) -> None:
         )
 
 
+def _check_names(config: DictConfig) -> None:
+    """Refuse the name of an algorithm that verl does not have."""
+    estimator = str(config.algorithm.adv_estimator)
+    if estimator in UNSUPPORTED:
+        raise UserError(
+            f"algorithm.adv_estimator={estimator} needs {UNSUPPORTED[estimator]}, which this trainer does not have; "
+            f"choose grpo, rloo, opo, reinforce_plus_plus, ..."
+        )
+    known = _registered("register_adv_est")
+    choices = {
+        "algorithm.adv_estimator": [name for name in known if name not in UNSUPPORTED],
+        "actor_rollout_ref.actor.policy_loss.loss_mode": _registered("register_policy_loss"),
+        "algorithm.kl_penalty": [name + plus for name in KL for plus in ("", "+")],
+        "actor_rollout_ref.actor.kl_loss_type": [name + plus for name in KL for plus in ("", "+")],
+        "actor_rollout_ref.actor.loss_agg_mode": AGGREGATIONS,
+        "actor_rollout_ref.actor.strategy": STRATEGIES,
+        "actor_rollout_ref.actor.optim.lr_scheduler_type": SCHEDULES,
+        "actor_rollout_ref.rollout.name": ["vllm"],
+    }
+    for key, names in choices.items():
+        value = str(OmegaConf.select(config, key))
+        if value not in names:
+            raise UserError(f"{key}: {unknown_name(key.split('.')[-1], value, list(names))}")
+
+
+@lru_cache(maxsize=4)
+def _registered(decorator: str) -> list[str]:
+    """Names under which functions of verl's core_algos are registered with that decorator."""
+    tree = ast.parse((engine_package() / "trainer" / "ppo" / "core_algos.py").read_text(encoding="utf-8"))
+    members = {
+        f"{enum.name}.{node.targets[0].id}": node.value.value
+        for enum in tree.body
+        if isinstance(enum, ast.ClassDef)
+        for node in enum.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+    }
+    names = []
+    for function in tree.body:
+        for call in function.decorator_list if isinstance(function, ast.FunctionDef) else ():
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == decorator:
+                name = call.args[0]
+                names.append(name.value if isinstance(name, ast.Constant) else members[ast.unparse(name)])
+    return sorted(map(str, names))
+
+
 def _check_checkpoint(folder: Path, dry_run: bool) -> None:
-    """Look for what a training reads of a checkpoint's folder; a hub's names are looked up when they are fetched."""
+    """Refuse a folder without tokenizer, weights or vision tower; a name on the hub is not checked here."""
     if not folder.is_dir():
         return
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer_config.json")):
@@ -169,14 +167,13 @@ def _tensors(folder: Path) -> list[str]:
             with safe_open(file, framework="pt") as content:
                 names += content.keys()
         except (SafetensorError, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{file} can't be read: {reason}; is its download complete?") from None
+            raise UserError(f"{file} can't be read: {one_line(error)}; is its download complete?") from None
     return names
 
 
 def _check_lengths(config: DictConfig) -> None:
     rollout, data = config.actor_rollout_ref.rollout, config.data
-    prompt, answer = _whole(config, "data.max_prompt_length"), _whole(config, "data.max_response_length")
+    prompt, answer = positive_int(config, "data.max_prompt_length"), positive_int(config, "data.max_response_length")
     needed = prompt + answer
     if rollout.max_model_len and rollout.max_model_len < needed:
         raise UserError(
@@ -191,7 +188,7 @@ def _check_lengths(config: DictConfig) -> None:
         )
 
 
-def _hardware(config: DictConfig, batch: Batch) -> str:
+def _hardware(config: DictConfig, batch: BatchSizes) -> str:
     if config.trainer.device == "cpu":
         return f"on the CPU, {batch.gpus} process{'es' * (batch.gpus != 1)}"
     missing = missing_gpus(config)

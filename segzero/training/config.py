@@ -1,6 +1,6 @@
-"""A run's configuration: verl's defaults, our few YAML files on top, the user's overrides on top of those.
+"""Configuration of a run: verl's defaults, our few YAML files on top, the user's overrides on top of those.
 
-A key that nothing reads is refused, with the one that does: verl 0.9.1 itself passes over it in silence.
+A key without effect is refused, and the error names the key to use instead: verl 0.9.1 itself ignores it silently.
 """
 
 import ast
@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segzero.errors import UserError
+from segzero.errors import UserError, one_line
 from segzero.shipped import config_dir
 
 # Keys of verl that nothing reads here, or sections (with a dot at the end) -> what to use instead.
@@ -93,14 +93,14 @@ _FRAME = re.compile(r"^(data\.frame=)(\w+\(.*\))$")
 
 GROUPS = ("model", "data", "reward", "hardware", "rehearse")
 
-# Where verl takes any key: what stands below is passed on to somebody else.
+# Sections in which verl takes any key: their content is passed on to another library.
 OPEN = re.compile(r"(ray_kwargs\.ray_init|.*\.engine_kwargs|.*\.override_config|.*\.override_optimizer_config)\.")
 
 
 def compose(name: str = "train", overrides: Sequence[str] = ()) -> DictConfig:
     """The whole configuration, resolved as far as verl resolves it; a wrong key or value is one clear line.
 
-    hydra puts the files together. The user's values are set here, where the default that each replaces can be seen.
+    hydra puts the files together. The user's values are set here, where each can be compared with its default.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -119,8 +119,34 @@ def compose(name: str = "train", overrides: Sequence[str] = ()) -> DictConfig:
     except HydraException as error:
         raise UserError(_explain(error, name, overrides)) from None
     except OmegaConfBaseException as error:
-        raise UserError(f"configuration: {' '.join(str(error).split())}") from None
+        raise UserError(f"configuration: {one_line(error, 1000)}") from None
     return config
+
+
+def positive_int(config: DictConfig, key: str) -> int:
+    """The value of a key that must be a whole number from 1 on."""
+    value = OmegaConf.select(config, key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{key}={value}: it must be a whole number from 1 on")
+    return value
+
+
+def data_files(config: DictConfig, split: str) -> list[Path]:
+    """The parquet files, folders or patterns of `train` or `val`."""
+    value = config.data[f"{split}_files"]
+    names = [Path(name).expanduser() for name in ([value] if isinstance(value, str) else value or [])]
+    if not names:
+        raise UserError(f"data.{split}_files is empty; name a parquet file")
+    for name in names:
+        if not (name.exists() or ("*" in name.name and any(name.parent.glob(name.name)))):
+            where = f"set the folder of train*.parquet and val*.parquet by DATA, or data.{split}_files"
+            raise UserError(f"no such data: {name}; {where}")
+    return names
+
+
+def needs_reference(config: DictConfig) -> bool:
+    """Whether the run compares the policy with a reference model."""
+    return bool(config.actor_rollout_ref.actor.use_kl_loss or config.algorithm.use_kl_in_reward)
 
 
 @lru_cache(maxsize=16)
@@ -137,7 +163,7 @@ def _files(name: str, groups: tuple[str, ...]) -> DictConfig:
 
 
 def _set(config: DictConfig, override: Any) -> None:
-    """One `key=value` of the user's, unless nothing reads that key or another kind of value belongs there."""
+    """Apply one `key=value` of the user; refuse a key without effect, and a value of the wrong kind."""
     key, line = override.key_or_group, override.input_line
     if override.is_delete():
         raise UserError(f"{line}: a key can't be taken away; set it to null")
@@ -162,7 +188,7 @@ def _set(config: DictConfig, override: Any) -> None:
 
 
 def _instead_of(key: str) -> str | None:
-    """What to use instead of a key without effect; None for any other."""
+    """The key to use instead of one without effect; None for any other."""
     sections = (".".join(key.split(".")[:depth]) + "." for depth in range(1, key.count(".") + 2))
     return next((WITHOUT_EFFECT[name] for name in (key, *sections) if name in WITHOUT_EFFECT), None)
 
@@ -208,7 +234,7 @@ def _exists(config: DictConfig, key: str) -> bool:
 
 
 def _kind(value: Any) -> str | None:
-    """What may stand there; None: text or anything else."""
+    """The kind of value that belongs in place of this one; None: text or anything else."""
     if isinstance(value, DictConfig | dict):
         return "a section; name a key below it"
     if isinstance(value, bool):
@@ -238,31 +264,31 @@ def _engine_configs() -> Path:
     return engine_package() / "trainer" / "config"
 
 
-def _shipped(what: str) -> str:
-    """Where a model that comes with the package is."""
+def _shipped(model: str) -> str:
+    """Path of a model that comes with the package."""
     from segzero import shipped
 
-    return str({"policy": shipped.policy_path, "segmenter": shipped.segmenter_path}[what]())
+    return str({"policy": shipped.policy_path, "segmenter": shipped.segmenter_path}[model]())
 
 
 def _explain(error: Exception, name: str, overrides: Sequence[str]) -> str:
-    """hydra's complaint in one line, with the nearest key that exists."""
-    said = " ".join(str(error).split()).split(" See https://")[0]
-    group = re.search(r"Could not find '(\w+)/([^']+)'", said)
+    """hydra's complaint in one line, with the names that exist."""
+    text = one_line(error, 1000).split(" See https://")[0]
+    group = re.search(r"Could not find '(\w+)/([^']+)'", text)
     if group:
         known = sorted(path.stem for path in (config_dir() / group[1]).glob("*.yaml"))
         return f"there is no {group[1]} {group[2]!r}; there are: {', '.join(known)}"
-    if "Cannot find primary config" in said:
+    if "Cannot find primary config" in text:
         known = sorted(path.stem for path in config_dir().glob("*.yaml"))
         return f"there is no configuration {name!r}; there are: {', '.join(known)}"
-    if "missing EQUAL" in said:
+    if "missing EQUAL" in text:
         wrong = next(override for override in overrides if "=" not in override)
         return f"{wrong}: write key=value, as in data.train_batch_size=8"
-    return f"configuration: {said}"
+    return f"configuration: {text}"
 
 
 def _nearest(key: str, known: Sequence[str]) -> str | None:
-    """The key of the same last name that shares most of its path: a wrong section is commoner than a wrong name."""
+    """The key with the same last name that shares most of the path: a wrong section is commoner than a wrong name."""
     parts = key.split(".")
     same = [k for k in known if k.split(".")[-1] == parts[-1]]
     if same:

@@ -1,9 +1,9 @@
-"""The trainer's side of a step on one GPU: verl's FSDP engine, with images read where their pixels are needed.
+"""verl's FSDP engine on one GPU, which opens the images where their pixels are needed.
 
 A trajectory carries the path of its image, not its pixels, which at 840x840 are 17 MB. The engine opens the
-image when a micro-batch comes, and keeps the pixels of a bounded number of bytes: the n rollouts of a prompt,
-and the passes of a step (log-probs, reference, update), then share them. Within a micro-batch they share the
-vision tower's work too: it sees each image once, and its features are handed to every trajectory about it.
+image when a micro-batch comes, and caches pixels up to a number of bytes: the n answers to a prompt and the passes
+of a step (log-probs, reference, update) share them. Within a micro-batch they share the vision tower's work too: it
+encodes each image once, and its features are repeated for every trajectory about it.
 """
 
 import os
@@ -24,19 +24,19 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 from segzero.errors import UserError
 from segzero.lru import LRUCache
 from segzero.policy.checkpoint import read_checkpoint
-from segzero.training.shared_folder import holds
+from segzero.training.shared_folder import has_content
 from segzero.training.tokenization import open_fitted
 from segzero.training.verl_glue.patches import log_probs_in_blocks
 
 VENDOR = "segzero"  # VERL_ENGINE_VENDOR chooses the engines registered here
 CACHE_BYTES = 1 << 30
 
-Pixels = dict[str, torch.Tensor]  # what the model's forward takes beside the ids
+Pixels = dict[str, torch.Tensor]  # arguments of the model's forward: pixel_values and image_grid_thw
 
 
 @EngineRegistry.register("language_model", ["fsdp", "fsdp2"], ["cuda", "cpu"], vendor=VENDOR)
 class ImageEngine(FSDPEngineWithLMHead):
-    """verl's engine; `freeze_vision_tower` has its effect here, as nothing in verl 0.9.1 reads that key."""
+    """verl's engine; it also reads freeze_vision_tower, a key that verl 0.9.1 ignores."""
 
     freeze_vision_tower = False  # set by the worker from its config before the engine is made
     image_options: dict[str, Any] = {}  # noqa: RUF012  # frame and prompt, likewise
@@ -65,6 +65,7 @@ class ImageEngine(FSDPEngineWithLMHead):
         return module
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict, dict]:
+        """verl's inputs, after the image paths are replaced by pixels."""
         references = micro_batch.get("multi_modal_inputs", None)
         if references is not None:
             rows = [_plain(reference) for reference in references]
@@ -75,7 +76,7 @@ class ImageEngine(FSDPEngineWithLMHead):
         return super().prepare_model_inputs(micro_batch)
 
     def _read(self, reference: dict[str, Any]) -> dict[str, Any]:
-        """{"image": path} -> pixels; what holds pixels already is left alone."""
+        """Replace {"image": path} by pixels; rows that already hold pixels stay as they are."""
         if "image" not in reference:
             return reference
         path = reference["image"]
@@ -89,7 +90,7 @@ class ImageEngine(FSDPEngineWithLMHead):
 
 
 class PolicyWorker(ActorRolloutRefWorker):
-    """verl's worker, which hands the engine the settings that verl does not pass on."""
+    """verl's worker, which gives the engine the settings that verl does not pass on."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -104,9 +105,9 @@ class PolicyWorker(ActorRolloutRefWorker):
         ImageEngine.image_options = {"frame": image.get("frame"), "prompt": image.get("prompt")}
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
-    def sees(self, file: str, token: str) -> tuple[str, bool]:
-        """The name of this host, and whether it sees that file with that content."""
-        return socket.gethostname(), holds(Path(file), token)
+    def sees_file(self, file: str, token: str) -> tuple[str, bool]:
+        """The name of this host, and whether it sees a file with that content."""
+        return socket.gethostname(), has_content(Path(file), token)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def save_weights(self, folder: str, step: int) -> None:
@@ -131,15 +132,15 @@ def do_not_pin() -> None:
 
 
 class SharedFeatures:
-    """A hook on the vision tower: what it returns for each different image is repeated for all that asked."""
+    """A hook on the vision tower: features of each different image are repeated for all rows about it."""
 
     def __init__(self, module: torch.nn.Module) -> None:
-        self._places: list[int] | None = None  # for each row of the micro-batch, which different image it shows
+        self._places: list[int] | None = None  # by row: its image's number among the different ones
         for tower in vision_towers(module):
             tower.register_forward_hook(self._repeat, with_kwargs=True)
 
     def first_of_each(self, paths: list[str | None]) -> set[int]:
-        """The rows whose pixels are needed; rows with pixels of their own, or without any, are not shared."""
+        """The first row of each different image; nothing is shared if a row has pixels of its own or no image."""
         different = list(dict.fromkeys(paths))
         shareable = None not in paths and len(different) < len(paths)
         self._places = [different.index(path) for path in paths] if shareable else None
@@ -163,12 +164,12 @@ class SharedFeatures:
 
 
 def vision_towers(module: torch.nn.Module) -> list[torch.nn.Module]:
-    """The parts of a Qwen-VL that see, mergers included."""
+    """The vision towers of a Qwen-VL, mergers included."""
     return [tower for name, tower in module.named_modules() if name.split(".")[-1] == "visual"]
 
 
 def freeze_vision(module: torch.nn.Module) -> int:
-    """Take the vision tower, its merger included, out of training; returns how many parameters that are."""
+    """Freeze the vision tower, its merger included; returns the number of frozen parameters."""
     towers = vision_towers(module)
     if not towers:
         raise UserError("freeze_vision_tower=true, but the model has no part called 'visual'; set it to false")
@@ -183,9 +184,9 @@ def freeze_vision(module: torch.nn.Module) -> int:
 
 
 def keep_adapters_in_float32(module: torch.nn.Module) -> None:
-    """Undo verl's cast of adapters to a base in half precision: there a step of 1e-5 is lost in rounding.
+    """Undo verl's cast of adapters to the base's half precision, in which a step of 1e-5 is lost in rounding.
 
-    FSDP2 wants one dtype among the parameters that are trained, which these are; it computes in its own dtype.
+    FSDP2 needs a single dtype among the trained parameters, which these are; it computes in its own dtype.
     """
     for parameter in module.parameters():
         if parameter.requires_grad:
@@ -205,7 +206,7 @@ def gather_head(module: torch.nn.Module) -> None:
 
 
 def _plain(reference: Any) -> dict[str, Any]:
-    """A row's value out of tensordict's wrapping."""
+    """Unwrap a row's value from tensordict."""
     return getattr(reference, "data", reference)
 
 

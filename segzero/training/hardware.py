@@ -1,30 +1,26 @@
-"""Whether a run fits the machine it would start on: GPUs and their driver, CPUs that Ray hands out, memory.
+"""Checks whether a run fits this machine: GPUs and their driver, CPUs that Ray hands out, memory, disk.
 
-What is wrong is said before anything starts. A plan may also be made for another machine: then what this one lacks is
-a remark.
+They run before anything starts. A dry run may be meant for another machine: it only remarks on what this one lacks.
 """
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
 from segzero.errors import UserError
 from segzero.machine import Machine, gpus_problem, this_machine
+from segzero.training.memory import GIB, Memory
+from segzero.training.model_shape import shape_of
 
-if TYPE_CHECKING:
-    from segzero.training.memory import Memory
-
-GIB = 2**30
 BUNDLE_CPUS = 3  # verl reserves them beside each GPU: ResourcePoolManager.max_colocate_count
-LEFT_GPU = 1 - 1 / BUNDLE_CPUS  # of a GPU, beside its trainer
+LEFT_GPU = 1 - 1 / BUNDLE_CPUS  # share of a GPU that its trainer leaves
 LEFT_CPUS = BUNDLE_CPUS - 1
-SHARED = GIB  # what several GPUs need of /dev/shm at the least; a container has 64 MiB unless told otherwise
+SHARED = GIB  # of /dev/shm that several GPUs need at least; containers have 64 MiB by default
 
 
 def check_hardware(config: DictConfig, gpus: int, machine: Machine | None = None) -> None:
-    """Refuse processes that would wait for ever, weights that could not travel, and GPUs that are not there."""
+    """Refuse processes that would wait for ever, weights that could not be sent, and GPUs that are missing."""
     machine = machine or this_machine()
     device = config.trainer.device
     if device not in ("cuda", "cpu"):
@@ -32,7 +28,7 @@ def check_hardware(config: DictConfig, gpus: int, machine: Machine | None = None
     _check_replicas(config, gpus)
     _check_segmenter(config)
     missing = missing_gpus(config, machine)
-    if missing and not config.dry_run:  # a plan may be made on another machine
+    if missing and not config.dry_run:
         raise UserError(f"{missing}; choose hardware=cpu, gpu1, gpu4 ... or set it")
     _check_cpus(config, machine, elsewhere=missing is not None)
     if not (missing or (config.dry_run and config.trainer.nnodes > 1)):
@@ -40,7 +36,7 @@ def check_hardware(config: DictConfig, gpus: int, machine: Machine | None = None
 
 
 def missing_gpus(config: DictConfig, machine: Machine | None = None) -> str | None:
-    """What this machine lacks; of several nodes only Ray knows, once it runs."""
+    """The GPUs that this machine lacks, in words, or None; of several nodes only Ray knows, once it runs."""
     if config.trainer.device != "cuda" or config.trainer.nnodes > 1:
         return None
     wanted = config.trainer.n_gpus_per_node
@@ -48,31 +44,31 @@ def missing_gpus(config: DictConfig, machine: Machine | None = None) -> str | No
     return problem and f"trainer.n_gpus_per_node={wanted}, but {problem}"
 
 
-def check_room(config: DictConfig, memory: "Memory", machine: Machine | None = None) -> list[str]:
+def check_room(config: DictConfig, memory: Memory, machine: Machine | None = None) -> list[str]:
     """Compare the estimate with the machine's memory: refuse what can't fit here, remark what is tight."""
     machine = machine or this_machine(Path(config.trainer.default_local_dir))
     return [*_check_memory(config, memory, machine), *_check_disk(config, memory, machine)]
 
 
-def _check_memory(config: DictConfig, memory: "Memory", machine: Machine) -> list[str]:
+def _check_memory(config: DictConfig, memory: Memory, machine: Machine) -> list[str]:
     if config.trainer.nnodes > 1 or memory.host <= 0.9 * machine.memory:
         return []
     there = machine.memory / GIB
-    said = f"the run needs about {memory.host / GIB:.0f} GiB of memory, and the machine has {there:.0f}"
+    needs = f"the run needs about {memory.host / GIB:.0f} GiB of memory, and the machine has {there:.0f}"
     if missing_gpus(config, machine):
-        return [f"remark   {said}; the machine that it is planned for needs more"]
+        return [f"remark   {needs}; the machine that it is planned for needs more"]
     if memory.host <= machine.memory:
-        return [f"remark   {said}; close what else uses it"]
+        return [f"remark   {needs}; close what else uses it"]
     offloaded = "turn off actor_rollout_ref.actor.fsdp_config.param_offload and optimizer_offload, "
     less = offloaded if config.actor_rollout_ref.actor.fsdp_config.param_offload else ""
     raise UserError(
-        f"{said}; {less}lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu or segzero.segmenter.cache_gb, take a "
+        f"{needs}; {less}lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu or segzero.segmenter.cache_gb, take a "
         f"smaller model, or LoRA (actor_rollout_ref.model.lora_rank)"
     )
 
 
-def _check_disk(config: DictConfig, memory: "Memory", machine: Machine) -> list[str]:
-    """Remark on a disk that checkpoints would fill; what is full today may be emptied before the run gets there."""
+def _check_disk(config: DictConfig, memory: Memory, machine: Machine) -> list[str]:
+    """Remark on a disk that checkpoints would fill; it may be emptied before the run gets there."""
     if config.trainer.save_freq <= 0 or machine.disk is None or missing_gpus(config, machine):
         return []
     there = 2 + config.segzero.keep_last  # the newest, the best, and the one being written
@@ -104,7 +100,7 @@ def _check_replicas(config: DictConfig, gpus: int) -> None:
 
 
 def _check_segmenter(config: DictConfig) -> None:
-    """The segmenter takes its share of what the first trainer leaves; more would never become free."""
+    """Refuse a segmenter that needs more than the first trainer leaves: it would never become free."""
     settings = config.segzero.segmenter
     if not settings.path:
         return
@@ -117,10 +113,10 @@ def _check_segmenter(config: DictConfig) -> None:
 
 
 def _check_cpus(config: DictConfig, machine: Machine, elsewhere: bool) -> None:
-    """Ray starts what asks for more CPUs than it counts only when others end, and nothing here ends."""
+    """Refuse processes that need more CPUs than Ray counts: they would start only when others end, which none does."""
     options = config.ray_kwargs.ray_init
     if config.trainer.nnodes > 1 or options.get("address") not in (None, "local"):
-        return  # whoever started the nodes has told Ray
+        return  # `ray start` counted the CPUs
     counted = options.get("num_cpus")
     if counted is None and elsewhere:
         return
@@ -135,9 +131,7 @@ def _check_cpus(config: DictConfig, machine: Machine, elsewhere: bool) -> None:
 
 
 def _check_shared_memory(config: DictConfig, machine: Machine) -> None:
-    """Weights travel through /dev/shm where there is no CUDA, and several GPUs exchange data through it."""
-    from segzero.training.memory import shape_of
-
+    """Refuse a small /dev/shm: without CUDA weights are sent through it, and several GPUs exchange data there."""
     rollout = config.actor_rollout_ref.rollout
     bucket = rollout.checkpoint_engine.update_weights_bucket_megabytes * 2**20
     if config.trainer.device == "cpu":

@@ -1,8 +1,8 @@
 """`segzero train`: from a configuration to a finished run.
 
-This process is the run's controller: it holds verl's trainer and asks for the rollouts, so that no further
-process has to import it all. Everything else is a Ray actor: one trainer a GPU, one vLLM server a replica, the
-TransferQueue, and the segmenter.
+This process is the run's controller: it holds verl's trainer and the rollouts, so that no further process has to
+import all of that. The others are Ray actors: one trainer per GPU, one vLLM server per replica, the TransferQueue, and
+the segmenter.
 """
 
 import math
@@ -20,20 +20,21 @@ from segzero.io import lock, write_atomically
 from segzero.policy.checkpoint import Checkpoint, read_checkpoint
 from segzero.training import checkpoints, checks
 from segzero.training.attention import choose_attention
-from segzero.training.config import compose
+from segzero.training.config import compose, needs_reference
 from segzero.training.hardware import check_room
-from segzero.training.memory import memory_of, shape_of
-from segzero.training.monitor import stage
+from segzero.training.memory import estimate_memory
+from segzero.training.model_shape import shape_of
+from segzero.training.monitor import print_stage
 from segzero.training.watchdog import cause_of_death
 
 PLUGIN = "segzero.training.verl_glue.plugin"
-# On one node nothing listens where another machine could reach it: TransferQueue takes pickles from whoever connects.
+# On one node nothing listens where another machine could reach it: TransferQueue unpickles what any client sends.
 LOOPBACK = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's name for binding to 127.0.0.1, as it does by itself on macOS
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # makes Ray bind to 127.0.0.1, as it does by default on macOS
     "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
     "SEGZERO_LOOPBACK": "1",  # patches.stores_on_loopback
 }
-PASSED_ON = ("VERL_", "VLLM_", "TQ_", "TQDM_", "TRANSFER_QUEUE_", "OMP_", "TORCH_", "GLOO_", "SEGZERO_LOOPBACK")
+INHERITED = ("VERL_", "VLLM_", "TQ_", "TQDM_", "TRANSFER_QUEUE_", "OMP_", "TORCH_", "GLOO_", "SEGZERO_LOOPBACK")
 LESS_GPU_MEMORY = (
     "lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu or actor_rollout_ref.rollout.gpu_memory_utilization, turn "
     "on actor_rollout_ref.actor.fsdp_config.param_offload and optimizer_offload, use more GPUs, or LoRA"
@@ -41,16 +42,16 @@ LESS_GPU_MEMORY = (
 
 
 def train(config_name: str = "train", overrides: Sequence[str] = ()) -> Path | None:
-    """Run, and return the folder of the run; with dry_run=true explain the run and return None."""
+    """Train, and return the run's folder; with dry_run=true print what the run would do, and return None."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported; our own line says more
-    config = settle(compose(config_name, overrides))
+    config = resolve_config(compose(config_name, overrides))
     batch = checks.check(config)
     if config.dry_run:
-        from segzero.training.dry_run import rehearse
+        from segzero.training.dry_run import dry_run
 
-        print(rehearse(config, batch), flush=True)
+        print(dry_run(config, batch), flush=True)
         return None
-    memory = memory_of(config, batch, shape_of(config.actor_rollout_ref.model.path))
+    memory = estimate_memory(config, batch, shape_of(config.actor_rollout_ref.model.path))
     print("\n".join([*checks.describe(config, batch), *check_room(config, memory)]), flush=True)
     run = Path(config.trainer.default_local_dir)
     with lock(run, f"another training is at work in {run}; wait for it, or set trainer.default_local_dir to another"):
@@ -61,8 +62,8 @@ def train(config_name: str = "train", overrides: Sequence[str] = ()) -> Path | N
             _stop_ray()
 
 
-def settle(config: DictConfig) -> DictConfig:
-    """Fill in what the checkpoint and the installed packages decide, so that every process reads the same."""
+def resolve_config(config: DictConfig) -> DictConfig:
+    """Fill in the settings that follow from the checkpoint and the installed packages, once for all processes."""
     checkpoint = read_checkpoint(config.data.checkpoint, config.data.frame, config.data.prompt)
     with open_dict(config):
         for section in (config.data, config.actor_rollout_ref.image):
@@ -77,7 +78,7 @@ def settle(config: DictConfig) -> DictConfig:
 
 
 def _bound_images(config: DictConfig, checkpoint: Checkpoint) -> None:
-    """Let vLLM lay out its memory for the largest image of the frame, which may be far below the processor's limit."""
+    """Make vLLM reserve memory for the largest image of the frame, which may be far below the processor's limit."""
     limits = {"size": {"shortest_edge": checkpoint.min_pixels, "longest_edge": checkpoint.frame.most_pixels}}
     key = "actor_rollout_ref.rollout.engine_kwargs.vllm.mm_processor_kwargs"
     if OmegaConf.select(config, key) is None:
@@ -85,7 +86,7 @@ def _bound_images(config: DictConfig, checkpoint: Checkpoint) -> None:
 
 
 def _choose_bucket(config: DictConfig) -> None:
-    """Make the bucket that weights travel in as large as the largest of them, where none is set."""
+    """Make the buffer for sending weights as large as the largest tensor, unless its size is configured."""
     transfer = config.actor_rollout_ref.rollout.checkpoint_engine
     if transfer.update_weights_bucket_megabytes is None:
         largest = shape_of(config.actor_rollout_ref.model.path).largest
@@ -93,10 +94,10 @@ def _choose_bucket(config: DictConfig) -> None:
 
 
 def prepare_environment(config: DictConfig) -> None:
-    """What Ray's workers inherit. Set before Ray starts, as they read it while they import."""
+    """Set the environment variables of all processes, before Ray starts: they are read during imports."""
     write_atomically(Path(config.trainer.default_local_dir) / "config.yaml", OmegaConf.to_yaml(config).encode())
     settings = {
-        "VERL_USE_EXTERNAL_MODULES": PLUGIN,  # fails loudly, where the entry point would be silent
+        "VERL_USE_EXTERNAL_MODULES": PLUGIN,  # a failure stops the process; in the entry point verl would ignore it
         "VERL_ENGINE_VENDOR": "segzero",
         "TRANSFER_QUEUE_ENABLE": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -109,33 +110,33 @@ def prepare_environment(config: DictConfig) -> None:
         "RAY_DISABLE_IMPORT_WARNING": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "NCCL_DEBUG": "WARN",
-        # verl reads a checkpoint with pickle, which runs what a tampered file says; this allows tensors and plain data.
+        # verl unpickles checkpoints, which could run code of a tampered file; this allows only tensors and plain data.
         "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
     }
-    # Said outright: verl's own search takes a GPU machine without nvidia-smi on its path for something else.
+    # Explicit, because verl's own detection fails on a GPU machine without nvidia-smi on its path.
     settings["VERL_PLATFORM"] = {"cuda": "nvidia"}.get(config.trainer.device, config.trainer.device)
     if _on_one_machine(config):
         settings |= LOOPBACK
     if config.trainer.device == "cpu":
         settings |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
-        settings |= {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin take the cores from the other processes
-        settings |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # one process less
+        settings |= {"OMP_WAIT_POLICY": "PASSIVE"}  # spinning threads would take the cores from the other processes
+        settings |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # one process fewer
     for name, value in settings.items():
         os.environ.setdefault(name, value)
 
 
 def _on_one_machine(config: DictConfig) -> bool:
-    """Whether the run starts a Ray of its own for one node; a cluster that runs already has addresses of its own."""
+    """Whether the run starts its own Ray for one node; a cluster that is already running has its own addresses."""
     return config.trainer.nnodes == 1 and config.ray_kwargs.ray_init.get("address") in (None, "local")
 
 
 def _run(config: DictConfig) -> Path:
     run = Path(config.trainer.default_local_dir)
     checkpoints.discard_unfinished(run)
-    stage("starting Ray")
+    print_stage("starting Ray")
     _start_ray(config)
-    stage("loading verl")
-    warnings.filterwarnings("ignore", module="verl")  # it lists the engines that are not installed
+    print_stage("loading verl")
+    warnings.filterwarnings("ignore", module="verl")  # for each engine that is not installed
     import transfer_queue as tq
     from verl.utils.config import validate_config
 
@@ -143,9 +144,9 @@ def _run(config: DictConfig) -> Path:
     from segzero.training.trainer import Trainer
 
     try:
-        validate_config(config, use_reference_policy=checks.needs_reference(config), use_critic=False)
+        validate_config(config, use_reference_policy=needs_reference(config), use_critic=False)
     except (AssertionError, ValueError) as error:
-        raise UserError(f"configuration: {' '.join(str(error).split())}") from error
+        raise UserError(f"configuration: {one_line(error, 1000)}") from error
     with open_dict(config):
         config.transfer_queue.enable = True
     tq.init(config.transfer_queue)
@@ -156,13 +157,13 @@ def _run(config: DictConfig) -> Path:
         trainer.fit(trainer.start_rollouts())
         return run
     except Exception as error:
-        explained = (trainer.watch.cause if trainer else None) or explain(error, run)
+        explained = (trainer.watchdog.cause if trainer else None) or explain(error, run)
         if explained is None:
             raise
         raise explained from error
     finally:
         if trainer:
-            trainer.watch.stop()
+            trainer.watchdog.stop()
         logger = getattr(trainer, "logger", None)
         if logger is not None:
             logger.finish(exit_code=1 if sys.exc_info()[0] else 0)
@@ -174,11 +175,11 @@ def _start_ray(config: DictConfig) -> None:
 
     options = OmegaConf.to_container(config.ray_kwargs.ray_init)
     assert isinstance(options, dict)
-    passed = [name for name in os.environ if name.startswith(PASSED_ON)]
+    inherited = [name for name in os.environ if name.startswith(INHERITED)]
     given = {name: value for name, value in (options.pop("runtime_env", None) or {}).items() if value is not None}
-    given["env_vars"] = {name: os.environ[name] for name in passed} | given.get("env_vars", {})
+    given["env_vars"] = {name: os.environ[name] for name in inherited} | given.get("env_vars", {})
     options["runtime_env"] = given
-    options.setdefault("address", "local")  # not whatever cluster happens to run on this machine
+    options.setdefault("address", "local")  # not a cluster that happens to run on this machine
     try:
         ray.init(logging_level="warning", **{str(k): v for k, v in options.items() if v is not None})
     except ConnectionError as error:
@@ -196,7 +197,7 @@ def _stop_ray() -> None:
 
 
 def _assert_plugin() -> None:
-    """verl has been imported; so must the plugin have been."""
+    """Check that verl imported our plugin, and that it was applied."""
     import verl  # noqa: F401
 
     from segzero.training.verl_glue import plugin
@@ -205,11 +206,11 @@ def _assert_plugin() -> None:
 
 
 def explain(error: Exception, run: Path) -> UserError | None:
-    """What went wrong, here or in another process, where a line says enough; None: the traceback is needed."""
+    """Translate a failure, here or in another process, into one line; None if the traceback is needed."""
     from ray.exceptions import RayActorError
 
     cause = getattr(error, "cause", None) or error
-    if isinstance(cause, UserError):  # the user's mistake, wherever it was noticed
+    if isinstance(cause, UserError):  # perhaps raised in another process
         return UserError(str(cause))
     if checkpoints.no_room(cause):
         checkpoints.discard_unfinished(run)
@@ -220,7 +221,7 @@ def explain(error: Exception, run: Path) -> UserError | None:
     if type(cause).__name__ == "UnpicklingError" and "Weights only load failed" in str(cause):
         return UserError(
             f"the checkpoint that {run} would resume from holds more than tensors and plain data, so it was not read: "
-            f"{_refused(cause)}. If it comes from elsewhere, don't trust it; segzero.resume names another"
+            f"{_refused_class(cause)}. If it comes from elsewhere, don't trust it; segzero.resume names another"
         )
     if isinstance(error, RayActorError) or type(cause).__name__ == "EngineDeadError":
         return UserError(f"a process of the run died; its checkpoints are whole. Cause: {cause_of_death(cause)}")
@@ -229,7 +230,7 @@ def explain(error: Exception, run: Path) -> UserError | None:
     return None
 
 
-def _refused(error: BaseException) -> str:
-    """What torch did not load, out of its advice on how to load it nevertheless."""
+def _refused_class(error: BaseException) -> str:
+    """The class that torch refused to load, from its long error message."""
     found = re.search(r"[Uu]nsupported (?:global: )?(?:GLOBAL|operand) (\S+)", str(error))
     return f"it asks for {found[1]}" if found else one_line(error, 200)

@@ -1,13 +1,12 @@
-"""Memory and disk that a run will need, worked out from the model's shape and the configuration.
+"""Memory and disk that a run will need, estimated from the model's shape and the configuration.
 
-Every figure is the most that is held at once, with the longest prompts and answers. benchmarks/estimates.py compares
-the sum on a CPU with what runs take; constants marked `read` are read off the libraries' sources instead.
+Every number is the most that is held at once, with the longest prompts and answers. benchmarks/estimates.py compares
+their sum on a CPU with measured runs; constants marked `read` are taken from the libraries' sources instead.
 """
 
 import json
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
 from math import ceil
 from pathlib import Path
 
@@ -17,116 +16,45 @@ from rewards import PRESETS
 from segzero.data.parquet import parquet_files
 from segzero.errors import UserError
 from segzero.policy.checkpoint import read_checkpoint
-from segzero.training.checks import Batch, data_files, needs_reference
-from segzero.training.outline import outline
+from segzero.training.batch import BatchSizes
+from segzero.training.config import data_files, needs_reference
+from segzero.training.model_shape import ModelShape, Tensors
 
 GIB = 2**30
-# One token and word of the vocabulary where logits exist for a whole pass: the logits, a softmax for the entropy, the
-# gradients. Measured in float32; in bfloat16 (read) log-softmax alone is in float32.
+# Bytes per token and word of the vocabulary if logits exist for a whole pass, by bytes per element: the logits, a
+# softmax for the entropy, the gradients. Measured in float32; in bfloat16 (read) only log-softmax is in float32.
 LOGIT_BYTES = {2: 10, 4: 24}
-FUSED_TOKENS = 512  # whose logits exist at once with fused kernels
+FUSED_TOKENS = 512  # with fused kernels, logits of so many tokens exist at once
 # Float32 copies of them: logits, softmax, one-hot, gradient and a product; the entropy's gradient takes two more.
 FUSED_COPIES, FUSED_ENTROPY_COPIES = 5, 2
-LAYER_COPIES = 16  # of a layer's hidden states, kept while it is computed
+LAYER_COPIES = 16  # copies of a layer's hidden states, kept while it is computed
 LIGHT_BYTES = 0.42 * GIB  # a Ray process that imports torch and holds no model; their libraries count once in all
-HEAVY_BYTES = 0.75 * GIB  # the controller, or one that imports vLLM or trains, beside what it works with
+HEAVY_BYTES = 0.75 * GIB  # the controller, or a process that imports vLLM or trains, without its data
 CUDA_BYTES = 3 * GIB  # the same with CUDA's libraries and context (read)
-RAY_BYTES = 0.45 * GIB  # Ray's own processes and what lies in its object store
+RAY_BYTES = 0.45 * GIB  # Ray's own processes and the content of its object store
 CPU_CACHE_BYTES = 1 * GIB  # vLLM's keys and values: VLLM_CPU_KVCACHE_SPACE, as launch.py sets it
-WORD_BYTES = 2000  # a word of the vocabulary in a tokenizer
-PIXEL_BYTES = 3 * 2 * 4  # a pixel as the vision tower takes it: colours, and twice, as two frames of a film, in float32
+WORD_BYTES = 2000  # per word of the vocabulary in a tokenizer
+PIXEL_BYTES = 3 * 2 * 4  # per pixel as the vision tower takes it: three colors, two frames, float32
 PIXELS_KEPT = GIB  # engine.CACHE_BYTES
 SEGMENTER_BYTES = 2.9 * GIB  # SAM2 large in float32, its activations and CUDA context (read)
 SEGMENTER_FILE = 0.9e9  # its weights
 CONTEXT_BYTES = 0.6e9  # the trainer's CUDA context (read)
 ENGINE_BYTES = 1e9  # vLLM's activations and graphs (read)
-ASLEEP_BYTES = 2.5e9  # what vLLM keeps on the card while it sleeps: context, graphs (read)
-
-Tensors = tuple[tuple[int, int], ...]  # rows, and elements of a row, of each tensor
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A policy's sizes, counted on its class without weights."""
-
-    language: Tensors
-    sight: Tensors  # the vision tower
-    linear: tuple[tuple[int, int], ...]  # inputs and outputs of the language model's layers, for adapters
-    hidden: int
-    layers: int
-    sight_hidden: int
-    sight_layers: int
-    vocabulary: int
-    cache_bytes: int  # a token in vLLM's cache, bfloat16
-    tied: bool  # the head is the embedding table
-
-    @property
-    def vision(self) -> int:
-        """Parameters that see."""
-        return _count(self.sight)
-
-    @property
-    def parameters(self) -> int:
-        return _count(self.language) + self.vision
-
-    @property
-    def largest(self) -> int:
-        """Elements of the largest tensor."""
-        return max(rows * row for rows, row in (*self.language, *self.sight))
-
-    def adapter_tensors(self, rank: int) -> Tensors:
-        """Both factors of LoRA adapters on every layer of the language model."""
-        return tuple(pair for inputs, outputs in self.linear for pair in ((rank, inputs), (outputs, rank)))
-
-    def adapters(self, rank: int) -> int:
-        """Parameters of LoRA adapters on the language model."""
-        return _count(self.adapter_tensors(rank))
-
-
-@lru_cache(maxsize=8)
-def shape_of(path: str) -> Shape:
-    """Read config.json and build the model without memory for its weights."""
-    from torch.nn import Linear
-
-    config, model = outline(path)
-    model.tie_weights()
-    text, vision = config.get_text_config(), config.vision_config
-    heads = text.num_key_value_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    tensors: dict[bool, list[tuple[int, int]]] = {True: [], False: []}  # by whether they see
-    for name, parameter in model.named_parameters():
-        rows = parameter.shape[0]
-        tensors["visual" in name.split(".")].append((rows, parameter.numel() // rows))
-    return Shape(
-        language=tuple(tensors[False]),
-        sight=tuple(tensors[True]),
-        linear=tuple(
-            (module.in_features, module.out_features)
-            for name, module in model.named_modules()
-            if isinstance(module, Linear) and "visual" not in name.split(".") and not name.endswith("lm_head")
-        ),
-        hidden=text.hidden_size,
-        layers=text.num_hidden_layers,
-        sight_hidden=getattr(vision, "embed_dim", None) or vision.hidden_size,
-        sight_layers=vision.depth,
-        vocabulary=text.vocab_size,
-        cache_bytes=text.num_hidden_layers * heads * width * 2 * 2,
-        tied=bool(config.tie_word_embeddings),
-    )
+ASLEEP_BYTES = 2.5e9  # kept on the card by vLLM while it sleeps: context, graphs (read)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes; those of an accelerator are of the fullest."""
+    """Bytes that a run needs; numbers per accelerator are those of the fullest one."""
 
-    resting: float  # an accelerator: weights and optimizer between two phases
-    updating: float  # an accelerator: the same at work, with gradients and activations, beside a sleeping vLLM
-    engine: float  # an accelerator: what vLLM takes while it writes
+    resting: float  # per accelerator: weights and optimizer between two phases
+    updating: float  # per accelerator: the same during an update, with gradients and activations, vLLM asleep
+    engine: float  # per accelerator: vLLM while it generates
     engine_weights: float  # of that, the weights
-    segmenter: float  # an accelerator: SAM2 beside the trainer
-    trajectories: float  # of the host's, one step's
+    segmenter: float  # per accelerator: SAM2 beside the trainer
+    trajectories: float  # host: those of one step
     checkpoint: float  # disk
-    parts: dict[str, float] = field(default_factory=dict)  # of the host's, a node
+    parts: dict[str, float] = field(default_factory=dict)  # host, per node
 
     @property
     def host(self) -> float:
@@ -134,13 +62,13 @@ class Memory:
         return sum(self.parts.values())
 
 
-def memory_of(config: DictConfig, batch: Batch, shape: Shape) -> Memory:
-    """What weights, optimizer, activations, the engine and the segmenter take."""
+def estimate_memory(config: DictConfig, batch: BatchSizes, shape: ModelShape) -> Memory:
+    """Estimate the memory of weights, optimizer, activations, engine and segmenter."""
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-    weights, adam = weights_bytes(config, shape), 8 * trained_by(config, shape)
+    weights, adam = weights_bytes(config, shape), 8 * trained_parameters(config, shape)
     fsdp, on_gpu = actor.fsdp_config, config.trainer.device == "cuda"
     at_rest = weights * (not fsdp.param_offload) + adam * (not fsdp.optimizer_offload)
-    state = weights + adam + 4 * trained_by(config, shape)  # gradients of what is trained in float32
+    state = weights + adam + 4 * trained_parameters(config, shape)  # gradients of what is trained in float32
     room = config.segzero.accelerator.memory_gb
     engine_width = 4 if rollout.dtype == "float32" else 2
     on_card = on_gpu and config.segzero.segmenter.device != "cpu"
@@ -157,40 +85,40 @@ def memory_of(config: DictConfig, batch: Batch, shape: Shape) -> Memory:
     )
 
 
-def host_parts(config: DictConfig, batch: Batch, shape: Shape) -> dict[str, float]:
-    """Main memory of a node, by what takes it; the segmenter aside."""
-    a_node, device = batch.gpus / config.trainer.nnodes, config.trainer.device
+def host_parts(config: DictConfig, batch: BatchSizes, shape: ModelShape) -> dict[str, float]:
+    """Main memory of a node by its use, without the segmenter."""
+    trainers, device = batch.gpus / config.trainer.nnodes, config.trainer.device
     pixels = min(PIXELS_KEPT, images_seen(config) * largest_image(config) * PIXEL_BYTES)
     parts = {
-        "processes": process_bytes(config, a_node),
-        "tokenizers": tokenizers_in(config, a_node) * shape.vocabulary * WORD_BYTES,
-        "pixels": pixels * (1 + references(config)) * a_node,
+        "processes": process_bytes(config, trainers),
+        "tokenizers": tokenizers_in(config, trainers) * shape.vocabulary * WORD_BYTES,
+        "pixels": pixels * (1 + references(config)) * trainers,
         "trajectories": trajectory_bytes(config) * batch.total,
     }
     return parts | (_on_cpu if device == "cpu" else _beside_gpus)(config, batch, shape)
 
 
-def process_bytes(config: DictConfig, a_node: float) -> float:
-    """The processes of a node with `a_node` trainers, before they hold a model: most of it is libraries."""
+def process_bytes(config: DictConfig, trainers: float) -> float:
+    """Memory of the processes of a node with `trainers` trainers, before they hold a model: most of it is libraries."""
     segmenter = bool(config.segzero.segmenter.path)
     storage = config.transfer_queue.backend.SimpleStorage.num_data_storage_units
     parallel = max(1, config.actor_rollout_ref.rollout.tensor_model_parallel_size)
     light = LIGHT_BYTES * (1 + storage) + RAY_BYTES
     if config.trainer.device == "cpu":
-        return light + HEAVY_BYTES * (1 + a_node + 2 * a_node + segmenter)  # of vLLM a server and an engine each
-    # Whoever computes has CUDA: trainers, vLLM's workers, the segmenter. One worker alone is the engine itself.
-    engines = a_node / parallel * (1 + (parallel > 1))
-    return light + HEAVY_BYTES * (1 + engines) + CUDA_BYTES * (2 * a_node + segmenter)
+        return light + HEAVY_BYTES * (1 + trainers + 2 * trainers + segmenter)  # each vLLM is a server and an engine
+    # Trainers, vLLM's workers and the segmenter have CUDA. A single worker runs inside the engine's process.
+    engines = trainers / parallel * (1 + (parallel > 1))
+    return light + HEAVY_BYTES * (1 + engines) + CUDA_BYTES * (2 * trainers + segmenter)
 
 
-def tokenizers_in(config: DictConfig, a_node: float) -> float:
-    """Tokenizers of a node: the controller's, a trainer's, an engine's, and its server's for verl and for vLLM."""
-    return 1 + a_node + 3 * a_node / max(1, config.actor_rollout_ref.rollout.tensor_model_parallel_size)
+def tokenizers_in(config: DictConfig, trainers: float) -> float:
+    """Number of tokenizers on a node: of controller, trainers and engines, and two of each server (verl's, vLLM's)."""
+    return 1 + trainers + 3 * trainers / max(1, config.actor_rollout_ref.rollout.tensor_model_parallel_size)
 
 
-def _on_cpu(config: DictConfig, batch: Batch, shape: Shape) -> dict[str, float]:
-    """What a GPU would hold, in main memory."""
-    weights, trained = weights_bytes(config, shape), trained_by(config, shape)
+def _on_cpu(config: DictConfig, batch: BatchSizes, shape: ModelShape) -> dict[str, float]:
+    """Main memory for everything that a GPU would hold."""
+    weights, trained = weights_bytes(config, shape), trained_parameters(config, shape)
     reference = config.actor_rollout_ref.ref.fsdp_config.model_dtype
     transfer = config.actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes * 2**20
     working = batch.gpus * working_bytes(config, batch, shape) + 4 * trained  # with gradients
@@ -203,11 +131,11 @@ def _on_cpu(config: DictConfig, batch: Batch, shape: Shape) -> dict[str, float]:
     }
 
 
-def _beside_gpus(config: DictConfig, batch: Batch, shape: Shape) -> dict[str, float]:
-    """What lies in main memory although GPUs compute: what is offloaded, in pinned memory."""
+def _beside_gpus(config: DictConfig, batch: BatchSizes, shape: ModelShape) -> dict[str, float]:
+    """Main memory used beside GPUs: offloaded parts, in pinned memory."""
     model, fsdp = config.actor_rollout_ref.model, config.actor_rollout_ref.actor.fsdp_config
     rollout, nodes = config.actor_rollout_ref.rollout, config.trainer.nnodes
-    every = (*shape.language, *shape.sight)
+    every = (*shape.language, *shape.vision)
     adapters = shape.adapter_tensors(model.lora_rank) if model.lora_rank else ()
     updated = adapters or (shape.language if config.actor_rollout_ref.actor.freeze_vision_tower else every)
     width = bytes_of(fsdp.model_dtype)
@@ -228,8 +156,8 @@ def _beside_gpus(config: DictConfig, batch: Batch, shape: Shape) -> dict[str, fl
     }
 
 
-def working_bytes(config: DictConfig, batch: Batch, shape: Shape) -> float:
-    """What one process holds while it updates, beside its share of weights, gradients and optimizer."""
+def working_bytes(config: DictConfig, batch: BatchSizes, shape: ModelShape) -> float:
+    """Memory of one process during an update, without its share of weights, gradients and optimizer."""
     actor, model = config.actor_rollout_ref.actor, config.actor_rollout_ref.model
     width = 2 if config.trainer.device == "cuda" else 4  # it computes in bfloat16, and on a CPU in float32
     prompt, longest = config.data.max_prompt_length, config.data.max_prompt_length + config.data.max_response_length
@@ -239,8 +167,8 @@ def working_bytes(config: DictConfig, batch: Batch, shape: Shape) -> float:
     whole = not model.enable_gradient_checkpointing
     activations = tokens * shape.hidden * layer_copies(shape.layers, whole) * width
     if not actor.freeze_vision_tower:
-        patches = 4 * tokens * prompt / longest  # of a visual token; each row has an image of its own at most
-        activations += patches * shape.sight_hidden * layer_copies(shape.sight_layers, whole) * width
+        patches = 4 * tokens * prompt / longest  # 4 per visual token; at most one image per row
+        activations += patches * shape.vision_hidden * layer_copies(shape.vision_layers, whole) * width
     head_trained = not model.lora_rank
     table = shape.vocabulary * shape.hidden
     if model.use_fused_kernels:
@@ -256,19 +184,19 @@ def working_bytes(config: DictConfig, batch: Batch, shape: Shape) -> float:
 
 
 def layer_copies(layers: int, whole: bool) -> int:
-    """Copies of the hidden states kept for the way back: all, or one a layer and all of the layer at work."""
+    """Copies of the hidden states kept for the backward pass: all, or one per layer and all of the current layer."""
     return LAYER_COPIES * layers if whole else layers + LAYER_COPIES
 
 
-def trained_by(config: DictConfig, shape: Shape) -> int:
+def trained_parameters(config: DictConfig, shape: ModelShape) -> int:
     """Parameters that are trained."""
     model = config.actor_rollout_ref.model
     if model.lora_rank > 0:
         return shape.adapters(model.lora_rank)
-    return shape.parameters - shape.vision * bool(config.actor_rollout_ref.actor.freeze_vision_tower)
+    return shape.parameters - shape.vision_parameters * bool(config.actor_rollout_ref.actor.freeze_vision_tower)
 
 
-def weights_bytes(config: DictConfig, shape: Shape) -> float:
+def weights_bytes(config: DictConfig, shape: ModelShape) -> float:
     """The policy in its own precision, adapters in float32."""
     rank = config.actor_rollout_ref.model.lora_rank
     width = bytes_of(config.actor_rollout_ref.actor.fsdp_config.model_dtype)
@@ -276,17 +204,17 @@ def weights_bytes(config: DictConfig, shape: Shape) -> float:
 
 
 def references(config: DictConfig) -> int:
-    """How many reference models there are; with adapters it is the policy without them."""
+    """Number of reference models; with adapters there is none, as the reference is the policy without them."""
     return int(needs_reference(config) and not config.actor_rollout_ref.model.lora_rank)
 
 
 def trajectory_bytes(config: DictConfig) -> int:
-    """One answer on its way: int64 ids, masks and 4 rows of positions; the image is a path."""
+    """Bytes of one trajectory: int64 ids, masks and 4 rows of positions; the image is a path."""
     return (config.data.max_prompt_length + config.data.max_response_length) * (4 + 4) * 8 + 4096
 
 
 def images_seen(config: DictConfig) -> float:
-    """Training images of the whole run at most."""
+    """Number of training images of the whole run, at most."""
     steps = config.trainer.total_training_steps or float("inf")
     return min(steps * config.data.train_batch_size, _samples(config, "train"))
 
@@ -298,7 +226,7 @@ def largest_image(config: DictConfig) -> float:
 
 
 def segmenter_bytes(config: DictConfig) -> float:
-    """SAM2 in proportion to its file, where it is here and not only a name, and the images that it keeps."""
+    """Memory of SAM2 in proportion to its file (if it is a folder here), and of the images that it keeps."""
     settings = config.segzero.segmenter
     if not settings.path:
         return 0.0
@@ -314,7 +242,7 @@ def segmenter_bytes(config: DictConfig) -> float:
 
 
 def embedded_bytes(segmenter: Path) -> int:
-    """One encoded image of SAM2: three levels, the finer with fewer channels; SAM2 at 1024 pixels if it is not here.
+    """Bytes of one encoded image: three levels, the finer with fewer channels; SAM2 at 1024 pixels if it is not here.
 
     >>> embedded_bytes(Path("facebook/sam2.1-hiera-large"))
     16777216
@@ -328,7 +256,7 @@ def embedded_bytes(segmenter: Path) -> int:
 
 
 def _samples(config: DictConfig, split: str) -> float:
-    """Samples of a split; without bound where the files are not here."""
+    """Number of samples of a split; infinite if the files are not here."""
     from pyarrow import ArrowException
     from pyarrow.parquet import read_metadata
 
@@ -351,7 +279,7 @@ def pinned(tensors: Tensors, ranks: int, width: int) -> float:
 
 
 def check_memory(config: DictConfig, memory: Memory) -> None:
-    """Refuse what cannot fit on the accelerator that the configuration names."""
+    """Refuse a run that cannot fit on the accelerator that the configuration names."""
     room = config.segzero.accelerator.memory_gb
     if not room or config.trainer.device != "cuda":
         return
@@ -373,7 +301,3 @@ def check_memory(config: DictConfig, memory: Memory) -> None:
 def bytes_of(dtype: str | None) -> int:
     """Bytes of an element; verl trains in float32 where no dtype is named."""
     return 2 if dtype in ("bfloat16", "bf16", "float16", "fp16") else 4
-
-
-def _count(tensors: Tensors) -> int:
-    return sum(rows * row for rows, row in tensors)

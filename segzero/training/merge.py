@@ -1,6 +1,6 @@
-"""`segzero merge`: the shards of a training checkpoint become an ordinary Hugging Face folder.
+"""`segzero merge`: turn the shards of a training checkpoint into an ordinary Hugging Face folder.
 
-Tensors are read, converted and written one by one, so the peak is a few times the largest tensor and not the
+Tensors are read, converted and written one by one, so the peak of memory is a few times the largest tensor, not the
 model. Every key, shape and dtype is checked against the model's own class before a byte is written; the folder
 appears under its name only when it is whole.
 
@@ -21,22 +21,22 @@ import torch
 from segzero.errors import UserError
 from segzero.io import new_folder
 from segzero.training.model_card import base_model, make_cards, read_run
-from segzero.training.outline import outline
+from segzero.training.model_shape import build_empty_model
 from segzero.training.shards import Shards, actor_folder
 
-FILE_BYTES = 5 << 30  # of tensors in one safetensors file
+FILE_BYTES = 5 << 30  # of tensors per safetensors file
 _DTYPES = {
     "bfloat16": (torch.bfloat16, "BF16"),
     "float16": (torch.float16, "F16"),
     "float32": (torch.float32, "F32"),
 }
 _WEIGHTS = ("safetensors", "bin", "pt")  # not copied from huggingface/: they would be older than ours
-_PEFT = "base_model.model."  # what PEFT puts before a name
+_PEFT = "base_model.model."  # PEFT's prefix of names
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor to write: its name and shape on disk, and how to make it in the type asked for."""
+    """One tensor to write: its name and shape on disk, and a function that makes it with a dtype."""
 
     name: str
     shape: tuple[int, ...]
@@ -59,7 +59,7 @@ def merge(source: str | Path, out: str | Path, dtype: str = "bfloat16", card: Ma
         raise UserError(f"no {place}/config.json beside the shards; copy the base model's config and processor there")
     cards = make_cards(folder, dtype, card or {})
     shards = Shards(folder)
-    _, model = outline(folder / "huggingface")
+    _, model = build_empty_model(folder / "huggingface")
     entries = _entries(shards, model, _adapter_scale(folder, shards))
     with new_folder(out) as unfinished:
         _copy_small_files(folder / "huggingface", unfinished)
@@ -70,7 +70,7 @@ def merge(source: str | Path, out: str | Path, dtype: str = "bfloat16", card: Ma
 
 
 def export_adapter(source: str | Path, out: str | Path, dtype: str = "bfloat16") -> Path:
-    """Only the LoRA adapter of a checkpoint, as PEFT loads it beside the base model."""
+    """Write only the LoRA adapter of a checkpoint, as PEFT loads it beside the base model."""
     folder, out = actor_folder(source), Path(out)
     _check_target(out, dtype)
     shards = Shards(folder)
@@ -84,7 +84,7 @@ def export_adapter(source: str | Path, out: str | Path, dtype: str = "bfloat16")
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_model(run) if run else None,
-        # Whole names, as the vision tower has layers called alike.
+        # Whole names, because the vision tower has layers of the same names.
         "target_modules": sorted({name.rpartition(".lora_")[0].removeprefix(_PEFT) for name in names}),
         "inference_mode": True,
         **_adapter_numbers(folder),
@@ -103,10 +103,10 @@ def _check_target(out: Path, dtype: str) -> None:
 
 
 def _entries(shards: Shards, model: Any, scale: float | None) -> list[Entry]:
-    """What to write, checked against the model; names as `save_pretrained` would write them."""
+    """Tensors to write, checked against the model; named as `save_pretrained` would name them."""
     wanted = model.state_dict()
     on_disk = _names_on_disk(model, wanted)
-    older = {disk: name for name, disk in on_disk.items()}  # transformers before 4.52 trained under those names
+    older = {disk: name for name, disk in on_disk.items()}  # transformers before 4.52 used those names in memory
     plain = {}
     for saved in shards.shapes:
         if "lora_" not in saved:
@@ -130,7 +130,7 @@ def _entries(shards: Shards, model: Any, scale: float | None) -> list[Entry]:
 
 
 def _maker(shards: Shards, saved: str, scale: float | None) -> Callable[[torch.dtype], torch.Tensor]:
-    """How to make a tensor; with an adapter, its product is added in float32."""
+    """A function that makes a tensor; with an adapter, its product is added in float32."""
     if not saved.endswith(".base_layer.weight") or scale is None:
         return lambda dtype: shards.whole(saved, dtype)
     stem = saved.removesuffix(".base_layer.weight")
@@ -143,7 +143,7 @@ def _maker(shards: Shards, saved: str, scale: float | None) -> Callable[[torch.d
 
 
 def _plain_name(name: str) -> str:
-    """The model's own name, without what PEFT puts around it."""
+    """The model's own name of a tensor, without PEFT's additions."""
     return name.removeprefix(_PEFT).replace(".base_layer.", ".")
 
 
@@ -155,7 +155,7 @@ def _adapter_scale(folder: Path, shards: Shards) -> float | None:
 
 
 def _adapter_numbers(folder: Path) -> dict[str, int]:
-    """An adapter's rank and alpha, which verl saves beside it."""
+    """Rank and alpha of an adapter, which verl saves beside it."""
     try:
         meta = json.loads((folder / "lora_train_meta.json").read_text())
         numbers = {name: int(meta[name]) for name in ("r", "lora_alpha")}
@@ -167,7 +167,7 @@ def _adapter_numbers(folder: Path) -> dict[str, int]:
 
 
 def _names_on_disk(model: Any, names: Iterable[str]) -> dict[str, str]:
-    """The transformers library renames weights when it loads and saves; ask it, with empty tensors."""
+    """Names on disk by name in memory; transformers renames weights when it saves, here empty ones."""
     from transformers.core_model_loading import revert_weight_conversion
 
     marks = {name: torch.empty(index, device="meta") for index, name in enumerate(names)}
@@ -176,7 +176,7 @@ def _names_on_disk(model: Any, names: Iterable[str]) -> dict[str, str]:
 
 
 def write_safetensors(entries: list[Entry], folder: Path, dtype: str, stem: str = "model") -> None:
-    """One file, or several with an index, a tensor at a time."""
+    """Write one file, or several with an index, one tensor at a time."""
     target, tag = _DTYPES[dtype]
     width = target.itemsize
     files = list(_into_files(sorted(entries, key=lambda entry: entry.name), width))
@@ -207,7 +207,7 @@ def _into_files(entries: list[Entry], width: int) -> Iterator[list[Entry]]:
 
 
 def _write_file(path: Path, entries: list[Entry], dtype: torch.dtype, tag: str) -> None:
-    """The safetensors format: the header's length, the header as JSON, then the tensors' bytes."""
+    """Write a safetensors file: the header's length, the header as JSON, then the tensors' bytes."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for entry in entries:
@@ -236,7 +236,7 @@ def _copy_small_files(source: Path, target: Path) -> None:
 
 
 def _stays_inside(file: Path) -> bool:
-    """Whether it is no link, or one of the hub's cache: what other links lead to is not the checkpoint's."""
+    """Whether a file is not a link, or is a link inside the hub's cache; other links may lead out of the checkpoint."""
     if not file.is_symlink():
         return True
     model = next((folder for folder in file.absolute().parents if folder.name.startswith("models--")), None)

@@ -1,7 +1,7 @@
-"""What a merged checkpoint says about itself: for `read_checkpoint`, for transformers, and for people.
+"""Text files beside merged weights: for `read_checkpoint`, for transformers, and the model card for people.
 
-The run's folder is where the facts are: `config.yaml`, which `segzero train` writes when it starts, and
-`metrics.jsonl`, a line a step. A checkpoint without them, such as a released one, gets a shorter card.
+The facts come from the run's folder: `config.yaml`, which `segzero train` writes when it starts, and
+`metrics.jsonl`, one line per step. A checkpoint without them, such as a released one, gets a shorter card.
 """
 
 import json
@@ -16,7 +16,7 @@ import segzero
 from segzero.errors import UserError, one_line
 from segzero.frames import parse_frame
 from segzero.policy.checkpoint import CARD, card_text, read_checkpoint, read_config
-from segzero.training import log
+from segzero.training import metrics_log
 
 RUN_CONFIG = "training_config.yaml"  # the run's whole configuration, beside the weights
 SHOWN = {  # line of the card -> key of the configuration
@@ -28,12 +28,12 @@ SHOWN = {  # line of the card -> key of the configuration
     "KL loss": "actor_rollout_ref.actor.kl_loss_coef",
     "LoRA rank": "actor_rollout_ref.model.lora_rank",
 }
-MOST_BYTES = 1 << 20  # of a run's configuration, which has some 20 kB
-_MEND = "put the run's own file there, or move it away and give frame and prompt where the merged policy is used"
+MOST_BYTES = 1 << 20  # of a run's configuration, which usually has 20 kB
+_ADVICE = "put the run's own file there, or move it away and give frame and prompt where the merged policy is used"
 
 
 class _Plain(yaml.SafeLoader):
-    """YAML without aliases, with which a few lines can stand for any number of values."""
+    """YAML without aliases, with which a short file could expand to any number of values."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -42,7 +42,7 @@ class _Plain(yaml.SafeLoader):
 
 
 def make_cards(actor: Path, dtype: str, extra: Mapping[str, Any]) -> dict[str, str]:
-    """The texts, by file, that go beside the weights merged from the shards in `actor`."""
+    """Texts by file name, to be written beside the weights merged from the shards in `actor`."""
     config = read_config(actor / "huggingface")
     for name in ("dtype", "torch_dtype"):
         if name in config:
@@ -52,31 +52,31 @@ def make_cards(actor: Path, dtype: str, extra: Mapping[str, Any]) -> dict[str, s
     if run:
         prompt, frame = run["data"].get("prompt"), run["data"].get("frame")
         if not isinstance(prompt, str) or not isinstance(frame, str):
-            raise UserError(f"{_file(actor)} is not whole; {_MEND}")
+            raise UserError(f"{_file(actor)} is not whole; {_ADVICE}")
         cards[CARD] = card_text(prompt, parse_frame(frame, read_checkpoint(actor / "huggingface").frame))
         cards[RUN_CONFIG] = _file(actor).read_text()
     return cards | {"README.md": _readme(actor, run, dtype, extra)}
 
 
 def read_run(actor: Path) -> dict[str, Any] | None:
-    """The configuration of the run whose checkpoint this is, if it is still where the run left it.
+    """The configuration of the run that saved a checkpoint, if it is still where the run wrote it.
 
-    A file that was cut is refused: it says how the policy was taught to write coordinates.
+    A truncated file is refused, because it holds the coordinate frame that the policy was trained with.
     """
     file = _file(actor)
     if not file.is_file():
         return None
     if file.stat().st_size > MOST_BYTES:
-        raise UserError(f"{file} has more than {MOST_BYTES >> 20} MiB; {_MEND}")
+        raise UserError(f"{file} has more than {MOST_BYTES >> 20} MiB; {_ADVICE}")
     try:
         run = yaml.load(file.read_text(), _Plain)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{file} can't be read: {one_line(error)}; {_MEND}") from error
+        raise UserError(f"{file} can't be read: {one_line(error)}; {_ADVICE}") from error
     if not isinstance(run, dict) or "actor_rollout_ref" not in run:
-        return None  # somebody else's
+        return None  # a config.yaml of another program
     model = _pick(run, "actor_rollout_ref.model.path")
     if not isinstance(model, str) or not all(isinstance(run.get(part), dict) for part in ("data", "reward")):
-        raise UserError(f"{file} is not whole; {_MEND}")
+        raise UserError(f"{file} is not whole; {_ADVICE}")
     return run
 
 
@@ -85,7 +85,7 @@ def _file(actor: Path) -> Path:
 
 
 def base_model(run: Mapping[str, Any]) -> str:
-    """Where the training started: a name on the hub, or a folder."""
+    """The model that the training started from: a name on the hub, or a folder."""
     return one_line(run["actor_rollout_ref"]["model"]["path"])
 
 
@@ -111,9 +111,9 @@ def _readme(actor: Path, run: Mapping[str, Any] | None, dtype: str, extra: Mappi
 
 
 def _metrics(actor: Path) -> dict[str, float]:
-    """The step's own validation and rewards, as the run logged them."""
+    """Validation and rewards of the checkpoint's step, from the run's log."""
     step = actor.absolute().parent.name.rpartition("_")[2]
-    rows = log.read_rows(_file(actor).with_name(log.NAME)) if step.isdecimal() else []
+    rows = metrics_log.read_rows(_file(actor).with_name(metrics_log.NAME)) if step.isdecimal() else []
     data = {name: value for row in rows if row["step"] == int(step) for name, value in row["data"].items()}
     shown = ("val/", "reward/")
     return {name: value for name, value in data.items() if name.startswith(shown) and name != "val/seconds"}
@@ -132,13 +132,13 @@ def _pick(run: Mapping[str, Any], key: str) -> Any:
 
 
 def _version() -> str:
-    """The package's version, and the commit where it runs from a clone."""
+    """The package's version, and the commit if it runs from a clone."""
     clone = Path(segzero.__file__).parents[1]
     if not (clone / ".git").exists():
         return segzero.__version__
     try:
         command = ["git", "-C", str(clone), "rev-parse", "--short=12", "HEAD"]
         commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):  # no git here, or not its owner's clone: the version must do
+    except (OSError, subprocess.CalledProcessError):  # no git here, or a clone of another user: the version alone
         return segzero.__version__
     return f"{segzero.__version__}, commit {commit}"

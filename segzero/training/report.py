@@ -1,6 +1,6 @@
-"""What a training changed, as one HTML page that needs nothing beside it.
+"""Before and after a training: one self-contained HTML page.
 
-The page shows figures that were measured just now: before, after, and the training's own log.
+It shows figures measured before and after, and the training's own log.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ from segzero.evaluation.compare import compare_runs
 from segzero.evaluation.figures import Table
 from segzero.evaluation.scoring import Row
 from segzero.result import Segmentation
-from segzero.training.log import NAME, read_rows
+from segzero.training.metrics_log import NAME, read_rows
 from segzero.viz.charts import Line, chart
 from segzero.viz.html import page, picture, side_by_side, table, text
 
 SMOOTH = 10  # steps
-FIGURES = {  # of segzero.evaluation.figures, and what they are called here
+FIGURES = {  # name in segzero.evaluation.figures -> name on the page
     "giou": "gIoU",
     "ciou": "cIoU",
     "p@0.5": "P@0.5",
@@ -29,25 +29,25 @@ FIGURES = {  # of segzero.evaluation.figures, and what they are called here
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
-    """A policy's answers to the held-out questions, with what they scored."""
+    """Answers of a policy to the held-out questions, with their scores."""
 
     results: Sequence[Segmentation]
     rows: Sequence[Row]
 
     @property
     def figures(self) -> dict[str, float]:
-        """The figures by the names they have here."""
+        """The figures by their names on the page."""
         values = Table.of(self.rows).values()
         return {shown: values[name] for name, shown in FIGURES.items()}
 
     def iou(self, place: int) -> float:
-        """Of one answer."""
+        """IoU of one answer; 0 if it has no score."""
         score = self.rows[place].score
         return score.iou if score else 0.0
 
 
 def comparison(before: Evaluated, after: Evaluated) -> list[tuple[str, ...]]:
-    """A line a figure: its name, before, after, the change, its 95 % interval, its p-value."""
+    """One row per figure: its name, before, after, the change, its 95 % interval, its p-value."""
     compared = compare_runs(before.rows, after.rows)["figures"]
     return [
         (
@@ -63,13 +63,13 @@ def comparison(before: Evaluated, after: Evaluated) -> list[tuple[str, ...]]:
     ]
 
 
-COMPARED = ("before", "after", "change", "95 % interval", "p")  # what stands above the lines of a comparison
+COMPARED = ("before", "after", "change", "95 % interval", "p")  # the columns of a comparison
 
 
 def write_report(
     before: Evaluated, after: Evaluated, log: Sequence[Mapping[str, Any]], facts: Mapping[str, str]
 ) -> str:
-    """The page. `log` is the rows of a run's metrics.jsonl, `facts` what else the reader should know."""
+    """Write the page; `log` holds the rows of a run's metrics.jsonl, `facts` further lines about the run."""
     first, last = before.figures["gIoU"], after.figures["gIoU"]
     changed = "".join(_change(title, place, before, after) for title, place in most_changed(before, after))
     return page(
@@ -88,7 +88,7 @@ training would have given is not in them.</p>
 
 
 def curves(log: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Reward and validation by step, as SVG, by file name."""
+    """Charts of reward and validation by step, as SVG, by file name."""
     rewards = _column(log, "reward/mean")
     validated = [Line(n, _column(log, f"val/{key}")) for n, key in (("gIoU", "giou"), ("nothing-there", "n_acc"))]
     drawn = {}
@@ -105,7 +105,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 
 def most_changed(before: Evaluated, after: Evaluated, better: int = 6, worse: int = 2) -> list[tuple[str, int]]:
-    """Where the IoU rose most, once for each kind of question first; and where it fell most."""
+    """Answers whose IoU rose most, one of each kind of question first, and those whose IoU fell most."""
     gains = [after.iou(place) - before.iou(place) for place in range(len(after.rows))]
     order = sorted(range(len(gains)), key=gains.__getitem__)
     risen = [place for place in reversed(order) if gains[place] > 0]

@@ -1,79 +1,84 @@
 """SAM2 beside the trainer: a Ray actor that encodes an image once for all answers about it.
 
 Requests that arrive together are drawn together. Encoded images are kept up to a number of bytes: encoding is
-nearly the whole cost (4.5 s against 0.09 s a mask for SAM2 tiny on a CPU), and every prompt comes back in each
-epoch and, in validation, again and again.
+nearly the whole cost (4.5 s against 0.09 s per mask for SAM2 tiny on a CPU), and every image comes back in each
+epoch and in each validation.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from segzero.images import load_image
 from segzero.lru import LRUCache
 from segzero.masks import RLE, encode
 from segzero.segmenter.protocol import Embeddings, MaskPrompt, Segmenter, enlarge
 
-Answers = list[list[MaskPrompt]]  # what each answer wants drawn
-Masks = list[list[RLE]]  # one mask a prompt
+Prompts = list[list[MaskPrompt]]  # by answer: one prompt per instance
+Masks = list[list[RLE]]  # by answer: one mask per prompt
+DrawMasks = Callable[[str, Prompts], Awaitable[Masks]]  # the image's path, and what each answer wants drawn
 
 
 @dataclass(eq=False)
 class _Request:
     path: str
-    answers: Answers
-    done: "asyncio.Future[Masks]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    prompts: Prompts
+    masks: "asyncio.Future[Masks]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
-class SegmenterService:
-    """What runs in the actor; plain Python, so that it can be tried without Ray."""
+class SegmenterActor:
+    """Batches the requests of all rollouts; `load` is called where the actor runs, so that no model is pickled.
 
-    def __init__(self, segmenter: Segmenter, cache_bytes: int = 2 << 30, most_images: int = 16) -> None:
-        self.segmenter, self.most_images = segmenter, most_images
+    `ray.remote(SegmenterActor)` makes the actor. The class itself does not know about Ray.
+    """
+
+    def __init__(self, load: Callable[[], Segmenter], cache_bytes: int = 2 << 30, most_images: int = 16) -> None:
+        self.segmenter, self.most_images = load(), most_images
         self.cache = LRUCache[Embeddings](cache_bytes, lambda embeddings: embeddings.nbytes)
         self.encoded = 0  # images so far
         self._queue: asyncio.Queue[_Request] = asyncio.Queue()
-        self._running: asyncio.Task | None = None
+        self._batches: asyncio.Task | None = None
 
-    async def draw(self, path: str, answers: Answers) -> Masks:
-        """A mask for every prompt of every answer about one image."""
-        if not any(answers):
-            return [[] for _ in answers]
-        if self._running is None:
-            self._running = asyncio.create_task(self._serve())
-        request = _Request(path, answers)
+    async def draw(self, path: str, prompts: Prompts) -> Masks:
+        """Draw a mask for every prompt of every answer about one image."""
+        if not any(prompts):
+            return [[] for _ in prompts]
+        if self._batches is None:
+            self._batches = asyncio.create_task(self._draw_batches())
+        request = _Request(path, prompts)
         self._queue.put_nowait(request)
-        return await request.done
+        return await request.masks
 
-    async def _serve(self) -> None:
+    async def ping(self) -> dict[str, int]:
+        """Answer, which a dead actor does not, with the images encoded so far and the bytes kept."""
+        return {"encoded": self.encoded, "cache_bytes": self.cache.held}
+
+    async def _draw_batches(self) -> None:
         while True:
             requests = [await self._queue.get()]
             while len(requests) < self.most_images and not self._queue.empty():
                 requests.append(self._queue.get_nowait())
             try:
                 results = await asyncio.to_thread(self._draw, requests)
-            except Exception as error:  # whoever asked must hear of it, or would wait for ever
+            except Exception as error:  # raised in each caller, which would otherwise wait for ever
                 for request in requests:
-                    request.done.set_exception(error)
+                    request.masks.set_exception(error)
             else:
                 for request, masks in zip(requests, results, strict=True):
-                    request.done.set_result(masks)
+                    request.masks.set_result(masks)
 
     def _draw(self, requests: Sequence[_Request]) -> list[Masks]:
         embeddings = self._embed(dict.fromkeys(request.path for request in requests))
         drawn = []
         for request in requests:
-            flat = [prompt for answer in request.answers for prompt in answer]
             image = embeddings[request.path]
-            [found] = self.segmenter.decode(image, [flat])
+            [predictions] = self.segmenter.decode(image, [[prompt for answer in request.prompts for prompt in answer]])
             device = image.features[0].device  # the GPU, where there is one
-            masks = iter([encode(enlarge(one.logits[:1], one.size, device)[0]) for one in found])
-            drawn.append([[next(masks) for _ in answer] for answer in request.answers])
+            masks = iter([encode(enlarge(one.logits[:1], one.size, device)[0]) for one in predictions])
+            drawn.append([[next(masks) for _ in answer] for answer in request.prompts])
         return drawn
 
-    def _embed(self, paths: dict[str, None]) -> dict[str, Embeddings]:
-        from segzero.images import load_image
-
+    def _embed(self, paths: Iterable[str]) -> dict[str, Embeddings]:
         known = {path: self.cache.get(path) for path in paths}
         missing = [path for path, embeddings in known.items() if embeddings is None]
         if missing:
@@ -83,19 +88,3 @@ class SegmenterService:
                 known[path] = encoded = made[index].copy()
                 self.cache.put(path, encoded)
         return {path: embeddings for path, embeddings in known.items() if embeddings is not None}
-
-
-class SegmenterActor:
-    """`ray.remote(SegmenterActor)`; the checkpoint is loaded where it runs."""
-
-    def __init__(self, path: str, backend: str, device: str, cache_bytes: int) -> None:
-        from segzero.segmenter import load_segmenter
-
-        self.service = SegmenterService(load_segmenter(path, backend, device=device), cache_bytes)
-
-    async def draw(self, path: str, answers: Answers) -> Masks:
-        return await self.service.draw(path, answers)
-
-    async def ping(self) -> dict[str, Any]:
-        """That it lives, and what it did."""
-        return {"encoded": self.service.encoded, "cache_bytes": self.service.cache.held}

@@ -1,8 +1,8 @@
-"""The shards of a training checkpoint, read as whole tensors without holding the model in memory.
+"""Shards of a training checkpoint, read as whole tensors without holding the model in memory.
 
-A checkpoint's `actor` folder holds one file a rank, `model_world_size_4_rank_0.pt` and so on: named DTensors, as
+A checkpoint's `actor` folder holds one file per rank, `model_world_size_4_rank_0.pt` and so on: named DTensors, as
 FSDP, FSDP2 and hybrid sharding save them. The files are mapped into memory. A mapped page counts as this process's
-memory once it was read, so pages are handed back as soon as their tensor is copied.
+memory once it was read, so pages are released as soon as their tensor is copied.
 
 >>> shards = Shards(actor_folder("runs/run/global_step_200"))                              # doctest: +SKIP
 >>> shards.whole("lm_head.weight", torch.bfloat16).shape                                   # doctest: +SKIP
@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 
-from segzero.errors import UserError
+from segzero.errors import UserError, one_line
 
 _FILE = re.compile(r"model_world_size_(\d{1,9})_rank_(\d{1,9})\.pt")
-_MOST_PICKLED = 64 << 20  # bytes that describe a shard's tensors, some hundreds for each
+_MOST_PICKLED = 64 << 20  # bytes of a shard's pickled description, which takes a few hundred per tensor
 _MALFORMED = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
@@ -38,7 +38,7 @@ def actor_folder(source: str | Path) -> Path:
 
 
 class Shards:
-    """The shards of all ranks; `shapes` and `dtypes` are the whole tensors'."""
+    """Shards of all ranks; `shapes` and `dtypes` are those of the whole tensors."""
 
     def __init__(self, folder: Path) -> None:
         found = {m for path in folder.glob("*.pt") if (m := _FILE.fullmatch(path.name))}
@@ -46,8 +46,8 @@ class Shards:
         if len(sizes) != 1:
             raise UserError(f"{folder} holds shards of different world sizes: {sorted(sizes)}; keep one set")
         [size] = sizes
-        there = {int(match[2]) for match in found}
-        missing = list(islice((rank for rank in range(size) if rank not in there), 8))
+        present = {int(match[2]) for match in found}
+        missing = list(islice((rank for rank in range(size) if rank not in present), 8))
         if missing:
             raise UserError(f"{folder} lacks the shards of ranks {missing} of {size}; copy them here")
         self.ranks = [_load(folder / f"model_world_size_{size}_rank_{rank}.pt") for rank in range(size)]
@@ -62,7 +62,7 @@ class Shards:
                 raise UserError(f"the shards of ranks 0 and {rank} disagree about {odd[0]!r}; one is damaged")
 
     def whole(self, name: str, dtype: torch.dtype) -> torch.Tensor:
-        """One tensor of that type, put together from its shards."""
+        """Assemble one tensor from its shards, with that dtype."""
         shape = torch.Size(self.shapes[name]) or torch.Size([1])
         try:
             dim, pieces = self._pieces(name)
@@ -72,9 +72,9 @@ class Shards:
         except UserError:
             raise
         except _MALFORMED as error:
-            said = " ".join(str(error).split())[:200]
-            raise UserError(f"{name!r} can't be put together from its shards ({said}); one is damaged") from error
-        if sides != {tuple(shape)}:  # before memory is taken for it
+            reason = one_line(error, 200)
+            raise UserError(f"{name!r} can't be put together from its shards ({reason}); one is damaged") from error
+        if sides != {tuple(shape)}:  # before memory is allocated for it
             raise UserError(f"the shards of {name!r} do not make up {self.shapes[name]}; one is damaged")
         target = torch.empty(shape, dtype=dtype)
         for place, piece in zip(target.split(lengths, dim), pieces, strict=True):
@@ -108,34 +108,34 @@ class Shards:
 
 
 def _plain(piece: Any) -> torch.Tensor:
-    """The piece, if each of its elements lies in the file: strides could make few bytes stand for any number."""
+    """Check that all elements of a piece lie in the file: strides could expand a few bytes to any number."""
     if type(piece) not in (torch.Tensor, torch.nn.Parameter) or piece.layout is not torch.strided:
-        raise TypeError(f"a piece is no plain tensor but {type(piece).__name__}")
+        raise TypeError(f"a piece is not a plain tensor but {type(piece).__name__}")
     if piece.device.type != "cpu" or piece.numel() * piece.element_size() > piece.untyped_storage().nbytes():
         raise ValueError("a piece has more elements than bytes in the file")
     return piece
 
 
 def _load(path: Path) -> dict[str, torch.Tensor]:
-    """A shard, without running any code that may stand in it."""
+    """Read a shard without running code that it may contain."""
     import torch.distributed.tensor  # makes DTensor a type that weights_only accepts
 
-    # It warns, once a shard, that torch.compile won't find the process groups.
+    # It warns for every shard that torch.compile won't find the process groups.
     logging.getLogger("torch.distributed.device_mesh").setLevel(logging.ERROR)
     try:
         _check_stored(path)
         with torch.serialization.safe_globals(_older_names()):
             state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:
-        raise UserError(f"{path} can't be read as a shard: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"{path} can't be read as a shard: {one_line(error, 200)}") from error
     named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
     if not named or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path} is no model shard: it should hold named tensors")
+        raise UserError(f"{path} is not a model shard: it should hold named tensors")
     return state
 
 
 def _check_stored(path: Path) -> None:
-    """Refuse what torch does not write: packed parts, which may be far larger than the file, and a huge description."""
+    """Refuse compressed parts, which may be far larger than the file, and a huge description: torch writes neither."""
     with zipfile.ZipFile(path) as parts:
         for part in parts.infolist():
             if part.compress_type != zipfile.ZIP_STORED or part.file_size != part.compress_size:
@@ -145,7 +145,7 @@ def _check_stored(path: Path) -> None:
 
 
 def _older_names() -> list:
-    """The same harmless classes under the names they had in the torch that saved released checkpoints."""
+    """Harmless classes under the names they had in the torch versions that saved released checkpoints."""
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor, Replicate, Shard
     from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
@@ -163,9 +163,9 @@ def _older_names() -> list:
 
 
 def _release(piece: torch.Tensor) -> None:
-    """Hand the pages of a mapped tensor back; whoever reads it again gets them from the file again.
+    """Release the pages of a mapped tensor; they are read from the file again when needed.
 
-    Never for a tensor that is not mapped: its content would be lost. `_load` maps all that it returns.
+    The content of a tensor that is not mapped would be lost. `_load` maps all that it returns.
     """
     if sys.platform != "linux":
         return

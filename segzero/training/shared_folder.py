@@ -1,11 +1,11 @@
-"""A look, before a run spends any time, whether all its trainers see one and the same folder.
+"""Check at the start of a run that all its trainers see the same folder.
 
-Each trainer saves its own shard into the run's folder. On nodes that do not share it, the shards would lie scattered,
+Each trainer saves its own shard into the run's folder. On nodes that do not share it the shards would be scattered,
 and no checkpoint would be whole.
 
 >>> import tempfile
 >>> with tempfile.TemporaryDirectory() as run:
-...     check_shared(Path(run), lambda file, token: [("node-1", holds(Path(file), token)), ("node-1", True)])
+...     check_shared(Path(run), lambda file, token: [("node-1", has_content(Path(file), token)), ("node-1", True)])
 """
 
 import secrets
@@ -18,30 +18,30 @@ from segzero.io import write_atomically
 
 PATIENCE = 5.0  # seconds that a network disk may take to show a new file
 
-# Asks all trainers whether a file holds a text: the host name of each, and its answer.
-Ask = Callable[[str, str], list[tuple[str, bool]]]
+# Calls `has_content` on all trainers; returns the host name and the result of each.
+OnTrainers = Callable[[str, str], list[tuple[str, bool]]]
 
 
-def check_shared(run: Path, ask: Ask) -> None:
-    """Refuse a run some of whose trainers do not see the file that is put into its folder here."""
+def check_shared(run: Path, on_trainers: OnTrainers) -> None:
+    """Write a file into the run's folder, and refuse the run if any trainer does not see it."""
     token = secrets.token_hex(16)
-    file = run / f".seen-by-all-{token[:8]}"  # a new name each time, so that no node remembers it as missing
+    file = run / f".seen-by-all-{token[:8]}"  # a new name each time, so that no node has cached that it is missing
     write_atomically(file, token.encode())
     try:
-        answers = ask(str(file), token)
+        replies = on_trainers(str(file), token)
     finally:
         file.unlink(missing_ok=True)
-    blind = sorted({host for host, seen in answers if not seen})
+    blind = sorted({host for host, seen in replies if not seen})
     if blind:
-        trainers = sum(not seen for _, seen in answers)
+        trainers = sum(not seen for _, seen in replies)
         raise UserError(
-            f"{trainers} of {len(answers)} trainers, on {', '.join(blind)}, do not see the run's folder {run}; "
+            f"{trainers} of {len(replies)} trainers, on {', '.join(blind)}, do not see the run's folder {run}; "
             f"set trainer.default_local_dir to a folder that all nodes share, under the same path"
         )
 
 
-def holds(file: Path, token: str, patience: float = PATIENCE) -> bool:
-    """Whether the file is there with that content, now or soon."""
+def has_content(file: Path, token: str, patience: float = PATIENCE) -> bool:
+    """Whether the file has that content, now or within `patience` seconds."""
     end = time.monotonic() + patience
     while True:
         try:

@@ -1,11 +1,39 @@
 """verl's synchronous GRPO trainer with our rollouts, validation, checkpoints and log.
 
-What stays verl's: resource pools, the FSDP workers, the vLLM replicas, weight synchronisation, log-probs,
-advantages, the update, the loop itself. What is replaced is named below, one method each.
+One step, in order, with the functions that do it and the configuration keys that they read (ARR stands for
+`actor_rollout_ref`):
+
+ 1. Samples: verl's data loader picks the next rows of `dataset.SampleDataset` (data.train_files,
+    data.train_batch_size); `rollouts.Rollouts.generate_sequences` starts each of them.
+ 2. Prompt: `dialogue.prompting.sample_prompt` writes the question, in a dialogue after the earlier rounds; for a
+    share of later rounds these are the policy's own answers, `own_history.prompt_after_own_answers`
+    (data.prompt, data.frame, data.own_history). `tokenization.Encoder.encode` tokenizes it.
+ 3. Answers: `vllm_server.GroupServer.generate_group` generates n of them (ARR.rollout.n, ARR.rollout.temperature,
+    data.max_response_length).
+ 4. Parse: `scorer.Scorer.score` calls `answer.parse_answer`, which reads boxes and points from each text.
+ 5. Masks: `segmenter_actor.SegmenterActor.draw`, if the reward needs them (segzero.segmenter).
+ 6. Reward: `rewards.Rubric.score` or the user's function (reward.name); continuous terms are then ranked by
+    `rewards.QuantileRanks`. `rollouts.trajectory` is what verl gets.
+ 7. Log-probs: `engine.ImageEngine` opens the images and computes them under the policy before the update, unless
+    those of vLLM serve (algorithm.rollout_correction.bypass_mode), and under the reference (ARR.actor.use_kl_loss).
+ 8. Group advantage: verl's `compute_grpo_outcome_advantage` subtracts the mean reward of the group, and divides by
+    its standard deviation (algorithm.adv_estimator, algorithm.norm_adv_by_std_in_grpo).
+ 9. Loss and update: verl's `ppo_loss` is the clipped policy gradient with KL and entropy terms, in `ImageEngine`; one
+    optimizer step per ARR.actor.ppo_mini_batch_size prompts (ARR.actor.policy_loss.loss_mode,
+    ARR.actor.loss_agg_mode, ARR.actor.kl_loss_coef, ARR.actor.entropy_coeff, ARR.actor.optim).
+10. Checkpoint: `Trainer._save_checkpoint`, every trainer.save_freq steps.
+11. Weights to the servers: verl's `CheckpointEngineManager.update_weights` (ARR.rollout.checkpoint_engine).
+12. Validation: `Trainer._validate` scores one greedy answer to each sample of data.val_files, every trainer.test_freq
+    steps.
+13. Log: `Trainer._compute_metrics` (trainer.logger, segzero.record).
+
+verl keeps its resource pools, FSDP workers, vLLM replicas, weight transfer, log-probs, advantages, updates, and the
+loop itself. Each method below replaces or extends one of its parts.
 """
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,73 +50,74 @@ from verl.workers.rollout.llm_server import LLMServerManager
 
 from segzero.errors import UserError
 from segzero.io import write_json
-from segzero.training import checkpoints, log
+from segzero.segmenter import load_segmenter
+from segzero.training import checkpoints, metrics_log
 from segzero.training.engine import PolicyWorker
-from segzero.training.monitor import Progress, Recorder, group_metrics, stage, validation_metrics
-from segzero.training.rollouts import PATIENCE, Rollouts
-from segzero.training.scorer import ActorDrawer, Scorer
+from segzero.training.monitor import Progress, Recorder, group_metrics, print_stage, validation_metrics
+from segzero.training.rollouts import CHECK_SECONDS, Rollouts
+from segzero.training.scorer import Scorer
 from segzero.training.segmenter_actor import SegmenterActor
 from segzero.training.shared_folder import check_shared
 from segzero.training.vllm_server import GroupReplica
-from segzero.training.watchdog import Watch
+from segzero.training.watchdog import Watchdog
 
 
 class WakingBuffer(ReplayBuffer):
-    """verl's replay buffer, which looks when a group is finished instead of every 2 s."""
+    """verl's replay buffer, woken up when a group is finished instead of polling every 2 s."""
 
     rollouts: Rollouts
 
     def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
-        self.rollouts.changed.wait(PATIENCE)
+        self.rollouts.changed.wait(CHECK_SECONDS)
         self.rollouts.changed.clear()
         self.rollouts.check()
         return last_debug_time
 
 
 class ServerManager(LLMServerManager):
-    """verl's manager of replicas, with ours, and without its router's actor: a whole group goes to one replica.
+    """verl's manager of replicas, with ours, and without a router: a whole group goes to one replica.
 
-    The segmenter starts beside them, as this is where the trainers' GPUs are known and not yet full.
+    The segmenter is started here too, because here the trainers' GPUs are known and not yet full.
     """
 
     rollout_replica_class = GroupReplica
 
     async def _initialize_llm_servers(self, start_rank: int | None = None) -> None:
-        check_shared(Path(self.config.trainer.default_local_dir), self.worker_group.sees)
-        stage("trainers ready; starting the segmenter and the rollout engine")
+        check_shared(Path(self.config.trainer.default_local_dir), self.worker_group.sees_file)
+        print_stage("trainers ready; starting the segmenter and the rollout engine")
         self.segmenter = start_segmenter(self.config.segzero.segmenter, self.rollout_resource_pool)
-        if self.segmenter:  # what it takes of the card must be there before vLLM measures what is left
+        if self.segmenter:  # it must hold its memory of the card before vLLM measures the rest
             await self.segmenter.ping.remote()
         await super()._initialize_llm_servers(start_rank)
-        stage("rollout engine ready")
+        print_stage("rollout engine ready")
 
     async def _init_global_load_balancer(self) -> None:
         self.global_load_balancer = None
 
 
-class Log(Tracking):
-    """verl's loggers, and a file of all numbers that a resumed run goes on with."""
+class RunTracking(Tracking):
+    """verl's loggers, and a file of all numbers that a resumed run continues."""
 
     file: Path
 
     def log(self, data: dict[str, Any], step: int, backend: Any = None) -> None:
         super().log(data, step, backend)
-        log.append(self.file, step, data)
+        metrics_log.append(self.file, step, data)
 
 
 class Trainer(PPOTrainerSync):
-    """One run. `config.segzero` holds what verl has no key for."""
+    """The trainer of one run; `config.segzero` holds the settings that verl has no key for."""
 
     role_worker_mapping: dict[Any, Any]  # verl's Role -> Ray actor class
 
     def __init__(self, config: DictConfig) -> None:
-        trainer_base.LLMServerManager, trainer_base.Tracking = ServerManager, Log
+        trainer_base.LLMServerManager, trainer_base.Tracking = ServerManager, RunTracking
         self.run = Path(config.trainer.default_local_dir)
-        Log.file = self.run / log.NAME
+        RunTracking.file = self.run / metrics_log.NAME
         super().__init__(config)
         self.settings = config.segzero
         self.progress = Progress()
-        self.watch = Watch({})
+        self.watchdog = Watchdog({})
 
     # Parts
 
@@ -114,42 +143,40 @@ class Trainer(PPOTrainerSync):
             self.config.trainer.total_epochs = max(self.config.trainer.total_epochs, needed)
 
     def _init_resource_pool_mgr(self) -> None:
-        stage("data read; starting the trainers")
+        print_stage("data read; starting the trainers")
         super()._init_resource_pool_mgr()
         self.role_worker_mapping = dict.fromkeys(self.role_worker_mapping, ray.remote(PolicyWorker))
 
     def start_rollouts(self) -> Rollouts:
-        """What stands where verl has its agent loops; after `init`."""
+        """Start the replacement of verl's agent loops, after `init`; the watchdog starts with it."""
         segmenter = self.llm_server_manager.segmenter
-        drawer = ActorDrawer(segmenter) if segmenter else None
-        encoder = self.train_dataset.encoder
-        self.scorer = Scorer(self.config.reward.name, encoder.format, encoder.checkpoint.frame, drawer)
+        encoder, rollout = self.train_dataset.encoder, self.config.actor_rollout_ref.rollout
+        frame = encoder.checkpoint.frame
+        draw = segmenter.draw.remote if segmenter else None
+        self.scorer = Scorer(self.config.reward.name, encoder.format, frame, draw)
         self.scorer.restore(self._restored.get("ranks", {}))
-        self.recorder = Recorder(
-            self.run / "rollouts", encoder.checkpoint.frame, self.settings.record, self.settings.panels_every
-        )
-        rollout = self.config.actor_rollout_ref.rollout
-        servers = self.llm_server_manager.server_handles
-        trainers = self.actor_rollout_wg.workers
-        asks = {f"rollout replica {i}": server.answers.remote for i, server in enumerate(servers)}
-        asks |= {f"trainer {i}": trainer.__ray_ready__.remote for i, trainer in enumerate(trainers)}
+        self.recorder = Recorder(self.run / "rollouts", frame, self.settings.record, self.settings.panels_every)
+        servers, trainers = self.llm_server_manager.server_handles, self.actor_rollout_wg.workers
+        pings = {f"rollout replica {i}": server.check_engine.remote for i, server in enumerate(servers)}
+        pings |= {f"trainer {i}": trainer.__ray_ready__.remote for i, trainer in enumerate(trainers)}
         if segmenter:
-            asks["segmenter"] = segmenter.ping.remote
-        self.watch = Watch(asks, trainers)
-        self.watch.start()
+            pings["segmenter"] = segmenter.ping.remote
+        self.watchdog = Watchdog(pings, trainers)
+        self.watchdog.start()
         rollouts = Rollouts(
             servers,
             self.train_dataset.samples,
             encoder,
             self.scorer,
             rollout,
-            self.watch,
+            self.watchdog,
             own_history=self.config.data.own_history,
         )
         self.replay_buffer.rollouts = rollouts
         return rollouts
 
     def fit(self, agent_loop_manager: Rollouts) -> None:
+        """Train to the last step."""
         self.rollouts = agent_loop_manager
         self.progress.start(self.global_steps, self.total_training_steps)
         super().fit(agent_loop_manager)
@@ -161,18 +188,18 @@ class Trainer(PPOTrainerSync):
         batch.reorder(whole_groups([key.rsplit("_", 2)[0] for key in batch.keys], _lengths(batch), ranks))
         return batch
 
-    # Validation: the walk of evaluation on the held-out samples
+    # Validation on the held-out samples
 
     def _validate(self) -> dict[str, float]:
         begin = time.perf_counter()
-        groups = self.rollouts.answer(self.val_dataset.samples)
+        groups = self.rollouts.validate(self.val_dataset.samples)
         metrics = validation_metrics(groups) | {"val/seconds": time.perf_counter() - begin}
         self._keep_best(metrics)
         self.progress.validated(metrics)
         return metrics
 
     def _keep_best(self, metrics: dict[str, float]) -> None:
-        """Save the step that validates best, by gIoU or without a segmenter by reward, but not the one started from."""
+        """Save the step that validates best, by gIoU or without a segmenter by reward; never the one started from."""
         if self.global_steps == 0 or self.config.trainer.save_freq <= 0:
             return
         by = "val/giou" if "val/giou" in metrics else "val/reward"
@@ -181,25 +208,25 @@ class Trainer(PPOTrainerSync):
             return
         if self._saved != self.global_steps:
             self._save_weights()
-        found = {"step": self.global_steps, "by": by, "metrics": metrics}
-        write_json(self.run / checkpoints.BEST, found, indent=1, allow_nan=True)
+        best = {"step": self.global_steps, "by": by, "metrics": metrics}
+        write_json(self.run / checkpoints.BEST, best, indent=1, allow_nan=True)
         self._prune()  # an earlier best may go now
 
     # Checkpoints: atomic, and resumed only when whole
 
     def _save_checkpoint(self) -> None:
-        place = checkpoints.unfinished(self.run, self.global_steps)
-        self.actor_rollout_wg.save_checkpoint(str(place / "actor"), None, self.global_steps, max_ckpt_to_keep=None)
-        torch.save(self.train_dataloader.state_dict(), place / "data.pt")
+        folder = checkpoints.new_unfinished(self.run, self.global_steps)
+        self.actor_rollout_wg.save_checkpoint(str(folder / "actor"), None, self.global_steps, max_ckpt_to_keep=None)
+        torch.save(self.train_dataloader.state_dict(), folder / "data.pt")
         done = checkpoints.finish(self.run, self.global_steps, {"ranks": self.scorer.state()})
         self._saved = self.global_steps
         self._prune()
         self.checkpoint_callback.on_save(trainer=self, global_step=self.global_steps, checkpoint_dir=str(done))
 
     def _save_weights(self) -> None:
-        """Save a step that will be merged, not gone on from: the optimizer is two thirds of a checkpoint."""
-        place = checkpoints.unfinished(self.run, self.global_steps)
-        self.actor_rollout_wg.save_weights(str(place / "actor"), self.global_steps)
+        """Save a step to be merged, not resumed: the optimizer, two thirds of a checkpoint, is left out."""
+        folder = checkpoints.new_unfinished(self.run, self.global_steps)
+        self.actor_rollout_wg.save_weights(str(folder / "actor"), self.global_steps)
         checkpoints.finish(self.run, self.global_steps, {}, weights_only=True)
 
     def _prune(self) -> None:
@@ -208,9 +235,9 @@ class Trainer(PPOTrainerSync):
 
     def _load_checkpoint(self) -> None:
         self._restored: dict[str, Any] = {}
-        self._saved = 0  # the newest step that this run saved, or went on from
-        found, passed = checkpoints.find(self.run, self.settings.resume)
-        for line in passed:
+        self._saved = 0  # the newest step that this run saved, or was resumed from
+        found, skipped = checkpoints.find(self.run, self.settings.resume)
+        for line in skipped:
             print(line, flush=True)
         mode, path = ("resume_path", str(found.absolute())) if found else ("disable", None)
         with open_dict(self.config):
@@ -229,7 +256,7 @@ class Trainer(PPOTrainerSync):
         self, batch: Any, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
     ) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
-        groups = self.rollouts.drain()
+        groups = self.rollouts.take_finished()
         self.scorer.end_step()
         metrics.update(group_metrics(groups))
         self.recorder.record(global_steps, groups, self.logger)
@@ -237,7 +264,7 @@ class Trainer(PPOTrainerSync):
 
 
 def whole_groups(groups: list[str], lengths: list[int], ranks: int) -> list[int]:
-    """An order of rows in which each rank's share is whole groups of like total length, if they divide evenly.
+    """Order the rows so that each rank gets whole groups of about the same total length, if they divide evenly.
 
     >>> whole_groups(["a", "b", "a", "b"], [5, 1, 5, 1], 2)
     [0, 2, 1, 3]
@@ -261,11 +288,11 @@ def _lengths(batch: Any) -> list[int]:
 
 
 def start_segmenter(settings: DictConfig, pool: RayResourcePool) -> Any | None:
-    """The segmenter's actor, on the first trainer's GPU, or None where no checkpoint is named."""
+    """Start the segmenter's actor on the first trainer's GPU; returns None if no checkpoint is configured."""
     if not settings.path:
         return None
     place = PlacementGroupSchedulingStrategy(pool.get_placement_groups()[0], placement_group_bundle_index=0)
     options = {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus, "scheduling_strategy": place}
-    cache = int(settings.cache_gb * 2**30)
+    load = partial(load_segmenter, settings.path, settings.backend, device=settings.device)
     actor = ray.remote(SegmenterActor).options(name="segmenter", **options)
-    return actor.remote(settings.path, settings.backend, settings.device, cache)
+    return actor.remote(load, int(settings.cache_gb * 2**30))

@@ -1,9 +1,10 @@
-"""Dead processes: Ray says so only to whoever asks, and a trainer that waits for another actor asks nobody.
+"""Watchdog for the run's processes.
 
-So a thread asks all of them now and then. A dead one is noted with its cause, and the trainers are ended with it:
-they may be waiting for the dead one, as for a replica that never takes their weights, and the run for them.
+Ray reports a dead actor only to its callers, and a trainer that waits for another actor calls nobody. So a thread
+calls all actors every few seconds. It notes the first dead one with its cause, and ends the trainers: they may be
+waiting for the dead one, such as a replica that never takes their weights, and the run for them.
 
->>> Watch({}).check()
+>>> Watchdog({}).check()
 """
 
 import re
@@ -14,10 +15,10 @@ from typing import Any
 
 from segzero.errors import UserError
 
-EVERY = 5.0  # s between two questions to the same actor
+VMSTAT = Path("/proc/vmstat")
 
 
-# What needs less memory, the cheapest change first.
+# Ways to need less memory, the cheapest change first.
 LESS_HOST_MEMORY = (
     "lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu or data.max_response_length, turn off "
     "actor_rollout_ref.actor.fsdp_config.param_offload and optimizer_offload where the GPUs have room, or use LoRA "
@@ -27,8 +28,8 @@ _RAY_KILLED = re.compile(r"low on memory\. Memory on the node .*? was (?P<used>\
 _KILLED = re.compile(r"SIGKILL|exit code 137|OOM killer")
 
 
-def memory_kills(counters: Path = Path("/proc/vmstat")) -> int | None:
-    """Processes that the kernel has ended for memory since it started; None where it does not say."""
+def memory_kills(counters: Path) -> int | None:
+    """Number of processes that the kernel has killed for memory since it booted; None if it does not say."""
     try:
         lines = dict(line.split() for line in counters.read_text().splitlines())
         return int(lines["oom_kill"])
@@ -36,55 +37,61 @@ def memory_kills(counters: Path = Path("/proc/vmstat")) -> int | None:
         return None
 
 
-KILLS_BEFORE = memory_kills()  # when this process started: Ray does not know what the kernel ended, and why
+KILLS_BEFORE = memory_kills(VMSTAT)  # when this process started: Ray does not know about the kernel's kills
 
 
-def cause_of_death(error: BaseException, kills_before: int | None = KILLS_BEFORE) -> str:
-    """Ray's reason for a dead process in one line; for one that was killed for memory, with what to lower."""
-    said = " ".join(str(error).split())
-    found = _RAY_KILLED.search(said)
-    if found:
-        return f"the machine's memory was full ({found['used']} of {found['limit']}); {LESS_HOST_MEMORY}"
-    kills = memory_kills()
-    if _KILLED.search(said) and kills is not None and kills_before is not None and kills > kills_before:
+def cause_of_death(error: BaseException, kills_before: int | None = KILLS_BEFORE, counters: Path = VMSTAT) -> str:
+    """Ray's reason for a dead process in one line; if it was killed for memory, with the settings to lower."""
+    reason = " ".join(str(error).split())
+    killed = _RAY_KILLED.search(reason)
+    if killed:
+        return f"the machine's memory was full ({killed['used']} of {killed['limit']}); {LESS_HOST_MEMORY}"
+    kills = memory_kills(counters)
+    if _KILLED.search(reason) and kills is not None and kills_before is not None and kills > kills_before:
         return f"the kernel ended a process because the memory was full; {LESS_HOST_MEMORY}"
-    return said
+    return reason
 
 
-class Watch:
-    """`asks` are calls to actors, by name, that return something as long as all is well."""
+class Watchdog:
+    """Calls actors from a thread, every `seconds`; `pings` are calls, by the actor's name, that return while it lives.
 
-    def __init__(self, asks: Mapping[str, Callable[[], Any]], trainers: Sequence[Any] = ()) -> None:
-        self.asks, self.trainers = asks, trainers
+    The `trainers` are killed when any of the actors is dead.
+    """
+
+    def __init__(
+        self, pings: Mapping[str, Callable[[], Any]], trainers: Sequence[Any] = (), seconds: float = 5.0
+    ) -> None:
+        self.pings, self.trainers, self.seconds = pings, trainers, seconds
         self.cause: UserError | None = None
-        self._asked: dict[str, Any] = {}
+        self._pending: dict[str, Any] = {}  # calls without a reply so far
         self._stopped = threading.Event()
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name="watch", daemon=True).start()
+        """Start the thread."""
+        threading.Thread(target=self._run, name="watchdog", daemon=True).start()
 
     def stop(self) -> None:
-        """Before Ray is shut down."""
+        """Stop the thread, before Ray is shut down."""
         self._stopped.set()
 
     def check(self) -> None:
-        """Raise what was noticed; cheap."""
+        """Raise the cause if an actor is dead; cheap."""
         if self.cause is not None:
             raise self.cause
 
-    def look(self) -> None:
-        """Ask whoever has answered the last question, and hear those who have answered."""
+    def ping(self) -> None:
+        """Call each actor that has replied to its last call, and note the first that is dead."""
         import ray
         from ray.exceptions import RayError
 
-        for name, ask in self.asks.items():
-            if name not in self._asked:
-                self._asked[name] = ask()
-            ready, _ = ray.wait([self._asked[name]], timeout=0)
-            if not ready:  # busy actors answer late; dead ones answer at once, with an error
+        for name, ping in self.pings.items():
+            if name not in self._pending:
+                self._pending[name] = ping()
+            ready, _ = ray.wait([self._pending[name]], timeout=0)
+            if not ready:  # busy actors reply late; dead ones at once, with an error
                 continue
             try:
-                ray.get(self._asked.pop(name))
+                ray.get(self._pending.pop(name))
             except RayError as error:
                 cause = cause_of_death(error)
                 self.cause = UserError(f"{name} died, so the run ends; the last checkpoint is whole. Cause: {cause}")
@@ -94,8 +101,8 @@ class Watch:
         import ray
 
         while self.cause is None:
-            if self._stopped.wait(EVERY):
+            if self._stopped.wait(self.seconds):
                 return
-            self.look()
+            self.ping()
         for trainer in self.trainers:
             ray.kill(trainer)

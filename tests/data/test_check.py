@@ -1,4 +1,4 @@
-"""Data sets looked over without a model."""
+"""Checks of data sets without a model."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_good_data(tmp_path):
         ({"id": "good"}, "its id is another's too"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_ids(tmp_path, change, what):
+def test_each_problem_is_named_with_its_ids(tmp_path, change, what):
     bad = replace(GOOD, **({"id": "bad"} | change))
     report = checked(tmp_path, GOOD, bad)
     assert not report.ok
@@ -75,14 +75,14 @@ def test_an_object_too_small_to_be_written_loses_points(tmp_path):
     assert report.wrong["the truth loses points under soft: format, box_iou, box_l1, points, presence"] == ["tiny"]
 
 
-def test_data_without_points_is_only_not_scored(tmp_path):
+def test_data_without_points_is_not_scored(tmp_path):
     report = checked(tmp_path, replace(GOOD, objects=(replace(FOUND, points=()),)))
     assert report.ok
     assert report.scored["soft"] == 0
     assert "the truth earns the most in 0 of 0; 1 are not for it, or lack points or masks" in str(report)
 
 
-def test_boxes_alone_are_not_for_the_reward_of_masks(tmp_path):
+def test_boxes_alone_cannot_be_scored_by_the_mask_reward(tmp_path):
     report = checked(tmp_path, replace(GOOD, objects=(replace(FOUND, rle=None),)))
     assert report.ok
     assert (report.scored["mask"], report.scored["soft"]) == (0, 1)

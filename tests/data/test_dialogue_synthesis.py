@@ -169,7 +169,7 @@ def test_prepared_dialogues_pass_the_check(coco, tmp_path):
     assert again.kinds == card.kinds and list(from_parquet(tmp_path / "again")) == samples
 
 
-def test_where_not_all_is_annotated_only_choices_are_asked(coco, tmp_path):
+def test_incomplete_annotations_allow_choices_only(coco, tmp_path):
     value = json.loads(coco.read_text())
     for image in value["images"]:
         image["neg_category_ids"] = []  # as LVIS, which annotates no more than what it looked for
@@ -184,7 +184,7 @@ def test_dialogues_of_one_round_are_refused():
         SampleRecipe(dialogues=1)
 
 
-def test_questions_as_read_stay_where_no_conversation_can_be_had(coco, tmp_path):
+def test_questions_stay_as_read_if_no_dialogue_is_possible(coco, tmp_path):
     value = json.loads(coco.read_text())
     value["annotations"] = value["annotations"][:1]
     value["images"][0]["neg_category_ids"] = []

@@ -1,4 +1,4 @@
-"""Samples written as other tools read them, and read back."""
+"""Exports to the formats of other tools, and back."""
 
 import base64
 import io
@@ -49,8 +49,8 @@ LATER = replace(CAT, id="later", question="[REF:1] its tail", turns=({"question"
 ALL = [CAT, BOTH, AGAIN, BIRD, DOG, FRAMED, CROWD, LATER]
 
 
-def said(sample: Sample, *without: str) -> tuple:
-    """What a sample says, whatever it is called."""
+def content(sample: Sample, *without: str) -> tuple:
+    """Content of a sample except its id and the fields named in `without`."""
     pixels = sample.open().tobytes()
     shown = {
         "pixels": pixels,
@@ -67,7 +67,7 @@ def said(sample: Sample, *without: str) -> tuple:
 
 
 def everything(samples, *without: str) -> list[tuple]:
-    return sorted((said(sample, *without) for sample in samples), key=repr)
+    return sorted((content(sample, *without) for sample in samples), key=repr)
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_fiftyone_holds_everything(folder, tmp_path):
 
 
 @pytest.mark.parametrize("to", EXPORTS)
-def test_images_named_alike_and_absent_ones(to, tmp_path):
+def test_images_with_the_same_name_and_absent_ones(to, tmp_path):
     paths = [jpeg(tmp_path / name, SIZE) for name in ("a/1.jpg", "b/1.jpg", "c/1.JPG")]
     samples = [replace(CAT, id=f"s{i}", image=str(path)) for i, path in enumerate(paths)]
     samples.append(replace(CAT, id="absent", image=str(tmp_path / "absent.jpg")))

@@ -1,6 +1,6 @@
-"""Data that is broken or means harm, through the command: one line and exit code 2, or listed, and nothing bent.
+"""Broken and hostile data through the command: one line and exit code 2, or listed, and never misread.
 
-Readers have cases of their own beside their tests; these are what every way in must stand.
+The tests of readers have cases of their own; these hold for every format.
 """
 
 import io
@@ -267,7 +267,7 @@ def test_a_folder_that_cannot_be_written(run, mine, tmp_path):
         (["--format", "converseg", "--join", "2"], "is not a share"),
     ],
 )
-def test_flags_that_make_no_sense(run, mine, tmp_path, arguments, why):
+def test_wrong_flags(run, mine, tmp_path, arguments, why):
     file = write_json(mine / "items.json", {"items": [GOOD | {"mask": "mask.png"}]})
     code, _, error = run("prepare", file, "--out", tmp_path / "out", *arguments)
     assert code == 2 and error.count("\n") == 1 and why in error
@@ -286,7 +286,7 @@ def test_a_large_file_is_not_held_in_memory(mine, tmp_path):
     assert peak < 1_000_000
 
 
-def test_a_source_that_vanishes_in_the_middle(mine, tmp_path):
+def test_a_source_that_ends_in_the_middle(mine, tmp_path):
     """What was finished stays; when the source is whole again, the next call goes on."""
     row = json.dumps({"image": "good.png", "mask_merged": "mask.png", "prompt": "the mug"})
     lines = [row] * 40

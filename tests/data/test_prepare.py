@@ -1,4 +1,4 @@
-"""Data sets made into training samples: what comes out, and that nothing but the source and the seed decides it."""
+"""Preparation of training samples, which source, recipe and seed alone decide."""
 
 import hashlib
 import json
@@ -55,7 +55,7 @@ def coco(tmp_path) -> Path:
 
 
 class Stop(Exception):
-    """Ends a call of prepare behind its first shard."""
+    """Ends a call of `prepare` after its first shard."""
 
 
 def interrupt(source, out) -> None:
@@ -117,7 +117,7 @@ def test_shares_of_joined_and_empty_questions(coco, tmp_path):
     assert check(tmp_path / "out").ok
 
 
-def test_shares_that_cannot_be_reached_are_told(coco, tmp_path):
+def test_shares_that_cannot_be_reached_are_reported(coco, tmp_path):
     card = prepare(
         str(coco), "coco", tmp_path / "out", SampleRecipe(join=0.85), limit=3
     )  # one image: three pairs, one triple
@@ -155,7 +155,7 @@ def test_expressions_for_the_same_object_are_not_joined():
     assert joined.question in ("the mug and the cup", "the cup and the mug")
 
 
-def test_what_cannot_be_trained_on_is_left_out_and_counted():
+def test_unusable_samples_are_left_out_and_counted():
     speck = Object((0, 0, 1, 1), rle=encode(box_mask(5, 5, 6, 6, (4000, 4000))))
     block = [
         Sample("good", png(SIZE), "the mug", *SIZE, (found(),)),
@@ -185,7 +185,7 @@ def test_any_number_of_workers_makes_the_same_files(coco, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_call_is_taken_up_again(tmp_path):
+def test_a_killed_call_is_resumed(tmp_path):
     """The first call gets SIGKILL between two shards; the second redoes none of them and gives the same files."""
     source = coco_file(tmp_path / "coco", images=80)
     command = [sys.executable, "-m", "segzero", "data", "prepare", str(source), "--format", "coco"]
@@ -211,7 +211,7 @@ def test_a_killed_call_is_taken_up_again(tmp_path):
     assert contents(out) == contents(tmp_path / "whole")
 
 
-def test_finished_data_is_not_made_again_and_not_mixed(coco, tmp_path):
+def test_finished_data_is_neither_made_again_nor_mixed(coco, tmp_path):
     card = prepare(str(coco), "coco", tmp_path / "out", seed=1)
     times = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
     assert prepare(str(coco), "coco", tmp_path / "out", seed=1) == card
@@ -240,7 +240,7 @@ def test_two_calls_at_once_do_not_mix(coco, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == sorted([*card.files, "README.md", "card.json"])
 
 
-def test_a_lock_that_was_left_behind_is_nothing(coco, tmp_path):
+def test_a_lock_file_that_was_left_behind_does_not_matter(coco, tmp_path):
     (tmp_path / "out/.shards").mkdir(parents=True)
     (tmp_path / "out/.shards/.lock").write_bytes(b"")
     assert prepare(str(coco), "coco", tmp_path / "out").samples == 36
@@ -248,7 +248,7 @@ def test_a_lock_that_was_left_behind_is_nothing(coco, tmp_path):
 
 
 @pytest.mark.parametrize("note", ['{"digest": "x", "read', "[]", '{"digest": "x"}', "null"])
-def test_a_shard_with_a_torn_note_is_made_anew(coco, tmp_path, note):
+def test_a_shard_with_a_damaged_note_is_made_again(coco, tmp_path, note):
     interrupt(coco, tmp_path / "out")
     before = (tmp_path / "out/train-00000.parquet").read_bytes()
     (tmp_path / "out/.shards/train-00000.json").write_text(note)
@@ -256,7 +256,7 @@ def test_a_shard_with_a_torn_note_is_made_anew(coco, tmp_path, note):
     assert card.samples == 36 and (tmp_path / "out/train-00000.parquet").read_bytes() == before
 
 
-def test_a_call_that_made_nothing_does_not_stand_in_the_way(coco, tmp_path):
+def test_a_call_that_made_nothing_does_not_block_the_next(coco, tmp_path):
     out = tmp_path / "out"
     for wrong in (tmp_path / "typo.json", coco.parent / "images" / "00.png"):
         with pytest.raises(UserError):
@@ -268,7 +268,7 @@ def test_a_call_that_made_nothing_does_not_stand_in_the_way(coco, tmp_path):
     assert prepare(str(coco), "coco", out).samples == 36
 
 
-def test_a_source_that_changed_in_between(coco, tmp_path):
+def test_a_source_that_changed_between_two_calls(coco, tmp_path):
     interrupt(coco, tmp_path / "out")
     value = json.loads(coco.read_text())
     value["categories"][0]["name"] = "kitten"
@@ -346,6 +346,6 @@ def test_the_segmenter_filters(tmp_path):
         ({"filter_iou": 60.0}, "--filter-iou 60.0 is not an IoU"),
     ],
 )
-def test_recipes_that_make_no_sense(arguments, message):
+def test_wrong_recipes(arguments, message):
     with pytest.raises(UserError, match=message):
         SampleRecipe(**arguments)

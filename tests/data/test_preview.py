@@ -65,14 +65,14 @@ def test_malformed_objects_are_left_out_of_the_picture():
     assert "data:image/png" in html and "before: a&amp;b" in html
 
 
-def test_what_can_be_drawn_is_drawn(tmp_path):
+def test_one_bad_sample_does_not_hide_the_others(tmp_path):
     samples = [replace(GREY, id="absent", image="absent.png"), GREY]
     page = show(to_parquet(samples, tmp_path / "data"), tmp_path / "out")
     assert [file.name for file in (tmp_path / "out").glob("*.png")] == ["001.png"]
     assert page.read_text().count("data:image/png;base64,") == 1 and "no such image: absent.png" in page.read_text()
 
 
-def test_the_page_of_a_check_shows_what_is_wrong(tmp_path):
+def test_the_page_of_a_report_shows_the_problems(tmp_path):
     bad = [replace(GREY, id=f"bad{i}", objects=(replace(TRUE, box=(0, 0, 61, 40)),)) for i in range(7)]
     torn = replace(GREY, id="torn", image=b"torn")
     good = replace(GREY, id="good", image=png(SIZE, (1, 2, 3)))

@@ -36,7 +36,7 @@ def test_a_category_of_an_image_is_a_sample(file):
     assert cats.open().size == cats.size
 
 
-def test_what_lvis_adds(file, tmp_path):
+def test_additions_of_lvis(file, tmp_path):
     address = "http://images.example.org/val2017/5.jpg"
     change = {"file_name": None, "coco_url": address, "neg_category_ids": [19]}
     changed(file, "images", 0, change)
@@ -103,7 +103,7 @@ def test_the_same_image_twice(file):
         ({"categories": [], "images": [], "annotations": []}, "no records"),
     ],
 )
-def test_files_that_are_no_coco(file, value, message):
+def test_files_of_another_format(file, value, message):
     write_json(file, value)
     with pytest.raises(UserError, match=message):
         list(read(file, "coco"))

@@ -1,4 +1,4 @@
-"""Answers that people flagged: what the server writes is read back as samples."""
+"""Answers that users flagged: the server's file is read back as samples."""
 
 import json
 
@@ -11,8 +11,8 @@ from segzero.dialogue import Registry, Round
 from segzero.errors import UserError
 from segzero.masks import decode
 from segzero.result import InstanceMask
-from segzero.serving.errors import Problem
-from segzero.serving.feedback import Flags
+from segzero.serving.errors import ApiError
+from segzero.serving.feedback import FeedbackStore
 
 IMAGE = Image.new("RGB", (60, 40), "teal")
 GOOD, BAD = {"verdict": "good", "note": "", "policy": "p", "segmenter": "s"}, {"verdict": "bad", "note": "all of it"}
@@ -31,10 +31,10 @@ def registry():
 
 @pytest.fixture
 def flags(tmp_path):
-    return Flags(tmp_path / "flags", 1 << 20)
+    return FeedbackStore(tmp_path / "flags", 1 << 20)
 
 
-def test_what_was_flagged_as_good_is_the_truth(flags, registry):
+def test_an_answer_flagged_as_good_is_the_truth(flags, registry):
     for number in (1, 2, 3):
         flags.add(IMAGE, registry, number, GOOD)
     mug, cat = read(flags.folder, "flags")
@@ -48,7 +48,7 @@ def test_what_was_flagged_as_good_is_the_truth(flags, registry):
     assert len(list((flags.folder / "images").iterdir())) == 1
 
 
-def test_the_last_word_counts(flags, registry):
+def test_the_last_flag_counts(flags, registry):
     flags.add(IMAGE, registry, 1, GOOD)
     flags.add(IMAGE, registry, 1, BAD)
     flags.add(IMAGE, registry, 2, GOOD)
@@ -58,13 +58,13 @@ def test_the_last_word_counts(flags, registry):
 
 
 def test_a_folder_grows_up_to_its_bounds_and_is_counted_again(tmp_path, registry):
-    first = Flags(tmp_path, 1 << 20)
+    first = FeedbackStore(tmp_path, 1 << 20)
     first.add(IMAGE, registry, 1, GOOD)
     held = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
     line = (tmp_path / "flags.jsonl").stat().st_size
-    again = Flags(tmp_path, held + line)
+    again = FeedbackStore(tmp_path, held + line)
     again.add(IMAGE, registry, 1, GOOD)
-    with pytest.raises(Problem, match="no room"):
+    with pytest.raises(ApiError, match="no room"):
         again.add(IMAGE, registry, 1, GOOD)
     with pytest.raises(UserError, match="no round 7"):
         again.add(IMAGE, registry, 7, GOOD)
@@ -85,7 +85,7 @@ def test_a_folder_grows_up_to_its_bounds_and_is_counted_again(tmp_path, registry
         ({"turns": [3]}, "object of named fields"),
     ],
 )
-def test_a_line_that_makes_no_sense_is_named(flags, registry, change, said):
+def test_a_malformed_line_is_named(flags, registry, change, said):
     flags.add(IMAGE, registry, 1, GOOD)
     flags.add(IMAGE, registry, 2, GOOD)
     file = flags.folder / "flags.jsonl"

@@ -75,7 +75,7 @@ def test_json_lines_say_the_same(folder):
     assert list(read(folder, "folder")) == expected
 
 
-def test_what_is_read_can_be_stored(folder, tmp_path):
+def test_samples_can_be_stored(folder, tmp_path):
     (folder / "prompts.csv").write_text(CSV, encoding="utf-8")
     samples = list(read(folder, "folder"))
     assert list(from_parquet(to_parquet(samples, tmp_path / "mine.parquet"))) == samples
@@ -127,7 +127,7 @@ def test_bad_lines_are_listed(folder, row, message):
     assert message in problem
 
 
-def test_folders_that_are_not_whole(folder, tmp_path):
+def test_incomplete_folders(folder, tmp_path):
     with pytest.raises(UserError, match=r"one of prompts\.csv and prompts\.jsonl; it holds 0"):
         list(read(folder, "folder"))
     (folder / "prompts.csv").write_bytes(b"image,prompt\ncat.jpg,caf\xe9\n")

@@ -44,7 +44,7 @@ def test_brushes_in_runs_and_value_by_value(file, runs):
     "address",
     ["cat.jpg", "s3://bucket/deep/cat.jpg", "/data/local-files/?d=photos/cat.jpg", "https://x.org/c%61t.jpg?a=1"],
 )
-def test_images_are_looked_for_by_name(file, address):
+def test_images_are_found_by_name(file, address):
     write_json(file, [studio_task(POLYGON, image=address)])
     [sample] = read(file, "label_studio")
     assert sample.image == str(file.parent / "cat.jpg")

@@ -114,7 +114,7 @@ def test_bad_annotations_are_listed(tmp_path, value, message):
     assert message in problem
 
 
-def test_files_that_are_absent_or_no_json(tmp_path):
+def test_files_that_are_absent_or_not_json(tmp_path):
     for name in "abcd":
         write(tmp_path, "val", name, TARGET)
     (tmp_path / "val/a.jpg").unlink()

@@ -42,7 +42,7 @@ def test_an_expression_is_a_sample(refcoco):
     assert (decode(corner.objects[0].rle) == box_mask(0, 0, 2, 2)).all()
 
 
-def test_whose_splits_and_which_level(refcoco):
+def test_options_by_and_level(refcoco):
     assert len(list(read(refcoco, "refer", by="google"))) == 2
     assert [s.question for s in read(refcoco, "refer", level="instance", split="val")] == ["the cat", "corner"]
     with pytest.raises(UserError, match=r"has no refs\(umd\); it has google, unc"):

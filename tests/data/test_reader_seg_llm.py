@@ -1,4 +1,4 @@
-"""SegLLM's conversations, with masks in every form that they stand in."""
+"""SegLLM's conversations, with masks in every published form."""
 
 import copy
 from pathlib import Path

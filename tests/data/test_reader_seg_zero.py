@@ -76,14 +76,14 @@ def test_both_solution_formats():
     assert [o.points for o in many.objects] == [((30.0, 110.0),), ((302.0, 410.0),)]
 
 
-def test_what_is_read_scores_as_the_published_text_does():
+def test_samples_score_as_the_published_text_does():
     [sample] = read(training_set(training_row(MANY)), "seg_zero")
     text = f"<think>two of them</think><answer>{MANY}</answer>"
     assert score("vision_reasoner", text, sample) == score("vision_reasoner", text, MANY)
     assert score("vision_reasoner", text, sample).total == 7.0
 
 
-def test_no_objects_means_nothing_there():
+def test_an_empty_solution_means_nothing_there():
     [sample] = read(training_set(training_row("[]")), "seg_zero")
     assert sample.empty
 
@@ -248,7 +248,7 @@ def test_more_values_than_pixels_are_refused_before_they_are_decoded(lists, valu
     assert pa.default_memory_pool().bytes_allocated() - before < 1_000_000
 
 
-def test_a_footer_that_tells_fewer_values_than_its_pages_hold(tmp_path):
+def test_a_footer_that_claims_fewer_values_than_its_pages_hold(tmp_path):
     file = tmp_path / "test.parquet"
     pq.write_table(evaluation_table(8, mask=nested(8, 1, 1_000_000)), file, compression="zstd")
     said, wanted = bytes([0x80, 0xC8, 0xD0, 0x07]), bytes([0x90, 0x80, 0x80, 0x00])  # 8,000,000 and 8 in four bytes
@@ -284,7 +284,7 @@ def test_a_mask_of_another_size_is_not_laid_out(tmp_path):
     assert peak < 1_000_000
 
 
-def test_a_long_list_that_is_no_mask_is_listed(tmp_path):
+def test_a_long_list_that_is_not_a_mask_is_listed(tmp_path):
     boxes = pa.array([[1.0, 1.0, 5.0, 4.0], [0.0] * 100_000])
     pq.write_table(evaluation_table(2, bbox=boxes), tmp_path / "test.parquet")
     problems: list[str] = []
@@ -296,7 +296,7 @@ BEYOND = pa.array([0, 2**60], pa.timestamp("ms"))  # a year that Python's dates 
 NO_TEXT = pa.Array.from_buffers(pa.string(), 2, pa.array([b"the cup", b"\xff\xfe"]).buffers())
 
 
-def test_columns_that_nobody_reads_may_hold_anything(tmp_path):
+def test_unread_columns_may_hold_anything(tmp_path):
     pq.write_table(evaluation_table(2, when=BEYOND, note=NO_TEXT), tmp_path / "test.parquet")
     assert len(list(read(tmp_path / "test.parquet", "seg_zero_eval"))) == 2
 
@@ -312,14 +312,14 @@ def test_a_value_that_python_cannot_hold_is_listed(name, column, tmp_path):
     assert f"row 1: its {name!r} can't be read: " in problems[-1] and "\n" not in problems[-1]
 
 
-def test_a_column_that_is_there_twice_is_one_line(tmp_path):
+def test_a_repeated_column_is_one_line(tmp_path):
     table = evaluation_table()
     pq.write_table(table.append_column("text", table.column("text")), tmp_path / "test.parquet")
     with pytest.raises(UserError, match=r"has the column 'text' more than once"):
         list(read(tmp_path / "test.parquet", "seg_zero_eval"))
 
 
-def test_saved_tables_that_lead_out_of_their_file_are_one_line(tmp_path):
+def test_saved_tables_with_offsets_beyond_their_file_are_one_line(tmp_path):
     """Arrow's own files hold offsets into their bytes, which Arrow follows without looking."""
     row = {"text": "the cup", "image": {"bytes": png(), "path": None}, "count": 3}
     Dataset.from_list([row] * 3).save_to_disk(tmp_path)

@@ -1,72 +1,97 @@
-"""A small OpenAI-compatible server in this process: it says one text, word by word if it is asked to stream."""
+"""A small OpenAI-compatible server in this process that answers with one text, in pieces if asked to stream."""
 
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-MODELS = {"data": [{"id": "speaker", "owned_by": "someone"}]}
+MODELS = {"data": [{"id": "scripted", "owned_by": "tests"}]}
 
 
 @dataclass
-class Speaker:
-    """What it says, in which pieces and how fast; `breaks` is how many streams break off before their end."""
+class ScriptedPolicyServer:
+    """A policy server with a fixed answer. It may be started several times, and keeps its port.
 
-    words: list[str]
-    pause: float = 0.0  # before each word
-    breaks: int = 0
+    `broken_streams` is how many of the next streams are cut off before their end.
+    """
+
+    words: list[str]  # the answer; a piece of the stream each
+    pause: float = 0.0  # seconds before each word
+    broken_streams: int = 0
     usage: bool = True
     port: int = 0
-    asked: list[dict] = field(default_factory=list)
+    requests: list[dict] = field(default_factory=list)  # bodies
+    responses: int = 0  # sent to their end
 
     @property
     def url(self) -> str:
+        """The address for `load_policy`."""
         return f"http://127.0.0.1:{self.port}/v1"
 
+    @contextmanager
+    def running(self) -> Iterator["ScriptedPolicyServer"]:
+        """Serve at `port` (any free one, if it is 0) until the block ends."""
+        stopped = threading.Event()
+        ThreadingHTTPServer.allow_reuse_address = True
+        server = ThreadingHTTPServer(("127.0.0.1", self.port), _handler(self, stopped))
+        server.handle_error = lambda *_: None  # a client that gave up waiting is part of the tests
+        server.daemon_threads = True
+        self.port = server.server_port
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            stopped.set()
+            server.shutdown()
+            server.server_close()
+            thread.join()
 
-@contextmanager
-def speaking(speaker: Speaker) -> Iterator[Speaker]:
-    """Serve at `speaker.port` (any free one, if it is 0) until the block ends."""
 
+def _handler(script: ScriptedPolicyServer, stopped: threading.Event) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.answer(json.dumps(MODELS).encode(), "application/json")
+            self.send_json(MODELS)
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            speaker.asked.append(body)
-            if not body.get("stream"):
-                time.sleep(speaker.pause)
-                choice = {"message": {"content": "".join(speaker.words)}, "finish_reason": "stop"}
-                usage = {"completion_tokens": len(speaker.words)}
-                self.answer(json.dumps({"choices": [choice], "usage": usage}).encode(), "application/json")
-                return
+            script.requests.append(body)
+            (self.stream if body.get("stream") else self.answer)()
+
+        def answer(self) -> None:
+            stopped.wait(script.pause)
+            choice = {"message": {"content": "".join(script.words)}, "finish_reason": "stop"}
+            script.responses += 1
+            self.send_json({"choices": [choice], "usage": {"completion_tokens": len(script.words)}})
+
+        def stream(self) -> None:
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.end_headers()
-            broken = speaker.breaks > 0
-            speaker.breaks -= broken
-            for word in speaker.words[: len(speaker.words) // 2 if broken else None]:
-                time.sleep(speaker.pause)
-                self.tell({"choices": [{"delta": {"content": word}, "finish_reason": None}]})
+            broken = script.broken_streams > 0
+            script.broken_streams -= broken
+            for word in script.words[: len(script.words) // 2 if broken else None]:
+                stopped.wait(script.pause)
+                self.send_event({"choices": [{"delta": {"content": word}, "finish_reason": None}]})
             if broken:
                 return
-            self.tell({"choices": [{"delta": {}, "finish_reason": "stop"}]})
-            if speaker.usage:
-                self.tell({"choices": [], "usage": {"completion_tokens": len(speaker.words)}})
+            script.responses += 1
+            self.send_event({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+            if script.usage:
+                self.send_event({"choices": [], "usage": {"completion_tokens": len(script.words)}})
             self.wfile.write(b"data: [DONE]\n\n")
 
-        def tell(self, event: dict) -> None:
+        def send_event(self, event: dict) -> None:
             self.wfile.write(b": ping\n\ndata: " + json.dumps(event).encode() + b"\n\n")
             self.wfile.flush()
 
-        def answer(self, data: bytes, kind: str) -> None:
+        def send_json(self, content: dict) -> None:
+            data = json.dumps(content).encode()
             self.send_response(200)
-            self.send_header("Content-Type", kind)
+            self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
@@ -74,22 +99,10 @@ def speaking(speaker: Speaker) -> Iterator[Speaker]:
         def log_message(self, *_: object) -> None:
             pass
 
-    ThreadingHTTPServer.allow_reuse_address = True
-    server = ThreadingHTTPServer(("127.0.0.1", speaker.port), Handler)
-    server.handle_error = lambda *_: None  # a client that gave up waiting is part of the tests
-    server.daemon_threads = True
-    speaker.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield speaker
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return Handler
 
 
-def nobody_at() -> str:
+def unused_address() -> str:
     """An address where nothing listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

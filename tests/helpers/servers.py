@@ -1,4 +1,4 @@
-"""A real server in a thread, on a port of its own, and ways to hold its models still."""
+"""A real server in a thread, on a port of its own, and ways to keep its models from answering."""
 
 import json
 import threading
@@ -13,51 +13,62 @@ import uvicorn
 
 from segzero.pipeline import SegZeroPipeline
 from segzero.serving.app import create_app
+from segzero.serving.batching import BatchKey
 from segzero.serving.limits import Limits, Tokens
-from segzero.serving.model_pool import Models
-from segzero.serving.options import Extras
+from segzero.serving.model_pool import ModelPool
+from segzero.serving.options import ServerOptions
 from segzero.serving.server import bind, make_server
 
 
 @dataclass
-class Running:
-    """A server, and the models behind it."""
+class RunningServer:
+    """A server and its models."""
 
     url: str
-    models: Models
+    pool: ModelPool
     server: uvicorn.Server
     thread: threading.Thread
-    go: threading.Event = field(default_factory=threading.Event)  # ends `held` early
+    release: threading.Event = field(default_factory=threading.Event)  # ends `models_blocked` early
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port, for sockets."""
+        host, _, port = self.url.removeprefix("http://").partition(":")
+        return host, int(port)
 
     def http(self, token: str | None = None) -> httpx.Client:
+        """A client, which sends the token if there is one."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         return httpx.Client(base_url=self.url, headers=headers, timeout=30)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """The models do nothing else meanwhile."""
-        begun, go = threading.Event(), self.go
-        go.clear()
-        self.models.batcher.submit(lambda items: [(begun.set(), go.wait(30))], None)
+    def models_blocked(self) -> Iterator[None]:
+        """Keep the thread of the models busy, so that requests wait in the queue."""
+        begun, release = threading.Event(), self.release
+        release.clear()
+        self.pool.batcher.submit(BatchKey("block", "test"), lambda items: [(begun.set(), release.wait(30))], None)
         assert begun.wait(10)
         try:
             yield
         finally:
-            go.set()
+            release.set()
 
 
 @contextmanager
 def running(
-    pipeline: SegZeroPipeline, limits: Limits = Limits(), tokens: Tokens = Tokens(), extras: Extras = Extras()
-) -> Iterator[Running]:
+    pipeline: SegZeroPipeline,
+    limits: Limits = Limits(),
+    tokens: Tokens = Tokens(),
+    options: ServerOptions = ServerOptions(),
+) -> Iterator[RunningServer]:
     """Serve until the block ends."""
-    app, address = create_app(pipeline, limits, tokens, extras), bind("127.0.0.1", 0)
+    app, address = create_app(pipeline, limits, tokens, options), bind("127.0.0.1", 0)
     server = make_server(app)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [address]})
     thread.start()
     wait_until(lambda: server.started)
     try:
-        yield Running(f"http://127.0.0.1:{address.getsockname()[1]}", app.state.models, server, thread)
+        yield RunningServer(f"http://127.0.0.1:{address.getsockname()[1]}", app.state.server.pool, server, thread)
     finally:
         server.should_exit = True
         thread.join(30)
@@ -65,6 +76,7 @@ def running(
 
 
 def wait_until(done, seconds: float = 10) -> None:
+    """Wait until `done()` is true; fail after that many seconds."""
     deadline = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < deadline, "waited too long"
@@ -72,11 +84,11 @@ def wait_until(done, seconds: float = 10) -> None:
 
 
 def events(lines: Iterable[str]) -> list[tuple[str, Any]]:
-    """Names and data of server-sent events."""
-    found, name = [], ""
+    """Parse server-sent events to pairs of name and data."""
+    parsed, name = [], ""
     for line in lines:
         if line.startswith("event: "):
             name = line.removeprefix("event: ")
         elif line.startswith("data: "):
-            found.append((name, json.loads(line.removeprefix("data: "))))
-    return found
+            parsed.append((name, json.loads(line.removeprefix("data: "))))
+    return parsed

@@ -7,7 +7,7 @@ import pytest
 
 from segzero.errors import TimedOut, Unavailable, UserError
 from segzero.policy import Sampling, load_policy
-from tests.helpers.policy_server import Speaker, nobody_at, speaking
+from tests.helpers.policy_server import ScriptedPolicyServer, unused_address
 
 WORDS = ["<think>", "the ", "mug", "</think>", "<answer>", "[]", "</answer>"]
 
@@ -17,56 +17,56 @@ def growing(words) -> list[str]:
 
 
 @pytest.fixture
-def speaker():
-    with speaking(Speaker(WORDS)) as running:
+def server():
+    with ScriptedPolicyServer(WORDS).running() as running:
         yield running
 
 
 @pytest.fixture
-def connect(speaker):
-    return lambda **options: load_policy(speaker.url, frame="stretch(840)", prompt="multi", **options)
+def connect(server):
+    return lambda **options: load_policy(server.url, frame="stretch(840)", prompt="multi", **options)
 
 
-def test_a_server_is_heard_word_by_word(speaker, connect, ask):
+def test_a_server_is_heard_word_by_word(server, connect, ask):
     policy, heard = connect(), []
     plain = ask(policy)
     followed = replace(plain, on_text=heard.append)
     replies = policy.generate([plain, followed])
     assert replies[0] == replies[1] and replies[1].text == "".join(WORDS) and replies[1].tokens == len(WORDS)
     assert heard == growing(WORDS)
-    streamed = next(body for body in speaker.asked if body.get("stream"))
-    assert streamed["stream_options"] == {"include_usage": True} and len(speaker.asked) == 2
+    streamed = next(body for body in server.requests if body.get("stream"))
+    assert streamed["stream_options"] == {"include_usage": True} and len(server.requests) == 2
 
 
 @pytest.mark.slow
-def test_a_stream_that_breaks_off_is_begun_anew(speaker, connect, ask):
-    speaker.breaks = 1
+def test_a_stream_that_breaks_off_is_begun_anew(server, connect, ask):
+    server.broken_streams = 1
     policy, heard = connect(), []
     [reply] = policy.generate([replace(ask(policy), on_text=heard.append)])
     assert reply.text == "".join(WORDS) and heard == [*growing(WORDS[: len(WORDS) // 2]), *growing(WORDS)]
-    speaker.breaks = 2
+    server.broken_streams = 2
     with pytest.raises(Unavailable, match="broke off"):
         connect(retries=1).generate([replace(ask(policy), on_text=heard.append)])
 
 
 @pytest.mark.slow
-def test_a_stream_without_end_is_given_up(speaker, connect, ask):
-    speaker.pause = 0.2
+def test_a_stream_without_end_is_given_up(server, connect, ask):
+    server.pause = 0.2
     policy = connect(timeout=0.5, retries=0)
     with pytest.raises(TimedOut, match=r"within 0\.5 s"):
         policy.generate([replace(ask(policy), on_text=lambda text: None)])
 
 
-def test_a_stream_that_counts_nothing_is_refused(speaker, connect, ask):
-    speaker.usage = False
+def test_a_stream_that_counts_nothing_is_refused(server, connect, ask):
+    server.usage = False
     policy = connect()
     with pytest.raises(UserError, match="streams no usage"):
         policy.generate([replace(ask(policy), on_text=lambda text: None)])
 
 
-def test_a_server_that_is_gone_is_told_from_a_mistake(speaker, connect, ask):
+def test_a_server_that_is_gone_is_told_from_a_mistake(server, connect, ask):
     policy = connect()
-    policy.url = nobody_at()
+    policy.url = unused_address()
     for request in (ask(policy), replace(ask(policy), on_text=lambda text: None)):
         with pytest.raises(Unavailable, match="no server at"):
             policy.generate([request])

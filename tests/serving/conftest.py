@@ -1,4 +1,4 @@
-"""A server for tests that leave it as it was, and one in a process of its own."""
+"""A server in this process for tests that leave it as it was, and one in a process of its own."""
 
 import socket
 import subprocess
@@ -14,14 +14,14 @@ from tests.helpers.servers import wait_until
 
 @pytest.fixture(scope="module")
 def server(pipeline):
-    """Everybody may come in."""
+    """A server without tokens."""
     with servers.running(pipeline) as running:
         yield running
 
 
 @pytest.fixture
 def started(tmp_path):
-    """`segzero serve` in a process of its own; gives its URL, the process and the file of its log."""
+    """A function that runs `segzero serve` in a process; it returns the URL, the process and its log file."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -31,8 +31,8 @@ def started(tmp_path):
     def start(
         *arguments: str, backend: str = "transformers", files: int | None = None
     ) -> tuple[str, subprocess.Popen, Path]:
-        few = [] if files is None else ["prlimit", f"--nofile={files}:{files}"]
-        command = [*few, sys.executable, "-m", "segzero", "serve", "--port", str(port), "--policy-backend", backend]
+        limited = [] if files is None else ["prlimit", f"--nofile={files}:{files}"]
+        command = [*limited, sys.executable, "-m", "segzero", "serve", "--port", str(port), "--policy-backend", backend]
         with log.open("wb") as file:
             processes.append(subprocess.Popen([*command, *arguments], stdout=file, stderr=file, cwd=Path.cwd()))
         wait_until(lambda: processes[0].poll() is not None or ready(url), 180)

@@ -1,4 +1,4 @@
-"""What one client can take of a server: time, memory, connections and dialogues, each up to a bound."""
+"""Bounds of what one client can use of a server: time, memory, connections and dialogues."""
 
 import io
 import socket
@@ -15,28 +15,27 @@ from PIL import Image
 from segzero.serving import server as server_module
 from segzero.serving import threads
 from segzero.serving.client import Client
-from segzero.serving.errors import Problem
+from segzero.serving.errors import ApiError
 from segzero.serving.limits import Limits, Tokens
-from segzero.serving.sessions import SMALLEST_SHARE, Dialogues
+from segzero.serving.sessions import MOST_SHARES, SessionStore
 from tests.helpers import servers
 from tests.helpers.servers import wait_until
 
 
 @contextmanager
 def occupied(kind: threads.Threads):
-    """All threads of a kind are at work on something that does not end."""
-    go, begun = threading.Event(), threading.Semaphore(0)
-    busy = [kind._pool.submit(lambda: (begun.release(), go.wait(30))) for _ in range(kind.count)]
+    """Occupy all threads of a kind for a minute; yields a function that tells whether they still are."""
+    release, begun = threading.Event(), threading.Semaphore(0)
+    blocked = [kind._pool.submit(lambda: (begun.release(), release.wait(60))) for _ in range(kind.count)]
     try:
-        assert all(begun.acquire(timeout=10) for _ in busy)
-        yield
+        assert all(begun.acquire(timeout=10) for _ in blocked)
+        yield lambda: not any(future.done() for future in blocked)
     finally:
-        go.set()
+        release.set()
 
 
-def connect(server: servers.Running) -> socket.socket:
-    host, port = server.url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=20)
+def connect(server: servers.RunningServer) -> socket.socket:
+    return socket.create_connection(server.address, timeout=20)
 
 
 def is_closed(connection: socket.socket, seconds: float = 10) -> bool:
@@ -56,7 +55,7 @@ def png(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         (b"[" + b"[]," * 1_000_000 + b"[]]", "values"),
         (b'{"image": "' + b"," * 600_000 + b'"}', "values"),
@@ -65,12 +64,13 @@ def png(width: int, height: int) -> bytes:
     ],
     ids=["brackets", "commas", "deep", "deep objects"],
 )
-def test_a_body_of_too_many_values_is_refused_at_once(server, body, said):
+def test_a_body_of_too_many_values_is_refused_at_once(server, body, message):
     with server.http() as http:
-        begin = time.monotonic()
+        begin = time.process_time()  # of server and client, which are one process
         answer = http.post("/v1/segment", content=body, headers={"Content-Type": "application/json"})
-    assert answer.status_code in (400, 422) and said in answer.json()["error"]["message"]
-    assert time.monotonic() - begin < 1
+        seconds = time.process_time() - begin
+    assert answer.status_code in (400, 422) and message in answer.json()["error"]["message"]
+    assert seconds < 1
 
 
 START = b"GET /healthz HTTP/1.1\r\nHost: here\r\n"
@@ -111,20 +111,19 @@ def test_heads_within_the_bounds_and_some_requests_ahead_are_answered(server):
 
 
 @pytest.mark.slow
-def test_large_images_wait_for_each_other_and_nobody_else_for_them(pipeline, held_out):
+def test_large_images_wait_for_each_other_and_delay_no_other_request(pipeline, held_out):
     question = {"question": held_out[0].question}
     with servers.running(pipeline, Limits(seconds=2)) as server, server.http() as http:
-        with occupied(threads.decoding), ThreadPoolExecutor(4) as clients:
-            begin = time.monotonic()
+        with occupied(threads.decoding) as still_occupied, ThreadPoolExecutor(4) as clients:
             large = [
                 clients.submit(http.post, "/v1/segment", files={"image": png(3000, 1500)}, data=question)
                 for _ in range(4)
             ]
             assert http.post("/v1/segment", files={"image": held_out[0].image}, data=question).status_code == 200
-            assert time.monotonic() - begin < 2, "a small image waited for the large ones"
+            assert still_occupied(), "a small image waited for the large ones"
             assert {each.result().status_code for each in large} == {504}
-            assert time.monotonic() - begin < 3, "504 came late"
-        assert server.server.config.app.state.large_images._value == threads.decoding.count, "a place was lost"
+            assert still_occupied(), "504 came late"
+        assert server.server.config.app.state.server.large_images._value == threads.decoding.count, "a place was lost"
         assert http.post("/v1/segment", files={"image": png(3000, 1500)}, data=question).status_code == 200
 
 
@@ -132,18 +131,17 @@ def test_large_images_wait_for_each_other_and_nobody_else_for_them(pipeline, hel
 def test_504_comes_in_time_whatever_is_busy(pipeline, held_out, kind):
     with servers.running(pipeline, Limits(seconds=0.7)) as server, server.http() as http:
         ask = {"files": {"image": held_out[0].image}, "data": {"question": held_out[0].question}}
-        with occupied(getattr(threads, kind)):
-            begin = time.monotonic()
+        with occupied(getattr(threads, kind)) as still_occupied:
             answer = http.post("/v1/segment", **ask)
             assert answer.status_code == 504 and answer.json()["error"]["code"] == "timed_out"
-            assert time.monotonic() - begin < 1.7
-        assert http.post("/v1/segment", **ask).status_code == 200
+            assert still_occupied()
+        wait_until(lambda: http.post("/v1/segment", **ask).status_code == 200)
 
 
 @pytest.mark.slow
-def test_an_answer_that_is_not_taken_counts_and_is_given_up(pipeline):
+def test_a_response_that_is_not_read_counts_and_is_cut_off(pipeline):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (1500, 1500, 3), dtype=np.uint8))
-    with servers.running(pipeline, Limits(seconds=1.5, inside=1)) as server, server.http() as http:
+    with servers.running(pipeline, Limits(seconds=1.5, max_concurrent=1)) as server, server.http() as http:
         path = Client(server.url).dialogue(noise).path
         with socket.socket() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -187,7 +185,7 @@ def test_a_server_that_may_open_few_files_stays_open_to_others(started):
     for _ in range(3):
         begin = time.monotonic()
         assert httpx.get(url + "/healthz", timeout=20).status_code == 200
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < server_module.HEAD  # after which silent connections are closed anyway
     for connection in silent:
         connection.close()
 
@@ -201,36 +199,36 @@ class FakeDialogue:
 
 
 def test_an_owner_has_a_share_of_the_dialogues():
-    dialogues = Dialogues(Limits(dialogues=8), owners=9)
-    assert dialogues.share == 8 // SMALLEST_SHARE == 2
-    mine = [dialogues.add(FakeDialogue(), b"", "mine", None) for _ in range(2)]
-    with pytest.raises(Problem, match="2 dialogues open, which is your share") as caught:
-        dialogues.room("mine")
-    assert caught.value.status == 429 and int(caught.value.headers["Retry-After"]) > 1000
-    yours = [dialogues.add(FakeDialogue(), b"", "yours", None) for _ in range(2)]
-    dialogues.leave(yours[0].id, "yours")
-    with pytest.raises(Problem):
-        dialogues.room("mine")  # another's that was left makes no room in my share
-    dialogues.leave(mine[0].id, "mine")
-    dialogues.add(FakeDialogue(), b"", "mine", None)
-    assert {kept.id for kept in dialogues._kept.values()} > {mine[1].id, yours[0].id}
+    store = SessionStore(Limits(dialogues=8), owners=9)
+    assert store.share == 8 // MOST_SHARES == 2
+    mine = [store.add(FakeDialogue(), b"", "mine", None) for _ in range(2)]
+    with pytest.raises(ApiError, match="2 dialogues open, which is your share") as refused:
+        store.make_room("mine")
+    assert refused.value.status == 429 and int(refused.value.headers["Retry-After"]) > 1000
+    yours = [store.add(FakeDialogue(), b"", "yours", None) for _ in range(2)]
+    yours[0].is_left = True
+    with pytest.raises(ApiError):
+        store.make_room("mine")  # another's that was left makes no room in my share
+    mine[0].is_left = True
+    store.add(FakeDialogue(), b"", "mine", None)
+    assert set(store._sessions) > {mine[1].id, yours[0].id}
 
 
 def test_with_one_token_or_none_there_are_no_shares():
-    assert Dialogues(Limits(dialogues=8)).share == Dialogues(Limits(dialogues=8), owners=0).share == 8
-    assert Dialogues(Limits(dialogues=2), owners=9).share == 1
+    assert SessionStore(Limits(dialogues=8)).share == SessionStore(Limits(dialogues=8), owners=0).share == 8
+    assert SessionStore(Limits(dialogues=2), owners=9).share == 1
 
 
 def test_the_images_of_dialogues_have_a_bound_of_their_own():
-    dialogues = Dialogues(Limits(dialogue_bytes=1000))
-    first, second = (dialogues.add(FakeDialogue(), b"x" * 100, "", None) for _ in range(2))  # 400 bytes each
-    with pytest.raises(Problem, match="2 dialogues are open"):
-        dialogues.add(FakeDialogue(), b"x" * 100, "", None)
-    assert len(dialogues) == 2
-    dialogues.leave(second.id, "")
-    dialogues.add(FakeDialogue(), b"x" * 100, "", None)
-    assert set(dialogues._kept) > {first.id} and second.id not in dialogues._kept
-    assert len(Dialogues(Limits(dialogue_bytes=1)).room("", 1000)) == 0  # a single one always fits
+    store = SessionStore(Limits(dialogue_bytes=1000))
+    first, second = (store.add(FakeDialogue(), b"x" * 100, "", None) for _ in range(2))  # 400 bytes each
+    with pytest.raises(ApiError, match="2 dialogues are open"):
+        store.add(FakeDialogue(), b"x" * 100, "", None)
+    assert len(store) == 2
+    second.is_left = True
+    store.add(FakeDialogue(), b"x" * 100, "", None)
+    assert set(store._sessions) > {first.id} and second.id not in store._sessions
+    assert len(SessionStore(Limits(dialogue_bytes=1)).make_room("", 1000)) == 0  # a single one always fits
 
 
 def test_tokens_bound_the_share_of_a_server(pipeline, held_out):

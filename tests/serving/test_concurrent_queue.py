@@ -1,4 +1,4 @@
-"""The place before a policy that takes on requests while it answers others, with work that needs no policy."""
+"""The queue of policies that answer several requests at once, with work that needs no policy."""
 
 import gc
 import threading
@@ -10,19 +10,20 @@ import pytest
 from PIL import Image
 
 from segzero.errors import UserError
-from segzero.serving.batching import Busy, Dead, Joining
+from segzero.serving.batching import ConcurrentQueue
+from segzero.serving.errors import ModelUnavailable, QueueFull
 from tests.helpers.servers import wait_until
 
 
-class Held:
-    """Work that waits for `go`, and notes what it was called with."""
+class BlockingWork:
+    """Work that waits for `release`; it records its calls."""
 
     def __init__(self) -> None:
-        self.go, self.calls = threading.Event(), []
+        self.release, self.calls = threading.Event(), []
 
-    def hold(self, items):
+    def block(self, items):
         self.calls.append(items)
-        assert self.go.wait(10)
+        assert self.release.wait(10)
         return items
 
     def double(self, items):
@@ -31,58 +32,59 @@ class Held:
 
 
 @pytest.fixture
-def held():
-    work = Held()
-    yield work
-    work.go.set()
+def work():
+    made = BlockingWork()
+    yield made
+    made.release.set()
 
 
-def test_nobody_waits_for_anothers_answer(held):
-    joining = Joining(most=3)
-    slow = [joining.submit(held.hold, n) for n in range(2)]
-    assert joining.submit(held.double, 4).result(5) == 8
+def test_a_request_does_not_wait_for_longer_ones(work):
+    queue = ConcurrentQueue(max_concurrent=3)
+    slow = [queue.submit(work.block, n) for n in range(2)]
+    assert queue.submit(work.double, 4).result(5) == 8
     assert not any(future.done() for future in slow)
-    held.go.set()
+    work.release.set()
     assert [future.result(5) for future in slow] == [0, 1]
 
 
-def test_when_all_places_are_taken_one_waits_and_may_give_up(held):
-    joining = Joining(most=2, length=2)
-    slow = [joining.submit(held.hold, n) for n in range(2)]
-    wait_until(lambda: len(held.calls) == 2)
-    gone, stays = joining.submit(held.double, 5), joining.submit(held.double, 6)
-    assert len(joining) == 2 and joining.wait() > 0
-    with pytest.raises(Busy):
-        joining.submit(held.double, 7)
-    assert gone.cancel() and len(joining) == 1
-    held.go.set()
-    assert stays.result(5) == 12 and [future.result(5) for future in slow] == [0, 1]
-    wait_until(lambda: joining.busy_since is None)
-    assert [5] not in held.calls and len(joining) == 0
+def test_further_requests_wait_and_can_be_cancelled(work):
+    queue = ConcurrentQueue(max_concurrent=2, max_queued=2)
+    slow = [queue.submit(work.block, n) for n in range(2)]
+    wait_until(lambda: len(work.calls) == 2)
+    cancelled, kept = queue.submit(work.double, 5), queue.submit(work.double, 6)
+    assert len(queue) == 2
+    with pytest.raises(QueueFull) as full:
+        queue.submit(work.double, 7)
+    assert full.value.seconds == queue.expected_wait() > 0
+    assert cancelled.cancel() and len(queue) == 1
+    work.release.set()
+    assert kept.result(5) == 12 and [future.result(5) for future in slow] == [0, 1]
+    wait_until(lambda: queue.busy_since is None)
+    assert [5] not in work.calls and len(queue) == 0
 
 
-def test_what_is_given_up_is_not_held(held):
-    joining = Joining(most=1)
-    joining.submit(held.hold, 1)
-    wait_until(lambda: held.calls)
+def test_a_cancelled_request_is_not_kept_in_memory(work):
+    queue = ConcurrentQueue(max_concurrent=1)
+    queue.submit(work.block, 1)
+    wait_until(lambda: work.calls)
     picture = Image.new("RGB", (4, 4))
-    gone = weakref.ref(picture)
-    joining.submit(held.double, picture).cancel()
+    alive = weakref.ref(picture)
+    queue.submit(work.double, picture).cancel()
     del picture
     gc.collect()
-    assert gone() is None
+    assert alive() is None
 
 
-def test_who_gives_up_what_has_begun_is_free_at_once(held):
-    joining = Joining(most=1)
-    future = joining.submit(held.hold, 1)
-    wait_until(lambda: held.calls)
-    began = joining.busy_since
+def test_cancelling_a_running_request_does_not_wait_for_it(work):
+    queue = ConcurrentQueue(max_concurrent=1)
+    future = queue.submit(work.block, 1)
+    wait_until(lambda: work.calls)
+    began = queue.busy_since
     assert began is not None and began <= time.monotonic()
     assert future.cancel()
     with pytest.raises(CancelledError):
         future.result(1)
-    assert joining.busy_since == began  # it is still being answered
+    assert queue.busy_since == began  # its thread still runs
 
 
 def refuse(items):
@@ -93,34 +95,34 @@ def break_down(items):
     raise RuntimeError("out of order")
 
 
-def test_a_failure_is_told_and_a_dead_policy_is_death():
-    told = []
+def test_a_policy_that_fails_its_check_is_reported():
+    failures = []
 
     def check():
         raise RuntimeError("no engine")
 
-    joining = Joining(check=check, die=told.append)
+    queue = ConcurrentQueue(check=check, on_failure=failures.append)
     with pytest.raises(UserError, match="empty"):
-        joining.submit(refuse, 1).result(5)
-    assert told == []
-    with pytest.raises(Dead, match="no engine"):
-        joining.submit(break_down, 1).result(5)
-    assert told == ["RuntimeError: out of order; then RuntimeError: no engine"]
-    well = Joining(check=lambda: None, die=told.append)
+        queue.submit(refuse, 1).result(5)
+    assert failures == []
+    with pytest.raises(ModelUnavailable, match="no engine"):
+        queue.submit(break_down, 1).result(5)
+    assert failures == ["RuntimeError: out of order; then RuntimeError: no engine"]
+    healthy = ConcurrentQueue(check=lambda: None, on_failure=failures.append)
     with pytest.raises(RuntimeError, match="out of order"):
-        well.submit(break_down, 1).result(5)
-    assert len(told) == 1
+        healthy.submit(break_down, 1).result(5)
+    assert len(failures) == 1
 
 
-def test_closing_tells_whoever_waits(held):
-    joining = Joining(most=1)
-    begun, waiting = joining.submit(held.hold, 1), joining.submit(held.double, 2)
-    wait_until(lambda: held.calls)
-    joining.close()
-    for future in (begun, waiting):
-        with pytest.raises(Dead, match="shutting down"):
+def test_closing_fails_everything(work):
+    queue = ConcurrentQueue(max_concurrent=1)
+    running, waiting = queue.submit(work.block, 1), queue.submit(work.double, 2)
+    wait_until(lambda: work.calls)
+    queue.close()
+    for future in (running, waiting):
+        with pytest.raises(ModelUnavailable, match="shutting down"):
             future.result(5)
-    with pytest.raises(Dead):
-        joining.submit(held.double, 3)
-    held.go.set()
-    assert held.calls == [[1]]
+    with pytest.raises(ModelUnavailable):
+        queue.submit(work.double, 3)
+    work.release.set()
+    assert work.calls == [[1]]

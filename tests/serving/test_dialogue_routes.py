@@ -1,4 +1,4 @@
-"""Dialogues over HTTP: the same rounds as in this process, each its creator's, none for ever."""
+"""Dialogues over HTTP: their rounds equal those of a dialogue in this process; each has an owner, and expires."""
 
 import io
 import time
@@ -12,17 +12,17 @@ from PIL import Image
 from segzero.dialogue import Dialogue
 from segzero.errors import UserError
 from segzero.masks import mask_iou
-from segzero.serving import sessions as kept_dialogues
+from segzero.serving import sessions
 from segzero.serving.client import Client
 from segzero.serving.limits import Limits, Tokens
-from segzero.serving.options import Extras
+from segzero.serving.options import ServerOptions
 from tests.helpers import servers
 from tests.helpers.servers import wait_until
 
 
 @pytest.fixture(scope="module")
 def scene(pipeline, held_out):
-    """A scene in which something is found."""
+    """A scene with an object that is found."""
     results = pipeline([sample.image for sample in held_out], [sample.question for sample in held_out])
     return next(sample for sample, result in zip(held_out, results, strict=True) if result.instances)
 
@@ -75,20 +75,20 @@ def test_rounds_by_hand_are_those_of_a_dialogue_in_this_process(server, pipeline
 
 def test_mistakes_change_nothing(server, scene):
     with Client(server.url).dialogue(scene.image) as dialogue:
-        for step, said in [
+        for step, message in [
             (lambda: dialogue.undo(), "nothing to undo"),
             (lambda: dialogue.refine(7, [(1, 1)]), "no instance 7"),
             (lambda: dialogue.ask("what is on [REF:3]"), "no round 3"),
             (lambda: dialogue.ask(""), "empty"),
             (lambda: dialogue.ask("x" * 3000), "3000 characters"),
         ]:
-            with pytest.raises(UserError, match=said):
+            with pytest.raises(UserError, match=message):
                 step()
         assert dialogue.rounds() == []
 
 
-def test_a_dialogue_is_its_creators(pipeline, scene, tmp_path):
-    with servers.running(pipeline, tokens=Tokens(["mine", "yours"]), extras=Extras(flags=tmp_path)) as server:
+def test_a_dialogue_belongs_to_the_token_that_created_it(pipeline, scene, tmp_path):
+    with servers.running(pipeline, tokens=Tokens(["mine", "yours"]), options=ServerOptions(flags=tmp_path)) as server:
         dialogue = Client(server.url, "mine").dialogue(scene.image)
         dialogue.ask(scene.question)
         with server.http("yours") as http, server.http() as nobody:
@@ -119,7 +119,7 @@ def test_the_image_is_given_back_as_it_came(server):
         assert http.get("/v1/dialogues/other/image").status_code == 404
 
 
-def test_what_undo_can_take_back_is_counted(server, scene):
+def test_the_steps_that_undo_can_take_back_are_counted(server, scene):
     dialogue = Client(server.url).dialogue(scene.image)
 
     def steps() -> int:
@@ -136,7 +136,7 @@ def test_what_undo_can_take_back_is_counted(server, scene):
 
 def test_unused_dialogues_make_room(pipeline, scene, monkeypatch):
     passed = 0.0  # seconds, for the server's dialogues alone
-    monkeypatch.setattr(kept_dialogues, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed))
+    monkeypatch.setattr(sessions, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed))
     with servers.running(pipeline, Limits(dialogues=2, idle=600)) as server, server.http() as http:
         client = Client(server.url, retries=0)
         first, second = client.dialogue(scene.image), client.dialogue(scene.image)
@@ -149,13 +149,13 @@ def test_unused_dialogues_make_room(pipeline, scene, monkeypatch):
         assert http.get(first.path).status_code == 404 and http.get(second.path).status_code == 200
 
 
-def test_who_has_left_makes_room_before_others(pipeline, scene):
+def test_dialogues_that_were_left_make_room_before_others(pipeline, scene):
     with servers.running(pipeline, Limits(dialogues=3)) as server, server.http() as http:
         client = Client(server.url, retries=0)
         stays, leaves, returns = (client.dialogue(scene.image) for _ in range(3))
         for dialogue in (returns, leaves):
             assert http.post(f"{dialogue.path}/leave").status_code == 204
-        assert returns.rounds() == []  # whoever comes back stays
+        assert returns.rounds() == []  # its client has come back
         assert http.post("/v1/dialogues", files={"image": b"no image"}).status_code == 422
         assert "segzero_dialogues 3.0" in http.get("/metrics").text
         client.dialogue(scene.image)
@@ -163,7 +163,7 @@ def test_who_has_left_makes_room_before_others(pipeline, scene):
         assert http.post("/v1/dialogues", files={"image": scene.image}).status_code == 429
 
 
-def test_a_dialogue_does_not_grow_for_ever(pipeline, scene):
+def test_the_steps_of_a_dialogue_are_bounded(pipeline, scene):
     with servers.running(pipeline, Limits(steps=2)) as server, Client(server.url).dialogue(scene.image) as dialogue:
         dialogue.ask(scene.question)
         dialogue.ask("the largest shape")
@@ -182,13 +182,13 @@ def test_steps_of_several_dialogues_share_batches_and_are_not_mixed_up(server, p
     samples = held_out[:3]
     expected = [talk(Dialogue(sample.image, pipeline)) for sample in samples]
     batches = []
-    server.models.batcher.seen, seen = lambda items, seconds: batches.append(items), server.models.batcher.seen
+    server.pool.batcher.on_batch, seen = lambda items, seconds: batches.append(items), server.pool.batcher.on_batch
     try:
         with ThreadPoolExecutor(3) as clients:
             made = [Client(server.url).dialogue(sample.image) for sample in samples]
             assert list(clients.map(talk, made)) == expected
     finally:
-        server.models.batcher.seen = seen
+        server.pool.batcher.on_batch = seen
     assert max(batches) > 1
 
 
@@ -199,9 +199,9 @@ def test_two_steps_of_one_dialogue_come_one_after_the_other(server, pipeline, sc
     assert len(dialogue.rounds()) == 4
 
 
-def test_a_step_nobody_waits_for_is_not_taken(server, scene):
+def test_a_step_that_its_client_does_not_wait_for_is_not_taken(server, scene):
     dialogue = Client(server.url).dialogue(scene.image)
-    with server.http() as http, server.held():
+    with server.http() as http, server.models_blocked():
         with pytest.raises(httpx.ReadTimeout):
             http.post(f"{dialogue.path}/ask", json={"question": "the largest shape"}, timeout=0.5)
         wait_until(lambda: "segzero_requests_inside 0.0" in http.get("/metrics").text)

@@ -1,4 +1,4 @@
-"""Clients that leave, flood, dawdle and lie, and models that die: the others get their answers, and nothing hangs."""
+"""Clients that leave, flood or are slow, and models that fail: other clients get their answers, and nothing hangs."""
 
 import asyncio
 import json
@@ -20,6 +20,7 @@ from segzero.masks import mask_iou
 from segzero.serving import server as server_module
 from segzero.serving import threads
 from segzero.serving.app import create_app
+from segzero.serving.batching import BatchKey
 from segzero.serving.client import Client
 from segzero.serving.limits import Limits
 from tests.helpers import servers
@@ -28,28 +29,27 @@ from tests.helpers.servers import wait_until
 
 @pytest.fixture
 def ask(held_out):
-    """What `httpx.post` needs for a question about a held-out scene."""
+    """The fields of a question about a held-out scene, for `httpx.post`."""
     return {"files": {"image": held_out[0].image}, "data": {"question": held_out[0].question}}
 
 
 @pytest.fixture(scope="module")
 def small(pipeline):
     """A server with room for eight requests."""
-    with servers.running(pipeline, Limits(inside=8)) as running:
+    with servers.running(pipeline, Limits(max_concurrent=8)) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def hurried(pipeline):
-    """A server whose requests may take a second."""
+def one_second(pipeline):
+    """A server whose requests may take one second."""
     with servers.running(pipeline, Limits(seconds=1.0)) as running:
         yield running
 
 
-def raw_request(server: servers.Running, body: bytes, *headers: str) -> socket.socket:
-    """A connection on which that much of a request was sent."""
-    host, port = server.url.removeprefix("http://").split(":")
-    connection = socket.create_connection((host, int(port)), timeout=20)
+def raw_request(server: servers.RunningServer, body: bytes, *headers: str) -> socket.socket:
+    """A connection on which part of a request was sent."""
+    connection = socket.create_connection(server.address, timeout=20)
     head = ["POST /v1/segment HTTP/1.1", "Host: here", *headers]
     connection.sendall("\r\n".join([*head, "", ""]).encode() + body)
     return connection
@@ -63,48 +63,49 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def test_a_client_that_leaves_is_dropped_from_the_queue(small, ask):
-    batcher, segmenter = small.models.batcher, small.models.segmenter
+    batcher, segmenter = small.pool.batcher, small.pool.cached_segmenters[0]
     request = httpx.Request("POST", small.url, **ask)
     body = request.read()
     head = [f"Content-Length: {len(body)}", f"Content-Type: {request.headers['content-type']}"]
-    with small.http() as http, ThreadPoolExecutor(1) as beside:
-        with small.held():
+    with small.http() as http, ThreadPoolExecutor(1) as other:
+        with small.models_blocked():
             seen = segmenter.encoded + segmenter.cache_hits
             connections = [raw_request(small, body, *head) for _ in range(4)]
             wait_until(lambda: len(batcher) == 4)
             for connection in connections:
                 connection.close()
             wait_until(lambda: inside(small) == 0)
-            stays = beside.submit(http.post, "/v1/segment", **ask)
+            stays = other.submit(http.post, "/v1/segment", **ask)
             wait_until(lambda: len(batcher) == 5)
         assert stays.result(10).status_code == 200
     assert segmenter.encoded + segmenter.cache_hits == seen + 1 and len(batcher) == 0
 
 
-def inside(server: servers.Running) -> float:
+def inside(server: servers.RunningServer) -> float:
     with server.http() as http:
         [line] = [x for x in http.get("/metrics").text.splitlines() if x.startswith("segzero_requests_inside ")]
     return float(line.split()[1])
 
 
-def test_a_request_that_takes_too_long_is_told_so(hurried, ask):
-    with hurried.held(), hurried.http() as http:
+def test_a_request_that_takes_too_long_gets_504(one_second, ask):
+    with one_second.models_blocked(), one_second.http() as http:
         begin = time.monotonic()
         response = http.post("/v1/segment", **ask)
         assert response.status_code == 504 and response.json()["error"]["code"] == "timed_out"
-        assert 0.9 < time.monotonic() - begin < 3
-    with hurried.http() as http:
+        assert time.monotonic() - begin > 0.9
+        assert one_second.pool.busy()  # it did not wait for the models, which are blocked for 30 s
+    with one_second.http() as http:
         assert http.post("/v1/segment", **ask).status_code == 200
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(hurried):
-    with raw_request(hurried, b'{"image', "Content-Type: application/json", "Content-Length: 1000") as connection:
+def test_a_body_that_does_not_arrive_is_not_waited_for(one_second):
+    with raw_request(one_second, b'{"image', "Content-Type: application/json", "Content-Length: 1000") as connection:
         assert read_all(connection).startswith(b"HTTP/1.1 408")
-    assert inside(hurried) == 0
+    assert inside(one_second) == 0
 
 
 @pytest.mark.parametrize("length", ["Content-Length: 52428800", "Transfer-Encoding: chunked"])
-def test_fifty_megabytes_are_refused_and_the_client_hears_of_it(server, length):
+def test_fifty_megabytes_are_refused_and_the_client_gets_the_response(server, length):
     body = b" " * (50 << 20)
     if length.startswith("Transfer"):
         body = b"%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n"
@@ -113,9 +114,9 @@ def test_fifty_megabytes_are_refused_and_the_client_hears_of_it(server, length):
     assert answer.startswith(b"HTTP/1.1 413") and b'"too_large"' in answer
 
 
-def test_too_many_are_sent_away_and_the_others_served(small, ask):
+def test_too_many_requests_are_refused_and_the_others_answered(small, ask):
     with small.http() as http, ThreadPoolExecutor(40) as clients:
-        with small.held():
+        with small.models_blocked():
             asked = [clients.submit(http.post, "/v1/segment", **ask) for _ in range(40)]
             wait_until(lambda: sum(future.done() for future in asked) >= 32)
             refused = [future.result() for future in asked if future.done()]
@@ -127,9 +128,9 @@ def test_too_many_are_sent_away_and_the_others_served(small, ask):
         assert len(served) == 8 and {response.status_code for response in served} == {200}
 
 
-def test_the_client_asks_again_until_there_is_room(pipeline, held_out):
+def test_the_client_tries_again_until_there_is_room(pipeline, held_out):
     results = pipeline([s.image for s in held_out[:3]], [s.question for s in held_out[:3]])
-    with servers.running(pipeline, Limits(inside=2)) as server, ThreadPoolExecutor(6) as clients:
+    with servers.running(pipeline, Limits(max_concurrent=2)) as server, ThreadPoolExecutor(6) as clients:
         client = Client(server.url, retries=30)
         asked = [clients.submit(client.segment, held_out[n].image, held_out[n].question) for n in (0, 1, 2) * 2]
         for n, future in zip((0, 1, 2) * 2, asked, strict=True):
@@ -141,21 +142,21 @@ def leave_the_thread(items):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_dead_models_are_told_and_the_server_ends(pipeline, ask):
+def test_failed_models_give_503_and_the_server_ends(pipeline, ask):
     with servers.running(pipeline) as server, server.http() as http, ThreadPoolExecutor(5) as clients:
-        with server.held():
-            server.models.batcher.submit(leave_the_thread, None)
+        with server.models_blocked():
+            server.pool.batcher.submit(BatchKey("leave", "test"), leave_the_thread, None)
             asked = [clients.submit(http.post, "/v1/segment", **ask) for _ in range(5)]
-            wait_until(lambda: len(server.models.batcher) == 6)
+            wait_until(lambda: len(server.pool.batcher) == 6)
         for future in asked:
             assert future.result(10).status_code == 503 and "Retry-After" in future.result().headers
         server.thread.join(10)
         assert not server.thread.is_alive()
 
 
-def test_dead_models_are_not_ready(pipeline, ask):
+def test_failed_models_are_not_ready(pipeline, ask):
     app = create_app(pipeline)
-    app.state.models.batcher.die("killed")
+    app.state.server.pool.batcher.fail("killed")
 
     async def statuses() -> list[int]:
         transport = httpx.ASGITransport(app)
@@ -166,21 +167,21 @@ def test_dead_models_are_not_ready(pipeline, ask):
     assert asyncio.run(statuses()) == [200, 503, 503]
 
 
-def test_a_batch_that_never_ends_is_given_up(pipeline, ask):
-    with servers.running(pipeline, Limits(seconds=0.2)) as server, server.held():
+def test_a_batch_that_never_ends_fails_the_models(pipeline, ask):
+    with servers.running(pipeline, Limits(seconds=0.2)) as server, server.models_blocked():
         with server.http() as http:
             assert http.post("/v1/segment", **ask).status_code == 504
         server.thread.join(10)  # five times the time of a request
-        assert not server.thread.is_alive() and "not ended" in server.models.batcher.why_dead
+        assert not server.thread.is_alive() and "not ended" in server.pool.failure
 
 
 @pytest.mark.slow
-def test_exports_that_take_too_long_are_told_so_and_keep_nobody_else_waiting(hurried, ask):
+def test_exports_that_take_too_long_get_504_and_do_not_delay_others(one_second, ask):
     go = threading.Event()
-    dialogue = Client(hurried.url).dialogue(ask["files"]["image"])
+    dialogue = Client(one_second.url).dialogue(ask["files"]["image"])
     busy = [threads.exporting._pool.submit(go.wait, 20) for _ in range(2)]
     try:
-        with hurried.http() as http, ThreadPoolExecutor(12) as clients:
+        with one_second.http() as http, ThreadPoolExecutor(12) as clients:
             asked = [clients.submit(http.get, f"{dialogue.path}/export") for _ in range(12)]
             assert http.post("/v1/segment", **ask).status_code == 200
             assert {each.result().status_code for each in asked} == {504}
@@ -191,7 +192,7 @@ def test_exports_that_take_too_long_are_told_so_and_keep_nobody_else_waiting(hur
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux only")
-def test_a_client_that_takes_nothing_of_its_answer_is_hung_up_on(pipeline, monkeypatch):
+def test_a_client_that_reads_nothing_of_its_response_is_disconnected(pipeline, monkeypatch):
     monkeypatch.setattr(server_module, "UNREAD", 500)
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (1500, 1500, 3), dtype=np.uint8))
     with servers.running(pipeline) as server:
@@ -208,7 +209,7 @@ def test_a_client_that_takes_nothing_of_its_answer_is_hung_up_on(pipeline, monke
 
 
 @pytest.mark.slow
-def test_sigterm_under_load_finishes_what_was_taken_on(started, ask):
+def test_sigterm_under_load_finishes_the_requests_inside(started, ask):
     url, process, log = started()
     with httpx.Client(base_url=url, timeout=60) as http, ThreadPoolExecutor(16) as clients:
         asked = [clients.submit(http.post, "/v1/segment", **ask) for _ in range(48)]
@@ -219,8 +220,8 @@ def test_sigterm_under_load_finishes_what_was_taken_on(started, ask):
     refused = [outcome for outcome in outcomes if outcome != 200]
     assert refused and all(isinstance(outcome, httpx.NetworkError | httpx.RemoteProtocolError) for outcome in refused)
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-    taken_on = [line["status"] for line in lines if line["event"] == "request" and line["path"] == "/v1/segment"]
-    assert taken_on == [200] * outcomes.count(200), "an answer was lost on its way"
+    accepted = [line["status"] for line in lines if line["event"] == "request" and line["path"] == "/v1/segment"]
+    assert accepted == [200] * outcomes.count(200), "an answer was lost on its way"
 
 
 @pytest.mark.slow

@@ -12,9 +12,8 @@ from segzero.data.readers import read
 from segzero.errors import UserError
 from segzero.masks import decode, mask_iou
 from segzero.result import InstanceMask
-from segzero.serving.label_studio import read_config, read_context, regions_of
+from segzero.serving.label_studio import LabelStudioFiles, read_config, read_context, regions_of
 from segzero.serving.limits import Limits, Tokens
-from segzero.serving.routes.label_studio import Home
 from tests.helpers import servers
 
 SIZE = (60, 40)
@@ -39,13 +38,13 @@ def set_up(*names: str, only: str = "") -> str:
 
 
 def click(x: float, y: float, kind: str = "keypointlabels", label: str = "cat", size=SIZE, **more) -> dict:
-    """A region of a smart tool, in per cent."""
+    """A region of a smart tool, in per cent of the image's sides."""
     value = {"x": x, "y": y, kind: [label]} | ({"width": 0.3} if kind == "keypointlabels" else more)
     extra = more if kind == "keypointlabels" else {}
     return {"id": "a", "type": kind, "original_width": size[0], "original_height": size[1], "value": value} | extra
 
 
-def test_the_first_kind_of_tag_is_what_answers_are_written_as():
+def test_answers_use_the_first_kind_of_tag_that_a_set_up_has():
     config = read_config(set_up("cat", "dog"))
     assert config.variable == "picture" and config.labels == ("cat", "dog")
     assert config.control_for("dog").name == "mask"
@@ -56,7 +55,7 @@ def test_the_first_kind_of_tag_is_what_answers_are_written_as():
 
 
 @pytest.mark.parametrize(
-    ("xml", "said"),
+    ("xml", "message"),
     [
         ("<View>", "not XML"),
         ("<View/>", "none of BrushLabels"),
@@ -70,8 +69,8 @@ def test_the_first_kind_of_tag_is_what_answers_are_written_as():
         ),
     ],
 )
-def test_set_ups_that_cannot_be_used(xml, said):
-    with pytest.raises(UserError, match=said):
+def test_set_ups_that_cannot_be_used(xml, message):
+    with pytest.raises(UserError, match=message):
         read_config(xml)
 
 
@@ -111,12 +110,12 @@ def test_contexts_that_make_no_sense(region):
 
 
 @pytest.mark.parametrize("result", [5, {"type": "textarea"}, "text", [click(50, 50)] * 65])
-def test_results_that_are_no_short_list(result):
+def test_contexts_without_a_short_list_of_regions(result):
     with pytest.raises(UserError, match="no list, or one of more than 64"):
         read_context({"result": result}, read_config(set_up("cat")), SIZE)
 
 
-def test_what_is_written_is_read_back_by_the_reader(tmp_path):
+def test_regions_are_read_back_by_the_reader(tmp_path):
     """A prediction that a person accepts, exported by Label Studio, is the same mask."""
     from PIL import Image
 
@@ -143,10 +142,10 @@ def test_what_is_written_is_read_back_by_the_reader(tmp_path):
 
 
 def test_only_its_own_files_are_fetched_with_its_key():
-    home = Home("http://10.0.0.5:8080", "secret")
-    assert home.holds("/data/upload/1/cat.png") == "http://10.0.0.5:8080/data/upload/1/cat.png"
-    assert home.holds("http://10.0.0.5:8080/data/local-files/?d=a.png")
-    assert home.holds("/data/upload/1/100%25%20cats.png")
+    files = LabelStudioFiles("http://10.0.0.5:8080", "secret")
+    assert files.resolve("/data/upload/1/cat.png") == "http://10.0.0.5:8080/data/upload/1/cat.png"
+    assert files.resolve("http://10.0.0.5:8080/data/local-files/?d=a.png")
+    assert files.resolve("/data/upload/1/100%25%20cats.png")
     for address in (
         "http://10.0.0.6:8080/data/a.png",
         "//10.0.0.6/data/a.png",
@@ -160,9 +159,9 @@ def test_only_its_own_files_are_fetched_with_its_key():
         "http://[::1/data/",
         "file:///data/a.png",
     ):
-        assert home.holds(address) is None, address
+        assert files.resolve(address) is None, address
     with pytest.raises(UserError, match="LABEL_STUDIO_URL"):
-        Home("10.0.0.5:8080", "")
+        LabelStudioFiles("10.0.0.5:8080", "")
 
 
 @pytest.fixture
@@ -173,7 +172,7 @@ def task(held_out):
 
 
 def body(tasks: list[dict], config: str, context: dict | None = None) -> dict:
-    """As Label Studio's own connector writes it."""
+    """A request as Label Studio's own connector writes it."""
     params = {"login": None, "password": None, "context": context}
     return {"tasks": tasks, "model_version": None, "project": "1.17", "label_config": config, "params": params}
 
@@ -203,15 +202,15 @@ def test_labels_are_questions(server, pipeline, held_out, task, tmp_path):
     assert len(regions) == len(expected.instances)
     assert {region["id"] for region in first["result"]}.isdisjoint(region["id"] for region in second["result"])
     (tmp_path / "scene.png").write_bytes(held_out[0].image)
-    told = {"id": 5, "data": {"image": "/data/upload/scene.png"}, "annotations": [{"result": regions}]}
-    (tmp_path / "export.json").write_text(json.dumps([told]))
+    annotated = {"id": 5, "data": {"image": "/data/upload/scene.png"}, "annotations": [{"result": regions}]}
+    (tmp_path / "export.json").write_text(json.dumps([annotated]))
     [sample] = read(tmp_path / "export.json", "label_studio")
     for true, found in zip(sample.objects, expected.instances, strict=True):
         assert mask_iou(decode(true.rle), found.mask) > 0.99
 
 
 @pytest.mark.slow
-def test_clicks_and_words_are_answered(server, pipeline, held_out, task):
+def test_clicks_and_texts_are_answered(server, pipeline, held_out, task):
     one, question = task
     [expected] = pipeline([held_out[0].image], [question])
     thing = expected.instances[0]
@@ -235,12 +234,12 @@ def test_clicks_and_words_are_answered(server, pipeline, held_out, task):
 def test_mistakes_are_one_line(server, task):
     one, question = task
     held = {"id": 7, "data": {"picture": "/data/upload/1/cat.png"}}
-    elsewhere = {"id": 8, "data": {"picture": "http://127.0.0.1/cat.png"}}
+    other_host = {"id": 8, "data": {"picture": "http://127.0.0.1/cat.png"}}
     broken = {"id": 9, "data": {"picture": "data:image/png;base64,%%"}}
     with server.http() as http:
-        for asked, said in [
+        for asked, expected in [
             (body([held], set_up(question)), "held by Label Studio itself; start this server with LABEL_STUDIO_URL"),
-            (body([elsewhere], set_up(question)), "image of task 8: send the image itself"),
+            (body([other_host], set_up(question)), "image of task 8: send the image itself"),
             (body([broken], set_up(question)), "image of task 9"),
             (body([{"id": 1, "data": {}}], set_up(question)), "task 1 has no 'picture'"),
             (body([{"id": "a\nb" + "c" * 99, "data": {}}], set_up(question)), f"task a b{'c' * 37} has no"),
@@ -251,19 +250,19 @@ def test_mistakes_are_one_line(server, task):
         ]:
             answer = http.post("/label-studio/predict", json=asked)
             message = answer.json()["error"]["message"]
-            assert answer.status_code == 422 and said in message and "\n" not in message, message
+            assert answer.status_code == 422 and expected in message and "\n" not in message, message
 
 
 @pytest.fixture
 def studio(held_out):
-    """A Label Studio that gives its files to whoever has the key; gives its URL."""
+    """The URL of a Label Studio that serves its files to requests with its key."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            known = self.headers["Authorization"] == "Token key" and self.path == "/data/upload/1/scene.png"
-            self.send_response(200 if known else 401)
+            allowed = self.headers["Authorization"] == "Token key" and self.path == "/data/upload/1/scene.png"
+            self.send_response(200 if allowed else 401)
             self.end_headers()
-            self.wfile.write(held_out[0].image if known else b"")
+            self.wfile.write(held_out[0].image if allowed else b"")
 
         def log_message(self, *_: object) -> None:
             pass
@@ -276,7 +275,7 @@ def studio(held_out):
 
 
 @pytest.mark.slow
-def test_files_of_label_studio_are_fetched_with_the_key_of_whoever_runs_the_server(
+def test_files_of_label_studio_are_fetched_with_the_key_of_the_servers_environment(
     pipeline, held_out, studio, monkeypatch
 ):
     monkeypatch.setenv("LABEL_STUDIO_URL", studio)

@@ -1,24 +1,24 @@
-"""Pages of other sites: what they send through a visitor's browser is refused, what programs send is not."""
+"""Requests from pages of other sites, sent through a visitor's browser, are refused; requests of programs are not."""
 
 import httpx
 import pytest
 
-from segzero.serving.errors import Problem
+from segzero.serving.errors import ApiError
 from segzero.serving.middleware import check_origin
 
 HERE = "127.0.0.1:8000"
 
 
 def code(method: str = "POST", host: str = HERE, address: str = "127.0.0.1", tokens: bool = False, **headers) -> str:
-    """What the request is refused for, or nothing."""
+    """The code of the refusal; empty if the request is let in."""
     named = {"host": host} | {name.replace("_", "-"): value for name, value in headers.items()}
     scope = {"method": method, "server": (address, 8000)}
     scope["headers"] = [(name.encode(), value.encode()) for name, value in named.items()]
     try:
         check_origin(scope, tokens)
-    except Problem as problem:
-        assert problem.status == 403
-        return problem.code
+    except ApiError as error:
+        assert error.status == 403
+        return error.code
     return ""
 
 
@@ -36,7 +36,7 @@ def code(method: str = "POST", host: str = HERE, address: str = "127.0.0.1", tok
         ({"origin": "null"}, True),
     ],
 )
-def test_what_a_foreign_page_sends_is_refused_and_what_it_reads_is_not(headers, refused):
+def test_a_foreign_page_can_read_but_not_send(headers, refused):
     for tokens in (False, True):
         assert code(tokens=tokens, **headers) == ("foreign_page" if refused else "")
         assert code("DELETE", tokens=tokens, **headers) == ("foreign_page" if refused else "")
@@ -46,17 +46,17 @@ def test_what_a_foreign_page_sends_is_refused_and_what_it_reads_is_not(headers, 
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.example"]
 )
-def test_a_name_that_was_made_to_lead_here_is_refused(host):
+def test_a_public_name_that_resolves_to_this_machine_is_refused(host):
     for address in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
         assert code("GET", host, address) == "foreign_name"
     assert code("GET", host, tokens=True) == ""  # the page knows no token
-    assert code("GET", host, "192.168.1.2") == ""  # everybody was let in
+    assert code("GET", host, "192.168.1.2") == ""  # the server is open to the network
 
 
 @pytest.mark.parametrize(
     "host", [HERE, "localhost:8000", "localhost", "[::1]:8000", "app.localhost:8000", "desk:80", ""]
 )
-def test_names_of_this_machine_are_its_own(host):
+def test_names_of_this_machine_are_accepted(host):
     assert code("GET", host) == ""
 
 

@@ -1,4 +1,4 @@
-"""A real server with the shipped models: what it answers, and what it says no to."""
+"""A real server with the shipped models: its answers and its refusals."""
 
 import base64
 import io
@@ -25,13 +25,13 @@ def as_url(data: bytes) -> str:
 
 @pytest.fixture(scope="module")
 def expected(pipeline, held_out):
-    """What the pipeline itself says of the scenes."""
+    """The pipeline's own results for the scenes."""
     return pipeline([sample.image for sample in held_out], [sample.question for sample in held_out])
 
 
 @pytest.fixture(scope="module")
 def found(expected, held_out):
-    """A scene in which something is found, and what."""
+    """A scene with an object that is found, and the result."""
     return next((sample, result) for sample, result in zip(held_out, expected, strict=True) if result.instances)
 
 
@@ -47,10 +47,10 @@ def test_answers_are_the_pipelines(server, found, kind, format):
             fields = {"question": sample.question, "format": format}
             response = http.post("/v1/segment", files={"image": sample.image}, data=fields)
     assert response.status_code == 200, response.text
-    said = response.json()
-    assert said["raw_text"] == result.raw_text and said["think"] == result.think and said["error"] is None
-    assert said["timings"].keys() == {"queue", "policy", "segmenter"}
-    for each, instance in zip(said["instances"], result.instances, strict=True):
+    answer = response.json()
+    assert answer["raw_text"] == result.raw_text and answer["think"] == result.think and answer["error"] is None
+    assert answer["timings"].keys() == {"queue", "policy", "segmenter"}
+    for each, instance in zip(answer["instances"], result.instances, strict=True):
         assert each["box"] == list(instance.box) and 0 <= each["score"] <= 1
         if format == "png":
             mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(each["png"].partition(",")[2])))) > 0
@@ -64,19 +64,19 @@ def test_answers_are_never_swapped(server, held_out, expected):
     client = Client(server.url)
     jobs = [*range(len(held_out))] * 2
     with ThreadPoolExecutor(12) as clients:
-        asked = [clients.submit(client.segment, held_out[n].image, held_out[n].question) for n in jobs]
-        answers = [future.result(60) for future in asked]
+        futures = [clients.submit(client.segment, held_out[n].image, held_out[n].question) for n in jobs]
+        answers = [future.result(60) for future in futures]
     for n, answer in zip(jobs, answers, strict=True):
         assert answer.raw_text == expected[n].raw_text and answer.question == held_out[n].question
         assert mask_iou(answer.union, expected[n].union) > 0.99
     batch = [line for line in metrics(server).splitlines() if line.startswith("segzero_batch_items_bucket")]
-    alone, all_of_them = (float(line.split()[-1]) for line in (batch[0], batch[-1]))
-    assert alone < all_of_them, "no two requests ever shared a batch"
+    alone, total = (float(line.split()[-1]) for line in (batch[0], batch[-1]))
+    assert alone < total, "no two requests ever shared a batch"
 
 
 def test_an_image_is_encoded_once(server, found):
     sample, _ = found
-    client, segmenter = Client(server.url), server.models.segmenter
+    client, segmenter = Client(server.url), server.pool.cached_segmenters[0]
     client.segment(sample.image, sample.question)
     encoded, remembered = segmenter.encoded, segmenter.cache_hits
     client.segment(sample.image, "the largest shape")
@@ -97,12 +97,12 @@ def test_points_boxes_and_earlier_masks_become_masks(server, found):
     with server.http() as http:
         prompts = [{"box": list(thing.box)}, {"points": [[1, 1], list(middle)], "labels": [0, 1]}]
         fields = {"prompts": json.dumps(prompts), "format": "png"}
-        said = http.post("/v1/prompt", files={"image": sample.image}, data=fields).json()
-    assert [len(each["masks"]) for each in said["objects"]] == [1, 1]
-    assert said["objects"][0]["masks"][0]["png"].startswith("data:image/png;base64,")
+        answer = http.post("/v1/prompt", files={"image": sample.image}, data=fields).json()
+    assert [len(each["masks"]) for each in answer["objects"]] == [1, 1]
+    assert answer["objects"][0]["masks"][0]["png"].startswith("data:image/png;base64,")
 
 
-def test_what_openapi_shows_works(server):
+def test_the_examples_of_openapi_work(server):
     with server.http() as http:
         paths = http.get("/openapi.json").json()["paths"]
         posted = 0
@@ -119,7 +119,7 @@ def test_what_openapi_shows_works(server):
 
 
 def bomb() -> bytes:
-    """A PNG of a few bytes that says it has 10 gigapixels."""
+    """A PNG of a few bytes whose header announces 10 gigapixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
@@ -133,7 +133,7 @@ def test_images_that_cannot_be_used(server, found):
     strip = io.BytesIO()
     Image.new("RGB", (4000, 2)).save(strip, "PNG")
     with server.http() as http:
-        for image, said in [
+        for image, message in [
             (sample.image[: len(sample.image) // 2], "damaged or cut off"),
             (bomb(), "megapixels"),
             (b"", "empty"),
@@ -141,7 +141,7 @@ def test_images_that_cannot_be_used(server, found):
             (strip.getvalue(), "crop"),
         ]:
             response = http.post("/v1/segment", files={"image": image}, data={"question": "the shape"})
-            assert (response.status_code, said in response.json()["error"]["message"]) == (422, True), response.text
+            assert (response.status_code, message in response.json()["error"]["message"]) == (422, True), response.text
 
 
 SEGMENT_MISTAKES = [
@@ -179,10 +179,10 @@ def test_every_mistake_gets_one_clear_line(server, found):
     jobs = [("/v1/segment", good | {"question": "the shape"} | wrong, *rest) for wrong, *rest in SEGMENT_MISTAKES]
     jobs += [("/v1/prompt", good | wrong, *rest) for wrong, *rest in PROMPT_MISTAKES]
     with server.http() as http:
-        for path, body, status, said in jobs:
+        for path, body, status, expected in jobs:
             response = http.post(path, json=body)
             message = response.json()["error"]["message"]
-            assert response.status_code == status and said in message and "\n" not in message, f"{path}: {message}"
+            assert response.status_code == status and expected in message and "\n" not in message, f"{path}: {message}"
         nan = json.dumps(good | {"prompts": [{"points": [[float("nan"), 1]]}]})
         json_type = {"Content-Type": "application/json"}
         half = '{"image": "data:image/png;base64,AAAA", "question": "\\ud800"}'
@@ -200,10 +200,10 @@ def test_every_mistake_gets_one_clear_line(server, found):
             response = http.post(path, content=body, headers=headers)
             assert response.status_code in np.atleast_1d(status), response.text
             assert response.json()["error"]["message"]
-    assert not server.models.batcher.why_dead
+    assert not server.pool.batcher.failure
 
 
-def test_only_who_has_a_token_comes_in(pipeline, found):
+def test_requests_without_a_known_token_are_refused(pipeline, found):
     sample, _ = found
     with servers.running(pipeline, tokens=Tokens(["secret", "other"])) as server:
         fields = {"files": {"image": sample.image}, "data": {"question": sample.question}}
@@ -221,7 +221,7 @@ def metrics(server) -> str:
         return http.get("/metrics").text
 
 
-def test_metrics_name_no_path_that_a_client_made_up(server):
+def test_metrics_name_no_path_that_a_client_makes_up(server):
     with server.http() as http:
         assert http.post("/v1/made-up").status_code == 404
     text = metrics(server)
@@ -237,12 +237,12 @@ def test_logs_hold_no_image_no_question_and_no_token(pipeline, found, caplog):
         http.post("/v1/segment", json={"image": as_url(sample.image), "question": sample.question})
     [record] = caplog.records
     assert record.fields["status"] == 200 and record.fields["path"] == "/v1/segment" and record.fields["seconds"] > 0
-    written = json.dumps(record.fields)
-    assert sample.question not in written and "secret" not in written and len(written) < 300
+    line = json.dumps(record.fields)
+    assert sample.question not in line and "secret" not in line and len(line) < 300
 
 
 def test_pictures_come_back_upright(server, found):
-    """The size is that of the picture as it is looked at, for the client too."""
+    """Sizes are those of the picture after its EXIF rotation, in the client too."""
     sample, _ = found
     turned = io.BytesIO()
     exif = Image.Exif()
@@ -252,7 +252,7 @@ def test_pictures_come_back_upright(server, found):
     assert answer.image.size == (100, 200) and answer.union.shape == (200, 100)
 
 
-def test_encoded_images_stay_within_bounds_and_hold_no_others_alive(pipeline, held_out):
+def test_cached_embeddings_stay_within_bounds_and_keep_no_others_alive(pipeline, held_out):
     images = [load_image(sample.image) for sample in held_out[:4]]
     one = pipeline.segmenter.embed(images[:1]).nbytes
     segmenter = CachedSegmenter(pipeline.segmenter, 2 * one)
@@ -263,4 +263,4 @@ def test_encoded_images_stay_within_bounds_and_hold_no_others_alive(pipeline, he
     kept = segmenter.embed(images[3:])
     assert segmenter.encoded == 4 and sum(level.untyped_storage().nbytes() for level in kept.features) == one
     segmenter.embed(images[:1])
-    assert segmenter.encoded == 5  # it was thrown out
+    assert segmenter.encoded == 5  # it had been dropped

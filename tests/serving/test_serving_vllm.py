@@ -19,27 +19,27 @@ from tests.helpers import servers
 pytestmark = pytest.mark.slow
 
 
-def test_vllm_answers_several_at_once_and_is_followed(started, pipeline, held_out):
+def test_vllm_answers_several_at_once_and_streams(started, pipeline, held_out):
     samples = held_out[:4]
     expected = pipeline([sample.image for sample in samples], [sample.question for sample in samples])
     url, process, log = started(backend="vllm")
     assert process.poll() is None, log.read_text()[-2000:]
-    client, heard = Client(url), []
+    client, texts = Client(url), []
     with ThreadPoolExecutor(4) as clients, client.dialogue(samples[0].image) as dialogue:
-        followed = clients.submit(dialogue.ask, samples[0].question, on_text=heard.append)
+        streamed = clients.submit(dialogue.ask, samples[0].question, on_text=texts.append)
         others = [clients.submit(client.segment, sample.image, sample.question) for sample in samples[1:]]
-        results = [followed.result(60), *(other.result(60) for other in others)]
+        results = [streamed.result(60), *(other.result(60) for other in others)]
     for result, truth in zip(results, expected, strict=True):
         assert result.raw_text == truth.raw_text and mask_iou(result.union, truth.union) > 0.99
-    assert heard[-1] == results[0].raw_text
-    # A starved machine may hear an answer in one piece: one try of three is enough to show how it goes.
-    assert any(is_heard_in_pieces(client, samples[0]) for _ in range(3))
+    assert texts[-1] == results[0].raw_text
+    # A busy machine may get a whole answer in one piece, so one try of three is enough.
+    assert any(is_streamed_in_pieces(client, samples[0]) for _ in range(3))
     assert any(later_answer_begins_before_the_first_ends(client, samples) for _ in range(3))
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
 
 
-def test_an_engine_that_is_gone_is_told_to_all_and_the_server_ends(pipeline, held_out, monkeypatch):
+def test_an_engine_that_fails_gives_503_and_the_server_ends(pipeline, held_out, monkeypatch):
     policy = load_policy(policy_path(), "vllm")
     engine = policy.llm.llm_engine
     with servers.running(SegZeroPipeline(policy, pipeline.segmenter)) as server, ThreadPoolExecutor(6) as clients:
@@ -55,12 +55,12 @@ def test_an_engine_that_is_gone_is_told_to_all_and_the_server_ends(pipeline, hel
             with pytest.raises(UserError, match="answered 503"):
                 future.result(30)
         server.thread.join(10)
-        assert not server.thread.is_alive() and "the device is gone" in server.models.batcher.why_dead
+        assert not server.thread.is_alive() and "the device is gone" in server.pool.batcher.failure
     monkeypatch.undo()
     policy.close()
 
 
-def test_an_engine_that_hangs_is_given_up(pipeline, held_out, monkeypatch):
+def test_an_engine_that_hangs_ends_the_server(pipeline, held_out, monkeypatch):
     policy, go = load_policy(policy_path(), "vllm"), threading.Event()
     monkeypatch.setattr(policy.llm.llm_engine, "step", lambda: go.wait(60) and [])
     with servers.running(SegZeroPipeline(policy, pipeline.segmenter), Limits(seconds=1)) as server:
@@ -70,31 +70,31 @@ def test_an_engine_that_hangs_is_given_up(pipeline, held_out, monkeypatch):
             time.sleep(3.6)  # it is given up after 5 s
             assert clients.submit(http.post, "/v1/segment", **fields).result().status_code == 503
         server.thread.join(5)
-        assert not server.thread.is_alive() and server.models.busy()
+        assert not server.thread.is_alive() and server.pool.busy()
     go.set()
     monkeypatch.undo()
     policy.close()
 
 
-def is_heard_in_pieces(client, sample) -> bool:
-    heard = []
+def is_streamed_in_pieces(client, sample) -> bool:
+    texts = []
     with client.dialogue(sample.image) as dialogue:
-        dialogue.ask(sample.question, on_text=heard.append)
-    return len(heard) > 5
+        dialogue.ask(sample.question, on_text=texts.append)
+    return len(texts) > 5
 
 
 def later_answer_begins_before_the_first_ends(client, samples) -> bool:
-    """Whoever asks while another's answer is being written is answered meanwhile."""
+    """Whether a question that comes while another's answer is written is answered meanwhile."""
     begun, times = threading.Event(), []
     with (
         client.dialogue(samples[0].image) as one,
         client.dialogue(samples[1].image) as other,
-        ThreadPoolExecutor(1) as beside,
+        ThreadPoolExecutor(1) as executor,
     ):
-        first = beside.submit(one.ask, samples[0].question, on_text=lambda text: begun.set())
+        first = executor.submit(one.ask, samples[0].question, on_text=lambda text: begun.set())
         first.add_done_callback(lambda future: times.append(time.monotonic()))
         assert begun.wait(30)
-        heard = []
-        other.ask(samples[1].question, on_text=lambda text: heard.append(time.monotonic()))
+        later_times = []
+        other.ask(samples[1].question, on_text=lambda text: later_times.append(time.monotonic()))
         assert first.result(30)
-    return heard[0] < times[0]
+    return later_times[0] < times[0]

@@ -14,13 +14,13 @@ from segzero.masks import check_rle, decode, encode
 
 
 @pytest.mark.slow
-def test_right_answers_and_a_healthy_server_while_others_mean_harm(tmp_path):
-    musts = soak(tmp_path, seconds=25, quiet=4, deadline=5, sized=bodies.SMALL)
-    assert not [must for must in musts if not must.holds], musts
+def test_answers_stay_right_and_the_server_healthy_under_attack(tmp_path):
+    requirements = soak(tmp_path, seconds=25, quiet=4, deadline=5, sized=bodies.SMALL)
+    assert all(requirement.holds for requirement in requirements), requirements
 
 
-def test_hostile_files_are_what_they_are_said_to_be():
-    """Small ones are read: what is wrong with them is their size alone."""
+def test_hostile_files_are_valid_files():
+    """Small ones are read: only their size is harmful."""
     assert load_image(bodies.repeated_scans(5, 64)).size == (64, 64)
     assert bodies.repeated_scans(5, 64).count(b"\xff\xda") == bodies.repeated_scans(0, 64).count(b"\xff\xda") + 5
     assert load_image(bodies.floats(64)).size == (64, 64)
@@ -31,7 +31,7 @@ def test_hostile_files_are_what_they_are_said_to_be():
     assert check_rle(prompt["mask"])["size"] == [16384, 16384]
 
 
-def test_what_must_not_be_is_counted():
+def test_failures_are_counted():
     tally = Tally()
     for kind, status in (("ask", "200"), ("ask", "504"), ("draw", "closed")):
         tally.add(f"valid: {kind}", status, 2.0, good=status == "200")
@@ -43,7 +43,7 @@ def test_what_must_not_be_is_counted():
     assert within([3.0, 1.0, 2.0], 0.5) == 2.0 and table(["a", "b"], [["cc", "d"]]) == "a   b\ncc  d"
 
 
-def test_another_answer_than_the_one_known_is_noticed():
+def test_an_answer_that_differs_from_the_known_one_is_noticed():
     [client], tally = make_clients(["token"], 1.0), Tally()
     visit = Visit(client, httpx.Client(), tally, 0)
     mask = client.samples[0].objects[0].rle

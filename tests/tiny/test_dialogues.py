@@ -24,12 +24,12 @@ def test_second_rounds_take_turns_by_kind(rounds):
     assert kinds == dict.fromkeys(KINDS, 2)
 
 
-def test_a_conversation_depends_on_seed_and_place_alone(rounds):
+def test_a_dialogue_depends_on_seed_and_index_alone(rounds):
     assert make_dialogues(3, HELD_OUT_SEED) == [s for s in rounds if int(s.id.split("-")[3]) < 3]
     assert make_dialogues(1, 5)[0].image != make_dialogues(1, 6)[0].image
 
 
-def test_rounds_refer_to_earlier_ones_that_found_something(rounds):
+def test_rounds_refer_to_earlier_ones_with_objects(rounds):
     for sample in rounds:
         assert len(sample.turns) == sample.meta["round"] - 1
         for number in sample.meta["references"]:
@@ -94,7 +94,7 @@ def test_repeating_the_reference_counts_as_chance(rounds):
             assert chance_score(sample) >= 1 / len(sample.turns[sample.meta["references"][0] - 1]["boxes"]) - 1e-9
 
 
-def test_a_frame_of_another_family_reads_them_too(rounds):
+def test_a_frame_of_another_family_renders_them_too(rounds):
     from segzero.dialogue.prompting import sample_prompt
 
     for sample in rounds:

@@ -1,4 +1,4 @@
-"""Questions: their answers are true, and the only ones."""
+"""Questions about scenes, each with its only true answer."""
 
 import io
 from collections import Counter
@@ -23,7 +23,7 @@ def asked():
 
 
 def matches(shape, words):
-    """Does a shape answer to a noun phrase like "large red circle", read word by word?"""
+    """True if a shape fits every word of a noun phrase like "large red circle"."""
     return all(word in ("shape", shape.colour, shape.kind, shape.size_name) for word in words)
 
 
@@ -96,7 +96,7 @@ def test_the_chain_of_thought_names_every_target_and_where_it_is(asked):
         assert [s.centre[0] for s in question.targets] == sorted(s.centre[0] for s in question.targets)
 
 
-def test_questions_are_spelt_as_the_prompt_will_have_them(asked):
+def test_questions_are_spelt_as_in_the_prompt(asked):
     assert all(normalise(question.text) == question.text for _, question in asked)
 
 

@@ -46,7 +46,7 @@ def test_a_part_lies_inside_a_large_shape_in_its_own_colour(scenes):
             assert np.abs(np.median(inside, axis=0) - np.median(around, axis=0)).max() > 40
 
 
-def test_pixels_inside_a_mask_have_the_shape_s_colour(scenes):
+def test_pixels_inside_a_mask_have_the_colour_of_the_shape(scenes):
     for scene in scenes:
         for shape in scene.shapes:
             body = shape.mask if shape.part is None else shape.mask & ~shape.part

@@ -1,4 +1,4 @@
-"""The tiny SAM2: its recipe, how it is asked in training, and what the shipped weights can do."""
+"""The tiny SAM2: its recipe, its training prompts, and the figures of the shipped weights."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from segzero.tiny.segmenter_prompts import BOTTOM_RIGHT, INSIDE, KINDS, OUTSIDE,
 from segzero.tiny.train_segmenter import train_segmenter
 
 
-def test_the_shipped_weights_are_the_recipes_and_small():
+def test_the_shipped_weights_have_the_shapes_of_the_recipe_and_are_small():
     model, processor = build(seed=0)
     shipped = AutoModelForMaskGeneration.from_pretrained(segmenter_path())
     assert type(shipped) is type(model)

@@ -1,4 +1,4 @@
-"""The shipped policy is what its manifest says, and good enough without being finished."""
+"""The shipped models: they match their manifest, and the policy has the intended, middling figures."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from segzero.policy.checkpoint import shown_name
 from segzero.shipped import policy_path, segmenter_path, weights_path
 from segzero.tiny import manifest
 
-MIDDLING = (0.40, 0.55)  # box IoU: reinforcement has something to start from and something to teach
+MIDDLING = (0.40, 0.55)  # box IoU that leaves reinforcement learning room for improvement
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_files_are_as_the_manifest_says_and_small():
     assert total <= 20e6
 
 
-def test_people_are_told_their_names():
+def test_the_names_on_their_cards():
     assert shown_name(str(policy_path())) == manifest.SHOWN_NAMES["policy"] == "tiny policy"
     assert shown_name(str(segmenter_path())) == manifest.SHOWN_NAMES["segmenter"] == "tiny SAM2"
 
@@ -53,7 +53,7 @@ def test_a_changed_missing_or_added_file_is_noticed(tmp_path):
         manifest.read(tmp_path / "elsewhere")
 
 
-def test_a_wrong_share_is_a_user_s_mistake(tmp_path):
+def test_a_wrong_share_is_a_mistake_of_the_user(tmp_path):
     command = [sys.executable, "-m", "segzero.tiny", "policy", "--out", str(tmp_path), "--share"]
     wrong = subprocess.run([*command, "2"], capture_output=True, text=True)
     assert wrong.returncode == 2 and "--share 2.0" in wrong.stderr and "Traceback" not in wrong.stderr
@@ -80,7 +80,7 @@ def test_policy_answers_held_out_questions(checkpoint):
 
 
 @pytest.mark.slow
-def test_policy_meets_its_bars_on_500_scenes(checkpoint):
+def test_policy_reaches_its_figures_on_500_scenes(checkpoint):
     from segzero.tiny.evaluate import evaluate_policy
 
     recorded = manifest.read(weights_path())["policy"]["held_out"]

@@ -1,4 +1,4 @@
-"""The tiny policy's tokenizer: short prompts and answers, and no text is lost."""
+"""The tiny policy's tokenizer: prompts and answers are short, and every text is decoded as it was."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def tokenizer():
     return make_tokenizer()
 
 
-def test_it_is_made_the_same_every_time(tokenizer):
+def test_the_tokenizer_is_the_same_every_time(tokenizer):
     assert make_tokenizer().get_vocab() == tokenizer.get_vocab()
 
 
@@ -39,7 +39,7 @@ def test_template_sentences_are_single_tokens(tokenizer):
         assert len(tokenizer(sentence, add_special_tokens=False).input_ids) == 1, sentence
 
 
-def test_special_tokens_are_qwen_s(tokenizer):
+def test_special_tokens_are_those_of_qwen(tokenizer):
     for token in SPECIAL_TOKENS:
         [number] = tokenizer(token, add_special_tokens=False).input_ids
         assert tokenizer.decode([number], skip_special_tokens=True) == ""
@@ -60,7 +60,7 @@ def test_digits_stand_alone_and_answers_come_back(tokenizer):
         assert all(len(piece) == 1 or "_2d" in piece for piece in pieces if any(c.isdigit() for c in piece))
 
 
-def test_chat_template_reads_as_qwen_s(tokenizer):
+def test_chat_template_renders_as_that_of_qwen(tokenizer):
     def render(messages):
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 

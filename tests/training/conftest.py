@@ -21,18 +21,18 @@ def policy() -> str:
 @pytest.fixture(scope="session")
 def encoder(policy):
     from segzero.policy.checkpoint import read_checkpoint
-    from segzero.training.tokenization import Encoder, processor_of
+    from segzero.training.tokenization import Encoder, load_processor
 
-    return Encoder(read_checkpoint(policy), processor_of(policy))
+    return Encoder(read_checkpoint(policy), load_processor(policy))
 
 
 @pytest.fixture(scope="session")
 def encoders(checkpoints):
     """An encoder of each family."""
     from segzero.policy.checkpoint import read_checkpoint
-    from segzero.training.tokenization import Encoder, processor_of
+    from segzero.training.tokenization import Encoder, load_processor
 
-    return {family: Encoder(read_checkpoint(path), processor_of(str(path))) for family, path in checkpoints.items()}
+    return {family: Encoder(read_checkpoint(path), load_processor(str(path))) for family, path in checkpoints.items()}
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from segzero.data.parquet import to_parquet
 from segzero.errors import UserError
 from segzero.io import lock
 from segzero.tiny.questions import make_samples
-from segzero.training import checkpoints, launch, log
+from segzero.training import checkpoints, launch, metrics_log
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def segzero_train(shared, tmp_path, monkeypatch, capsys):
         ("data.train_files=columns.parquet", "lacks the column 'id'"),
         ("data.train_files=text.parquet", "is no whole parquet file"),
         # batches
-        ("actor_rollout_ref.actor.ppo_mini_batch_size=7", "is no multiple of"),
+        ("actor_rollout_ref.actor.ppo_mini_batch_size=7", "is not a multiple of"),
         ("actor_rollout_ref.rollout.n=1", "use 2 or more"),
         ("data.train_batch_size=null", "must be a whole number"),
         ("data.train_batch_size=2.5", "must be a whole number"),
@@ -198,7 +198,7 @@ def test_a_second_training_in_a_folder_is_refused_before_it_touches_anything(seg
     run = tmp_path / "run"
     monkeypatch.setattr(launch, "_run", lambda config: pytest.fail("the second training began"))
     with lock(run, "busy"):
-        checkpoints.unfinished(run, 5)  # as the first has it while it saves
+        checkpoints.new_unfinished(run, 5)  # as the first has it while it saves
         code, err = segzero_train()
         assert code == 2 and err.count("\n") == 1
         assert f"another training is at work in {run}; wait for it, or set trainer.default_local_dir" in err
@@ -236,7 +236,7 @@ def test_processes_that_outlive_a_run_do_not_keep_its_folder(tmp_path):
 
 def saved(run: Path, step: int, world_size: int = 1) -> Path:
     """A whole checkpoint with a real tensor in it."""
-    place = checkpoints.unfinished(run, step)
+    place = checkpoints.new_unfinished(run, step)
     (place / "actor").mkdir()
     for rank in range(world_size):
         torch.save({"weight": torch.arange(1000.0)}, place / "actor" / f"model_world_size_{world_size}_rank_{rank}.pt")
@@ -254,7 +254,7 @@ def test_a_checkpoint_of_another_world_size(segzero_train, tmp_path):
 
 def test_a_disk_that_is_full_while_a_tensor_is_saved(tmp_path):
     place = saved(tmp_path, 5)
-    unfinished = checkpoints.unfinished(tmp_path, 10)
+    unfinished = checkpoints.new_unfinished(tmp_path, 10)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # no file may grow beyond
     try:
@@ -274,7 +274,7 @@ def test_a_disk_that_is_full_while_a_line_is_logged(tmp_path):
     place = saved(tmp_path, 5)
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(OSError) as caught:
-        log.append(tmp_path / "metrics.jsonl", 6, {"reward/mean": 1.0})
+        metrics_log.append(tmp_path / "metrics.jsonl", 6, {"reward/mean": 1.0})
     assert "No space left on device. Its earlier checkpoints are whole" in str(launch.explain(caught.value, tmp_path))
     assert checkpoints.latest_whole(tmp_path) == (place, [])
 

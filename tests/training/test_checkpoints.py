@@ -13,7 +13,7 @@ SHARD = "actor/model_world_size_2_rank_1.pt"
 
 
 def save(run, step: int, content: bytes = b"weights") -> None:
-    place = checkpoints.unfinished(run, step)
+    place = checkpoints.new_unfinished(run, step)
     (place / "actor").mkdir()
     for rank in range(2):
         (place / "actor" / f"model_world_size_2_rank_{rank}.pt").write_bytes(content)
@@ -53,7 +53,7 @@ def test_a_damaged_one_is_passed_over_with_a_reason(tmp_path, harm, said):
 
 def test_a_kill_while_saving_leaves_the_earlier_ones(tmp_path):
     save(tmp_path, 5)
-    place = checkpoints.unfinished(tmp_path, 10)
+    place = checkpoints.new_unfinished(tmp_path, 10)
     (place / "model.pt").write_bytes(b"half")
     assert checkpoints.steps(tmp_path) == [5]
     assert checkpoints.latest_whole(tmp_path)[0] == tmp_path / "global_step_5"
@@ -82,7 +82,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
 @pytest.mark.parametrize("part", ["model", "optim", "extra_state"])
 def test_shards_that_other_nodes_kept_are_missed(tmp_path, part):
     save(tmp_path, 5)
-    place = checkpoints.unfinished(tmp_path, 10)
+    place = checkpoints.new_unfinished(tmp_path, 10)
     (place / "actor").mkdir()
     (place / "actor" / "fsdp_config.json").write_text(json.dumps({"world_size": 8}))
     for each in ("model", "optim", "extra_state"):

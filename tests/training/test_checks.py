@@ -13,10 +13,12 @@ from segzero.errors import UserError
 from segzero.shipped import config_dir
 from segzero.tiny.dialogues import make_dialogues
 from segzero.tiny.questions import make_samples
-from segzero.training import checks, estimate
+from segzero.training.batch import BatchSizes, batch_sizes
 from segzero.training.config import compose
-from segzero.training.launch import settle, train
-from segzero.training.memory import memory_of, shape_of
+from segzero.training.launch import resolve_config, train
+from segzero.training.memory import estimate_memory
+from segzero.training.model_shape import shape_of
+from segzero.training.step_time import estimate_step_time
 from tests.helpers.released_shapes import RELEASED, write_released
 
 
@@ -122,13 +124,13 @@ def test_parameters_are_those_of_the_released(folder, name):
 def test_the_published_run_takes_about_the_published_time(folder, monkeypatch):
     """7B on eight cards of 140 GB: 4 to 6 hours for 443 steps, whose answers were not all at their limit."""
     monkeypatch.setenv("MODEL_PATH", str(folder / "qwen2_5_vl_7b"))
-    config = settle(compose("train", ["model=qwen2_5_vl_7b", "hardware=gpu8"]))
-    batch = checks.batch_of(config)
+    config = resolve_config(compose("train", ["model=qwen2_5_vl_7b", "hardware=gpu8"]))
+    batch = batch_sizes(config)
     shape = shape_of(config.actor_rollout_ref.model.path)
-    seconds = estimate.seconds_of(config, batch, shape, prompt_tokens=1000)
+    seconds = estimate_step_time(config, batch, shape, prompt_tokens=1000)
     assert 4 * 3600 / 443 < seconds.total < 2 * 6 * 3600 / 443
-    fewer = memory_of(config, checks.Batch(16, 8, 128, 4, None, gpus=4), shape)
-    assert fewer.resting == pytest.approx(2 * memory_of(config, batch, shape).resting)
+    fewer = estimate_memory(config, BatchSizes(16, 8, 128, 4, None, gpus=4), shape)
+    assert fewer.resting == pytest.approx(2 * estimate_memory(config, batch, shape).resting)
 
 
 def test_what_is_missing_here_is_said_not_refused(dry_run):
@@ -146,7 +148,7 @@ def test_later_rounds_are_shown_as_they_are_asked_and_their_truth_cites(dry_run,
 
 
 def test_batches_in_words():
-    batch = checks.Batch(prompts=16, answers=8, mini=64, micro=4, max_tokens=None, gpus=4)
+    batch = BatchSizes(prompts=16, answers=8, mini=64, micro=4, max_tokens=None, gpus=4)
     assert str(batch) == "16 prompts x 8 answers = 128 a step, 2 updates of 64, 16 a GPU, micro-batches of 4"
 
 

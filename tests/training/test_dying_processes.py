@@ -28,9 +28,7 @@ def test_a_death_ends_the_run(scenes, tmp_path, title, name):
     process = _in_its_third_step(scenes, tmp_path / "run")
     [victim] = [child for child in psutil.Process(process.pid).children(recursive=True) if _titled(child, title)]
     os.kill(victim.pid, signal.SIGKILL)
-    died = time.monotonic()
-    line = complaint(wait(process, 3 * SOON))
-    assert time.monotonic() - died < SOON
+    line = complaint(wait(process, SOON))
     assert process.returncode == 2
     assert name in line or "died" in line, line
 
@@ -48,9 +46,7 @@ def test_a_death_while_the_trainer_works_ends_the_run(scenes, tmp_path, title):
         assert time.monotonic() < until
         time.sleep(0.02)
     os.kill(victim.pid, signal.SIGKILL)
-    died = time.monotonic()
-    line = complaint(wait(process, 3 * SOON))
-    assert time.monotonic() - died < SOON
+    line = complaint(wait(process, SOON))
     assert process.returncode == 2
     assert "died" in line, line
 

@@ -4,11 +4,13 @@ import pytest
 
 from segzero import shipped
 from segzero.training import memory
-from segzero.training.checks import batch_of
+from segzero.training.batch import batch_sizes
 from segzero.training.config import compose
-from segzero.training.estimate import describe, seconds_of
-from segzero.training.launch import settle
-from segzero.training.memory import check_memory, memory_of, shape_of
+from segzero.training.dry_run import describe_estimates
+from segzero.training.launch import resolve_config
+from segzero.training.memory import check_memory, estimate_memory
+from segzero.training.model_shape import shape_of
+from segzero.training.step_time import estimate_step_time
 from tests.helpers.released_shapes import RELEASED, write_released
 
 PRESETS = [("qwen2_5_vl_7b", name) for name in ("gpu8_46g", "gpu4", "gpu8_80g", "gpu8", "multinode")]
@@ -30,16 +32,16 @@ def estimated(released, monkeypatch):
 
     def work_out(model: str, hardware: str, *overrides: str):
         monkeypatch.setenv("MODEL_PATH", str(shipped.policy_path() if model == "tiny" else released / model))
-        config = settle(compose("train", [f"model={model}", f"hardware={hardware}", *overrides]))
-        batch, shape = batch_of(config), shape_of(config.actor_rollout_ref.model.path)
-        return config, batch, shape, memory_of(config, batch, shape)
+        config = resolve_config(compose("train", [f"model={model}", f"hardware={hardware}", *overrides]))
+        batch, shape = batch_sizes(config), shape_of(config.actor_rollout_ref.model.path)
+        return config, batch, shape, estimate_memory(config, batch, shape)
 
     return work_out
 
 
 def seconds(found, prompt_tokens: float = 1000):
     config, batch, shape, _ = found
-    return seconds_of(config, batch, shape, prompt_tokens)
+    return estimate_step_time(config, batch, shape, prompt_tokens)
 
 
 def test_pinned_memory_is_rounded_to_powers_of_two_tensor_by_tensor():
@@ -53,7 +55,7 @@ def test_pinned_memory_is_rounded_to_powers_of_two_tensor_by_tensor():
 def test_rounding_nearly_doubles_the_7b(estimated):
     """An MLP's share on four cards is 67.9 MB, and takes 134."""
     _, _, shape, _ = estimated("qwen2_5_vl_7b", "gpu4")
-    every = (*shape.language, *shape.sight)
+    every = (*shape.language, *shape.vision)
     assert shape.parameters == SEVEN_B
     assert memory.pinned(((18944, 3584),), 4, 4) == 4 * 2**27
     assert memory.pinned(every, 4, 4) / (4 * shape.parameters) == pytest.approx(1.89, abs=0.01)
@@ -64,7 +66,7 @@ def test_every_preset_holds_its_model(estimated, model, hardware):
     config, batch, shape, found = estimated(model, hardware)
     check_memory(config, found)
     assert found.updating + found.segmenter < config.segzero.accelerator.memory_gb * 1e9
-    said = "\n".join(describe(config, batch, shape, found, seconds_of(config, batch, shape, 1000), 443))
+    said = "\n".join(describe_estimates(config, shape, found, estimate_step_time(config, batch, shape, 1000), 443))
     assert "may not fit" not in said and "vLLM" in said
 
 
@@ -98,7 +100,7 @@ def test_a_node_holds_what_its_gpus_do_not(estimated):
     offloading = [f"actor_rollout_ref.actor.fsdp_config.{part}_offload=true" for part in ("param", "optimizer")]
     offloaded = estimated("qwen2_5_vl_7b", "gpu4", *offloading)[-1]
     assert resident.parts["pinned offload"] == 0
-    assert offloaded.parts["pinned offload"] == 3 * memory.pinned((*shape.language, *shape.sight), 4, 4)
+    assert offloaded.parts["pinned offload"] == 3 * memory.pinned((*shape.language, *shape.vision), 4, 4)
     assert resident.parts["pinned reference"] == offloaded.parts["pinned reference"] > 2 * shape.parameters
     assert offloaded.resting == 0 and resident.resting == 12 * shape.parameters / 4
     assert offloaded.updating == resident.updating
@@ -116,17 +118,17 @@ def test_adapters_and_their_optimizer_are_float32_and_vllm_sleeps_on_the_host(es
     adapters = shape.adapters(32)
     assert found.checkpoint == 2 * shape.parameters + 12 * adapters
     assert found.resting == 8 * adapters  # the weights are offloaded
-    assert found.parts["vLLM asleep"] == memory.pinned((*shape.language, *shape.sight), 1, 2)
+    assert found.parts["vLLM asleep"] == memory.pinned((*shape.language, *shape.vision), 1, 2)
     assert found.parts["pinned reference"] == 0
 
 
-def test_time_of_writing_follows_the_expected_answer(estimated):
+def test_time_of_generating_follows_the_expected_answer(estimated):
     limit = seconds(estimated("qwen2_5_vl_7b", "gpu8"))
     usual = seconds(estimated("qwen2_5_vl_7b", "gpu8", "segzero.expected_answer_tokens=250"))
-    assert limit.write / 9 < usual.write < limit.write / 7
+    assert limit.generate / 9 < usual.generate < limit.generate / 7
     assert usual.update < limit.update and usual.move == limit.move
     # A token takes the weights' way through the card, 16.6 GB by two cards of 3.5 TB/s, and 4 ms.
-    assert limit.write == pytest.approx(2000 * (2 * SEVEN_B / 2 / 3.5e12 + 0.004), rel=0.02)
+    assert limit.generate == pytest.approx(2000 * (2 * SEVEN_B / 2 / 3.5e12 + 0.004), rel=0.02)
 
 
 def test_time_follows_the_links_and_what_is_saved(estimated):
@@ -134,7 +136,7 @@ def test_time_follows_the_links_and_what_is_saved(estimated):
     far = seconds(estimated("qwen2_5_vl_7b", "gpu8", "segzero.accelerator.link_gb_per_s=2"))
     # Three passes of 20,000 tokens for 16 answers of 3,000: weights gathered twice in bfloat16, summed in float32.
     assert far.update == pytest.approx(3 * (2 * 2 + 4) * SEVEN_B * 7 / 8 / 2e9, rel=0.01)
-    assert near.update < far.update / 5 and near.write == far.write
+    assert near.update < far.update / 5 and near.generate == far.generate
     found = estimated("qwen2_5_vl_7b", "gpu8")
     assert seconds(found).save == found[-1].checkpoint / 50 / 1e9
     assert seconds(estimated("qwen2_5_vl_7b", "gpu8", "trainer.save_freq=-1")).save == 0

@@ -18,7 +18,7 @@ from segzero.data.parquet import to_parquet
 from segzero.policy.checkpoint import read_checkpoint
 from segzero.tiny.questions import make_samples
 from segzero.training.config import compose
-from segzero.training.tokenization import Encoder, processor_of
+from segzero.training.tokenization import Encoder, load_processor
 from tests.helpers.launching import SEGMENTER, complaint, kill, logged, overrides_of, spawn, wait
 from tests.helpers.random_checkpoints import FAMILIES, build_checkpoint
 
@@ -98,7 +98,7 @@ def merged(run: Path, step: int, out: Path) -> dict[str, torch.Tensor]:
 def test_prompts_have_their_real_length(family, tmp_path):
     build_checkpoint(family, tmp_path, real_vocabulary=True)
     frame = None if family == "qwen3_vl" else "stretch(840)"
-    encoder = Encoder(read_checkpoint(tmp_path, frame, "seg_zero"), processor_of(str(tmp_path)))
+    encoder = Encoder(read_checkpoint(tmp_path, frame, "seg_zero"), load_processor(str(tmp_path)))
     [sample] = make_samples(1, 12)
     visual = encoder.checkpoint.image_tokens(encoder.checkpoint.frame.model_size(sample.size))
     text = len(encoder.encode(sample)) - visual

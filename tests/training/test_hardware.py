@@ -1,4 +1,4 @@
-"""Machines of every kind, and what is said of a run that would start there."""
+"""Checks of runs on machines of every kind."""
 
 import os
 import subprocess
@@ -10,11 +10,13 @@ from segzero import machine
 from segzero.cli import doctor
 from segzero.errors import UserError
 from segzero.machine import Gpu, Machine
-from segzero.training import checks, hardware
+from segzero.training import hardware
 from segzero.training.attention import try_attention
+from segzero.training.batch import batch_sizes
 from segzero.training.config import compose
-from segzero.training.launch import settle
-from segzero.training.memory import memory_of, shape_of
+from segzero.training.launch import resolve_config
+from segzero.training.memory import estimate_memory
+from segzero.training.model_shape import shape_of
 
 LAPTOP = Machine(cpus=8, memory=16 << 30, shared=8 << 30)
 REPOSITORY = Path(__file__).parents[2]
@@ -24,8 +26,8 @@ SPLIT = "actor_rollout_ref.rollout.tensor_model_parallel_size=1"
 
 
 def check(there: Machine, *overrides: str) -> None:
-    config = settle(compose("train", overrides))
-    hardware.check_hardware(config, checks.batch_of(config).gpus, there)
+    config = resolve_config(compose("train", overrides))
+    hardware.check_hardware(config, batch_sizes(config).gpus, there)
 
 
 def test_a_laptop_will_do():
@@ -86,8 +88,8 @@ def test_several_gpus_need_shared_memory(monkeypatch):
 
 
 def test_memory_that_does_not_suffice():
-    config = settle(compose("train", []))
-    memory = memory_of(config, checks.batch_of(config), shape_of(config.actor_rollout_ref.model.path))
+    config = resolve_config(compose("train", []))
+    memory = estimate_memory(config, batch_sizes(config), shape_of(config.actor_rollout_ref.model.path))
     assert hardware.check_room(config, memory, Machine(8, int(1.5 * memory.host), None)) == []
     [remark] = hardware.check_room(config, memory, Machine(8, int(1.05 * memory.host), None))
     assert remark.endswith("close what else uses it")
@@ -96,17 +98,17 @@ def test_memory_that_does_not_suffice():
 
 
 def test_a_disk_that_checkpoints_would_fill_is_a_remark():
-    config = settle(compose("train", []))
-    memory = memory_of(config, checks.batch_of(config), shape_of(config.actor_rollout_ref.model.path))
+    config = resolve_config(compose("train", []))
+    memory = estimate_memory(config, batch_sizes(config), shape_of(config.actor_rollout_ref.model.path))
     room = int(4 * memory.checkpoint)  # the two newest, the best, and one being written
     assert hardware.check_room(config, memory, Machine(8, 64 << 30, None, disk=room + 1)) == []
     [remark] = hardware.check_room(config, memory, Machine(8, 64 << 30, None, disk=room - 1))
     assert remark.startswith("remark   4 checkpoints of ") and "lower segzero.keep_last" in remark
 
 
-def test_a_plan_for_several_nodes_does_not_need_this_machine():
-    config = settle(compose("train", ["hardware=multinode", "dry_run=true"]))
-    hardware.check_hardware(config, checks.batch_of(config).gpus, Machine(2, 1 << 30, 64 << 20))
+def test_a_dry_run_for_several_nodes_does_not_need_this_machine():
+    config = resolve_config(compose("train", ["hardware=multinode", "dry_run=true"]))
+    hardware.check_hardware(config, batch_sizes(config).gpus, Machine(2, 1 << 30, 64 << 20))
 
 
 def test_doctor_judges_the_driver_and_shared_memory():
@@ -137,10 +139,10 @@ def test_make_says_that_the_driver_is_too_old(tmp_path, driver, said):
     assert said in done.stderr and bool(done.stderr) == bool(said)
 
 
-def test_a_plan_for_another_machine_is_not_refused():
-    config = settle(compose("train", ["hardware=gpu4", "dry_run=true"]))
-    hardware.check_hardware(config, checks.batch_of(config).gpus, Machine(2, 1 << 30, 64 << 20))
-    memory = memory_of(config, checks.batch_of(config), shape_of(config.actor_rollout_ref.model.path))
+def test_a_dry_run_for_another_machine_is_not_refused():
+    config = resolve_config(compose("train", ["hardware=gpu4", "dry_run=true"]))
+    hardware.check_hardware(config, batch_sizes(config).gpus, Machine(2, 1 << 30, 64 << 20))
+    memory = estimate_memory(config, batch_sizes(config), shape_of(config.actor_rollout_ref.model.path))
     [remark] = hardware.check_room(config, memory, Machine(2, 1 << 30, 64 << 20))
     assert remark.endswith("the machine that it is planned for needs more")
 

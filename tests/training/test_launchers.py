@@ -9,7 +9,7 @@ from segzero import shipped
 from segzero.data.parquet import to_parquet
 from segzero.policy.checkpoint import read_checkpoint
 from segzero.tiny.questions import make_samples
-from segzero.training import checks
+from segzero.training.batch import batch_sizes
 from segzero.training.config import compose
 from tests.helpers.launching import SCRIPTS, overrides_of
 from tests.helpers.released_shapes import write_released
@@ -92,7 +92,7 @@ def test_hyper_parameters_are_the_published(launcher):
     config = compose("train", overrides_of(launcher))
     wanted = PUBLISHED | RECIPES[launcher]
     assert {key: OmegaConf.select(config, key) for key in wanted} == wanted
-    assert checks.batch_of(config).updates == 1
+    assert batch_sizes(config).updates == 1
 
 
 @pytest.fixture(scope="module")

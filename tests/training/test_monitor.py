@@ -1,6 +1,7 @@
-"""The best and the worst answers of the groups that differ most, as lines, as panels, and in the loggers."""
+"""Metrics of a step and of a validation, and the recorded answers as lines, as panels, and in the loggers."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,24 +10,31 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rewards import Reward
 from segzero.answer import parse_answer
 from segzero.dialogue.prompting import sample_prompt
+from segzero.evaluation.metrics import giou
 from segzero.frames import native
 from segzero.masks import encode
-from segzero.training.monitor import Recorder
-from segzero.training.rollouts import Answer, Group, History
-from segzero.training.scorer import Scored
+from segzero.training.monitor import Recorder, group_metrics, score_group, validation_metrics
+from segzero.training.rollouts import History, Rollout, RolloutGroup
+from segzero.training.scorer import ScoredAnswer
+from segzero.training.tokenization import EncodedPrompt, GeneratedAnswer
 
 NOTHING = "<think>There is none.</think><answer>[]</answer>"
 CORNER = '<think>In the corner.</think><answer>[{"bbox_2d": [0, 0, 40, 40], "point_2d": [20, 20]}]</answer>'
 
 
-def answer(total, text=NOTHING, masks=None):
-    return Answer(text, 5, False, Scored(total, {"box_iou": total / 2}, parse_answer(text), masks))
+def answer(total, text=NOTHING, masks=None, truncated=False, **terms):
+    generated = GeneratedAnswer([0] * 5, [0.0] * 5, truncated, 0)
+    scored = ScoredAnswer(parse_answer(text), Reward(total, terms or {"box_iou": total / 2}), masks)
+    return Rollout(generated, text, scored)
 
 
 def group(sample, *answers, history=History.TRUE):
-    return Group(sample, sample_prompt(sample, native()), answers, history=history)
+    encoded = EncodedPrompt([0], [0], (1, 1, 1))
+    seconds = {"generate": 1.0, "reward": 0.5}
+    return RolloutGroup(sample, sample_prompt(sample, native()), encoded, answers, seconds, history)
 
 
 @pytest.fixture
@@ -146,3 +154,60 @@ def test_wandb_gets_a_table_with_the_panels(groups, shown, tmp_path, monkeypatch
     assert table["data"][0][:4] == [shown.id, shown.question, 5.0, 0.0]
     kept = {file.read_bytes() for file in Path(run.dir).glob("media/images/panels/*.png")}
     assert kept == {file.read_bytes() for file in tmp_path.glob("step_000007_*.png")} and len(kept) == 2
+
+
+def test_terms_errors_and_flat_groups(samples):
+    flat = group(samples[0], answer(0.7, format=1.0), answer(0.7, format=0.0))
+    uneven = group(samples[0], answer(1.0, format=1.0), answer(0.0, "no", truncated=True, format=0.0))
+    metrics = group_metrics([flat, uneven])
+    assert metrics["reward/mean"] == pytest.approx(0.6)
+    assert metrics["reward/format/mean"] == 0.5
+    assert metrics["reward/flat_groups"] == 0.5
+    assert metrics["answer/readable"] == 0.75
+    assert metrics["answer/error/no_answer"] == 0.25
+    assert metrics["answer/truncated"] == 0.25
+    assert group_metrics([]) == {}
+
+
+def test_whose_answers_the_later_rounds_were_asked_after(samples):
+    turns = ({"question": "the ring", "boxes": [[28, 56, 84, 112]]},)
+    later = replace(samples[0], question="what is left of it", turns=turns)
+    answers = answer(1.0), answer(0.0)
+    first = group(samples[0], *answers)
+    told = [group(later, *answers, history=history) for history in ["own", "own", "fallback", "true"]]
+    metrics = group_metrics([first, *told])
+    assert metrics["dialogue/own_history"] == 1 / 2
+    assert metrics["dialogue/fallbacks"] == 1 / 4
+    assert not any(name.startswith("dialogue/") for name in group_metrics([first]))
+
+
+def test_rewards_that_are_equal_up_to_rounding_are_flat(samples):
+    assert group_metrics([group(samples[0], answer(0.7), answer(0.1 + 0.6))])["reward/flat_groups"] == 1.0
+
+
+def test_validation_counts_failures_and_nothing_there(samples):
+    there = next(sample for sample in samples if len(sample.objects) == 1)
+    nothing = next(sample for sample in samples if sample.empty)
+    text = '<think></think><answer>[{"bbox_2d": [1,2,3,4], "point_2d": [2,3]}]</answer>'
+    groups = [
+        group(there, answer(7.0, text, (there.objects[0].rle,))),
+        group(there, answer(0.0, "no answer", ())),
+        group(nothing, answer(7.0, masks=())),
+    ]
+    metrics = validation_metrics(groups)
+    assert metrics["val/giou"] == pytest.approx(2 / 3)
+    assert metrics["val/giou"] == giou([score_group(g) for g in groups])
+    assert metrics["val/n_acc"] == 1.0
+    assert metrics["val/t_acc"] == 0.5
+    assert "val/giou" not in validation_metrics([group(samples[0], answer(1.0))])
+
+
+def test_what_no_validation_sample_can_tell_is_left_out(samples):
+    """Where each has a target nobody can say rightly that nothing is there: there is no n_acc, and no NaN."""
+    there = next(sample for sample in samples if len(sample.objects) == 1)
+    nothing = next(sample for sample in samples if sample.empty)
+    with_target = validation_metrics([group(there, answer(1.0, masks=()))])
+    without = validation_metrics([group(nothing, answer(1.0, masks=()))])
+    assert with_target["val/t_acc"] == 0.0 and "val/n_acc" not in with_target
+    assert without["val/n_acc"] == 1.0 and "val/t_acc" not in without
+    assert not any(math.isnan(value) for value in [*with_target.values(), *without.values()])

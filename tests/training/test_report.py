@@ -11,7 +11,7 @@ from PIL import Image
 from segzero.evaluation.metrics import Score
 from segzero.evaluation.scoring import Row
 from segzero.result import InstanceMask, Segmentation
-from segzero.training import log
+from segzero.training import metrics_log
 from segzero.training.report import Evaluated, curves, most_changed, read_log, write_report
 
 
@@ -74,17 +74,17 @@ TORN = [
 
 @pytest.mark.parametrize("torn", TORN, ids=lambda line: repr(line[:20]))
 def test_a_torn_line_of_the_log_is_passed_over(tmp_path, torn):
-    file = tmp_path / log.NAME
+    file = tmp_path / metrics_log.NAME
     file.write_bytes(json.dumps(LOG[0]).encode() + b"\n" + torn)  # as a kill or a full disk leaves it
     assert read_log(tmp_path) == LOG[:1]
     for row in LOG[1:]:  # a resumed run goes on
-        log.append(file, row["step"], row["data"])
+        metrics_log.append(file, row["step"], row["data"])
     assert read_log(tmp_path) == LOG
     assert file.read_bytes().endswith(b"}\n") and len(curves(read_log(tmp_path))) == 2
 
 
 def test_a_log_that_is_whole_gets_no_empty_lines(tmp_path):
     for row in LOG:
-        log.append(tmp_path / log.NAME, row["step"], row["data"])
-    assert [json.loads(line) for line in (tmp_path / log.NAME).read_text().splitlines()] == LOG
+        metrics_log.append(tmp_path / metrics_log.NAME, row["step"], row["data"])
+    assert [json.loads(line) for line in (tmp_path / metrics_log.NAME).read_text().splitlines()] == LOG
     assert read_log(tmp_path / "elsewhere") == []

@@ -13,7 +13,7 @@ from segzero.dialogue.registry import Registry
 from segzero.errors import UserError
 from segzero.frames import relative
 from segzero.training.scorer import Scorer
-from segzero.training.segmenter_actor import SegmenterService
+from segzero.training.segmenter_actor import SegmenterActor
 
 
 def truth_as_text(sample, frame) -> str:
@@ -40,15 +40,15 @@ def test_the_truth_scores_near_the_maximum_in_any_frame(preset, samples, encoder
                 continue  # as published, it can't be earned
             [scored] = score(scorer, sample, [truth_as_text(sample, frame)])
             # whole numbers in a small frame cost the last pixels
-            assert scored.total >= 0.9 * scorer.rubric.highest, (preset, sample.id, scored.terms)
+            assert scored.reward.total >= 0.9 * scorer.rubric.highest, (preset, sample.id, scored.reward.terms)
 
 
 def test_masks_are_drawn_for_the_mask_reward(samples, segmenter, encoder):
     frame = encoder.checkpoint.frame
-    scorer = Scorer("mask", "multi", frame, SegmenterService(segmenter))
+    scorer = Scorer("mask", "multi", frame, SegmenterActor(lambda: segmenter).draw)
     sample = next(sample for sample in samples if len(sample.objects) == 1)
     right, wrong = score(scorer, sample, [truth_as_text(sample, frame), "<think>?</think><answer>[]</answer>"])
-    assert right.terms["mask_iou"] > 0.6 > wrong.terms["mask_iou"]
+    assert right.reward.terms["mask_iou"] > 0.6 > wrong.reward.terms["mask_iou"]
     assert len(right.masks) == 1
     assert wrong.masks == ()
 
@@ -57,10 +57,10 @@ def test_ranks_count_from_the_next_step_on(samples, encoder):
     scorer = Scorer("soft", "multi", encoder.checkpoint.frame)
     sample = next(sample for sample in samples if len(sample.objects) == 1)
     texts = [truth_as_text(sample, encoder.checkpoint.frame), "<think>?</think><answer>[]</answer>"]
-    first = [s.total for s in score(scorer, sample, texts)]
-    assert [s.total for s in score(scorer, sample, texts)] == first
+    first = [s.reward.total for s in score(scorer, sample, texts)]
+    assert [s.reward.total for s in score(scorer, sample, texts)] == first
     scorer.end_step()
-    assert [s.total for s in score(scorer, sample, texts)] != first
+    assert [s.reward.total for s in score(scorer, sample, texts)] != first
 
 
 def test_a_checkpoint_knows_the_ranks_of_the_next_step(samples, encoder):
@@ -73,7 +73,7 @@ def test_a_checkpoint_knows_the_ranks_of_the_next_step(samples, encoder):
     resumed.restore(scorer.state())
     scorer.end_step()
     assert resumed.state() == scorer.state()
-    assert score(resumed, sample, texts)[0].terms == score(scorer, sample, texts)[0].terms
+    assert score(resumed, sample, texts)[0].reward.terms == score(scorer, sample, texts)[0].reward.terms
 
 
 def test_a_truth_that_a_preset_cannot_use_is_named(samples, encoder):
@@ -86,7 +86,7 @@ def test_a_truth_that_a_preset_cannot_use_is_named(samples, encoder):
 def test_a_think_chain_is_asked_to_cite_what_its_prompt_held(samples, segmenter, encoder):
     """Not what is true of the earlier rounds: the policy may have been told its own answers to them."""
     frame = encoder.checkpoint.frame
-    scorer = Scorer("dialogue", "multi", frame, SegmenterService(segmenter))
+    scorer = Scorer("dialogue", "multi", frame, SegmenterActor(lambda: segmenter).draw)
     sample = next(sample for sample in samples if len(sample.objects) == 1)
     turns = ({"question": "the ring", "boxes": [[28, 56, 84, 112]]},)
     later = replace(sample, question="what is left of it", turns=turns)
@@ -94,7 +94,7 @@ def test_a_think_chain_is_asked_to_cite_what_its_prompt_held(samples, segmenter,
     texts = [f"<think>beside {box}</think><answer>[]</answer>" for box in ("[14, 28, 42, 56]", "[1, 2, 9, 12]")]
     for registry, cited in ((None, [1.0, 0.0]), (own, [0.0, 1.0])):
         scored = score(scorer, later, texts, prompt_boxes=sample_prompt(later, frame, registry).boxes)
-        assert [each.terms["cites"] for each in scored] == cited
+        assert [each.reward.terms["cites"] for each in scored] == cited
         assert all(each.masks == () for each in scored)  # drawn, as for `mask`
 
 
@@ -115,8 +115,8 @@ def test_a_users_reward_sees_answer_and_truth(user_reward, samples, encoder):
     path = user_reward(lambda answer, truth: {"count": float(len(answer.instances) == len(truth)), "one": 1})
     scorer = Scorer(path, "multi", encoder.checkpoint.frame)
     [scored] = score(scorer, samples[0], [truth_as_text(samples[0], encoder.checkpoint.frame)])
-    assert scored.total == 2.0
-    assert scored.terms == {"count": 1.0, "one": 1.0}
+    assert scored.reward.total == 2.0
+    assert scored.reward.terms == {"count": 1.0, "one": 1.0}
 
 
 @pytest.mark.parametrize("bad", [float("nan"), "high", ZeroDivisionError])
@@ -139,5 +139,5 @@ def test_a_response_without_a_reward_pulls_in_no_direction(user_reward, samples,
 
     scorer = Scorer(user_reward(reward), "multi", encoder.checkpoint.frame)
     scored = score(scorer, samples[0], ["nothing", "<think></think><answer>[]</answer>", "<answer>{</answer>"])
-    assert scored[1].total == pytest.approx((scored[0].total + scored[2].total) / 2)
-    assert scored[1].terms == {}
+    assert scored[1].reward.total == pytest.approx((scored[0].reward.total + scored[2].reward.total) / 2)
+    assert scored[1].reward.terms == {}

@@ -110,7 +110,7 @@ def test_a_run_does_not_resume_from_it(scenes, tmp_path):
     assert process.returncode == 0, said[-3000:]
     [place] = run.glob("global_step_*")
     state = checkpoints.read_state(place)
-    place.rename(checkpoints.unfinished(run, 1))
+    place.rename(checkpoints.new_unfinished(run, 1))
     torch.save({"_num_yielded": Attack(marker)}, run / ".global_step_1.unfinished" / "data.pt")
     assert checkpoints.damage(checkpoints.finish(run, 1, state)) is None  # sealed as if it were whole
     process = start(scenes, run, "trainer.total_training_steps=2", "trainer.save_freq=1")

@@ -15,7 +15,7 @@ from tests.helpers.launching import complaint, start, wait
 
 
 def save(run, step: int, weights_only: bool = False) -> None:
-    actor = checkpoints.unfinished(run, step) / "actor"
+    actor = checkpoints.new_unfinished(run, step) / "actor"
     actor.mkdir()
     (actor / "fsdp_config.json").write_text(json.dumps({"world_size": 1}))
     for part in ("model",) if weights_only else ("model", "optim", "extra_state"):
@@ -80,10 +80,10 @@ def test_a_trainer_saves_what_merge_needs_and_no_more(worker, policy, tmp_path):
     from segzero.training.engine import PolicyWorker
 
     run = tmp_path / "run"
-    PolicyWorker.save_weights(worker, str(checkpoints.unfinished(run, 7) / "actor"), 7)
+    PolicyWorker.save_weights(worker, str(checkpoints.new_unfinished(run, 7) / "actor"), 7)
     best = checkpoints.finish(run, 7, {}, weights_only=True)
     assert {path.name for path in best.rglob("*.pt")} == {"model_world_size_1_rank_0.pt"}
-    worker.actor.save_checkpoint(str(checkpoints.unfinished(run, 8) / "actor"), None, 8, None)
+    worker.actor.save_checkpoint(str(checkpoints.new_unfinished(run, 8) / "actor"), None, 8, None)
     usual = checkpoints.finish(run, 8, {})
     parts = ("model", "optim", "extra_state")  # the next save is whole again
     assert {path.name for path in usual.rglob("*.pt")} == {f"{part}_world_size_1_rank_0.pt" for part in parts}

@@ -1,1 +1,1 @@
-"""What the server answers to, a room for each kind; `app` adds them all."""
+"""HTTP routes, a router for each subject."""

@@ -1,22 +1,30 @@
-"""/v1/dialogues: create, look, ask, draw, refine, undo, clear, delete. Rounds of different dialogues share batches."""
+"""/v1/dialogues: create, look at, ask, draw, refine, undo, clear, flag and delete.
+
+Steps of different dialogues share batches; those of one dialogue run one after the other.
+"""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from segzero.dialogue import Dialogue, Round
 from segzero.images import kind_of
 from segzero.pipeline import SegZeroPipeline
-from segzero.serving import responses
-from segzero.serving.errors import ERRORS, Problem
-from segzero.serving.limits import Limits
-from segzero.serving.model_pool import Models
-from segzero.serving.options import Extras
-from segzero.serving.requests import check_question, describe_body, image_file, open_image, read_body
-from segzero.serving.responses import answer_of, json_answer
-from segzero.serving.routes.exports import add_exports
-from segzero.serving.routes.feedback import add_flags
+from segzero.serving.errors import ERRORS, ApiError
+from segzero.serving.feedback import FeedbackStore
+from segzero.serving.requests import (
+    OwnSession,
+    ServerState,
+    State,
+    check_question,
+    describe_body,
+    image_file,
+    open_image,
+    read_body,
+)
+from segzero.serving.responses import candidates_json, dialogue_json, json_response, round_json, wait_for_models
 from segzero.serving.schema import (
     AskBody,
     Body,
@@ -25,184 +33,199 @@ from segzero.serving.schema import (
     DialogueAnswer,
     DialogueBody,
     DrawBody,
+    FlagBody,
     RefineBody,
     RoundAnswer,
 )
-from segzero.serving.sessions import Dialogues, Kept
-from segzero.serving.streaming import EventStream, Heard, wants_events
-from segzero.serving.threads import reading
+from segzero.serving.sessions import Session
+from segzero.serving.streaming import MEDIA_TYPE, EventStream, TextStream, wants_events
+from segzero.serving.threads import reading, writing
 
-Step = Callable[[Dialogue, SegZeroPipeline], Round | None]
-EVENTS: dict[str, Any] = {"text/event-stream": {"schema": {"type": "string"}}}
+Step = Callable[[Dialogue, SegZeroPipeline], Round]
+EmptyBody = Annotated[Body, Depends(read_body(Body))]
+ROUND_OR_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {MEDIA_TYPE: {"schema": {"type": "string"}}}, "description": "The round, or its stream."}
+}
+
+router = APIRouter(prefix="/v1/dialogues", tags=["dialogues"], responses=ERRORS)
 
 
-def add_dialogues(app: FastAPI, models: Models, limits: Limits, extras: Extras, owners: int = 1) -> Dialogues:
-    """Add the routes; gives what keeps the dialogues."""
-    dialogues = Dialogues(limits, owners)
-    common: dict[str, Any] = {"tags": ["dialogues"], "responses": ERRORS}
-    state: dict[str, Any] = common | {"response_model": DialogueAnswer}
-    round: dict[str, Any] = common | {"response_model": RoundAnswer}
-    streamed = round | {"responses": {**ERRORS, 200: {"content": EVENTS, "description": "The round, or its stream."}}}
+async def check_room(request: Request, state: State) -> None:
+    """Refuse one more dialogue if there is no room for it, before its body is read."""
+    state.sessions.make_room(request.scope["segzero.owner"])
 
-    def kept_for(request: Request, id: str) -> Kept:
-        return dialogues.find(id, request.scope["segzero.owner"])
 
-    async def tell(request: Request, kept: Kept, status: int = 200) -> Response:
-        dialogue, chosen = kept.dialogue, kept.chosen
-        told = (kept.id, dialogue.registry, chosen.policy, chosen.segmenter, dialogue.memory, limits.idle, kept.steps)
-        return await json_answer(request, responses.dialogue_state, *told, status=status)
+@router.post(
+    "",
+    status_code=201,
+    response_model=DialogueAnswer,
+    openapi_extra=describe_body(DialogueBody),
+    dependencies=[Depends(check_room)],
+)
+async def create(
+    request: Request, state: State, body: Annotated[DialogueBody, Depends(read_body(DialogueBody))]
+) -> Response:
+    """Begin a dialogue about an image."""
+    models = state.pool.choose(body.policy, body.segmenter)
+    file = await image_file(request, body.image, state.limits, state.options.fetch)
+    image = await open_image(request, file, state.limits, state.options.fetch)
+    dialogue = await reading.run(request.scope, Dialogue, image, models.pipeline, body.memory)
+    session = state.sessions.add(dialogue, file, request.scope["segzero.owner"], models)
+    return await _dialogue_response(request, state, session, status=201)
 
-    def with_models(kept: Kept, step: Callable[[Dialogue, SegZeroPipeline], Any]) -> Callable[[SegZeroPipeline], Any]:
-        """The step, for a thread in which the dialogue's models are shared with others."""
 
-        def work(pipeline: SegZeroPipeline) -> Any:
-            before = kept.dialogue.registry
-            try:
-                return step(kept.dialogue, pipeline)
-            finally:
-                kept.steps += kept.dialogue.registry is not before
+@router.get("/{id}", response_model=DialogueAnswer)
+async def look(request: Request, state: State, session: OwnSession) -> Response:
+    """All rounds so far."""
+    return await _dialogue_response(request, state, session)
 
-        return work
 
-    def room(kept: Kept) -> None:
-        if kept.steps >= limits.steps:
-            raise Problem(409, "too_long", f"a dialogue has at most {limits.steps} steps; undo some, or begin another")
+@router.get("/{id}/image", response_class=Response)
+async def image(session: OwnSession) -> Response:
+    """The image as it came: a page that is loaded again has nothing else to show it by."""
+    headers = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
+    return Response(session.file, media_type=kind_of(session.file), headers=headers)
 
-    async def take(request: Request, kept: Kept, step: Step, format: str) -> Response:
-        """A step forward. One that the client did not wait for has not happened, or can be undone."""
-        room(kept)
-        done = await answer_of(request, models, models.run, with_models(kept, step), kept.alone, kept.chosen)
-        return (
-            await tell(request, kept)
-            if done is None
-            else await json_answer(request, responses.dialogue_round, done, format)
-        )
 
-    @app.post("/v1/dialogues", status_code=201, openapi_extra=describe_body(DialogueBody), **state)
-    async def create(request: Request) -> Response:
-        """Begin a dialogue about an image."""
-        dialogues.room(request.scope["segzero.owner"])
-        body = await read_body(request, DialogueBody)
-        chosen = models.choose(body.policy, body.segmenter)
-        file = await image_file(request, body.image, limits, extras.fetch)
-        image = await open_image(request, file, limits, extras.fetch)
-        dialogue = await reading.run(request.scope, Dialogue, image, chosen.pipeline, body.memory)
-        return await tell(request, dialogues.add(dialogue, file, request.scope["segzero.owner"], chosen), 201)
+@router.post("/{id}/ask", response_model=RoundAnswer, responses=ROUND_OR_STREAM, openapi_extra=describe_body(AskBody))
+async def ask(
+    request: Request, state: State, session: OwnSession, body: Annotated[AskBody, Depends(read_body(AskBody))]
+) -> Response:
+    """Ask a question, which begins a new round.
 
-    @app.get("/v1/dialogues/{id}", **state)
-    async def look(request: Request, id: str) -> Response:
-        """All rounds so far."""
-        return await tell(request, kept_for(request, id))
+    With `Accept: text/event-stream` the answer is server-sent events: `text` with {"text": the new part} while the
+    policy writes, then one `round` (as without streaming) or one `error`.
+    """
+    question = check_question(body.question, state.limits)
+    text = TextStream() if wants_events(request) else None
 
-    @app.get("/v1/dialogues/{id}/image", response_class=Response, **common)
-    async def image(request: Request, id: str) -> Response:
-        """The image as it came: a page that is loaded again has nothing else to show it by."""
-        file = kept_for(request, id).file
-        headers = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
-        return Response(file, media_type=kind_of(file), headers=headers)
+    def step(dialogue: Dialogue, pipeline: SegZeroPipeline) -> Round:
+        dialogue.ask(question, body.about, text.on_text if text else None, pipeline)
+        return dialogue.registry.rounds[-1]
 
-    @app.post("/v1/dialogues/{id}/ask", openapi_extra=describe_body(AskBody), **streamed)
-    async def ask(request: Request, id: str) -> Response:
-        """A new round.
+    if text is None:
+        return await _add_round(request, state, session, step, body.format)
+    _check_steps(session, state)
+    run = partial(state.pool.run_step, partial(session.take_step, step), session.lock, session.models)
+    return EventStream(text, run, lambda round: round_json(round, body.format))
 
-        With `Accept: text/event-stream` the answer is server-sent events: `text` with {"text": what is new} while the
-        policy writes, then one `round` (as without streaming) or one `error`.
-        """
-        kept = kept_for(request, id)
-        body = await read_body(request, AskBody)
-        question = check_question(body.question, limits)
-        heard = Heard() if wants_events(request) else None
 
-        def step(dialogue: Dialogue, pipeline: SegZeroPipeline) -> Round:
-            dialogue.ask(question, body.about, heard.on_text if heard else None, pipeline)
-            return dialogue.registry.rounds[-1]
+@router.post("/{id}/draw", response_model=RoundAnswer, openapi_extra=describe_body(DrawBody))
+async def draw(
+    request: Request, state: State, session: OwnSession, body: Annotated[DrawBody, Depends(read_body(DrawBody))]
+) -> Response:
+    """Draw an instance by hand, in a new round; it can be referred to and refined like any other."""
+    question = check_question(body.question, state.limits)
 
-        if heard is None:
-            return await take(request, kept, step, body.format)
-        room(kept)
-        return EventStream(
-            heard,
-            lambda: models.run(with_models(kept, step), kept.alone, kept.chosen),
-            lambda done: responses.dialogue_round(done, body.format),
-            models.wait,
-        )
+    def step(dialogue: Dialogue, pipeline: SegZeroPipeline) -> Round:
+        dialogue.draw(body.points, body.labels, body.box, question, body.choice, pipeline)
+        return dialogue.registry.rounds[-1]
 
-    @app.post("/v1/dialogues/{id}/draw", openapi_extra=describe_body(DrawBody), **round)
-    async def draw(request: Request, id: str) -> Response:
-        """A new round by hand; its instance can be referred to and refined like any other."""
-        kept = kept_for(request, id)
-        body = await read_body(request, DrawBody)
-        question = check_question(body.question, limits)
+    return await _add_round(request, state, session, step, body.format)
 
-        def step(dialogue: Dialogue, pipeline: SegZeroPipeline) -> Round:
-            dialogue.draw(body.points, body.labels, body.box, question, body.choice, pipeline)
-            return dialogue.registry.rounds[-1]
 
-        return await take(request, kept, step, body.format)
+@router.post("/{id}/refine", response_model=RoundAnswer, openapi_extra=describe_body(RefineBody))
+async def refine(
+    request: Request, state: State, session: OwnSession, body: Annotated[RefineBody, Depends(read_body(RefineBody))]
+) -> Response:
+    """Correct an instance; the answer is its round."""
 
-    @app.post("/v1/dialogues/{id}/refine", openapi_extra=describe_body(RefineBody), **round)
-    async def refine(request: Request, id: str) -> Response:
-        """Correct an instance; gives its round."""
-        kept = kept_for(request, id)
-        body = await read_body(request, RefineBody)
+    def step(dialogue: Dialogue, pipeline: SegZeroPipeline) -> Round:
+        dialogue.refine(body.id, body.points, body.labels, body.box, body.choice, pipeline)
+        return dialogue.registry.round(dialogue.registry.region(body.id).round)
 
-        def step(dialogue: Dialogue, pipeline: SegZeroPipeline) -> Round:
-            dialogue.refine(body.id, body.points, body.labels, body.box, body.choice, pipeline)
-            return dialogue.registry.round(dialogue.registry.region(body.id).round)
+    return await _add_round(request, state, session, step, body.format)
 
-        return await take(request, kept, step, body.format)
 
-    @app.post(
-        "/v1/dialogues/{id}/candidates",
-        openapi_extra=describe_body(CandidatesBody),
-        response_model=CandidatesAnswer,
-        **common,
-    )
-    async def candidates(request: Request, id: str) -> Response:
-        """The masks that refine (of an instance) or draw could give; nothing changes."""
-        kept = kept_for(request, id)
-        body = await read_body(request, CandidatesBody)
+@router.post("/{id}/candidates", response_model=CandidatesAnswer, openapi_extra=describe_body(CandidatesBody))
+async def candidates(
+    request: Request,
+    state: State,
+    session: OwnSession,
+    body: Annotated[CandidatesBody, Depends(read_body(CandidatesBody))],
+) -> Response:
+    """List the masks that refine (of an instance) or draw could give; nothing changes."""
 
-        def step(dialogue: Dialogue, pipeline: SegZeroPipeline) -> Any:
-            return dialogue.candidates(body.id, body.points, body.labels, body.box, pipeline)
+    def step(dialogue: Dialogue, pipeline: SegZeroPipeline) -> Any:
+        return dialogue.candidates(body.id, body.points, body.labels, body.box, pipeline)
 
-        work = with_models(kept, step)
-        masks = await answer_of(request, models, models.run, work, kept.alone, kept.chosen)
-        return await json_answer(request, responses.candidates, masks, body.format)
+    masks = await _take_step(request, state, session, step)
+    return await json_response(request, candidates_json, masks, body.format)
 
-    @app.post("/v1/dialogues/{id}/clear", **state)
-    async def clear(request: Request, id: str) -> Response:
-        """Forget all rounds; undo brings them back."""
-        kept = kept_for(request, id)
-        await read_body(request, Body)
-        return await take(request, kept, lambda dialogue, _: dialogue.clear(), "rle")
 
-    @app.post("/v1/dialogues/{id}/undo", **state)
-    async def undo(request: Request, id: str) -> Response:
-        """Take the last step back."""
-        kept = kept_for(request, id)
-        await read_body(request, Body)
+@router.post("/{id}/clear", response_model=DialogueAnswer)
+async def clear(request: Request, state: State, session: OwnSession, body: EmptyBody) -> Response:
+    """Forget all rounds; undo brings them back."""
+    _check_steps(session, state)
+    await _take_step(request, state, session, lambda dialogue, _: dialogue.clear())
+    return await _dialogue_response(request, state, session)
 
-        def work(pipeline: SegZeroPipeline) -> None:
-            kept.dialogue.undo()
-            kept.steps -= 1
 
-        await answer_of(request, models, models.run, work, kept.alone)
-        return await tell(request, kept)
+@router.post("/{id}/undo", response_model=DialogueAnswer)
+async def undo(request: Request, state: State, session: OwnSession, body: EmptyBody) -> Response:
+    """Take the last step back."""
+    await wait_for_models(request, state.pool.run_step, lambda _: session.undo(), session.lock)
+    return await _dialogue_response(request, state, session)
 
-    @app.post("/v1/dialogues/{id}/leave", status_code=204, openapi_extra=describe_body(Body), **common)
-    async def leave(request: Request, id: str) -> Response:
-        """Say that nobody looks at it any more: it can be come back to, until another needs its place."""
-        await read_body(request, Body)
-        dialogues.leave(id, request.scope["segzero.owner"])
-        return Response(status_code=204)
 
-    @app.delete("/v1/dialogues/{id}", status_code=204, **common)
-    async def delete(request: Request, id: str) -> Response:
-        """Forget a dialogue."""
-        dialogues.drop(id, request.scope["segzero.owner"])
-        return Response(status_code=204)
+@router.post("/{id}/leave", status_code=204, openapi_extra=describe_body(Body))
+async def leave(body: EmptyBody, session: OwnSession) -> Response:
+    """Say that the client has left: it may come back to the dialogue, until another needs its place."""
+    session.is_left = True
+    return Response(status_code=204)
 
-    add_exports(app, models, kept_for, common)
-    add_flags(app, kept_for, extras.flags, limits, common)
-    return dialogues
+
+@router.delete("/{id}", status_code=204)
+async def delete(state: State, session: OwnSession) -> Response:
+    """Forget a dialogue."""
+    state.sessions.delete(session)
+    return Response(status_code=204)
+
+
+async def feedback_store(state: State) -> FeedbackStore:
+    """The folder for flagged answers; without one the route does not exist."""
+    if state.feedback is None:
+        raise ApiError(404, "no_flags", "this server keeps no flags; start it with --flags FOLDER")
+    return state.feedback
+
+
+@router.post("/{id}/flag", status_code=204, openapi_extra=describe_body(FlagBody))
+async def flag(
+    request: Request,
+    store: Annotated[FeedbackStore, Depends(feedback_store)],
+    session: OwnSession,
+    body: Annotated[FlagBody, Depends(read_body(FlagBody))],
+) -> Response:
+    """Flag a round as good or bad; it is stored with the image, as data to train on."""
+    feedback = {"verdict": body.verdict, "note": body.note}
+    feedback |= {"policy": session.models.policy, "segmenter": session.models.segmenter}
+    dialogue = session.dialogue
+    await writing.run(request.scope, store.add, dialogue.image, dialogue.registry, body.round, feedback)
+    return Response(status_code=204)
+
+
+async def _dialogue_response(request: Request, state: ServerState, session: Session, status: int = 200) -> Response:
+    registry, steps = session.dialogue.registry, session.steps  # taken now: a step may change them meanwhile
+    return await json_response(request, dialogue_json, session, registry, steps, state.limits.idle, status=status)
+
+
+async def _add_round(request: Request, state: ServerState, session: Session, step: Step, format: str) -> Response:
+    """Take a step that gives a round. If the client does not wait for it, it has not happened, or can be undone."""
+    _check_steps(session, state)
+    round = await _take_step(request, state, session, step)
+    return await json_response(request, round_json, round, format)
+
+
+async def _take_step(
+    request: Request, state: ServerState, session: Session, step: Callable[[Dialogue, SegZeroPipeline], Any]
+) -> Any:
+    """Run a step of the session's dialogue with its models, in a thread."""
+    run = partial(session.take_step, step)
+    return await wait_for_models(request, state.pool.run_step, run, session.lock, session.models)
+
+
+def _check_steps(session: Session, state: ServerState) -> None:
+    """Refuse a step if the dialogue has had as many as it may."""
+    most = state.limits.steps
+    if session.steps >= most:
+        raise ApiError(409, "too_long", f"a dialogue has at most {most} steps; undo some, or begin another")

@@ -1,85 +1,90 @@
-"""/v1/models and /v1/examples: what there is to choose from."""
+"""/v1/models and /v1/examples, and the server's own state: /healthz, /readyz and /metrics."""
 
 import asyncio
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Response
+from fastapi import APIRouter, Depends, Response
 from fastapi.responses import JSONResponse
 
 from segzero.dialogue.memory import MEMORIES
-from segzero.serving.errors import ERRORS, Problem, dead
-from segzero.serving.examples import Example, made_examples
-from segzero.serving.limits import Limits
-from segzero.serving.metrics import Metrics
-from segzero.serving.model_pool import Models
-from segzero.serving.options import Extras
+from segzero.serving.errors import ERRORS, ApiError, models_gone
+from segzero.serving.examples import Example, synthetic_examples
+from segzero.serving.requests import State
 from segzero.serving.schema import ExampleAnswer, ModelsAnswer
 
+offer_router = APIRouter(prefix="/v1", tags=["offer"], responses={401: ERRORS[401]})
+state_router = APIRouter(tags=["state"])
 
-def add_offer(app: FastAPI, models: Models, limits: Limits, extras: Extras) -> None:
-    """Add the routes."""
-    common: dict[str, Any] = {"tags": ["offer"], "responses": {401: ERRORS[401]}}
 
-    async def shown() -> tuple[Example, ...]:
-        return await asyncio.to_thread(made_examples) if extras.examples is None else extras.examples
+async def shown_examples(state: State) -> tuple[Example, ...]:
+    """The examples of the server's own folder, or synthetic scenes."""
+    examples = state.options.examples
+    return await asyncio.to_thread(synthetic_examples) if examples is None else examples
 
-    @app.get("/v1/models", response_model=ModelsAnswer, **common)
-    async def offered() -> Response:
-        """The models, the memories of dialogues, and the limits."""
-        return JSONResponse(
+
+Examples = Annotated[tuple[Example, ...], Depends(shown_examples)]
+
+
+@offer_router.get("/models", response_model=ModelsAnswer)
+async def offered(state: State) -> Response:
+    """The models, the memories of dialogues, and the limits."""
+    limits = state.limits
+    return JSONResponse(
+        {
+            "policies": _named(state.pool.policies),
+            "segmenters": _named(state.pool.segmenters),
+            "memories": list(MEMORIES),
+            "flags": state.feedback is not None,
+            "limits": {"megabytes": limits.body / (1 << 20), "pixels": limits.pixels, "question": limits.question},
+        }
+    )
+
+
+@offer_router.get("/examples", response_model=list[ExampleAnswer])
+async def examples(shown: Examples) -> Response:
+    """Pictures to begin with, and questions about them."""
+    return JSONResponse(
+        [
             {
-                "policies": [{"name": name, "default": not place} for place, name in enumerate(models.policies)],
-                "segmenters": [{"name": name, "default": not place} for place, name in enumerate(models.segmenters)],
-                "memories": list(MEMORIES),
-                "flags": extras.flags is not None,
-                "limits": {
-                    "megabytes": limits.body / (1 << 20),
-                    "pixels": limits.pixels,
-                    "question": limits.question,
-                },
+                "name": example.name,
+                "question": example.question,
+                "followups": list(example.followups),
+                "image": f"/v1/examples/{number}/image",
             }
-        )
-
-    @app.get("/v1/examples", response_model=list[ExampleAnswer], **common)
-    async def examples() -> Response:
-        """Pictures to begin with, and questions about them."""
-        return JSONResponse(
-            [
-                {
-                    "name": each.name,
-                    "question": each.question,
-                    "followups": list(each.followups),
-                    "image": f"/v1/examples/{number}/image",
-                }
-                for number, each in enumerate(await shown(), 1)
-            ]
-        )
-
-    @app.get("/v1/examples/{number}/image", response_class=Response, **common)
-    async def picture(number: int) -> Response:
-        """One of them."""
-        known = await shown()
-        if not 1 <= number <= len(known):
-            raise Problem(404, "not_found", f"there are examples 1 to {len(known)}")
-        return Response(known[number - 1].image, media_type=known[number - 1].kind)
+            for number, example in enumerate(shown, 1)
+        ]
+    )
 
 
-def add_state(app: FastAPI, models: Models, metrics: Metrics) -> None:
-    """Add the routes."""
+@offer_router.get("/examples/{number}/image", response_class=Response)
+async def picture(number: int, shown: Examples) -> Response:
+    """The picture of an example."""
+    if not 1 <= number <= len(shown):
+        raise ApiError(404, "not_found", f"there are examples 1 to {len(shown)}")
+    return Response(shown[number - 1].image, media_type=shown[number - 1].media_type)
 
-    @app.get("/healthz", tags=["state"])
-    async def healthz() -> dict[str, str]:
-        """The process answers."""
-        return {"status": "ok"}
 
-    @app.get("/readyz", tags=["state"], responses={503: ERRORS[503]})
-    async def readyz() -> JSONResponse:
-        """The models answer, and which they are."""
-        if models.batcher.why_dead:
-            return JSONResponse(dead().body(), 503, dead().headers)
-        return JSONResponse({"status": "ready", "policy": models.policies[0], "segmenter": models.segmenters[0]})
+@state_router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """Whether the process answers."""
+    return {"status": "ok"}
 
-    @app.get("/metrics", tags=["state"])
-    async def metrics_page() -> Response:
-        """Figures in Prometheus' format."""
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+@state_router.get("/readyz", responses={503: ERRORS[503]})
+async def readyz(state: State) -> JSONResponse:
+    """Whether the models answer, and which they are."""
+    if state.pool.failure:
+        error = models_gone()
+        return JSONResponse(error.body(), error.status, error.headers)
+    return JSONResponse({"status": "ready", "policy": state.pool.policies[0], "segmenter": state.pool.segmenters[0]})
+
+
+@state_router.get("/metrics")
+async def metrics_page(state: State) -> Response:
+    """Metrics in Prometheus' text format."""
+    return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _named(names: Sequence[str]) -> list[dict[str, Any]]:
+    return [{"name": name, "default": place == 0} for place, name in enumerate(names)]

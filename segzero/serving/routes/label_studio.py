@@ -1,18 +1,16 @@
-"""/label-studio: what Label Studio calls of an ML backend. Its project is connected to http://HOST:PORT/label-studio.
+"""/label-studio: an ML backend for Label Studio, whose projects connect to http://HOST:PORT/label-studio.
 
-Images that Label Studio itself holds (/data/upload/...) are fetched from LABEL_STUDIO_URL with LABEL_STUDIO_API_KEY,
-as whoever runs this server has set them; whatever a request says about hosts and keys counts nothing.
+Files that Label Studio itself holds (/data/upload/...) are fetched from LABEL_STUDIO_URL with LABEL_STUDIO_API_KEY of
+the server's own environment; hosts and keys in a request are ignored.
 """
 
 import base64
 import binascii
-import os
 import threading
-from dataclasses import dataclass
-from typing import Any
-from urllib.parse import unquote, urljoin, urlsplit
+from collections.abc import Sequence
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from PIL import Image
 from pydantic import ConfigDict, Field
@@ -23,23 +21,29 @@ from segzero.pipeline import SegZeroPipeline
 from segzero.result import InstanceMask
 from segzero.segmenter import MaskPrompt
 from segzero.segmenter.protocol import best_first
-from segzero.serving import threads
-from segzero.serving.errors import ERRORS, Problem
-from segzero.serving.image_fetch import fetch
-from segzero.serving.label_studio import Clicks, Config, image_address, read_config, read_context, regions_of, task_name
-from segzero.serving.limits import Limits
-from segzero.serving.model_pool import Models
-from segzero.serving.options import Extras
-from segzero.serving.requests import check_question, open_image, read_body
-from segzero.serving.responses import answer_of
+from segzero.serving.errors import ERRORS, ApiError
+from segzero.serving.label_studio import (
+    KEY,
+    URL,
+    Config,
+    image_address,
+    read_config,
+    read_context,
+    regions_of,
+    task_name,
+)
+from segzero.serving.requests import ServerState, State, check_question, open_image, read_body
+from segzero.serving.responses import wait_for_models
 from segzero.serving.schema import MAX_PROMPTS, Body
+from segzero.serving.threads import writing
 
-PREFIX = "/label-studio"
-URL, KEY = "LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"
+Labelled = tuple[str, Sequence[InstanceMask]]  # instances, and the label that their regions get
+
+router = APIRouter(prefix="/label-studio", tags=["label studio"], responses=ERRORS)
 
 
 class PredictBody(Body):
-    """What Label Studio asks; it sends more than that."""
+    """Tasks to predict; Label Studio sends more fields than these."""
 
     model_config = ConfigDict(extra="ignore")
     tasks: list[dict[str, Any]]
@@ -47,153 +51,136 @@ class PredictBody(Body):
     params: dict[str, Any] | None = Field(default=None)
 
 
-class AnythingBody(Body):
-    """What is of no concern here."""
+class IgnoredBody(Body):
+    """A body whose fields are not used."""
 
     model_config = ConfigDict(extra="ignore")
 
 
-@dataclass(frozen=True)
-class Home:
-    """The Label Studio that tasks come from."""
-
-    url: str
-    key: str
-
-    def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
-            raise UserError(f"{URL} is {self.url!r}; write http://HOST:PORT")
-
-    def holds(self, address: str) -> str | None:
-        """The whole address of a file that it holds, or None; nothing else there is asked for."""
-        try:
-            whole = urljoin(self.url + "/", address)
-            there, here = urlsplit(whole), urlsplit(self.url)
-        except ValueError:
-            return None
-        path = there.path
-        for _ in range(3):  # a proxy on the way may unquote it, and would then ask for another path
-            path = unquote(path)
-        held = there.path.startswith("/data/") and ".." not in path and unquote(path) == path
-        return whole if held and (there.scheme, there.netloc) == (here.scheme, here.netloc) else None
-
-    def fetch(self, address: str, most: int) -> bytes:
-        """From there and nowhere else; it may well have a private address, and the key is for it alone."""
-        headers = {"Authorization": f"Token {self.key}"} if self.key else {}
-        return fetch(address, most, is_allowed=lambda ip: True, headers=headers, redirects=0)
+async def model_version(state: State) -> str:
+    """The version that Label Studio shows: the names of the default models."""
+    return f"{state.pool.policies[0]}, {state.pool.segmenters[0]}"
 
 
-def add_label_studio(app: FastAPI, models: Models, limits: Limits, extras: Extras) -> None:
-    """Add the routes."""
-    common: dict[str, Any] = {"tags": ["label studio"], "responses": ERRORS}
-    url = os.environ.get(URL, "").rstrip("/")
-    home = Home(url, os.environ.get(KEY, "")) if url else None
-    version = f"{models.policies[0]}, {models.segmenters[0]}"
-
-    @app.get(f"{PREFIX}/", **common)
-    @app.get(f"{PREFIX}/health", **common)
-    async def health() -> dict[str, str]:
-        """Label Studio looks whether anybody is there."""
-        return {"status": "UP", "model_class": "SegZero"}
-
-    @app.post(f"{PREFIX}/setup", **common)
-    async def setup(request: Request) -> dict[str, str]:
-        """Label Studio tells the labelling set-up; it comes again with each question."""
-        await read_body(request, AnythingBody)
-        return {"model_version": version}
-
-    @app.get(f"{PREFIX}/versions", **common)
-    async def versions() -> dict[str, list[str]]:
-        """There is one."""
-        return {"versions": [version]}
-
-    @app.post(f"{PREFIX}/webhook", **common)
-    async def webhook(request: Request) -> dict[str, str]:
-        """Annotations were made; nothing is trained here."""
-        await read_body(request, AnythingBody)
-        return {"status": "ignored"}
-
-    @app.post(f"{PREFIX}/predict", **common)
-    async def predict(request: Request) -> Response:
-        """Regions for each task: of all labels, or of what was clicked."""
-        body = await read_body(request, PredictBody)
-        config = read_config(body.label_config)
-        context = (body.params or {}).get("context")
-        if context:
-            if not isinstance(context, dict) or len(body.tasks) != 1:
-                raise Problem(422, "bad_request", "a context is an object, and about one task")
-            results = [await _interact(request, body.tasks[0], context, config)]
-        else:
-            results = await _find(request, body.tasks, config)
-        for each in results:
-            each["model_version"] = version
-        return JSONResponse({"results": results})
-
-    async def _find(request: Request, tasks: list[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
-        labels = [check_question(label, limits) for label in config.labels]
-        if len(tasks) * len(labels) > MAX_PROMPTS:
-            said = f"{len(tasks)} tasks with {len(labels)} labels each; at most {MAX_PROMPTS} questions at once"
-            raise Problem(422, "bad_request", f"{said}: select fewer tasks in Label Studio")
-        return [await _label(request, task, labels, config) for task in tasks]  # so that one image is held at a time
-
-    async def _label(request: Request, task: dict[str, Any], labels: list[str], config: Config) -> dict[str, Any]:
-        image = await _open(request, task, config)
-
-        def work(pipeline: SegZeroPipeline) -> list[tuple[InstanceMask, ...]]:
-            return [result.instances for result in pipeline([image] * len(labels), labels)]
-
-        found = await answer_of(request, models, models.run, work, threading.Lock())
-        told = list(zip(labels, found, strict=True))
-        return await threads.writing.run(request.scope, _result, told, config, image)
-
-    async def _interact(
-        request: Request, task: dict[str, Any], context: dict[str, Any], config: Config
-    ) -> dict[str, Any]:
-        image = await _open(request, task, config)
-        clicks = read_context(context, config, image.size)
-        found: tuple[InstanceMask, ...] = ()
-        if clicks is not None and clicks.prompt is None:
-            question = check_question(clicks.text, limits)
-            found = (await answer_of(request, models, models.segment, image, question)).instances
-        elif clicks is not None:
-            found = await _draw(request, image, clicks)
-        told = [] if clicks is None else [(clicks.label, found)]
-        return await threads.writing.run(request.scope, _result, told, config, image)
-
-    async def _draw(request: Request, image: Image.Image, clicks: Clicks) -> tuple[InstanceMask, ...]:
-        prompt = clicks.prompt or MaskPrompt()
-        [drawn] = await answer_of(request, models, models.draw, image, [prompt])
-        best, *_ = best_first(drawn)
-        mask = drawn.masks[best]
-        box = box_of(mask)
-        inside = tuple(point for point, label in zip(prompt.points, prompt.labels, strict=True) if label)
-        return () if box is None else (InstanceMask(mask, box, inside, float(drawn.scores[best])),)
-
-    async def _open(request: Request, task: dict[str, Any], config: Config) -> Image.Image:
-        address = image_address(task, config)
-        try:
-            if address.startswith("data:"):
-                return await open_image(request, _decoded(address), limits, None)
-            if home is not None and (whole := home.holds(address)):
-                return await open_image(request, whole, limits, home.fetch)
-            if address.startswith(("http://", "https://")):
-                return await open_image(request, address, limits, extras.fetch)
-        except (UserError, Problem) as error:
-            if isinstance(error, Problem) and error.status == 504:
-                raise
-            raise UserError(f"the image of {task_name(task)}: {error}") from error
-        raise UserError(
-            f"the image of {task_name(task)} is held by Label Studio itself; start this server with {URL} and {KEY}"
-        )
+Version = Annotated[str, Depends(model_version)]
+Ignored = Annotated[IgnoredBody, Depends(read_body(IgnoredBody))]
 
 
-def _result(told: list[tuple[str, tuple[InstanceMask, ...]]], config: Config, image: Image.Image) -> dict[str, Any]:
-    regions = [region for label, found in told for region in regions_of(found, label, config, image.size)]
+@router.get("/")
+@router.get("/health")
+async def health() -> dict[str, str]:
+    """Report that the backend is up."""
+    return {"status": "UP", "model_class": "SegZero"}
+
+
+@router.post("/setup")
+async def setup(version: Version, body: Ignored) -> dict[str, str]:
+    """Accept a labelling set-up; Label Studio sends it again with each prediction."""
+    return {"model_version": version}
+
+
+@router.get("/versions")
+async def versions(version: Version) -> dict[str, list[str]]:
+    """List the versions; there is one."""
+    return {"versions": [version]}
+
+
+@router.post("/webhook")
+async def webhook(body: Ignored) -> dict[str, str]:
+    """Accept the news that annotations were made; nothing is trained here."""
+    return {"status": "ignored"}
+
+
+@router.post("/predict")
+async def predict(
+    request: Request, state: State, version: Version, body: Annotated[PredictBody, Depends(read_body(PredictBody))]
+) -> Response:
+    """Predict regions for each task: of all labels, or of what was clicked."""
+    config = read_config(body.label_config)
+    context = (body.params or {}).get("context")
+    if context:
+        if not isinstance(context, dict) or len(body.tasks) != 1:
+            raise ApiError(422, "bad_request", "a context is an object, and about one task")
+        results = [await _answer_smart_tool(request, state, body.tasks[0], context, config)]
+    else:
+        labels = [check_question(label, state.limits) for label in config.labels]
+        if len(body.tasks) * len(labels) > MAX_PROMPTS:
+            count = f"{len(body.tasks)} tasks with {len(labels)} labels each"
+            message = f"{count}; at most {MAX_PROMPTS} questions at once: select fewer tasks in Label Studio"
+            raise ApiError(422, "bad_request", message)
+        # One after the other, so that one image is held at a time.
+        results = [await _answer_labels(request, state, task, labels, config) for task in body.tasks]
+    return JSONResponse({"results": [result | {"model_version": version} for result in results]})
+
+
+async def _answer_labels(
+    request: Request, state: ServerState, task: dict[str, Any], labels: list[str], config: Config
+) -> dict[str, Any]:
+    """Ask the policy about each label of a task's image."""
+    image = await _open(request, state, task, config)
+
+    def segment(pipeline: SegZeroPipeline) -> list[Labelled]:
+        results = pipeline([image] * len(labels), labels)
+        return [(label, result.instances) for label, result in zip(labels, results, strict=True)]
+
+    labelled = await wait_for_models(request, state.pool.run_step, segment, threading.Lock())
+    return await writing.run(request.scope, _result, labelled, config, image)
+
+
+async def _answer_smart_tool(
+    request: Request, state: ServerState, task: dict[str, Any], context: dict[str, Any], config: Config
+) -> dict[str, Any]:
+    """Draw a mask from clicks or a box, or ask the policy about a text."""
+    image = await _open(request, state, task, config)
+    smart = read_context(context, config, image.size)
+    if smart is None:
+        labelled: list[Labelled] = []
+    elif smart.prompt is None:
+        question = check_question(smart.text, state.limits)
+        result = await wait_for_models(request, state.pool.segment, image, question)
+        labelled = [(smart.label, result.instances)]
+    else:
+        labelled = [(smart.label, await _draw(request, state, image, smart.prompt))]
+    return await writing.run(request.scope, _result, labelled, config, image)
+
+
+async def _draw(request: Request, state: ServerState, image: Image.Image, prompt: MaskPrompt) -> list[InstanceMask]:
+    """Draw the best mask of a prompt; none if it is empty."""
+    [prediction] = await wait_for_models(request, state.pool.draw, image, [prompt])
+    best, *_ = best_first(prediction)
+    mask = prediction.masks[best]
+    box = box_of(mask)
+    inside = tuple(point for point, label in zip(prompt.points, prompt.labels, strict=True) if label)
+    return [] if box is None else [InstanceMask(mask, box, inside, float(prediction.scores[best]))]
+
+
+async def _open(request: Request, state: ServerState, task: dict[str, Any], config: Config) -> Image.Image:
+    """Decode a task's image: a data URL, a file that Label Studio holds, or an address elsewhere."""
+    address, limits, files = image_address(task, config), state.limits, state.label_studio
+    try:
+        if address.startswith("data:"):
+            return await open_image(request, _decode_data_url(address), limits, None)
+        if files is not None and (whole := files.resolve(address)):
+            return await open_image(request, whole, limits, files.fetch)
+        if address.startswith(("http://", "https://")):
+            return await open_image(request, address, limits, state.options.fetch)
+    except (UserError, ApiError) as error:
+        if isinstance(error, ApiError) and error.status == 504:
+            raise
+        raise UserError(f"the image of {task_name(task)}: {error}") from error
+    raise UserError(
+        f"the image of {task_name(task)} is held by Label Studio itself; start this server with {URL} and {KEY}"
+    )
+
+
+def _result(labelled: list[Labelled], config: Config, image: Image.Image) -> dict[str, Any]:
+    """Write the result of one task; its score is the mean over its regions."""
+    regions = [region for label, instances in labelled for region in regions_of(instances, label, config, image.size)]
     scores = [region["score"] for region in regions]
     return {"result": regions, "score": sum(scores) / len(scores) if scores else 0.0}
 
 
-def _decoded(address: str) -> bytes:
+def _decode_data_url(address: str) -> bytes:
     try:
         return base64.b64decode(address.partition(",")[2], validate=True)
     except (binascii.Error, ValueError):

@@ -1,1 +1,1 @@
-"""How SegZero enters verl: its plugin, the CPU as one of verl's platforms, and patches, each with its reason."""
+"""SegZero's connection to verl: its plugin, the CPU as one of verl's platforms, and patches, each with its reason."""

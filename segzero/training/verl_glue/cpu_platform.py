@@ -1,7 +1,7 @@
 """The CPU as one of verl's platforms, so that the same trainer runs on a laptop.
 
-verl asks its platform for a torch.cuda-shaped module and for the name of a Ray resource. The host answers the
-first with its own memory figures, and counts as one logical "GPU" a process for the second.
+A platform provides a module shaped like torch.cuda, and the name of a Ray resource. The host provides its own memory
+figures as the first, and one logical "GPU" per process as the second.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from verl.plugin.platform.platform_base import PlatformBase
 
 
 class HostDevice(types.ModuleType):
-    """What verl calls on torch.cuda, answered for the host."""
+    """The functions that verl calls on torch.cuda, for the host."""
 
     def __init__(self) -> None:
         super().__init__("segzero_host_device")
@@ -53,13 +53,13 @@ class HostDevice(types.ModuleType):
     manual_seed_all = manual_seed
 
     def _nothing(self, *_: Any, **__: Any) -> None:
-        """There is no queue to wait for and no cache to empty."""
+        """Do nothing: there is no queue to wait for and no cache to empty."""
 
     set_device = synchronize = empty_cache = ipc_collect = reset_peak_memory_stats = _nothing
 
 
 class PlatformCPU(PlatformBase):
-    """Registered as "cpu"; VERL_PLATFORM=cpu chooses it."""
+    """Platform that is registered as "cpu"; VERL_PLATFORM=cpu chooses it."""
 
     device_name = "cpu"
     vendor_name = "cpu"

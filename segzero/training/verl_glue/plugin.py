@@ -1,7 +1,7 @@
-"""verl loads this module in each of its processes, through the entry point group `verl.plugins`.
+"""Plugin that verl loads in each of its processes, through the entry point group `verl.plugins`.
 
-verl is silent about a plugin that fails to load, so `launch` also names it in VERL_USE_EXTERNAL_MODULES, where a
-failure stops the process. Importing it twice does nothing twice.
+verl ignores a plugin that fails to load, so `launch` also names it in VERL_USE_EXTERNAL_MODULES, where a failure stops
+the process. Importing it again has no effect.
 """
 
 import os
@@ -11,7 +11,7 @@ from verl.plugin.platform.platform_manager import PlatformRegistry
 from segzero.training.verl_glue import patches
 from segzero.training.verl_glue.cpu_platform import PlatformCPU
 
-installed: list[str] = []  # what was applied in this process
+installed: list[str] = []  # patches applied in this process
 
 
 def install() -> None:
@@ -21,7 +21,7 @@ def install() -> None:
     chosen = list(patches.EVERYWHERE)
     if os.environ.get("SEGZERO_LOOPBACK") == "1":
         chosen.append(patches.stores_on_loopback)
-    if os.environ.get("VERL_PLATFORM") == "cpu":  # otherwise verl could take it where it looks for GPUs in vain
+    if os.environ.get("VERL_PLATFORM") == "cpu":  # otherwise verl could choose it where it finds no GPU
         PlatformRegistry.register("cpu")(PlatformCPU)
         chosen += patches.ON_CPU
         if patches.in_rollout():

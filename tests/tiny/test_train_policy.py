@@ -1,4 +1,4 @@
-"""The recipe: training computes what the stock model computes, on what the stock processor makes."""
+"""The policy's recipe: training computes the same as the stock model on the images of the stock processor."""
 
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ def test_size(untrained):
     assert 0.7e6 < model.num_parameters() < 0.85e6
 
 
-def test_the_processor_s_resize_leaves_fitted_images_alone(untrained):
+def test_the_resize_of_the_processor_leaves_fitted_images_alone(untrained):
     _, processor = untrained
     rng = np.random.default_rng(0)
     for width, height in [
@@ -56,7 +56,7 @@ def test_the_processor_s_resize_leaves_fitted_images_alone(untrained):
     assert pixels["image_grid_thw"].tolist() == [[1, h // 8, w // 8]]
 
 
-def test_training_sees_the_processor_s_pixels(untrained, scenes):
+def test_training_sees_the_pixels_of_the_processor(untrained, scenes):
     _, processor = untrained
     images = [FRAME.fit(Image.fromarray(scene.image)) for scene in scenes]
     expected = processor.image_processor(images, return_tensors="pt")["pixel_values"]
@@ -64,7 +64,7 @@ def test_training_sees_the_processor_s_pixels(untrained, scenes):
 
 
 @torch.inference_mode()
-def test_packed_rows_give_the_stock_forward_s_logits(untrained, scenes):
+def test_packed_rows_give_the_logits_of_the_stock_forward(untrained, scenes):
     model, processor = untrained
     rng = np.random.default_rng(0)
     rows = [
@@ -90,7 +90,7 @@ def test_packed_rows_give_the_stock_forward_s_logits(untrained, scenes):
     torch.testing.assert_close(logits, torch.cat(expected_logits), atol=1e-4, rtol=1e-4)
 
 
-def test_dense_truth_says_what_each_cell_holds(scenes):
+def test_dense_targets_describe_each_cell(scenes):
     for scene in scenes:
         truth = dense_targets(scene)
         for shape in scene.shapes:
@@ -128,7 +128,7 @@ def test_a_hedged_answer_names_the_shape_and_then_the_one_most_like_it():
 
 
 @pytest.mark.slow
-def test_training_is_decided_by_its_seed():
+def test_the_seed_decides_the_training():
     recipe = PolicyRecipe().shortened(0.001)
     assert (recipe.see.steps, recipe.answer.stop_at, recipe.even_out.stop_at) == (1, 3, 1)
     first, again = (train_policy(recipe)[0].state_dict() for _ in range(2))

@@ -1,7 +1,7 @@
-"""A run's log of numbers, `metrics.jsonl`: a line a step, which a resumed run goes on with.
+"""The numbers of a run, `metrics.jsonl`: one line per step, which a resumed run continues.
 
-A kill or a full disk may leave the beginning of a line. What is written next begins on a line of its own, and whoever
-reads passes over the torn one.
+A kill or a full disk may leave the beginning of a line. The next line is written on a line of its own, and readers
+pass over the torn one.
 
 >>> read_rows(Path("no such file"))
 []
@@ -18,7 +18,7 @@ NAME = "metrics.jsonl"
 
 
 def append(file: Path, step: int, data: Mapping[str, Any]) -> None:
-    """Add a line for a step."""
+    """Add the line of a step."""
     row = {"step": step, "data": {name: float(value) for name, value in data.items()}}
     append_line(file, json.dumps(row).encode() + b"\n")
 

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from segzero.training import checkpoints, manifest
+from segzero.training import checkpoint_manifest as manifest
+from segzero.training import checkpoints
 
 SHARD = "actor/model_world_size_1_rank_0.pt"
 HASH = manifest.HASH
@@ -14,7 +15,7 @@ HASH = manifest.HASH
 @pytest.fixture
 def sealed(tmp_path):
     """A whole checkpoint of one process; its shard is larger than what is hashed at a time."""
-    place = checkpoints.unfinished(tmp_path, 3)
+    place = checkpoints.new_unfinished(tmp_path, 3)
     (place / "actor" / "huggingface").mkdir(parents=True)
     (place / SHARD).write_bytes(b"shard" * 500_000)
     (place / "actor" / "fsdp_config.json").write_text('{"world_size": 1}')

@@ -1,4 +1,4 @@
-"""A checkpoint's manifest: the size and hash of every file in it, and whether it holds weights alone.
+"""Manifest of a checkpoint: the size and hash of every file, and whether it holds weights alone.
 
 >>> read(Path("no such folder"))
 Traceback (most recent call last):
@@ -19,8 +19,8 @@ import xxhash
 from segzero.io import sync, write_atomically
 
 NAME = "manifest.json"
-# XXH3 is as fast as memory. It need not be a cryptographic hash: it finds damage, and whoever forges a file can
-# forge the manifest beside it. Checkpoints of earlier versions have SHA-256.
+# XXH3 is as fast as memory. It need not be a cryptographic hash: it finds damage, and a forged file could come with a
+# forged manifest. Checkpoints of earlier versions have SHA-256.
 HASH = "xxh3_128"
 _HASHES: dict[str, Callable[[], Any]] = {HASH: xxhash.xxh3_128, "sha256": hashlib.sha256}
 _CHUNK = 1 << 20  # both hashes let other threads run while they work on one
@@ -28,14 +28,14 @@ _CHUNK = 1 << 20  # both hashes let other threads run while they work on one
 
 @dataclass(frozen=True)
 class Manifest:
-    """The files by their names inside the checkpoint, each with `bytes` and one of the hashes."""
+    """Files of a checkpoint by their names in it, each with `bytes` and one of the hashes."""
 
     files: dict[str, dict[str, Any]]
     weights_only: bool
 
 
 def write(place: Path, step: int, weights_only: bool) -> None:
-    """Describe all files of a folder, once each of them is on the disk."""
+    """Write the manifest of a folder, once each of its files is on the disk."""
     names = files(place)
     with ThreadPoolExecutor() as pool:
         entries = pool.map(lambda name: _entry(place / name), names)
@@ -46,7 +46,7 @@ def write(place: Path, step: int, weights_only: bool) -> None:
 
 
 def read(checkpoint: Path) -> Manifest:
-    """The manifest; a ValueError says in a line why it is of no use."""
+    """Read the manifest; a ValueError says in one line why it can't be used."""
     try:
         content = json.loads((checkpoint / NAME).read_text())
     except (OSError, ValueError, RecursionError) as error:
@@ -60,7 +60,7 @@ def read(checkpoint: Path) -> Manifest:
 
 
 def difference(checkpoint: Path, hashes: bool = True) -> str | None:
-    """The first way in which the files are not what the manifest says, or None; without `hashes`, sizes alone."""
+    """The first difference between the files and the manifest, or None; without `hashes` only sizes are compared."""
     try:
         listed = read(checkpoint).files
         for name, wanted in listed.items():
@@ -90,13 +90,13 @@ def _changed(checkpoint: Path, listed: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def files(place: Path) -> list[str]:
-    """Names of all files in a folder but the manifest and hidden ones, which desktops and network disks leave."""
+    """Names of all files in a folder except the manifest and hidden ones, which desktops and network disks leave."""
     found = (path for path in place.rglob("*") if path.is_file() and not path.name.startswith("."))
     return sorted(str(path.relative_to(place)) for path in found if path != place / NAME)
 
 
 def hash_file(file: Path, kind: str, sync: bool = False) -> str:
-    """A file's hash in hexadecimal; with `sync`, the file is on the disk afterwards."""
+    """Hash of a file in hexadecimal; with `sync` the file is on the disk afterwards."""
     digest, buffer = _HASHES[kind](), memoryview(bytearray(_CHUNK))
     with file.open("rb", buffering=0) as content:
         while count := content.readinto(buffer):
