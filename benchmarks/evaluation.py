@@ -32,6 +32,7 @@ from segzero.evaluation.scoring import Predicted, score_sample
 from segzero.masks import Mask, box_of, decode, encode, union
 from segzero.sample import Object, Sample
 
+ROOT = Path(__file__).parents[1]
 WIDTH, HEIGHT = 640, 480
 DISTINCT = 200  # distinct images; further samples repeat them under other ids
 
@@ -188,8 +189,8 @@ def timed(work: Callable) -> tuple[float, object]:
 
 def peak_megabytes(folder: Path, samples: int) -> int:
     """Peak memory of a process that computes all figures of the first samples."""
-    command = [sys.executable, __file__, "--score", str(folder), "--samples", str(samples)]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    command = [sys.executable, "-m", "benchmarks.evaluation", "--score", str(folder), "--samples", str(samples)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout)
 
 
 if __name__ == "__main__":

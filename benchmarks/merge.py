@@ -19,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
+CHILD = [sys.executable, "-m", "benchmarks.merge", "--child"]  # this program as a process of its own, in ROOT
 RANKS = 4
 HIDDEN, FEEDFORWARD, VOCABULARY = 1024, 4096, 32_000  # 134 MB for the largest tensor, the embeddings
 Measured = dict[str, float]  # "imports", "merge" and "whole" in seconds, "peak" in bytes
@@ -41,9 +43,9 @@ def main() -> None:
 
 def compare_mergers(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
-        folder = Path(name)
+        folder = Path(name).absolute()
         actor = folder / "global_step_1" / "actor"
-        subprocess.run([sys.executable, __file__, "--child", "make", actor, str(args.gigabytes)], check=True)
+        subprocess.run([*CHILD, "make", actor, str(args.gigabytes)], check=True, cwd=ROOT)
         shards = sum(file.stat().st_size for file in actor.glob("*.pt"))
         print(f"{shards / 1e9:.2f} GB in {RANKS} shards, float32 to bfloat16, {args.repeats} repeats")
         measured: dict[str, list[Measured]] = {"ours": [], "verl": []}
@@ -58,9 +60,7 @@ def compare_mergers(args: argparse.Namespace) -> None:
 
 def measure(who: str, actor: Path, out: Path) -> Measured:
     begin = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, __file__, "--child", who, actor, out], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*CHILD, who, actor, out], capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode:
         sys.exit(f"the merge by {who} failed:\n{done.stderr[-3000:]}")
     return {**json.loads(done.stdout.splitlines()[-1]), "whole": time.perf_counter() - begin}

@@ -7,8 +7,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from segzero.cli.extras import needs
 from segzero.errors import UserError
+from segzero.extras import needs
 from segzero.images import load_image
 from segzero.io import png_bytes, write_atomically
 from segzero.pipeline import SegZeroPipeline

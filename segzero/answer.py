@@ -1,4 +1,4 @@
-"""What the policy said: a think-chain and instances, in the coordinates of the frame it was asked in.
+"""Parser and writer of a policy's answers: a think-chain and instances, in coordinates of the policy's frame.
 
 >>> text = '<think>one mug</think><answer>[{"bbox_2d": [10,20,30,40], "point_2d": [15,25]}]</answer>'
 >>> answer = parse_answer(text)
@@ -7,8 +7,8 @@
 >>> render_answer(answer) == text
 True
 
-`parse_answer` reads any text in three steps, each in linear time: find the part that is the answer
-(`_locate`), read it by its brackets into lists, dicts and words (`_read`), judge each object (`_instance`).
+`parse_answer` reads any text in three steps, each in linear time: find the part that is the answer (`_locate`), read
+it by its brackets into lists, dicts and words (`_read`), and check each object (`_instance`).
 """
 
 import json
@@ -17,13 +17,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from segzero.errors import unknown_name
 
 FORMATS = ("multi", "seg_zero")
-POINTS = {"multi": 1, "seg_zero": 2}  # that an object of the format has
-MAX_OBJECTS = 120  # the published rewards look no further
-MAX_DEPTH = 16  # of brackets in brackets; a good answer has three
+POINTS = {"multi": 1, "seg_zero": 2}  # points per object in a format
+MAX_OBJECTS = 120  # the published rewards ignore further ones
+MAX_DEPTH = 16  # nested brackets; a good answer has three
 MAX_TOKENS = 20_000  # brackets, commas, colons and words; MAX_OBJECTS good objects have under 3000
 MAX_COORDINATE = 1e9  # no image is larger, and scaling such a number can't overflow
 
@@ -43,7 +44,7 @@ ERRORS = {
 
 @dataclass(frozen=True)
 class Instance:
-    """One thing found: a box and points inside it, in frame coordinates."""
+    """An object in an answer: a box and points inside it, in frame coordinates."""
 
     box: tuple[float, float, float, float]  # x0, y0, x1, y1
     points: tuple[tuple[float, float], ...] = ()
@@ -51,16 +52,16 @@ class Instance:
 
 @dataclass(frozen=True)
 class Answer:
-    """`error` is None when the text could be read; no instances and no error means: nothing is there."""
+    """A parsed answer. Without instances and without an error, it says that nothing is there."""
 
     think: str = ""
     instances: tuple[Instance, ...] = ()
-    error: str | None = None  # one of ERRORS
-    warnings: tuple[str, ...] = ()  # one of ERRORS each, in the order met: mostly objects that were left out
+    error: str | None = None  # one of ERRORS; None if the text could be read
+    warnings: tuple[str, ...] = ()  # each one of ERRORS, in order of appearance: mostly objects that were left out
 
 
 def render_answer(answer: Answer, format: str = "multi") -> str:
-    """The text a policy would write to say this, in the style of the prompts' examples."""
+    """Write an answer as a policy would, in the style of the prompts' examples."""
     _check_format(format)
     objects = [_render_instance(instance, format) for instance in answer.instances]
     lone = format == "seg_zero" and len(objects) == 1
@@ -69,11 +70,10 @@ def render_answer(answer: Answer, format: str = "multi") -> str:
 
 
 def parse_answer(text: str, format: str = "multi", extent: tuple[float, float] | None = None) -> Answer:
-    """Read what a policy wrote. Never raises, whatever the text; what is wrong with it is in `error`.
+    """Parse a policy's text. Never raises, whatever the text; what is wrong with it is in `error`.
 
-    An object that can't be used becomes a warning beside those that can; if none can be used, the first
-    trouble is the error. `extent` is the frame's width and height: boxes wholly outside are refused, boxes
-    partly outside are kept as written.
+    An unusable object becomes a warning beside the usable ones; if none is usable, the first problem is the error.
+    `extent` is the frame's width and height: boxes wholly outside it are refused, boxes partly outside stay as written.
 
     >>> parse_answer("<answer>[]</answer>").error is None  # a valid answer: nothing is there
     True
@@ -85,16 +85,16 @@ def parse_answer(text: str, format: str = "multi", extent: tuple[float, float] |
     _check_format(format)
     start, body, missing = _locate(text)
     think = _think(text[:start])
-    values, troubles = _read(body)
+    values, problems = _read(body)
     if values is None:
         error = missing or ("not_a_list" if _is_scalar(body) else "not_json")
         return Answer(think, error=error)
     objects = list(islice(_objects(values), MAX_OBJECTS + 1))
-    judged = [_instance(item, POINTS[format], extent) for item in objects[:MAX_OBJECTS]]
-    instances = tuple(found for found, _ in judged if found)
-    warnings = [code for _, code in judged if code] + troubles
+    checked = [_instance(item, POINTS[format], extent) for item in objects[:MAX_OBJECTS]]
+    instances = tuple(instance for instance, _ in checked if instance)
+    warnings = [code for _, code in checked if code] + problems
     limit = 1 if format == "seg_zero" else MAX_OBJECTS
-    if (len(objects) > MAX_OBJECTS or len(instances) > limit) and "too_many" not in troubles:
+    if (len(objects) > MAX_OBJECTS or len(instances) > limit) and "too_many" not in problems:
         warnings.append("too_many")
     if not instances and warnings:
         return Answer(think, error=warnings[0], warnings=tuple(warnings[1:]))
@@ -102,10 +102,10 @@ def parse_answer(text: str, format: str = "multi", extent: tuple[float, float] |
 
 
 def _locate(text: str) -> tuple[int, str, str | None]:
-    """Where the answer begins, what it is, and the error to give if it holds no bracket.
+    """Find the start of the answer, its text, and the error to report if it has no bracket.
 
-    The last complete answer behind the think-chain counts: a policy that answers again means the last,
-    and one that repeats "<answer> </answer>" from its instructions while thinking means nothing by it.
+    The last complete answer after the think-chain counts: a policy that answers again means the last one, and the
+    "<answer> </answer>" that it may repeat from its instructions while thinking is not an answer.
     """
     thought = text.rfind("</think>")
     floor = max(thought, 0) if text.find("<answer>", max(thought, 0)) >= 0 else 0
@@ -122,7 +122,7 @@ def _locate(text: str) -> tuple[int, str, str | None]:
 
 
 def _think(text: str) -> str:
-    """The think-chain in what comes before the answer; either of its tags may be missing."""
+    """Find the think-chain in the text before the answer; either of its tags may be missing."""
     end = text.rfind("</think>")
     start = text.find("<think>", 0, end if end >= 0 else len(text))
     if start < 0 and end < 0:
@@ -131,9 +131,9 @@ def _think(text: str) -> str:
 
 
 def _without_prose(text: str) -> str:
-    """An answer without tags: what begins with a bracket or a code fence, or else the first object.
+    """Find an answer without tags: text that begins with a bracket or a code fence, or else the first object.
 
-    Square brackets amid prose are no answer; "[]" there would be read as "nothing is there".
+    Square brackets amid prose are not an answer; "[]" there would be read as "nothing is there".
     """
     text = text.lstrip()
     if text.startswith(("[", "{", "```")):
@@ -145,7 +145,7 @@ def _without_prose(text: str) -> str:
     return text[len(lead) - 1 :] if lead.endswith("[") else text[brace:]
 
 
-# Brackets, strings, other words. A quote ends a string only where JSON goes on behind it, so that 'it's' is one;
+# Brackets, strings, other words. A quote ends a string only where JSON continues after it, so that 'it's' is one;
 # a string that doesn't end on its line is as long as the line. Possessive (++, *+): no token is ever tried twice.
 _TOKEN = re.compile(
     r"""(?P<mark>[\[\]{},:])
@@ -158,21 +158,21 @@ _OPENING = re.compile(r"[\[{]")
 _COLON = object()
 
 
-def _read(text: str) -> tuple[list | None, list[str]]:
-    """The first list, or the objects in a row, as lists, dicts and words; None if there is no bracket.
+def _read(text: str) -> tuple[list[Any] | None, list[str]]:
+    """Read the first list, or the objects in a row, as lists, dicts and words; None if there is no bracket.
 
-    Lenient as to commas and quotes; a bracket that doesn't match closes everything up to the one it does.
-    What the text leaves open is left out, but for the finished objects in open lists.
+    Commas and quotes are optional; a bracket that doesn't match closes everything up to the one it matches. Brackets
+    that the text leaves open are dropped, but the finished objects in open lists are kept.
     """
     first = _OPENING.search(text)
     if first is None:
         return None, []
-    values: list = []
-    stack: list[tuple[str, list]] = []  # the open brackets, outermost first, with what is inside
-    troubles: list[str] = []
+    values: list[Any] = []
+    stack: list[tuple[str, list[Any]]] = []  # open brackets, outermost first, with their contents
+    problems: list[str] = []
     for count, match in enumerate(_TOKEN.finditer(text, first.start())):
         if count == MAX_TOKENS:
-            troubles.append("too_many")
+            problems.append("too_many")
             break
         kind = match.lastgroup or ""
         token = match[kind]
@@ -183,7 +183,7 @@ def _read(text: str) -> tuple[list | None, list[str]]:
             if not stack and values and token == "[":
                 break
             if len(stack) == MAX_DEPTH:
-                troubles.append("not_json")
+                problems.append("not_json")
                 break
             stack.append((token, []))
         elif not stack:
@@ -196,8 +196,8 @@ def _read(text: str) -> tuple[list | None, list[str]]:
                 items.append("")  # "[,]" is not the empty list
         else:
             wanted = "[" if token == "]" else "{"
-            if stack[-1][0] != wanted and "not_json" not in troubles:
-                troubles.append("not_json")
+            if stack[-1][0] != wanted and "not_json" not in problems:
+                problems.append("not_json")
             if all(bracket != wanted for bracket, _ in stack):
                 continue
             closed = None
@@ -206,23 +206,23 @@ def _read(text: str) -> tuple[list | None, list[str]]:
                 (stack[-1][1] if stack else values).append(_pairs(items) if closed == "{" else items)
             if not stack and closed == "[":
                 break
-    if stack and not troubles:
-        troubles.append("truncated")
+    if stack and not problems:
+        problems.append("truncated")
     for bracket, items in stack:
         if bracket == "{":
             break
         values += [item for item in items if not isinstance(item, str)]
-    return values, troubles
+    return values, problems
 
 
-def _pairs(items: list) -> dict[str, object]:
-    """What stood before and behind each colon between two braces."""
+def _pairs(items: list[Any]) -> dict[str, object]:
+    """Make a dict of the words before and after each colon between two braces."""
     colons = [i for i, item in enumerate(items) if item is _COLON]
     return {items[i - 1]: items[i + 1] for i in colons if 0 < i < len(items) - 1 and isinstance(items[i - 1], str)}
 
 
 def _is_scalar(body: str) -> bool:
-    """Whether a text without brackets is JSON."""
+    """True if a text without brackets is JSON."""
     try:
         json.loads(body)
     except ValueError:
@@ -230,8 +230,8 @@ def _is_scalar(body: str) -> bool:
     return True
 
 
-def _objects(values: list) -> Iterator[object]:
-    """The objects of however nested lists; four words in a list are a box without a name."""
+def _objects(values: list[Any]) -> Iterator[object]:
+    """Objects in lists, nested to any depth; four words in a list are a box without a name."""
     for value in values:
         if not isinstance(value, list):
             yield value
@@ -242,7 +242,7 @@ def _objects(values: list) -> Iterator[object]:
 
 
 def _instance(item: object, count: int, extent: tuple[float, float] | None) -> tuple[Instance | None, str | None]:
-    """The instance an object describes, with at most `count` points, and what is wrong with it.
+    """Make the instance that an object describes, with at most `count` points; also returns what is wrong with it.
 
     Any key with "bbox" in it names the box, any with "point" a point, as in the published parser.
     """
@@ -265,7 +265,7 @@ def _instance(item: object, count: int, extent: tuple[float, float] | None) -> t
 
 
 def _numbers(value: object, count: int) -> tuple[float, ...] | None:
-    """So many finite numbers, in a list or in lists within a list; else None."""
+    """Parse `count` finite numbers in a list, or in lists within a list; None if it has others."""
     if not isinstance(value, list):
         return None
     words = [word for item in value for word in (item if isinstance(item, list) else [item])]

@@ -1,8 +1,8 @@
-"""The exceptions that mean: the user can mend this."""
+"""Exceptions that the user can do something about."""
 
 
 class UserError(ValueError):
-    """A mistake of the user's: one line that says what is wrong, where, and what to do.
+    """Mistake of the user's, in one line that says what is wrong, where, and what to do.
 
     The command line prints it without a traceback and exits with code 2.
 
@@ -13,11 +13,11 @@ class UserError(ValueError):
 
 
 class TimedOut(UserError):
-    """Somebody was asked and did not answer in time: it may be this one question's fault."""
+    """Another program did not answer in time; this one request may be the cause."""
 
 
 class Unavailable(UserError):
-    """Somebody else's server can't be reached, or can't answer now: another try may do better."""
+    """Another server can't be reached, or can't answer now; a later try may succeed."""
 
 
 def one_line(error: object, limit: int = 300) -> str:
@@ -36,7 +36,7 @@ def one_line(error: object, limit: int = 300) -> str:
 
 
 def unknown_name(kind: str, name: str, known: list[str]) -> UserError:
-    """An error for a name that is not on the list, with the nearest one that is.
+    """Make the error for a name that is not on a list, with the nearest one that is.
 
     >>> str(unknown_name("prompt", "mutli", ["multi", "seg_zero"]))
     "unknown prompt 'mutli'; did you mean 'multi'? known: multi, seg_zero"

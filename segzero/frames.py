@@ -1,7 +1,7 @@
-"""Coordinate frames: the one place where pixels of the original image meet the numbers a policy writes.
+"""Coordinate frames: conversion between pixels of the original image and the numbers that a policy writes.
 
-A frame answers three questions: at what size does the policy see the image (`fit`), what number does a
-pixel become (`to_frame`), and what pixel did a number mean (`to_pixels`).
+A frame defines three things: the size at which the policy sees the image (`fit`), the number that a pixel becomes
+(`to_frame`), and the pixel that a number means (`to_pixels`).
 
 | frame | the policy sees | the policy writes |
 |---|---|---|
@@ -27,22 +27,22 @@ from segzero.errors import UserError
 
 Size = tuple[int, int]  # width, height
 MAX_ASPECT = 200  # beyond it Qwen's processors refuse an image
-MAX_PASSES = 10  # of smart resize until it settles: usually one, the most seen is seven
+MAX_PASSES = 10  # passes of smart resize until the size is stable: usually one, seven at most so far
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One way of writing coordinates. Make it with `stretch`, `native`, `relative` or `frame_for`."""
+    """A way of writing coordinates. Make it with `stretch`, `native`, `relative` or `frame_for`."""
 
     kind: Literal["stretch", "native", "relative"]
-    side: int = 0  # stretch: the square's side; relative: the number that stands for a full side
-    factor: int = 28  # model sizes are multiples of it: patch size x spatial merge
+    side: int = 0  # stretch: side of the square; relative: the number that means a full side
+    factor: int = 28  # sizes are multiples of it: patch size x spatial merge
     min_pixels: int = 56 * 56
     max_pixels: int = 12_845_056
 
     @property
     def most_pixels(self) -> int:
-        """Pixels of the largest image that the policy sees."""
+        """Number of pixels of the largest image that the policy sees."""
         return self.side**2 if self.kind == "stretch" else self.max_pixels
 
     def model_size(self, size: Size) -> Size:
@@ -52,26 +52,26 @@ class Frame:
         return settled_size(size, self.factor, self.min_pixels, self.max_pixels)
 
     def fit(self, image: Image.Image) -> Image.Image:
-        """The image as the policy is to see it; a processor's own smart resize then changes nothing."""
+        """Resize an image to the size that the policy sees; a processor's own smart resize then changes nothing."""
         size = self.model_size(image.size)
         if size == image.size:
             return image
         # The published scripts stretch with bilinear; Qwen's processors resize with bicubic.
-        how = Image.Resampling.BILINEAR if self.kind == "stretch" else Image.Resampling.BICUBIC
-        return image.resize(size, how)
+        method = Image.Resampling.BILINEAR if self.kind == "stretch" else Image.Resampling.BICUBIC
+        return image.resize(size, method)
 
     def extent(self, size: Size) -> Size:
-        """The largest x and y that can be written for an image of that size."""
+        """Largest x and y that can be written for an image of that size."""
         return (self.side, self.side) if self.kind == "relative" else self.model_size(size)
 
     def to_frame(self, xy: Sequence[float], size: Size) -> list[int]:
-        """Original pixels x, y, x, y, ... -> the integers the policy writes, rounded half up."""
+        """Convert pixels x, y, x, y, ... of the original image into the policy's integers, rounded half up."""
         extent = self.extent(size)
         scaled = (v * extent[i % 2] / size[i % 2] for i, v in enumerate(xy))
         return [min(max(math.floor(v + 0.5), 0), extent[i % 2]) for i, v in enumerate(scaled)]
 
     def to_pixels(self, xy: Sequence[float], size: Size) -> list[float]:
-        """What the policy wrote, x, y, x, y, ... -> original pixels, not rounded and not clipped."""
+        """Convert a policy's numbers x, y, x, y, ... into pixels of the original image, not rounded and not clipped."""
         extent = self.extent(size)
         return [v * size[i % 2] / extent[i % 2] for i, v in enumerate(xy)]
 
@@ -82,19 +82,19 @@ class Frame:
 
 
 def stretch(side: int = 840) -> Frame:
-    """Every image becomes a square of that side, whatever its shape."""
+    """Frame in which every image becomes a square of that side, whatever its shape."""
     return Frame("stretch", side=_positive(side, "stretch"))
 
 
 def native(min_pixels: int = 56 * 56, max_pixels: int = 12_845_056, factor: int = 28) -> Frame:
-    """Absolute pixels after Qwen's smart resize; the three numbers are the checkpoint's processor's."""
+    """Frame of absolute pixels after Qwen's smart resize; the three numbers are those of the checkpoint's processor."""
     if not 0 < min_pixels <= max_pixels:
         raise UserError(f"native frame: min_pixels {min_pixels} must be above 0 and at most max_pixels {max_pixels}")
     return Frame("native", factor=_positive(factor, "native"), min_pixels=min_pixels, max_pixels=max_pixels)
 
 
 def relative(side: int = 1000, min_pixels: int = 56 * 56, max_pixels: int = 12_845_056, factor: int = 28) -> Frame:
-    """0 to `side` along both axes; the image itself is resized as in `native`."""
+    """Frame of 0 to `side` along both axes; the image itself is resized as in `native`."""
     frame = native(min_pixels, max_pixels, factor)
     return Frame("relative", _positive(side, "relative"), frame.factor, frame.min_pixels, frame.max_pixels)
 
@@ -119,7 +119,7 @@ FAMILY_FRAMES = {"qwen2_vl": "relative", "qwen2_5_vl": "native", "qwen3_vl": "re
 
 
 def frame_for(family: str, min_pixels: int, max_pixels: int, factor: int) -> Frame:
-    """The frame a model family was taught, from its `model_type` and its processor's limits.
+    """Frame that a model family was trained with, by its `model_type` and its processor's limits.
 
     >>> str(frame_for("qwen3_vl", 3136, 1_003_520, 32))
     'relative(1000)'
@@ -134,7 +134,7 @@ def frame_for(family: str, min_pixels: int, max_pixels: int, factor: int) -> Fra
 
 
 def parse_frame(text: str, default: Frame) -> Frame:
-    """`stretch(840)`, `native`, `native(min,max)`, `relative(1000)`; limits not named are the default's.
+    """Parse `stretch(840)`, `native`, `native(min,max)` or `relative(1000)`; limits not given are the default's.
 
     >>> parse_frame("relative(1000)", native(factor=32)).factor
     32
@@ -157,10 +157,10 @@ def parse_frame(text: str, default: Frame) -> Frame:
 
 
 def settled_size(size: Size, factor: int, min_pixels: int, max_pixels: int) -> Size:
-    """The size that Qwen's smart resize arrives at and then leaves alone.
+    """Size at which Qwen's smart resize becomes stable.
 
-    A processor resizes the fitted image once more. For long thin images and narrow limits that is not always
-    a no-op, and the policy would see another size than the one its numbers are read in.
+    A processor resizes the fitted image once more. For long thin images and narrow limits that is not always a no-op:
+    the policy would then see another size than the one in which its numbers are read.
     """
     limits = (factor, min_pixels, max_pixels)
     fitted = smart_size(size, *limits)
@@ -175,7 +175,7 @@ def settled_size(size: Size, factor: int, min_pixels: int, max_pixels: int) -> S
 
 
 def smart_size(size: Size, factor: int, min_pixels: int, max_pixels: int) -> Size:
-    """One pass of Qwen's smart resize: sides become multiples of `factor`, the area stays within its limits."""
+    """Size after one pass of Qwen's smart resize: sides are multiples of `factor`, the area within its limits."""
     width, height = size
     if max(size) > MAX_ASPECT * min(size):
         raise _too_long(size)

@@ -1,7 +1,7 @@
-"""Reading images: whatever a user's file holds, an upright RGB picture or one clear line that says why not.
+"""Images from files of any origin: an upright RGB image, or one clear line that says why not.
 
 >>> image = load_image("cat.jpg")                        # doctest: +SKIP
->>> image.mode, image.size
+>>> image.mode, image.size                                # doctest: +SKIP
 ('RGB', (640, 480))
 """
 
@@ -24,20 +24,26 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from segzero.errors import UserError, one_line
-from segzero.image_structure import MAX_EXIF, check_body, check_header, sound_exif, turned_behind
+from segzero.image_structure import (
+    MAX_EXIF,
+    MAX_PIXELS,
+    check_body,
+    check_header,
+    is_cheap_exif,
+    orientation_after_pixels,
+)
 
 Opened = TypeVar("Opened", bound=Image.Image)
 T = TypeVar("T")
-MAX_PIXELS = 89_000_000  # under Pillow's own limit, which then never has to be lifted
-BLOCK = 1 << 18  # pixels that are converted together: what that needs beside the result stays small, and in the cache
-FEED = 1 << 22  # bytes handed to libjpeg together; what it can't use yet is copied once for each further piece
+BLOCK = 1 << 18  # pixels converted at a time: the memory needed beside the result stays small, and in the CPU's cache
+FEED = 1 << 22  # bytes given to libjpeg at a time; what it can't use yet is copied once per further piece
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 class FirstFrame(WebPImageFile):
-    """A WebP file whose first frame alone is decoded.
+    """A WebP file of which only the first frame is decoded.
 
-    libwebp keeps two canvases, of 4 bytes a pixel each; they are freed before the pixels are converted.
+    libwebp keeps two canvases, of 4 bytes per pixel each; they are freed before the pixels are converted.
     """
 
     def load(self) -> Any:
@@ -48,7 +54,7 @@ class FirstFrame(WebPImageFile):
         return Image.Image.load(self)
 
 
-# What a file begins with -> who reads it. A short list, as every further reader is a door for hostile files.
+# First bytes of a file -> its reader. The list is short, as every further reader is an entry for hostile files.
 READERS: dict[bytes, type[ImageFile.ImageFile]] = {
     b"\xff\xd8\xff": JpegImageFile,
     b"\x89PNG\r\n\x1a\n": PngImageFile,
@@ -63,7 +69,7 @@ READERS: dict[bytes, type[ImageFile.ImageFile]] = {
 
 NUMBERS = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # modes of more than 8 bits
 ORIENTATION = 0x0112  # the EXIF tag
-UPRIGHT = {  # its value -> what puts the picture upright
+UPRIGHT = {  # its value -> the operation that turns the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -74,10 +80,10 @@ UPRIGHT = {  # its value -> what puts the picture upright
 }
 
 
-def kind_of(file: bytes) -> str:
-    """The media type of a file that `load_image` reads.
+def media_type(file: bytes) -> str:
+    """Media type of a file that `load_image` reads.
 
-    >>> kind_of(b"GIF89a...")
+    >>> media_type(b"GIF89a...")
     'image/gif'
     """
     reader = next(reader for begin, reader in READERS.items() if file.startswith(begin))
@@ -87,10 +93,10 @@ def kind_of(file: bytes) -> str:
 def load_image(
     source: str | Path | bytes | Image.Image, max_pixels: int = MAX_PIXELS, name: str | None = None
 ) -> Image.Image:
-    """An image as RGB, 8 bits a channel, turned upright as its EXIF says; `name` is what errors call it.
+    """Load an image as RGB, 8 bits per channel, turned upright as its EXIF says; errors call it `name`.
 
-    Transparent parts become white, of an animation the first frame is taken, 16-bit grey is scaled. Width and
-    height are checked before any pixel is decoded; a PIL image that is in memory already has no limit.
+    Transparent parts become white, an animation gives its first frame, 16-bit grey is scaled. Width and height are
+    checked before any pixel is decoded; a PIL image that is in memory already has no limit.
     """
     if isinstance(source, Image.Image):
         return _read(lambda: source, max_pixels, name or "the image", _to_rgb)
@@ -104,7 +110,7 @@ def load_image(
             raise UserError(f"{name} is a folder, not an image")
         if not path.exists():
             raise UserError(f"no such image: {name}; check the path")
-        if not path.is_file():  # a pipe would be waited for without end
+        if not path.is_file():  # a pipe might never end
             raise UserError(f"{name} is not a regular file")
         with path.open("rb") as file:
             return read_file(file, name, _to_rgb, max_pixels)
@@ -113,31 +119,31 @@ def load_image(
 
 
 def measure_image(file: bytes, max_pixels: int = MAX_PIXELS, name: str | None = None) -> tuple[int, int]:
-    """Width and height by a file's header alone, not turned; it is refused for what `load_image` refuses it for."""
+    """Read width and height from a file's header, not turned; files that `load_image` refuses are refused."""
     return read_file(io.BytesIO(file), name or f"the image ({len(file)} bytes)", lambda image: image.size, max_pixels)
 
 
-def find_images(what: str | Path) -> list[Path]:
-    """The image files that a file, a folder (its own files, not those below) or a glob stands for, sorted.
+def find_images(pattern: str | Path) -> list[Path]:
+    """Find the image files that a file, a folder (without subfolders) or a glob stands for, sorted.
 
     >>> find_images("photos/2024-*/*.jpg")                   # doctest: +SKIP
     [PosixPath('photos/2024-05/a.jpg'), PosixPath('photos/2024-06/b.jpg')]
     """
-    path = Path(what)
+    path = Path(pattern)
     try:
         if path.is_dir():
-            found, place = path.iterdir(), "in the folder"
+            files, place = path.iterdir(), "in the folder"
         elif path.exists():
             return [path]
-        elif any(c in str(what) for c in "*?["):
-            found, place = Path(path.anchor).glob(str(path.relative_to(path.anchor))), "among the files that match"
+        elif any(c in str(pattern) for c in "*?["):
+            files, place = Path(path.anchor).glob(str(path.relative_to(path.anchor))), "among the files that match"
         else:
-            raise UserError(f"no such image, folder or pattern: {what}; check the path")
-        images = sorted(p for p in found if _named_as_image(p) and p.is_file())
+            raise UserError(f"no such image, folder or pattern: {pattern}; check the path")
+        images = sorted(p for p in files if _named_as_image(p) and p.is_file())
     except OSError as error:
-        raise UserError(f"cannot look into {what}: {error.strerror or error}") from error
+        raise UserError(f"cannot look into {pattern}: {error.strerror or error}") from error
     if not images:
-        raise UserError(f"no images {place} {what}; their names must end in {', '.join(SUFFIXES)}")
+        raise UserError(f"no images {place} {pattern}; their names must end in {', '.join(SUFFIXES)}")
     return images
 
 
@@ -146,7 +152,7 @@ def _named_as_image(path: Path) -> bool:
 
 
 def read_file(file: BinaryIO, name: str, finish: Callable[[ImageFile.ImageFile], T], max_pixels: int = MAX_PIXELS) -> T:
-    """What becomes of an image that has been opened and is about to be decoded."""
+    """Open an image whose pixels are about to be decoded, check its structure, and return `finish(image)`."""
 
     def finish_checked(image: ImageFile.ImageFile) -> T:
         place = file.tell()
@@ -160,7 +166,7 @@ def read_file(file: BinaryIO, name: str, finish: Callable[[ImageFile.ImageFile],
 def read_header(
     file: BinaryIO, name: str, finish: Callable[[ImageFile.ImageFile], T], max_pixels: int = MAX_PIXELS
 ) -> T:
-    """What becomes of an image whose header has been read; its pixels are not to be decoded."""
+    """Open an image by its header alone, and return `finish(image)`, which must not decode the pixels."""
     return _read(lambda: _open(file, name), max_pixels, name, finish)
 
 
@@ -179,6 +185,7 @@ def _open(file: BinaryIO, name: str) -> ImageFile.ImageFile:
 
 
 def _read(opened: Callable[[], Opened], max_pixels: int, name: str, finish: Callable[[Opened], T]) -> T:
+    """Open an image, check its size and finish it; all errors become one line."""
     with _pillow_limit(max_pixels):
         try:
             image = opened()
@@ -204,9 +211,9 @@ def _check_size(image: Image.Image, max_pixels: int, name: str) -> None:
 
 @contextmanager
 def _pillow_limit(max_pixels: int) -> Iterator[None]:
-    """Some of Pillow's readers keep a limit of their own, which is global.
+    """Lift Pillow's own global limit of pixels for the context, if more than usual are allowed.
 
-    It is lifted only for those who ask for more than usual, one at a time, and put back.
+    Only one thread at a time does so.
     """
     if max_pixels <= MAX_PIXELS:
         yield
@@ -233,15 +240,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     else:
         rgb = image._new(image.im) if isinstance(image, ImageFile.ImageFile) else image
     if isinstance(image, ImageFile.ImageFile):
-        rgb.info = {}  # nothing is kept of what else the file holds
+        rgb.info = {}  # nothing else of the file is kept
     if turn is not None:
         rgb = rgb.transpose(turn)
-        rgb.info = {}  # it still holds the EXIF, and whoever reads it next would turn the picture again
+        rgb.info = {}  # its EXIF would turn the image a second time
     return rgb
 
 
 def _converted(image: Image.Image) -> Image.Image:
-    """A picture of numbers, or on white, as RGB: block by block, as what is between takes many bytes a pixel."""
+    """Convert an image of numbers or with transparency to RGB, block by block: intermediate steps take much memory."""
     convert = _number_to_grey(image) if image.mode in ("I", "F") else _convert
     rgb = Image.new("RGB", image.size)
     for box in _blocks(*image.size):
@@ -250,7 +257,7 @@ def _converted(image: Image.Image) -> Image.Image:
 
 
 def _blocks(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes that cover a picture, of at most so many pixels each."""
+    """Boxes of at most BLOCK pixels each that cover an image."""
     across = min(width, BLOCK)
     down = BLOCK // across
     for y in range(0, height, down):
@@ -267,7 +274,9 @@ def _convert(image: Image.Image) -> Image.Image:
 
 
 def _number_to_grey(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """Darkest to black, brightest to white: integers of 32 bits and floats have no agreed white."""
+    """Make a conversion that maps the darkest value to black and the brightest to white.
+
+    Integers of 32 bits and floats have no standard white."""
     low, high = np.inf, -np.inf
     for box in _blocks(*image.size):
         values = np.asarray(image.crop(box))
@@ -285,15 +294,15 @@ def _number_to_grey(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; of an image that is only opened, its pixels are left alone."""
+    """Read the EXIF orientation, 1 to 8, without decoding the pixels of an image that is only opened."""
     try:
         block, text = image.info.get("exif"), image.info.get("Raw profile type exif", "")
-        if not sound_exif(block or b"") or len(text) > 2 * MAX_EXIF:
+        if not is_cheap_exif(block or b"") or len(text) > 2 * MAX_EXIF:
             return 1
-        # A PNG's own getexif decodes all pixels, as the block may stand behind them.
-        alone = isinstance(image, PngImageFile) and image.fp is not None and not turned_behind(image.fp)
+        # A PNG's own getexif decodes all pixels, as the block may come after them.
+        alone = isinstance(image, PngImageFile) and image.fp is not None and not orientation_after_pixels(image.fp)
         return (Image.Image.getexif(image) if alone else image.getexif()).get(ORIENTATION, 1)
-    except Exception:  # a damaged EXIF block is no reason to refuse the picture
+    except Exception:  # a damaged EXIF block is not a reason to refuse the image
         return 1
 
 

@@ -39,7 +39,7 @@ def write_atomically(path: Path, data: bytes) -> Path:
 
 
 def sync(path: Path) -> None:
-    """Make a file, or the names in a folder, survive a power cut."""
+    """Flush a file, or the names in a folder, to the disk, so that a power cut does not lose it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -49,10 +49,10 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def lock(folder: Path, busy: str) -> Iterator[None]:
-    """Keep `folder` for this process while the context lasts; another process that asks is refused, told `busy`.
+    """Lock a folder for this process while the context lasts; another process gets a UserError that says `busy`.
 
-    The lock is the kernel's: it ends with the process, however that ends. The empty file `.lock` stays behind, as
-    whoever removed it would let two processes lock two files of that name.
+    The kernel holds the lock, and releases it when the process ends, however that happens. The empty file `.lock` stays
+    behind: if it were removed, two processes could lock two files of that name.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def lock(folder: Path, busy: str) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(busy) from None
         except OSError:
-            pass  # a file system without locks: the user must see to it, as for every other program there
+            pass  # a file system without locks: the user must take care, as with every other program there
         yield
     finally:
         os.close(descriptor)
@@ -96,10 +96,10 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def append_line(file: Path, line: bytes) -> None:
-    """Add a line to a file, which is made if there is none: whole and on the disk, or not at all.
+    """Append a line to a file, which is created if there is none: whole and on the disk, or not at all.
 
-    One process at a time, so that nobody cuts off another's line. A line that was cut short before (by a crash, or
-    by a full disk that did not allow to cut it off) is ended first.
+    Processes take turns, so that none truncates another's line. A line that was left incomplete before (by a crash, or
+    by a full disk that did not allow to remove it) is ended first.
     """
     with file.open("a+b", buffering=0) as end:
         with suppress(OSError):  # a file system without locks; a server alone needs none
@@ -118,13 +118,13 @@ def append_line(file: Path, line: bytes) -> None:
 
 
 def write_json(path: Path, content: Any, indent: int | None = None, allow_nan: bool = False) -> Path:
-    """Write a JSON file in UTF-8, whole or not at all; names that are not text are written as escapes."""
+    """Write a JSON file in UTF-8, whole or not at all; lone surrogates in text become escapes."""
     text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=allow_nan)
     return write_atomically(path, (text + "\n" if indent else text).encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path, *names: str) -> dict[str, Any]:
-    """Read a JSON object that holds these names and only finite numbers; a ValueError says what it is instead."""
+    """Read a JSON object that has these names and only finite numbers; a ValueError says what is wrong."""
 
     def finite(text: str) -> float:
         if not math.isfinite(number := float(text)):
@@ -151,7 +151,7 @@ def finite_or_zero(value: float) -> float:
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """The picture as a PNG file."""
+    """Encode an image as a PNG file."""
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=3)  # a third of the time of the usual 6, for files a tenth larger
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""Read what this machine has, and what the installed PyTorch needs of a GPU's driver.
+"""Hardware of this machine, and what the installed PyTorch needs of a GPU's driver.
 
 >>> driver_problem(Gpu("NVIDIA A100", "550.54.15", 8.0), cuda="13.0")
 'NVIDIA driver 550.54.15 is older than 580, which CUDA 13 needs; update the driver'
@@ -19,7 +19,7 @@ CAPABILITY = 8.0  # bfloat16 and vLLM's attention; Ampere and newer
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU as nvidia-smi lists it, whether or not PyTorch can use it."""
+    """A GPU as nvidia-smi lists it, whether or not PyTorch can use it."""
 
     name: str
     driver: str
@@ -32,13 +32,13 @@ class Machine:
 
     cpus: int
     memory: int
-    shared: int | None  # /dev/shm; None where there is none
+    shared: int | None  # /dev/shm; None if there is none
     gpus: tuple[Gpu, ...] = ()
-    disk: int | None = None  # free where a run would be written; None: not looked at
+    disk: int | None = None  # free where a run would be written; None: not measured
 
 
 def this_machine(run: Path | None = None) -> Machine:
-    """Ask the system; the container's limit of memory counts where it has one. `run` need not exist yet."""
+    """Measure this machine; a container's memory limit counts. `run`, the folder of a run, need not exist yet."""
     shm = Path("/dev/shm")
     return Machine(
         cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -50,54 +50,54 @@ def this_machine(run: Path | None = None) -> Machine:
 
 
 def free_disk(folder: Path) -> int:
-    """Bytes that are free where a folder is, or will be."""
+    """Free bytes of the disk on which a folder is, or will be."""
     folder = folder.absolute()
     return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
 
 
 def list_gpus() -> tuple[Gpu, ...]:
-    """The GPUs that nvidia-smi lists."""
+    """List the GPUs that nvidia-smi knows."""
     rows = [[part.strip() for part in line.split(",")] for line in nvidia_smi("name,driver_version,compute_cap")]
     return tuple(Gpu(row[0], row[1], _number(row[2])) for row in rows if len(row) == 3)
 
 
 def nvidia_smi(fields: str) -> list[str]:
-    """Those fields of each GPU, a line each; none where nvidia-smi is not there or does not answer."""
+    """Query nvidia-smi for fields of each GPU, one line per GPU; [] if it is absent or does not answer."""
     query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+        output = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    return [line.strip() for line in told.splitlines() if line.strip()]
+    return [line.strip() for line in output.splitlines() if line.strip()]
 
 
 def has_flash() -> bool:
-    """Whether flash-attn is installed; whether it also imports, `segzero doctor` and dry_run find out."""
+    """True if flash-attn is installed; `segzero doctor` and a dry run find out whether it also imports."""
     return importlib.util.find_spec("flash_attn") is not None
 
 
 def cuda_of_torch() -> str | None:
-    """The CUDA version that the installed PyTorch was built for, such as "13.0"; None for a CPU build."""
+    """CUDA version that the installed PyTorch was built for, such as "13.0"; None for a CPU build."""
     import torch
 
     return torch.version.cuda
 
 
 def driver_problem(gpu: Gpu, cuda: str | None) -> str | None:
-    """Why a GPU can't be used with a build for that version of CUDA, in one line; None where it can."""
+    """Explain in one line why a GPU can't be used with a build for that version of CUDA; None if it can."""
     if cuda is None:
         return "the installed PyTorch is a CPU build; run `ACCELERATOR=cuda make setup`, or install segzero[train]"
     major = int(cuda.split(".")[0])
-    wanted, there = DRIVERS.get(major), _number(gpu.driver.split(".")[0])
-    if wanted and there is not None and there < wanted:
-        return f"NVIDIA driver {gpu.driver} is older than {wanted}, which CUDA {major} needs; update the driver"
+    needed, installed = DRIVERS.get(major), _number(gpu.driver.split(".")[0])
+    if needed and installed is not None and installed < needed:
+        return f"NVIDIA driver {gpu.driver} is older than {needed}, which CUDA {major} needs; update the driver"
     if gpu.capability is not None and gpu.capability < CAPABILITY:
         return f"{gpu.name} has compute capability {gpu.capability:g}; {CAPABILITY:g} (Ampere) or newer is needed"
     return None
 
 
 def gpus_problem(machine: Machine, wanted: int) -> str | None:
-    """Why a machine has not `wanted` GPUs that PyTorch can use, in one line; None where it has."""
+    """Explain in one line why a machine lacks `wanted` GPUs that PyTorch can use; None if it has them."""
     import torch
 
     usable = torch.cuda.device_count()

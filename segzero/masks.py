@@ -1,7 +1,7 @@
-"""Masks: run-length encoding, the boxes and points that stand for them, and how well two of them agree.
+"""Masks: run-length encoding, boxes and points that stand for masks, and the overlap of two masks.
 
-A mask is a boolean array [H, W]; stored or sent, it is an `RLE`. Whatever comes from a file is checked
-before pycocotools' C code sees it, because that code trusts the numbers it is given.
+A mask is a boolean array [H, W]; stored or sent, it is an `RLE`. Everything that comes from a file is checked before
+pycocotools' C code sees it, because that code trusts the numbers it is given.
 
 >>> mask = np.zeros((4, 6), bool)
 >>> mask[1:3, 2:5] = True
@@ -26,21 +26,21 @@ Mask = NDArray[np.bool_]  # [H, W]
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 Point = tuple[float, float]  # x, y
 
-MAX_PIXELS = 1 << 28  # of one mask
+MAX_PIXELS = 1 << 28  # per mask
 MAX_OUTLINE = 1 << 24  # pixels that the edges of one object's polygons may pass through
 _MAX_DIGITS = 6  # six digits of five bits hold every difference of two runs up to MAX_PIXELS
-_PIECE = 1 << 16  # characters of counts that are looked at together
+_PIECE = 1 << 16  # characters of counts that are parsed at a time
 
 
 class RLE(TypedDict):
-    """COCO's own compressed form, a plain dict: it goes into JSON and parquet as it is."""
+    """COCO's compressed run-length encoding, a plain dict: it goes into JSON and parquet as it is."""
 
     size: list[int]  # height, width
     counts: str
 
 
 def encode(mask: ArrayLike) -> RLE:
-    """The RLE of a mask [H, W]; anything not zero is inside."""
+    """Encode a mask [H, W]; everything but zero is inside."""
     array = np.asarray(mask)
     if array.ndim != 2 or not 0 < array.size <= MAX_PIXELS:
         raise UserError(f"a mask must be an array [height, width] of 1 to {MAX_PIXELS} pixels, not {array.shape}")
@@ -48,15 +48,15 @@ def encode(mask: ArrayLike) -> RLE:
 
 
 def decode(rle: RLE, size: tuple[int, int] | None = None) -> Mask:
-    """The boolean mask [H, W] of an RLE, which must be of that (width, height) if one is given."""
+    """Decode an RLE into a mask [H, W]; it must be of that (width, height) if one is given."""
     return coco.decode(check_rle(rle, size)).view(bool)  # bytes of 0 and 1
 
 
 def check_rle(rle: object, size: tuple[int, int] | None = None) -> RLE:
-    """The same mask as a compressed RLE that is safe to decode; COCO's uncompressed lists are taken too.
+    """Check an RLE, and return it compressed and safe to decode; COCO's uncompressed lists are accepted too.
 
-    `size`: the (width, height) of the image it belongs to. Give it wherever it is known: a mask of
-    another size is refused before its counts are looked at, and those are bounded by its pixels.
+    `size` is the (width, height) of the mask's image. Give it wherever it is known: a mask of another size is refused
+    before its counts are parsed, and those are bounded by its pixels.
 
     >>> check_rle({"size": [2, 2], "counts": [1, 2, 1]})
     {'size': [2, 2], 'counts': '121'}
@@ -85,12 +85,12 @@ def check_rle(rle: object, size: tuple[int, int] | None = None) -> RLE:
 
 
 def area(rle: RLE) -> int:
-    """How many pixels are inside."""
+    """Number of pixels inside a mask."""
     return int(coco.area(check_rle(rle)))
 
 
 def union(rles: Iterable[RLE], size: tuple[int, int]) -> RLE:
-    """One mask of everything that is inside any; of none at all, the empty mask of that (width, height)."""
+    """Union of masks of that (width, height); without masks, the empty mask."""
     width, height = size
     checked = [check_rle(rle, size) for rle in rles]
     if not checked:
@@ -99,9 +99,9 @@ def union(rles: Iterable[RLE], size: tuple[int, int]) -> RLE:
 
 
 def from_polygons(polygons: Iterable[Sequence[float]], size: tuple[int, int]) -> RLE:
-    """The union of COCO polygons [x, y, x, y, ...] in an image of (width, height).
+    """Rasterise the union of COCO polygons [x, y, x, y, ...] in an image of (width, height).
 
-    Polygons of fewer than three corners are dropped, as COCO's own files hold some.
+    Polygons of fewer than three corners are dropped, as COCO's own files contain some.
     """
     width, height = size
     _check_size(width, height)
@@ -114,7 +114,7 @@ def from_polygons(polygons: Iterable[Sequence[float]], size: tuple[int, int]) ->
             corners = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)  # [N, 2] xy
         except (TypeError, ValueError):
             raise UserError("malformed polygon: it must be a flat list of numbers x, y, x, y, ...") from None
-        # Not clipped: that would bend the outline. A little over the edge is usual, a whole image is not.
+        # Not clipped, which would bend the outline. A little beyond the edge is usual, a whole image is not.
         if not (np.abs(corners / size - 0.5) <= 1.5).all():
             raise UserError(f"malformed polygon: a corner lies far outside its image of {width}x{height}")
         outline += np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum()
@@ -127,25 +127,25 @@ def from_polygons(polygons: Iterable[Sequence[float]], size: tuple[int, int]) ->
 
 
 def box_of(mask: ArrayLike, inclusive: bool = False) -> Box | None:
-    """The tightest box x0, y0, x1, y1, or None for an empty mask.
+    """Tightest box x0, y0, x1, y1 of a mask, or None for an empty mask.
 
-    The right and bottom edges stand behind the last pixel, so that x1 - x0 is the width;
-    `inclusive` gives the last pixel's own index, as in the published data.
+    The right and bottom edges lie behind the last pixel, so that x1 - x0 is the width; with `inclusive` they are the
+    last pixel's own index, as in the published data.
     """
     array = np.asarray(mask, dtype=bool)
     columns, rows = np.flatnonzero(array.any(axis=0)), np.flatnonzero(array.any(axis=1))
     if not len(rows):
         return None
-    behind = 0 if inclusive else 1
-    return float(columns[0]), float(rows[0]), float(columns[-1] + behind), float(rows[-1] + behind)
+    beyond = 0 if inclusive else 1
+    return float(columns[0]), float(rows[0]), float(columns[-1] + beyond), float(rows[-1] + beyond)
 
 
 def points_of(mask: ArrayLike, count: int = 1) -> tuple[Point, ...]:
-    """One or two safe points inside, as pixel indices x, y; none for an empty mask.
+    """Choose one or two safe points inside a mask, as pixel indices x, y; none for an empty mask.
 
-    The first is the centre of the largest inscribed circle, the image's border being an edge too.
-    The second is the centre of the largest circle among the half of the pixels that lie farther away
-    from the first; a mask whose pixels all lie equally far (a single pixel) gives the first again.
+    The first is the centre of the largest inscribed circle, for which the image's border is an edge too. The second is
+    the centre of the largest circle among the half of the pixels that lie farther from the first; if all pixels lie
+    equally far (a single pixel), it is the first again.
     """
     assert count in (1, 2), count
     array = np.asarray(mask, dtype=bool)
@@ -153,22 +153,22 @@ def points_of(mask: ArrayLike, count: int = 1) -> tuple[Point, ...]:
     if box is None:
         return ()
     x0, y0, x1, y1 = (int(v) for v in box)
-    from scipy.ndimage import distance_transform_edt  # two thirds of the time to import this module
+    from scipy.ndimage import distance_transform_edt  # takes two thirds of this module's import time
 
     crop = np.pad(array[y0:y1, x0:x1], 1)
     depth = distance_transform_edt(crop)  # [h + 2, w + 2] distance to the nearest pixel outside
     first = np.unravel_index(np.argmax(depth), depth.shape)
-    found = [first]
+    centres = [first]
     if count == 2:
         inside = np.argwhere(crop)  # [N, 2] row, column
-        away = np.hypot(*(inside - first).T)  # [N]
-        far = inside[away > np.median(away)]
-        found.append(tuple(far[np.argmax(depth[tuple(far.T)])]) if len(far) else first)
-    return tuple((float(column - 1 + x0), float(row - 1 + y0)) for row, column in found)
+        distances = np.hypot(*(inside - first).T)  # [N]
+        far = inside[distances > np.median(distances)]
+        centres.append(tuple(far[np.argmax(depth[tuple(far.T)])]) if len(far) else first)
+    return tuple((float(column - 1 + x0), float(row - 1 + y0)) for row, column in centres)
 
 
 def mask_iou(a: ArrayLike, b: ArrayLike, ignore: ArrayLike | None = None) -> float:
-    """Intersection over union; pixels in `ignore` count for neither. Two empty masks agree: 1.0."""
+    """Intersection over union of two masks without the pixels in `ignore`; 1.0 for two empty masks."""
     a, b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
     if a.shape != b.shape:
         raise UserError(f"masks of different sizes can't be compared: {a.shape} and {b.shape}")
@@ -181,10 +181,10 @@ def mask_iou(a: ArrayLike, b: ArrayLike, ignore: ArrayLike | None = None) -> flo
 
 
 def box_iou(a: ArrayLike, b: ArrayLike, plus_one: bool = False) -> NDArray[np.float64]:
-    """IoU of every box in `a` with every box in `b`: [..., 4] x [..., 4] xyxy -> one axis for each list.
+    """IoU of every box in `a` with every box in `b`: [..., 4] x [..., 4] xyxy -> one axis per list.
 
-    Two single boxes give a number, [N, 4] and [M, 4] give [N, M]. A width is x1 - x0; with `plus_one`
-    it is x1 - x0 + 1, the area convention of the published rewards. Boxes without area overlap nothing.
+    Two single boxes give a number, [N, 4] and [M, 4] give [N, M]. A width is x1 - x0; with `plus_one` it is
+    x1 - x0 + 1, the convention of the published rewards. Boxes without area overlap nothing.
 
     >>> round(float(box_iou([0, 0, 10, 10], [5, 0, 15, 10])), 3)
     0.333
@@ -284,7 +284,7 @@ def coco_annotation(box: Box | None, rle: RLE | None = None, crowd: bool = False
 
 
 def _plain(rle: dict) -> RLE:
-    """pycocotools' own RLE, whose counts are bytes, as one that JSON can hold."""
+    """Convert pycocotools' RLE, whose counts are bytes, into one that JSON can hold."""
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode()}
 
 
@@ -298,19 +298,19 @@ def _is_int(value: object) -> bool:
 
 
 def _check_counts(counts: object, pixels: int) -> int:
-    """How many pixels the runs of an uncompressed RLE cover."""
+    """Check an uncompressed RLE, and count the pixels that its runs cover."""
     if not isinstance(counts, list | tuple) or not 0 < len(counts) <= pixels + 1:
-        raise UserError("malformed RLE: its counts must be text, or a list of at most one run a pixel")
+        raise UserError("malformed RLE: its counts must be text, or a list of at most one run per pixel")
     if not all(_is_int(run) and 0 <= run <= pixels for run in counts):
         raise UserError(f"malformed RLE: its runs must be integers of 0 to {pixels}")
     return sum(int(run) for run in counts)
 
 
 def _read_counts(counts: str | bytes, pixels: int) -> int:
-    """How many pixels the runs of a compressed RLE cover: digits of five bits, lowest first, and 32 for "more".
+    """Count the pixels that the runs of a compressed RLE cover: digits of five bits, lowest first, and 32 for "more".
 
-    Each number is signed; from the fourth on, it is the difference to the run two places before.
-    They are read in pieces, so that long counts take no more memory than short ones.
+    Each number is signed; from the fourth on, it is the difference to the run two places before. The text is parsed in
+    pieces, so that long counts take no more memory than short ones.
     """
     if not 0 < len(counts) <= _MAX_DIGITS * (pixels + 2):
         raise UserError(f"malformed RLE: counts of {len(counts)} characters for {pixels} pixels")
@@ -323,7 +323,7 @@ def _read_counts(counts: str | bytes, pixels: int) -> int:
         if place:
             numbers[:2] += before[: len(numbers)]
         else:
-            numbers[2:3] -= numbers[0]  # the third stands for itself
+            numbers[2:3] -= numbers[0]  # the third is not a difference
         numbers[::2] = np.cumsum(numbers[::2])
         numbers[1::2] = np.cumsum(numbers[1::2])
         if numbers.min() < 0 or numbers.max() > pixels:  # before the sum, which could wrap around
@@ -335,7 +335,7 @@ def _read_counts(counts: str | bytes, pixels: int) -> int:
 
 
 def _read_numbers(piece: str | bytes) -> tuple[NDArray[np.int64], int]:
-    """The numbers that are whole in a piece of counts, and how many characters they take."""
+    """Parse the complete numbers in a piece of counts; also returns how many characters they take."""
     try:
         raw = piece.encode("ascii") if isinstance(piece, str) else piece
     except UnicodeEncodeError:

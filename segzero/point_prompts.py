@@ -1,4 +1,4 @@
-"""A person's points and boxes, as typed, become prompts and masks; no policy takes part.
+"""Masks from points and boxes that a person types, without a policy.
 
 >>> parse_prompts(["30,40", "-5,6"], [], (100, 100))
 [MaskPrompt(box=None, points=((30.0, 40.0), (5.0, 6.0)), labels=(1, 0), mask=None)]
@@ -15,7 +15,7 @@ from segzero.segmenter import MaskPrompt, Segmenter
 
 
 def parse_prompts(points: list[str], boxes: list[str], size: Size) -> list[MaskPrompt]:
-    """One prompt an object: each box is an object; points refine a single box, or make an object of their own."""
+    """Parse typed points and boxes into prompts: one object per box; points refine a single box, or are an object."""
     if not points and not boxes:
         raise UserError("nothing to draw: give --point x,y or --box x0,y0,x1,y1")
     if points and len(boxes) > 1:
@@ -33,21 +33,24 @@ def parse_prompts(points: list[str], boxes: list[str], size: Size) -> list[MaskP
 def draw(
     segmenter: Segmenter, image: Image.Image, prompts: list[MaskPrompt], name: str, all_masks: bool
 ) -> Iterator[tuple[str, Segmentation]]:
-    """A named result to save: all objects in one, or with `all_masks` one for each reading, best first."""
-    [drawn] = segmenter.decode(segmenter.embed([image]), [prompts], all_masks=all_masks)
-    orders = [d.scores.argsort()[::-1] for d in drawn]
+    """Predict masks and yield results with their names: one result, or with `all_masks` one per choice, best first."""
+    [predictions] = segmenter.decode(segmenter.embed([image]), [prompts], all_masks=all_masks)
+    orders = [p.scores.argsort()[::-1] for p in predictions]
     for rank in range(len(orders[0])):
-        found = tuple(
+        instances = tuple(
             InstanceMask(
-                d.masks[order[rank]], p.box or _bounds(p, image.size), tuple(p.points), float(d.scores[order[rank]])
+                prediction.masks[order[rank]],
+                prompt.box or _bounds(prompt, image.size),
+                tuple(prompt.points),
+                float(prediction.scores[order[rank]]),
             )
-            for d, order, p in zip(drawn, orders, prompts, strict=True)
+            for prediction, order, prompt in zip(predictions, orders, prompts, strict=True)
         )
-        yield (f"{name}_{rank + 1}" if all_masks else name), Segmentation(image, "", found)
+        yield (f"{name}_{rank + 1}" if all_masks else name), Segmentation(image, "", instances)
 
 
 def _bounds(prompt: MaskPrompt, size: Size) -> tuple[float, float, float, float]:
-    """The box around the positive points: a prompt without a box still needs one to be shown."""
+    """Box around the positive points, for a prompt without a box: results have one."""
     inside = [xy for xy, label in zip(prompt.points, prompt.labels, strict=True) if label]
     xs, ys = zip(*inside, strict=True)
     return min(xs), min(ys), min(max(xs) + 1, size[0]), min(max(ys) + 1, size[1])

@@ -1,17 +1,18 @@
-"""A question becomes the messages a policy reads: one normaliser, one renderer, a few templates.
+"""Prompts: templates that turn a question into the messages a policy reads.
 
-The sentences of `seg_zero` and `vision_reasoner` are what the released checkpoints were trained on,
-down to the missing spaces between sentences. `multi` is ours: it also says how to answer "nothing there".
+The sentences of `seg_zero` and `vision_reasoner` are those that the released checkpoints were trained with, down to
+the missing spaces between sentences. `multi` is ours: it also says how to answer "nothing there".
 
 >>> render_text("The mug left of the laptop.", "multi").splitlines()[0][:40]
 'Please find "the mug left of the laptop"'
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from segzero.errors import UserError, unknown_name
 
-SYSTEM = "You are a helpful assistant."  # also what Qwen's own chat templates put first
+SYSTEM = "You are a helpful assistant."  # the first message of Qwen's own chat templates, too
 
 _THINK = "Output the thinking process in <think> </think> and final answer in <answer> </answer> tags."
 _EXAMPLE_ONE = "{'bbox': [10,100,200,210], 'points_1': [30,110], 'points_2': [35,180]}"
@@ -22,7 +23,7 @@ _EXAMPLE_MANY = (
 
 @dataclass(frozen=True)
 class Prompt:
-    """How to ask: the words before and after the question, and the answer format they ask for."""
+    """Template of a prompt: the words before and after the question, and the answer format they ask for."""
 
     before: str
     after: tuple[str, ...]  # sentences, joined without a space as the published checkpoints expect
@@ -69,19 +70,19 @@ PROMPTS: dict[str, Prompt] = {
 
 
 def get_prompt(name: str) -> Prompt:
-    """The prompt of that name; an unknown name is the user's mistake."""
+    """Look up a prompt by name; an unknown name is the user's mistake."""
     if name not in PROMPTS:
         raise unknown_name("prompt", name, list(PROMPTS))
     return PROMPTS[name]
 
 
 def normalise(question: str) -> str:
-    """One spelling for training, evaluation and inference: one line, lower case, no closing punctuation.
+    """Normalise a question's spelling for all uses: one line, lower case, no closing punctuation.
 
     >>> normalise('  The thing that would\\n hurt, if you sat on it?! ')
     'the thing that would hurt, if you sat on it'
     """
-    if "<|" in question:  # would be read as the model's own marks: a turn's end, a second image
+    if "<|" in question:  # the model's special tokens: the end of a turn, a second image
         raise UserError("the question holds '<|', which opens a model's special tokens; leave it out")
     if any("\ud800" <= character <= "\udfff" for character in question):
         raise UserError("the question holds half a character (a lone surrogate); leave it out")
@@ -92,15 +93,15 @@ def normalise(question: str) -> str:
 
 
 def render_text(question: str, prompt: str = "multi") -> str:
-    """The user's turn as text, without the image."""
+    """Render the text of the user's message, without the image."""
     chosen = get_prompt(prompt)
     return chosen.before + normalise(question) + "".join(chosen.after)
 
 
-def render_messages(question: str, prompt: str = "multi", notes: str = "", images: int = 1) -> list[dict]:
-    """Chat messages with a placeholder for each image, as every Qwen-VL processor's chat template reads them.
+def render_messages(question: str, prompt: str = "multi", notes: str = "", images: int = 1) -> list[dict[str, Any]]:
+    """Render chat messages with a placeholder for each image, for the chat template of any Qwen-VL processor.
 
-    `notes` stand on lines of their own before the question: what was found earlier, which image is which.
+    `notes` come on lines of their own before the question, such as earlier rounds, or which image is which.
 
     >>> [m["role"] for m in render_messages("the mug")]
     ['system', 'user']

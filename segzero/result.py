@@ -1,16 +1,18 @@
-"""What came of a question: masks, boxes, points and the reasoning, to look at, to save and to hand on.
+"""Results: the masks, boxes, points and reasoning that answer a question, to view, to save and to convert.
 
 >>> result = pipeline(["street.jpg"], ["what keeps the rain off"])[0]            # doctest: +SKIP
->>> result.union.sum(), result.instances[0].score
-(18230, 0.93)
+>>> [instance.score for instance in result.filter(score=0.5)]
+[0.93]
+>>> result.union.sum()
+18230
 >>> result.plot().show()
 >>> result.save("out", "street")["panel"]
 PosixPath('out/street_panel.png')
 """
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +29,7 @@ from segzero.viz.panel import draw_panel
 if TYPE_CHECKING:
     from supervision import Detections
 
-FILES = {  # format -> what follows the name
+FILES = {  # format -> end of the file name
     "panel": "_panel.png",
     "mask": "_mask.png",
     "overlay": "_overlay.png",
@@ -39,56 +41,87 @@ FORMATS = tuple(FILES)
 
 @dataclass(frozen=True, eq=False)
 class InstanceMask:
-    """One object: what the policy pointed at and the mask that the segmenter drew there, in original pixels."""
+    """An object found in an image: where the policy pointed, and the mask that the segmenter predicted there.
 
-    mask: NDArray[np.bool_] = field(repr=False)  # [H, W]
-    box: tuple[float, float, float, float]  # x0, y0, x1, y1
+    Attributes:
+        mask: bool array [H, W] of the image's height and width.
+        box: the policy's box x0, y0, x1, y1, floats in pixels of the original image.
+        points: the policy's points (x, y) inside the object, floats in pixels of the original image.
+        score: IoU that the segmenter expects of its mask, 0 to 1.
+        number: in a dialogue the instance's own number, which it keeps in every picture; else None.
+    """
+
+    mask: NDArray[np.bool_] = field(repr=False)
+    box: tuple[float, float, float, float]
     points: tuple[tuple[float, float], ...] = ()
-    score: float = 0.0  # the IoU that the segmenter expects of its mask
-    number: int | None = None  # in a dialogue: the instance's own, which it keeps wherever it is drawn
+    score: float = 0.0
+    number: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """The answer to one question about one image.
+    """The answer to one question about one image; `len`, iteration and `filter` are over its instances.
 
     No instances and no error means that nothing is there; an error means that the answer could not be read.
+
+    Attributes:
+        image: RGB, in its original size.
+        question: as it was asked.
+        instances: the objects found, in the order of the policy's answer.
+        think: the policy's reasoning.
+        raw_text: the policy's text as it was generated.
+        error: None, or one of `segzero.answer.ERRORS`.
+        warnings: objects that were left out of the answer and why, each one of `segzero.answer.ERRORS`.
+        timings: seconds by part of the pipeline.
     """
 
-    image: Image.Image = field(repr=False)  # RGB, original size
+    image: Image.Image = field(repr=False)
     question: str
     instances: tuple[InstanceMask, ...] = ()
     think: str = ""
     raw_text: str = field(default="", repr=False)
-    error: str | None = None  # one of segzero.answer.ERRORS
+    error: str | None = None
     warnings: tuple[str, ...] = ()
-    timings: dict[str, float] = field(default_factory=dict)  # seconds
+    timings: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         size = (self.image.height, self.image.width)
-        assert all(found.mask.shape == size for found in self.instances), "masks have the image's height and width"
+        assert all(instance.mask.shape == size for instance in self), "masks have the image's height and width"
+
+    def __len__(self) -> int:
+        return len(self.instances)
+
+    def __bool__(self) -> bool:
+        return True  # a result without instances is an answer, too
+
+    def __iter__(self) -> Iterator[InstanceMask]:
+        return iter(self.instances)
+
+    def filter(self, score: float) -> "Segmentation":
+        """Copy the result with only those instances whose score is at least `score`."""
+        return replace(self, instances=tuple(instance for instance in self if instance.score >= score))
 
     @property
     def empty(self) -> bool:
-        """True when the policy said that nothing is there; not when its answer could not be read."""
+        """True if the answer is that nothing is there; False if it could not be read."""
         return not self.instances and self.error is None
 
     @property
     def union(self) -> NDArray[np.bool_]:
-        """Everything that was found, as one mask [H, W]."""
-        together = np.zeros((self.image.height, self.image.width), bool)
-        for found in self.instances:
-            together |= found.mask
-        return together
+        """Union of all instances' masks, bool [H, W]."""
+        union = np.zeros((self.image.height, self.image.width), bool)
+        for instance in self:
+            union |= instance.mask
+        return union
 
     def plot(self) -> Image.Image:
-        """The image with masks, boxes and points on it, one colour an instance; small images are enlarged."""
+        """Draw masks, boxes and points on the image, one colour per instance; small images are enlarged."""
         return draw_overlay(self.image, self.instances)
 
     def panel(self, truth: Sequence[Drawable] | None = None) -> Image.Image:
-        """A picture to show around: the question, the image, the overlay beside it and the reasoning below.
+        """Draw a sheet with the question, the image, the overlay beside it and the reasoning below.
 
-        `truth`, the objects that are there, gets a picture of its own.
+        `truth`, the true objects, get a picture of their own.
         """
         return draw_panel(
             self.image,
@@ -102,9 +135,9 @@ class Segmentation:
         )
 
     def save(self, folder: str | Path, name: str = "result", formats: Sequence[str] = FORMATS) -> dict[str, Path]:
-        """Write the files asked for, each whole or not at all, and say where they are.
+        """Write files in these formats, each whole or not at all, and return their paths.
 
-        `mask` is the union in original size, 0 and 255; `json` holds everything else.
+        `mask` is the union in original size, 0 and 255; `json` has everything else.
         """
         if not name or Path(name).name != name:
             raise UserError(f"cannot save under the name {name!r}: it must be a plain file name, without a folder")
@@ -126,7 +159,7 @@ class Segmentation:
         return png_bytes(self.panel() if format == "panel" else self.plot())
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the image, in plain types for JSON; masks as COCO RLE."""
+        """Convert everything but the image into plain types for JSON; masks become COCO RLE."""
         return {
             "question": self.question,
             "size": {"width": self.image.width, "height": self.image.height},
@@ -136,52 +169,52 @@ class Segmentation:
             "raw_text": self.raw_text,
             "instances": [
                 {
-                    "box": [float(v) for v in found.box],
-                    "points": [[float(v) for v in point] for point in found.points],
-                    "score": finite_or_zero(found.score),
-                    "rle": encode(found.mask),
+                    "box": [float(v) for v in instance.box],
+                    "points": [[float(v) for v in point] for point in instance.points],
+                    "score": finite_or_zero(instance.score),
+                    "rle": encode(instance.mask),
                 }
-                for found in self.instances
+                for instance in self
             ],
             "timings": dict(self.timings),
         }
 
     def to_json(self) -> str:
-        """`to_dict` as text."""
+        """Convert `to_dict` into JSON text."""
         return _json(self.to_dict())
 
     def to_coco(self, image_id: int = 1, category_id: int = 1, first_id: int = 1) -> list[dict[str, Any]]:
-        """COCO annotations, one an instance; they carry a score, so that they serve as COCO results too.
+        """Make COCO annotations, one per instance; with their scores they serve as COCO results too.
 
         `bbox` is the policy's box, `area` and `segmentation` are the mask's.
         """
         return [
             {"id": number, "image_id": image_id, "category_id": category_id}
-            | coco_annotation(found.box, encode(found.mask))
-            | {"score": finite_or_zero(found.score)}
-            for number, found in enumerate(self.instances, first_id)
+            | coco_annotation(instance.box, encode(instance.mask))
+            | {"score": finite_or_zero(instance.score)}
+            for number, instance in enumerate(self, first_id)
         ]
 
     def to_supervision(self) -> "Detections":
-        """`supervision.Detections`, with the points in `data["points"]` and the question as the class's name."""
+        """Convert into `supervision.Detections`: points in `data["points"]`, the question as the name of the class."""
         try:
             from supervision import Detections
         except ImportError as error:
             raise UserError("supervision is not installed; pip install supervision") from error
         count, size = len(self.instances), (self.image.height, self.image.width)
         points = np.empty(count, object)
-        points[:] = [found.points for found in self.instances]
+        points[:] = [instance.points for instance in self]
         return Detections(
-            xyxy=np.array([found.box for found in self.instances], np.float32).reshape(count, 4),
-            mask=np.array([found.mask for found in self.instances], bool).reshape(count, *size),
-            confidence=np.array([found.score for found in self.instances], np.float32),
+            xyxy=np.array([instance.box for instance in self], np.float32).reshape(count, 4),
+            mask=np.array([instance.mask for instance in self], bool).reshape(count, *size),
+            confidence=np.array([instance.score for instance in self], np.float32),
             class_id=np.zeros(count, int),
             data={"class_name": np.array([self.question] * count, dtype=str), "points": points},
         )
 
 
 def coco_dataset(results: Iterable[tuple[str, Segmentation]]) -> dict[str, Any]:
-    """A whole COCO file from (file name, result) pairs; each question is a category of its own."""
+    """Make a COCO dataset from pairs of file name and result; each question is a category of its own."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     categories: dict[str, int] = {}

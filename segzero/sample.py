@@ -1,4 +1,4 @@
-"""`Sample`: one image, one question and the truth, in original pixels. The one schema everything stands on.
+"""Samples: one image, one question and the truth, in pixels of the original image; the schema of all data.
 
 >>> sample = Sample("s1", "cat.jpg", "the cat", 640, 480, objects=(Object(box=(10, 20, 200, 300)),))
 >>> sample.empty
@@ -51,7 +51,7 @@ class Sample:
 
     @property
     def empty(self) -> bool:
-        """True when the right answer is: nothing there."""
+        """True if the right answer is that nothing is there."""
         return not self.objects
 
     @property
@@ -61,7 +61,7 @@ class Sample:
 
     @property
     def turn(self) -> dict[str, Any]:
-        """This round, as the `turns` of later rounds tell it."""
+        """Description of this round for the `turns` of later rounds."""
         return {
             "question": self.question,
             "boxes": [list(o.box) for o in self.objects],
@@ -70,12 +70,12 @@ class Sample:
         }
 
     def mask(self) -> RLE | None:
-        """The union of the objects' masks, or None when some object has no mask."""
+        """Union of the objects' masks, or None if an object has no mask."""
         rles = [o.rle for o in self.objects if o.rle is not None]
         return union(rles, (self.width, self.height)) if len(rles) == len(self.objects) else None
 
     def open(self) -> Image.Image:
-        """The image, upright, as RGB."""
+        """Load the image, upright, as RGB."""
         from segzero.images import load_image
 
         return load_image(

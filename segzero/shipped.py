@@ -1,7 +1,7 @@
 """Paths of what ships with the package: tiny models, configuration files and the pages of the documentation.
 
 The tiny models are a Qwen2.5-VL policy and a SAM2, trained on synthetic scenes. They are ordinary checkpoints;
-`python -m segzero.tiny` makes them anew.
+`python -m segzero.tiny` makes them again.
 
 >>> policy_path().name, segmenter_path().name
 ('policy', 'sam2')
@@ -15,17 +15,17 @@ PACKAGE = Path(__file__).parent
 
 
 def weights_path() -> Path:
-    """The folder that holds the shipped checkpoints and their manifest."""
+    """Folder of the shipped checkpoints and their manifest."""
     return PACKAGE / "tiny" / "weights"
 
 
 def policy_path() -> Path:
-    """The shipped policy's checkpoint."""
+    """Folder of the shipped policy's checkpoint."""
     return weights_path() / "policy"
 
 
 def segmenter_path() -> Path:
-    """The shipped segmenter's checkpoint."""
+    """Folder of the shipped segmenter's checkpoint."""
     return weights_path() / "sam2"
 
 

@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from segzero.errors import UserError
-from segzero.frames import Frame, frame_for, native, parse_frame, relative, settled_size, smart_size, stretch
+from segzero.frames import (
+    Frame,
+    clip_box,
+    clip_point,
+    frame_for,
+    native,
+    parse_frame,
+    relative,
+    settled_size,
+    smart_size,
+    stretch,
+)
 
 LIMITS = [  # factor, min_pixels, max_pixels
     (28, 56 * 56, 12_845_056),  # Qwen2-VL, Qwen2.5-VL
@@ -176,3 +187,15 @@ def test_impossible_numbers_are_refused(text, why):
 def test_the_largest_image_of_a_frame():
     assert stretch(840).most_pixels == 840 * 840
     assert native(factor=28, min_pixels=56 * 56, max_pixels=1_000_000).most_pixels == 1_000_000
+
+
+@given(st.lists(st.floats(-1e9, 1e9), min_size=4, max_size=4), st.tuples(st.integers(1, 50), st.integers(1, 50)))
+def test_clipped_boxes_and_points_lie_in_the_image(box, size):
+    width, height = size
+    x0, y0, x1, y1 = clip_box(box, size)
+    assert 0 <= x0 <= width and 0 <= y0 <= height and 0 <= x1 <= width and 0 <= y1 <= height
+    x, y = clip_point(box[:2], size)
+    assert 0 <= x <= width - 1 and 0 <= y <= height - 1
+    assert clip_box((x0, y0, x1, y1), size) == (x0, y0, x1, y1) and clip_point((x, y), size) == (x, y)
+    if 0 <= box[0] <= width - 1 and 0 <= box[1] <= height - 1:
+        assert (x0, y0) == (x, y) == tuple(box[:2])

@@ -52,12 +52,12 @@ def test_a_line_that_fails_does_not_stop_the_others(tmp_path, capsys):
 def test_a_line_that_hangs_is_ended_with_all_that_it_started(tmp_path):
     pid = tmp_path / "pid"
     hanging = f"set -m; sleep 600 & echo $! > {pid}; wait"  # -m: in a process group of its own, as Ray's workers are
-    line = Line("hang", "hang", 1, lambda setting: str(setting.run("a sleep", ["bash", "-c", hanging]).demand()))
+    line = Line("hang", "hang", 1, lambda setting: str(setting.run("a sleep", ["bash", "-c", hanging]).check()))
     begin = time.monotonic()
     [outcome] = run([line], Setting("cpu", tmp_path))
     assert time.monotonic() - begin < 10
     assert outcome.verdict == "FAIL"
-    assert outcome.said.startswith("a sleep was stopped after 1 s")
+    assert outcome.text.startswith("a sleep was stopped after 1 s")
     while is_running(int(pid.read_text())) and time.monotonic() < begin + 10:
         time.sleep(0.01)
     assert not is_running(int(pid.read_text()))
@@ -78,13 +78,13 @@ def test_a_command_runs_once_and_its_last_words_are_the_reason(tmp_path):
     first = setting.run("train", [sys.executable, "-c", code])
     assert setting.run("train", ["false"]) is first
     with pytest.raises(Failed, match=r"^train ended with exit code 2: segzero: the card is full; lower the share$"):
-        first.demand()
+        first.check()
 
 
 def test_no_time_left_is_a_failure(tmp_path):
     line = Line("late", "late", 5, lambda setting: "fine")
     [outcome] = run([line], Setting("cpu", tmp_path, until=time.monotonic()))
-    assert outcome.verdict == "FAIL" and "ONLY=late" in outcome.said
+    assert outcome.verdict == "FAIL" and "ONLY=late" in outcome.text
 
 
 def test_the_block():

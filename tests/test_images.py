@@ -1,3 +1,4 @@
+import base64
 import io
 import os
 import struct
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from segzero.errors import UserError
-from segzero.images import MAX_PIXELS, find_images, load_image
+from segzero.images import MAX_PIXELS, data_url, find_images, image_key, load_image, pixels_key
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -322,3 +323,21 @@ def test_finding_nothing_says_so(tmp_path):
         with pytest.raises(UserError, match=words) as error:
             find_images(what)
         assert str(tmp_path) in one_line(error)
+
+
+def test_samples_of_one_image_share_a_key():
+    file, other = encoded(scene()), encoded(scene((30, 20)))
+    assert image_key("a.png") == "a.png" != image_key("b.png")
+    assert image_key(file) == image_key(bytes(bytearray(file))) != image_key(other)
+
+
+def test_the_same_pixels_from_another_file_share_a_key():
+    picture = scene()
+    again = load_image(encoded(picture, "BMP"))
+    assert pixels_key(again) == pixels_key(picture) != pixels_key(picture.transpose(Image.Transpose.ROTATE_90))
+
+
+def test_a_data_url_holds_the_file():
+    file = encoded(scene())
+    head, _, body = data_url(file).partition(",")
+    assert head == "data:image/png;base64" and base64.b64decode(body) == file

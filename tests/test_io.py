@@ -1,15 +1,17 @@
 """Files that survive a kill or a power cut, and folders that one process has for itself."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from segzero.errors import UserError
-from segzero.io import lock, write_atomically
+from segzero.io import finite_or_zero, lock, new_folder, write_atomically
 
 HOLD = """
 import sys, time
@@ -62,3 +64,38 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write to .*file/inner"), lock(tmp_path / "file/inner", "busy"):
         pass
+
+
+def test_a_folder_appears_whole_and_on_the_disk(tmp_path):
+    place = tmp_path / "out"
+    place.mkdir()
+    with new_folder(place) as unfinished:
+        (unfinished / "deep").mkdir()
+        (unfinished / "deep" / "file").write_text("1")
+        assert not any(place.iterdir())
+    assert (place / "deep" / "file").read_text() == "1" and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"), [(UserError("no"), "no"), (OSError(28, "No space left"), "cannot write .*: No")]
+)
+def test_of_a_folder_that_fails_nothing_is_left(tmp_path, error, shown):
+    with pytest.raises(UserError, match=shown), new_folder(tmp_path / "new" / "out") as unfinished:
+        (unfinished / "file").write_text("1")
+        raise error
+    assert not any((tmp_path / "new").iterdir())
+
+
+def test_a_folder_that_is_in_use_is_not_replaced(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "theirs").touch()
+    with pytest.raises(UserError, match="cannot write"), new_folder(tmp_path / "out"):
+        pass
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["theirs"]
+
+
+@pytest.mark.parametrize(
+    ("value", "written"), [(0.25, 0.25), (-1, -1.0), (np.float32("nan"), 0.0), (float("inf"), 0.0)]
+)
+def test_numbers_for_json_are_finite(value, written):
+    assert finite_or_zero(value) == written and json.loads(json.dumps(finite_or_zero(value))) == written

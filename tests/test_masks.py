@@ -1,5 +1,6 @@
 """RLEs in and out, hostile ones refused; boxes, points and overlaps against slow but obvious ways."""
 
+import io
 import json
 import tracemalloc
 
@@ -8,18 +9,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from PIL import Image
 
 from segzero.errors import UserError
 from segzero.masks import (
     MAX_PIXELS,
     area,
     box_iou,
+    box_mask,
     box_of,
+    box_rle,
     check_rle,
+    coco_annotation,
     decode,
     encode,
     from_polygons,
     mask_iou,
+    mask_png,
     points_of,
     union,
 )  # fmt: skip
@@ -297,3 +303,33 @@ def test_box_iou_of_lists():
     assert box_iou(np.zeros((0, 4)), b).shape == (0, 2)
     assert box_iou(a, []).shape == (3, 0)
     assert box_iou([], []).shape == (0, 0)
+
+
+@quick
+@given(st.tuples(*[st.integers(-3, 25)] * 4))
+def test_a_box_of_whole_numbers_covers_its_pixels(box):
+    x0, y0, x1, y1 = box
+    mask = np.zeros((15, 20), bool)
+    mask[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = True
+    assert (box_mask(box, (20, 15)) == mask).all() and decode(box_rle(box, (20, 15))).tolist() == mask.tolist()
+
+
+def test_a_box_covers_the_pixels_whose_centres_it_holds():
+    assert box_mask((0.6, 0, 2.4, 1), (4, 1)).tolist() == [[False, True, False, False]]
+
+
+def test_a_mask_as_png_is_black_and_white():
+    mask = np.eye(5, 7, dtype=bool)
+    png = Image.open(io.BytesIO(mask_png(mask)))
+    assert png.mode == "L" and (np.asarray(png) == mask * 255).all()
+
+
+def test_annotations_as_coco_writes_them():
+    mask = encode(np.eye(6, dtype=bool))
+    place = {"bbox": [1.0, 2.0, 3.0, 4.0], "area": 6, "segmentation": mask, "iscrowd": 0}
+    assert coco_annotation((1, 2, 4, 6), mask) == place
+    assert coco_annotation((1, 2, 4, 6)) == place | {"area": 12.0, "segmentation": []}
+    assert coco_annotation(None, mask, crowd=True) == {"area": 6, "segmentation": mask, "iscrowd": 1}
+    assert type(coco_annotation((np.float32(1), 2, 4, 6))["bbox"][0]) is float
+    with pytest.raises(UserError, match="malformed RLE"):
+        coco_annotation((1, 2, 4, 6), {"size": [6, 6], "counts": "zz"})

@@ -40,6 +40,22 @@ def test_union_and_empty():
     assert not failed.empty and not failed.union.any()
 
 
+def test_a_result_is_a_sequence_of_its_instances():
+    two, nothing = result(found(0, 0), found(30, 20)), result()
+    assert len(two) == 2 and list(two) == list(two.instances)
+    assert len(nothing) == 0 and list(nothing) == [] and nothing  # no instances are an answer, too
+
+
+def test_filter_keeps_instances_of_at_least_that_score():
+    low, middle, high = found(0, 0, 0.2), found(10, 5, 0.5), found(30, 20, 0.9)
+    all_three = result(low, middle, high, found(5, 5, float("nan")), think="three", timings={"policy": 1.0})
+    kept = all_three.filter(score=0.5)
+    assert list(kept) == [middle, high] and len(all_three) == 4
+    assert (kept.question, kept.think, kept.timings) == (all_three.question, "three", {"policy": 1.0})
+    assert kept.union.sum() == (middle.mask | high.mask).sum()
+    assert list(kept.filter(score=0.0)) == [middle, high]
+
+
 def test_a_result_prints_without_its_pixels():
     text = repr(result(found(0, 0), think="one mug"))
     assert "the red mug" in text and "one mug" in text and "array" not in text and len(text) < 400

@@ -1,9 +1,9 @@
-"""`make gpu-check`: everything that only a GPU can show, in ten minutes and one block to paste.
+"""`make gpu-check`: all checks that need a GPU, in ten minutes, with one block of text as the result.
 
     python -m benchmarks.gpu_check [--device cpu] [--only NAMES] [--policy NAME --segmenter NAME] [--minutes 10]
 
-No hub is asked, but for --policy and --segmenter. On a CPU (--device cpu) the same functions run what a CPU can.
-Exit code 0: all lines passed; 1: some did not; 2: there is no GPU, or the call makes no sense.
+Nothing is downloaded except --policy and --segmenter. On a CPU (--device cpu) the same functions check what is possible
+there. Exit code 0: all lines passed; 1: some did not; 2: there is no GPU, or the command line is wrong.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.gpu_check.block import FAILED, ROOT, Line, Outcome, Setting, render, run_line, told
+from benchmarks.gpu_check.block import FAILED, ROOT, Line, Outcome, Setting, outcome_line, render, run_line
 from benchmarks.gpu_check.lines import all_lines
 from benchmarks.gpu_check.versions import head, why_no_gpu
 
@@ -20,7 +20,7 @@ MINUTES = {"cuda": 10.0, "cpu": 30.0}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the lines that were asked for, print the block, return the exit code."""
+    """Run the chosen lines, print the block and return the exit code."""
     lines = all_lines()
     options = read(arguments, [line.name for line in lines])
     if options.device == "cuda" and (reason := why_no_gpu()):
@@ -39,16 +39,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(lines: list[Line], setting: Setting) -> list[Outcome]:
-    """Every line's outcome, told as soon as it is known."""
+    """Run lines and print the outcome of each as soon as it is known."""
     outcomes = []
     for line in lines:
         outcomes.append(run_line(line, setting))
-        print(told(outcomes[-1]), flush=True)
+        print(outcome_line(outcomes[-1]), flush=True)
     return outcomes
 
 
 def where(model: str) -> str:
-    """A folder's whole path, as the lines run elsewhere; a hub name as it is."""
+    """Absolute path of a folder, as the lines run elsewhere, or an unchanged hub name."""
     return str(Path(model).absolute()) if model and Path(model).exists() else model
 
 

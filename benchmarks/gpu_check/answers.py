@@ -20,7 +20,7 @@ def main() -> None:
 
     path, backend, device, out = sys.argv[1:]
     options: dict[str, Any] = {"gpu_memory": 0.3} if backend == "vllm" and device == "cuda" else {}
-    # In bfloat16 the backends' roundings would decide between words that are about as likely.
+    # In bfloat16, rounding would decide between words that are about equally likely.
     policy = load_policy(path, backend, device=device, dtype="float32", **options)
     requests = [
         Request(policy.frame.fit(load_image(sample.image)), render_messages(sample.question, policy.prompt))

@@ -1,4 +1,4 @@
-"""Lines that pass or fail by themselves, each within its time, and the block of text that they make together."""
+"""Lines of the GPU check, which pass or fail independently and within a time limit, and the block of text they form."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ PASSED, FAILED, SKIPPED = "pass", "FAIL", "skip"
 
 
 class Failed(Exception):
-    """Why a line fails, in one line; `log` is the file that says more."""
+    """Failure of a line, with the reason in one line; `log` is the file with the details."""
 
     def __init__(self, reason: str, log: Path | None = None) -> None:
         super().__init__(" ".join(reason.split()))
@@ -24,37 +24,38 @@ class Failed(Exception):
 
 
 class Skipped(Exception):
-    """Why a line does not apply here, in one line."""
+    """Reason, in one line, why a line of the check does not apply here."""
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A command that has run, well or not."""
+class CommandResult:
+    """Result of a command."""
 
     name: str
-    code: int | None  # None: it was stopped at its deadline
+    code: int | None  # exit code; None: it was stopped at its deadline
     log: Path
     seconds: float
-    rows: list[float] = field(default_factory=list)  # when each line of the watched file came, in seconds
-    card: float = 0.0  # GiB in use on the GPU at the fullest moment, by every process
+    rows: list[float] = field(default_factory=list)  # seconds until each line of the watched file
+    card: float = 0.0  # largest memory in use on the GPU by all processes, in GiB
 
-    def said(self) -> str:
+    def output(self) -> str:
+        """Read the command's log."""
         return self.log.read_text(errors="replace")
 
-    def demand(self) -> "Ended":
-        """Itself, if all went well; Failed otherwise, with the line that says why."""
+    def check(self) -> "CommandResult":
+        """Return the result if the command succeeded; raise Failed with the decisive line of its output otherwise."""
         if self.code == 0:
             return self
         if self.code is None:
             raise Failed(f"{self.name} was stopped after {self.seconds:.0f} s", self.log)
-        lines = [line.strip() for line in self.said().splitlines() if line.strip()]
-        told = [line for line in lines if line.startswith("segzero:")] or lines[-1:] or ["it said nothing"]
-        raise Failed(f"{self.name} ended with exit code {self.code}: {told[-1][:300]}", self.log)
+        lines = [line.strip() for line in self.output().splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("segzero:")] or lines[-1:] or ["no output"]
+        raise Failed(f"{self.name} ended with exit code {self.code}: {errors[-1][:300]}", self.log)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A row of the table."""
+    """Row of the table of figures."""
 
     name: str
     measured: str
@@ -63,15 +64,15 @@ class Figure:
 
 @dataclass
 class Setting:
-    """Where the lines run, and what they share."""
+    """Device, folder, models and results that the lines share."""
 
     device: str  # cuda or cpu
     folder: Path
-    policy: str = ""  # a real checkpoint, if there is one to try
+    policy: str = ""  # a real checkpoint, if given
     segmenter: str = ""
-    until: float = float("inf")  # time.monotonic() at which everything has to be over
-    deadline: float = float("inf")  # the same of the line that runs now
-    ended: dict[str, Ended] = field(default_factory=dict)  # commands that several lines look at
+    until: float = float("inf")  # time.monotonic() at which the whole check must end
+    deadline: float = float("inf")  # time.monotonic() at which the current line must end
+    ended: dict[str, CommandResult] = field(default_factory=dict)  # commands by name, which several lines may use
     figures: list[Figure] = field(default_factory=list)
 
     def run(
@@ -80,8 +81,8 @@ class Setting:
         command: Sequence[str | Path],
         watched: Path | None = None,
         environment: dict[str, str] | None = None,
-    ) -> Ended:
-        """A command in a session of its own, once for all lines; it does not outlive the line's deadline."""
+    ) -> CommandResult:
+        """Run a command in a session of its own, once for all lines; it is stopped at the line's deadline."""
         if name not in self.ended:
             if time.monotonic() >= self.deadline:
                 raise Failed(f"no time was left for {name}")
@@ -90,14 +91,14 @@ class Setting:
 
     def module(
         self, name: str, module: str, *arguments: str | Path, environment: dict[str, str] | None = None
-    ) -> Ended:
-        """A program of this folder, in a process of its own."""
+    ) -> CommandResult:
+        """Run a module of this folder in a process of its own."""
         command = [sys.executable, "-m", f"{__package__}.{module}", *arguments]
         return self.run(name, command, environment=environment)
 
     def _run(
         self, name: str, command: Sequence[str | Path], watched: Path | None, environment: dict[str, str]
-    ) -> Ended:
+    ) -> CommandResult:
         self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / f"{name.replace(' ', '_')}.log"
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("VERL_", "VLLM_"))}
@@ -125,11 +126,11 @@ class Setting:
                 code = process.poll()
             finally:
                 kill_session(process)
-        return Ended(name, code, log, time.monotonic() - begin, rows, card)
+        return CommandResult(name, code, log, time.monotonic() - begin, rows, card)
 
 
 def kill_session(process: subprocess.Popen) -> None:
-    """End a process and all that it has started, whatever they are doing: Ray gives its workers groups of their own."""
+    """Kill all processes of a session; groups are not enough, as Ray gives its workers groups of their own."""
     for place in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(ProcessLookupError):  # it has ended by itself
             if os.getsid(int(place.name)) == process.pid:
@@ -138,19 +139,19 @@ def kill_session(process: subprocess.Popen) -> None:
 
 
 def memory_in_use() -> float:
-    """GiB in use on the first GPU that this process may see, by every process."""
+    """Memory in use on the first visible GPU by all processes, in GiB."""
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
     query = ["nvidia-smi", "-i", first, "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout
-        return float(told.split()[0]) / 1024
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout
+        return float(answer.split()[0]) / 1024
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return 0.0  # no nvidia-smi, or an answer that is no number
+        return 0.0  # no nvidia-smi, or an answer that is not a number
 
 
 @dataclass(frozen=True)
 class Line:
-    """One thing to prove. `check` returns what it found, or raises Failed or Skipped."""
+    """A check with its time limit; `check` returns a summary, or raises Failed or Skipped."""
 
     name: str
     title: str
@@ -160,47 +161,48 @@ class Line:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a line."""
+    """Outcome of a line."""
 
     line: str
     title: str
     verdict: str
-    said: str
+    text: str  # summary, or reason
     seconds: float
     log: str = ""
 
 
 def run_line(line: Line, setting: Setting) -> Outcome:
-    """The line's outcome; nothing that goes wrong in it reaches the next one."""
+    """Run a line; whatever goes wrong in it does not affect the next one."""
     begin = time.monotonic()
     setting.deadline = min(begin + line.seconds, setting.until)
     log = ""
     try:
         if begin >= setting.until:
             raise Failed(f"no time was left; ONLY={line.name} runs it alone")
-        verdict, said = PASSED, line.check(setting)
+        verdict, text = PASSED, line.check(setting)
     except Skipped as reason:
-        verdict, said = SKIPPED, str(reason)
+        verdict, text = SKIPPED, str(reason)
     except Failed as failure:
-        verdict, said, log = FAILED, str(failure), os.path.relpath(failure.log) if failure.log else ""
+        verdict, text, log = FAILED, str(failure), os.path.relpath(failure.log) if failure.log else ""
     except Exception as error:
-        verdict, said = FAILED, " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    return Outcome(line.name, line.title, verdict, said, time.monotonic() - begin, log)
+        verdict, text = FAILED, " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return Outcome(line.name, line.title, verdict, text, time.monotonic() - begin, log)
 
 
-def told(outcome: Outcome) -> str:
-    """
-    >>> told(Outcome("lora", "LoRA", "FAIL", "no such file", 3.2, "build/lora.log"))
+def outcome_line(outcome: Outcome) -> str:
+    """Format an outcome as a line of the block.
+
+    >>> outcome_line(Outcome("lora", "LoRA", "FAIL", "no such file", 3.2, "build/lora.log"))
     'FAIL  LoRA: no such file; log build/lora.log (3 s)'
     """
     log = f"; log {outcome.log}" if outcome.log else ""
-    return f"{outcome.verdict}  {outcome.title}: {outcome.said}{log} ({outcome.seconds:.0f} s)"
+    return f"{outcome.verdict}  {outcome.title}: {outcome.text}{log} ({outcome.seconds:.0f} s)"
 
 
 def render(head: Sequence[str], outcomes: Sequence[Outcome], figures: Sequence[Figure]) -> str:
-    """All of it as Markdown."""
+    """Format head, outcomes and figures as Markdown."""
     counts = [f"{sum(o.verdict == verdict for o in outcomes)} {verdict}" for verdict in (PASSED, FAILED, SKIPPED)]
-    lines = ["```", *head, "", *map(told, outcomes), "", f"{', '.join(counts)}", "```"]
+    lines = ["```", *head, "", *map(outcome_line, outcomes), "", f"{', '.join(counts)}", "```"]
     if figures:
         lines += ["", "| figure | measured | estimated |", "|---|---|---|"]
         lines += [f"| {figure.name} | {figure.measured} | {figure.estimated} |" for figure in figures]
@@ -208,5 +210,5 @@ def render(head: Sequence[str], outcomes: Sequence[Outcome], figures: Sequence[F
 
 
 def read_rows(run: Path) -> list[dict[str, float]]:
-    """The steps of a run's metrics.jsonl."""
+    """Read the steps of a run's metrics.jsonl."""
     return [json.loads(line)["data"] for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""A Qwen2.5-VL-3B of random weights, and what a run on it is estimated to need.
+"""A Qwen2.5-VL-3B of random weights, and the estimate of a run on it.
 
 Shapes, vocabulary, tokenizer and processor are the released model's, so that memory and speed are as well. On a CPU
 the layers are narrow and everything else is the same.
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def build(folder: Path, device: str) -> None:
-    """Write the checkpoint; a GPU draws its 3.8 thousand million weights in seconds, a CPU takes narrow layers."""
+    """Save the checkpoint; a GPU draws its 3.8 billion weights in seconds, a CPU gets narrow layers."""
     from tests.helpers.random_checkpoints import build_checkpoint
 
     build_checkpoint(FAMILY, folder, real_vocabulary=True, tied=True)
@@ -34,7 +34,7 @@ def build(folder: Path, device: str) -> None:
 
 
 def widen(folder: Path) -> None:
-    """Put a model of the released shapes in the place of the narrow one."""
+    """Replace the narrow model by one of the released shapes."""
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
@@ -64,7 +64,7 @@ def widen(folder: Path) -> None:
 
 
 def estimate(overrides: list[str]) -> dict[str, float]:
-    """Bytes of memory and seconds a step, as dry_run would tell them."""
+    """Estimate bytes of memory and seconds per step, as dry_run does."""
     from segzero.data.parquet import from_parquet
     from segzero.policy.checkpoint import read_checkpoint
     from segzero.training.batch import batch_sizes

@@ -1,6 +1,6 @@
-"""What is to be proved where there is a GPU, a function each. Lines share runs, so that all of them stay in minutes.
+"""Checks that need a GPU, a function each; they share runs, so that all of them take minutes.
 
-On a CPU the same functions run what a CPU can: `rehearse=cpu` takes the place of the GPU in every run.
+On a CPU the same functions check what is possible there, with `rehearse=cpu` in every run.
 """
 
 import json
@@ -11,46 +11,46 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-from benchmarks.gpu_check.block import Ended, Failed, Figure, Line, Setting, Skipped, read_rows
+from benchmarks.gpu_check.block import CommandResult, Failed, Figure, Line, Setting, Skipped, read_rows
 from benchmarks.gpu_check.versions import card_gb
 
-ALARM = 0.01  # training/rollout_probs_diff_mean, as docs/training.md has it
+ALARM = 0.01  # bound of training/rollout_probs_diff_mean, as in docs/training.md
 STEPS = 3
-CLOSE = 1e-3  # of two ways of computing the same in float32
-MASK_IOU = 0.99  # at least in float32 on both sides, in the mean with the bfloat16 encoder of ordinary use
-# Greedy texts that may differ between backends: on a GPU vLLM's attention multiplies float32 as TF32.
+CLOSE = 1e-3  # tolerance between two methods that compute the same in float32
+MASK_IOU = 0.99  # least IoU in float32 on both devices, and mean IoU with the usual bfloat16 encoder
+# Number of greedy texts that may differ between backends: on a GPU vLLM's attention multiplies float32 as TF32.
 DIFFERENT = {"cpu": 0, "cuda": 1}
-# So large that weights which are a step old would show at once.
+# A learning rate so large that weights which are a step old would be noticed.
 RATE = ["actor_rollout_ref.actor.optim.lr=1e-3", "actor_rollout_ref.actor.optim.lr_warmup_steps=0"]
 GPU1 = ["hardware=gpu1", "model=tiny", "reward=mask"]
 FULL = [
     "actor_rollout_ref.model.lora_rank=0",
     "actor_rollout_ref.actor.freeze_vision_tower=false",
     "actor_rollout_ref.actor.fsdp_config.model_dtype=fp32",
-    # vLLM starts with noise for weights: whatever it says well was synchronised.
+    # vLLM starts with random weights: its probabilities can match only after a synchronization.
     "actor_rollout_ref.rollout.load_format=dummy",
 ]
 FUSED = "actor_rollout_ref.model.use_fused_kernels"
-EAGER = "actor_rollout_ref.rollout.enforce_eager=true"  # saves a minute where compiling is proved elsewhere
+EAGER = "actor_rollout_ref.rollout.enforce_eager=true"  # saves a minute where compilation is checked elsewhere
 
 
 def platform(setting: Setting) -> str:
-    """verl's platform as a run chooses it, with nvidia-smi on the path and without."""
+    """Check which platform verl chooses, with nvidia-smi on the path and without."""
     nowhere = setting.folder / "no_programs"
     nowhere.mkdir(parents=True, exist_ok=True)
-    found = []
+    results = []
     hidden = {"PATH": str(nowhere)}
     for name, environment in (("platform", None), ("platform without nvidia-smi", hidden)):
         ended = setting.module(name, "which_platform", *keys(setting, name, *GPU1), environment=environment)
-        found.append(next(line for line in ended.demand().said().splitlines() if line.startswith("platform: ")))
-        if found[-1].split()[-1] != setting.device:
-            raise Failed(f"{name}: {found[-1]}, where {setting.device} was wanted", ended.log)
-    return f"{found[0].removeprefix('platform: ')}, with nvidia-smi on the path and without"
+        results.append(next(line for line in ended.check().output().splitlines() if line.startswith("platform: ")))
+        if results[-1].split()[-1] != setting.device:
+            raise Failed(f"{name}: {results[-1]}, where {setting.device} was wanted", ended.log)
+    return f"{results[0].removeprefix('platform: ')}, with nvidia-smi on the path and without"
 
 
 def full(setting: Setting) -> str:
-    """Full fine-tuning: start, weights handed to vLLM, sleep and wake, update, validation, save."""
-    ended = train(setting, "full", STEPS, *FULL).demand()
+    """Check full fine-tuning: start, weights passed to vLLM, sleep and wake, update, validation, save."""
+    ended = train(setting, "full", STEPS, *FULL).check()
     rows = healthy(setting, "full", ended, STEPS)
     if not (setting.folder / "full" / f"global_step_{STEPS}" / "manifest.json").exists():
         raise Failed(f"no whole checkpoint of step {STEPS} was left", ended.log)
@@ -59,24 +59,24 @@ def full(setting: Setting) -> str:
 
 
 def resume(setting: Setting) -> str:
-    """The same run, one step further, from what it saved."""
+    """Check that the full run resumes from its checkpoint for one more step."""
     full_run(setting)
-    ended = train(setting, "full", STEPS + 1, *FULL, EAGER, again=True).demand()
-    if f"resuming from {setting.folder / 'full' / f'global_step_{STEPS}'}" not in ended.said():
-        raise Failed("it started afresh instead of resuming", ended.log)
+    ended = train(setting, "full", STEPS + 1, *FULL, EAGER, again=True).check()
+    if f"resuming from {setting.folder / 'full' / f'global_step_{STEPS}'}" not in ended.output():
+        raise Failed("it started from the beginning instead of resuming", ended.log)
     rows = healthy(setting, "full", ended, STEPS + 1)
     return f"step {STEPS + 1} after a new start; vLLM and trainer differ by {drift(rows[-1:]):.1e}"
 
 
 def lora(setting: Setting) -> str:
-    """Adapters alone are synchronised, to a vLLM that has read the base model itself."""
-    ended = train(setting, "lora", STEPS, EAGER).demand()
+    """Check LoRA: the adapters alone are synchronized, to a vLLM that has read the base model itself."""
+    ended = train(setting, "lora", STEPS, EAGER).check()
     rows = healthy(setting, "lora", ended, STEPS)
     return f"{STEPS} steps, saved; vLLM and trainer differ by {drift(rows):.1e} (alarm {ALARM})"
 
 
 def mask(setting: Setting) -> str:
-    """SAM2 in the reward and in validation, beside trainer and vLLM on the same card."""
+    """Check SAM2 in the reward and in validation, beside trainer and vLLM on the same card."""
     ended = full_run(setting)
     rows = read_rows(setting.folder / "full")[:STEPS]
     terms = [name for name in rows[0] if name.startswith("reward/mask") and name.endswith("/mean")]
@@ -89,15 +89,15 @@ def mask(setting: Setting) -> str:
 
 
 def inference(setting: Setting) -> str:
-    """The LoRA run's checkpoint merged, and the same greedy texts from the merged folder by either backend."""
-    train(setting, "lora", STEPS, EAGER).demand()
+    """Check that the LoRA run's merged checkpoint gives the same greedy texts with both backends."""
+    train(setting, "lora", STEPS, EAGER).check()
     merged, saved = setting.folder / "merged", setting.folder / "lora" / f"global_step_{STEPS}"
     how = ["-o", str(merged), "--dtype", "float32"]
-    setting.run("merge", [sys.executable, "-m", "segzero", "merge", saved, *how]).demand()
+    setting.run("merge", [sys.executable, "-m", "segzero", "merge", saved, *how]).check()
     texts = []
     for backend in ("transformers", "vllm"):
         out = setting.folder / f"{backend}.json"
-        ended = setting.module(f"answers {backend}", "answers", merged, backend, setting.device, out).demand()
+        ended = setting.module(f"answers {backend}", "answers", merged, backend, setting.device, out).check()
         texts.append(json.loads(out.read_text())["texts"])
     same = sum(a == b for a, b in zip(*texts, strict=True))
     if len(texts[0]) - same > DIFFERENT[setting.device]:
@@ -106,7 +106,7 @@ def inference(setting: Setting) -> str:
 
 
 def dynamic(setting: Setting) -> str:
-    """As many answers a pass as fit, against a fixed number: one update's loss and gradient norm."""
+    """Check that dynamic micro-batches give the loss and gradient norm of static ones."""
     updates = same_batch(setting, "sdpa", "float32")["updates"]
     static, free = updates["static"], updates["dynamic"]
     for key in ("loss", "grad_norm"):
@@ -116,20 +116,20 @@ def dynamic(setting: Setting) -> str:
 
 
 def fused(setting: Setting) -> str:
-    """use_fused_kernels against logits that are written out."""
-    plain, found = (same_batch(setting, "sdpa", "float32", *given) for given in ([], [f"{FUSED}=true"]))
-    if plain["fused"] or not found["fused"]:
-        raise Failed("the two ways of computing were the same")
-    apart = compare(plain, found)
-    norms = [each["updates"]["static"]["grad_norm"] for each in (plain, found)]
-    said = f"probabilities differ by {apart:.1e}, gradient norms are {norms[0]:.4f} and {norms[1]:.4f}"
+    """Check use_fused_kernels against logits that are computed in full."""
+    plain, results = (same_batch(setting, "sdpa", "float32", *given) for given in ([], [f"{FUSED}=true"]))
+    if plain["fused"] or not results["fused"]:
+        raise Failed("both runs computed in the same way")
+    apart = compare(plain, results)
+    norms = [each["updates"]["static"]["grad_norm"] for each in (plain, results)]
+    summary = f"probabilities differ by {apart:.1e}, gradient norms are {norms[0]:.4f} and {norms[1]:.4f}"
     if apart > CLOSE or not math.isclose(*norms, rel_tol=CLOSE):
-        raise Failed(said)
-    return f"equal: {said}"
+        raise Failed(summary)
+    return f"equal: {summary}"
 
 
 def attention(setting: Setting) -> str:
-    """SDPA with padding against flash-attn without, in bfloat16; where that is missing, against plain attention."""
+    """Check SDPA with padding against flash-attn without, in bfloat16, or against plain attention if it is missing."""
     from segzero.machine import has_flash
 
     flash = setting.device == "cuda" and has_flash()
@@ -145,47 +145,49 @@ def attention(setting: Setting) -> str:
 
 
 def segmenter(setting: Setting) -> str:
-    """SAM2's masks on the device against those on the CPU."""
+    """Check SAM2's masks on the device against those on the CPU."""
     out = setting.folder / "masks.json"
-    ended = setting.module("masks", "masks", setting.device, out).demand()
-    found = json.loads(out.read_text())
-    least, half = min(found["float32"]), sum(found["auto"]) / len(found["auto"])
-    said = f"{len(found['auto'])} masks: IoU at least {least:.4f} in float32, {half:.4f} in the mean by ordinary use"
+    ended = setting.module("masks", "masks", setting.device, out).check()
+    results = json.loads(out.read_text())
+    least, half = min(results["float32"]), sum(results["auto"]) / len(results["auto"])
+    summary = (
+        f"{len(results['auto'])} masks: IoU at least {least:.4f} in float32, {half:.4f} in the mean by ordinary use"
+    )
     if least < MASK_IOU or half < MASK_IOU:
-        raise Failed(said, ended.log)
-    setting.figures += [Figure("SAM2.1 Hiera-T, 1024 px, encoding", f"{found['images_a_second']:.1f} images/s")]
-    return said
+        raise Failed(summary, ended.log)
+    setting.figures += [Figure("SAM2.1 Hiera-T, 1024 px, encoding", f"{results['images_a_second']:.1f} images/s")]
+    return summary
 
 
 def released(setting: Setting) -> str:
-    """Real checkpoints, asked about the photo that comes with the tests."""
+    """Check real checkpoints on the photo that comes with the tests."""
     if not setting.policy:
         raise Skipped("name a checkpoint by POLICY=, and SAM2 by SEGMENTER=")
     from segzero.segmenter import DEFAULT
 
-    drawer = setting.segmenter or DEFAULT
-    given: list[str | Path] = [setting.policy, drawer, setting.device, setting.folder]
+    segmenter = setting.segmenter or DEFAULT
+    arguments: list[str | Path] = [setting.policy, segmenter, setting.device, setting.folder]
     online = {"HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0")}
-    ended = setting.module("released", "released", *given, environment=online).demand()
-    found = json.loads((setting.folder / "coffee_check.json").read_text())
-    picture = os.path.relpath(found["picture"])
-    said = f"{setting.policy} with {drawer} says {found['text']!r}; areas {found['areas']}, {picture}"
-    if found["wrong"]:
-        raise Failed(f"{found['wrong']}; {said}"[:600], ended.log)
-    return said
+    ended = setting.module("released", "released", *arguments, environment=online).check()
+    results = json.loads((setting.folder / "coffee_check.json").read_text())
+    picture = os.path.relpath(results["picture"])
+    summary = f"{setting.policy} with {segmenter} says {results['text']!r}; areas {results['areas']}, {picture}"
+    if results["wrong"]:
+        raise Failed(f"{results['wrong']}; {summary}"[:600], ended.log)
+    return summary
 
 
 # Runs
 
 
 def keys(setting: Setting, name: str, *overrides: str) -> list[str]:
-    """The run's place and, without a GPU, what stands in for one."""
+    """Overrides for the run's folder and, without a GPU, for a rehearsal."""
     rehearsed = ["rehearse=cpu"] if setting.device == "cpu" else []
     return [*rehearsed, f"trainer.default_local_dir={setting.folder / name}", *overrides]
 
 
-def train(setting: Setting, name: str, steps: int, *overrides: str, again: bool = False) -> Ended:
-    """`segzero train` on synthetic scenes; `again` starts a run that is there once more."""
+def train(setting: Setting, name: str, steps: int, *overrides: str, again: bool = False) -> CommandResult:
+    """Run `segzero train` on synthetic scenes; `again` starts a run a second time."""
     return segzero_train(
         setting,
         f"{name} again" if again else name,
@@ -203,21 +205,21 @@ def train(setting: Setting, name: str, steps: int, *overrides: str, again: bool 
 
 
 def share(setting: Setting) -> list[str]:
-    """vLLM's share of the card, at most 12 GB: the cache of a small model would else take minutes to lay out."""
+    """Override for vLLM's share of the card, at most 12 GB: a larger cache of a small model takes minutes to set up."""
     if setting.device == "cpu":
         return []
     return [f"actor_rollout_ref.rollout.gpu_memory_utilization={min(0.5, 12 / card_gb()):.2f}"]
 
 
-def segzero_train(setting: Setting, name: str, *overrides: str) -> Ended:
-    """The command as a user types it, its log watched for steps."""
+def segzero_train(setting: Setting, name: str, *overrides: str) -> CommandResult:
+    """Run the command as a user types it, and record the time of each step."""
     [place] = [o.partition("=")[2] for o in overrides if o.startswith("trainer.default_local_dir=")]
     command = [sys.executable, "-m", "segzero", "train", "trainer.val_before_train=false", *overrides]
     return setting.run(name, command, watched=Path(place) / "metrics.jsonl")
 
 
 def data(setting: Setting) -> list[str]:
-    """Scenes to train and to validate on, written once."""
+    """Overrides for the training and validation scenes, which are written once."""
     from segzero.data.parquet import to_parquet
     from segzero.tiny.questions import HELD_OUT_SEED, make_samples
 
@@ -228,13 +230,13 @@ def data(setting: Setting) -> list[str]:
     return [f"data.train_files={train}", f"data.val_files={val}"]
 
 
-def full_run(setting: Setting) -> Ended:
-    """The full run of the line of that name, or of this one if it stands alone."""
-    return train(setting, "full", STEPS, *FULL).demand()
+def full_run(setting: Setting) -> CommandResult:
+    """The full run, which is started unless another line has run it."""
+    return train(setting, "full", STEPS, *FULL).check()
 
 
-def healthy(setting: Setting, name: str, ended: Ended, steps: int) -> list[dict[str, float]]:
-    """The run's steps, if all of them were made and every number is one that training should give."""
+def healthy(setting: Setting, name: str, ended: CommandResult, steps: int) -> list[dict[str, float]]:
+    """Read a run's steps and check that all were made and that their numbers are plausible."""
     rows = read_rows(setting.folder / name)
     if len(rows) != steps:
         raise Failed(f"{len(rows)} of {steps} steps are in the log", ended.log)
@@ -253,8 +255,8 @@ def drift(rows: list[dict[str, float]]) -> float:
     return max(row.get("training/rollout_probs_diff_mean", math.nan) for row in rows)
 
 
-def run_batch(setting: Setting, attention: str, precision: str, *overrides: str) -> Ended:
-    """The trainer's worker on a batch of given answers: see same_batch.py."""
+def run_batch(setting: Setting, attention: str, precision: str, *overrides: str) -> CommandResult:
+    """Run the trainer's worker on a batch of given answers: see same_batch.py."""
     fixed = [*GPU1, *FULL, "actor_rollout_ref.actor.fsdp_config.use_torch_compile=false"]
     fixed += [f"+actor_rollout_ref.model.override_config.attn_implementation={attention}", f"{FUSED}=false"]
     return setting.module(
@@ -268,8 +270,8 @@ def run_batch(setting: Setting, attention: str, precision: str, *overrides: str)
 
 
 def same_batch(setting: Setting, attention: str, precision: str, *overrides: str) -> dict:
-    """What it measured."""
-    run_batch(setting, attention, precision, *overrides).demand()
+    """Measurements of the trainer's worker on a batch of given answers."""
+    run_batch(setting, attention, precision, *overrides).check()
     return json.loads(batch_file(setting, attention, precision, overrides).read_text())
 
 
@@ -282,14 +284,14 @@ def batch_file(setting: Setting, attention: str, precision: str, overrides: Sequ
 
 
 def compare(one: dict, other: dict) -> float:
-    """How far the probabilities of the same tokens lie apart, in the mean: the measure of the training log."""
+    """Mean difference between the probabilities of the same tokens, as in the training log."""
     pairs = zip(*(chain.from_iterable(each["log_probs"]) for each in (one, other)), strict=True)
     apart = [abs(math.exp(a) - math.exp(b)) for a, b in pairs]
     return sum(apart) / len(apart)
 
 
 def all_lines() -> list[Line]:
-    """In the order in which they run: what others build on first, the long one last."""
+    """List the lines in their order: first those that others depend on, the long one last."""
     from benchmarks.gpu_check.size import size
 
     return [

@@ -1,4 +1,4 @@
-"""SAM2 on a device against SAM2 on the CPU, and how many images a second it encodes.
+"""SAM2 on a device against SAM2 on the CPU, and the images per second that it encodes.
 
 The masks are the shipped SAM2's, which is trained; speed is that of a SAM2.1 Hiera-T of random weights at 1024 pixels.
 
@@ -28,26 +28,26 @@ IMAGES = {"cuda": 32, "cpu": 2}
 def main() -> None:
     device, out = sys.argv[1:]
     on_cpu = draw(load_segmenter(shipped.segmenter_path(), device="cpu"))
-    found = {}
+    ious = {}
     for precision in ("float32", "auto"):
-        drawn = draw(load_segmenter(shipped.segmenter_path(), device=device, dtype=precision))
-        found[precision] = [float(mask_iou(a, b)) for a, b in zip(drawn, on_cpu, strict=True)]
-    Path(out).write_text(json.dumps(found | {"images_a_second": speed(device)}))
+        masks = draw(load_segmenter(shipped.segmenter_path(), device=device, dtype=precision))
+        ious[precision] = [float(mask_iou(a, b)) for a, b in zip(masks, on_cpu, strict=True)]
+    Path(out).write_text(json.dumps(ious | {"images_a_second": speed(device)}))
 
 
 def draw(segmenter: Segmenter) -> list[np.ndarray]:
-    """Masks of every true object of a few scenes."""
+    """Predict the masks of all true objects of a few scenes."""
     masks = []
     for sample in make_samples(SCENES, HELD_OUT_SEED + 13):
         if sample.objects:
             embeddings = segmenter.embed([load_image(sample.image)])
             prompts = [MaskPrompt(box=thing.box, points=thing.points) for thing in sample.objects]
-            masks += [drawn.masks[0] for drawn in segmenter.decode(embeddings, [prompts])[0]]
+            masks += [prediction.masks[0] for prediction in segmenter.decode(embeddings, [prompts])[0]]
     return masks
 
 
 def speed(device: str) -> float:
-    """Images a second, encoded with the precision of ordinary use."""
+    """Measure the images per second that are encoded with the usual precision."""
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 255, (480, 640, 3), np.uint8)) for _ in range(IMAGES[device])]
     with tempfile.TemporaryDirectory() as folder:

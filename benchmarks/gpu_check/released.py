@@ -1,4 +1,4 @@
-"""Real checkpoints asked about a photo whose answer is known: is the answer readable, and is the mask where it is?
+"""Check of real checkpoints on a photo with a known answer: the answer must be readable and the mask in its place.
 
 python -m benchmarks.gpu_check.released POLICY SEGMENTER DEVICE FOLDER
 """
@@ -12,8 +12,8 @@ import numpy as np
 PHOTO = Path(__file__).parents[2] / "tests" / "photos" / "coffee.jpg"
 QUESTION = "the cup that the coffee is in"
 CUP = (173, 17, 409, 308)  # x0, y0, x1, y1: see the README beside the photo
-OVERLAP = 0.6  # of the boxes; the saucer's would have less than 0.5
-WITHIN = 0.8  # of the mask
+OVERLAP = 0.6  # least IoU of the boxes; the saucer's box has less than 0.5
+WITHIN = 0.8  # least share of the mask that is inside the box
 
 
 def main() -> None:
@@ -23,19 +23,19 @@ def main() -> None:
     pipeline = SegZeroPipeline.from_pretrained(policy, segmenter or None, device=device)
     [result] = pipeline([PHOTO], [QUESTION])
     picture = result.save(Path(folder), "coffee", ("panel", "json"))["panel"]
-    found = {
+    result = {
         "text": result.raw_text,
         "error": result.error,
         "areas": [int(each.mask.sum()) for each in result.instances],
         "picture": str(picture),
         "wrong": wrong(result.union) if result.error is None else f"the answer can't be read ({result.error})",
     }
-    (Path(folder) / "coffee_check.json").write_text(json.dumps(found))
+    (Path(folder) / "coffee_check.json").write_text(json.dumps(result))
     pipeline.policy.close()
 
 
 def wrong(mask: np.ndarray) -> str | None:
-    """Why a mask [H, W] is not the cup's; None if it may well be."""
+    """The reason why a mask [H, W] can't be the cup's; None if it can."""
     from segzero.masks import box_iou, box_of
 
     box = box_of(mask)

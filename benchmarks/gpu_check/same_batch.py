@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def configure(precision: str, overrides: list[str]) -> DictConfig:
-    """The run's configuration, with what makes updates comparable."""
+    """Compose the run's configuration with the settings that make updates comparable."""
     from segzero.training.config import compose
     from segzero.training.launch import prepare_environment, resolve_config
 
@@ -61,7 +61,7 @@ def free_port() -> str:
 
 
 def measure(config: DictConfig, folder: Path) -> dict:
-    """Log-probs of every answer's tokens, and what updates of static and of dynamic micro-batches report."""
+    """Measure the log-probs of all answer tokens, and the figures of updates with static and dynamic micro-batches."""
     from verl.utils import tensordict_utils as tu
     from verl.workers.utils.padding import response_from_nested
 
@@ -74,8 +74,8 @@ def measure(config: DictConfig, folder: Path) -> dict:
     settings = {"temperature": 1.0, "calculate_entropy": True, "compute_loss": False}
     asked = batch.clone()
     tu.assign_non_tensor(asked, **settings, **static)
-    said = worker.compute_log_prob(asked)
-    batch["old_log_probs"] = response_from_nested(said["log_probs"], batch["response_mask"])
+    computed = worker.compute_log_prob(asked)
+    batch["old_log_probs"] = response_from_nested(computed["log_probs"], batch["response_mask"])
 
     updates = {}
     size = {"global_batch_size": len(batch), "mini_batch_size": len(batch), "epochs": 1, "seed": 1}
@@ -98,14 +98,14 @@ def measure(config: DictConfig, folder: Path) -> dict:
 
 
 def last(value: Any) -> Any:
-    """A metric's single value out of the lists that verl gathers it in."""
+    """The single value of a metric, which verl gathers in nested lists."""
     while isinstance(value, list):
         value = value[-1]
     return value
 
 
 def make_batch(config: DictConfig, folder: Path):
-    """Held-out scenes with true and with wrong answers of several lengths, their advantages as GRPO would have them."""
+    """Make held-out scenes with true and wrong answers of several lengths, and their advantages as in GRPO."""
     import torch
 
     from segzero.policy.checkpoint import read_checkpoint
@@ -133,7 +133,7 @@ def make_batch(config: DictConfig, folder: Path):
 
 
 def written(sample, encoder, number: int) -> str:
-    """The truth as the shipped policy was taught to write it; others with boxes moved, or a longer think-chain."""
+    """Write the true answer as the shipped policy learnt it, or one with moved boxes or a longer chain of thought."""
     from segzero.answer import Answer, Instance, render_answer
 
     frame, instances = encoder.checkpoint.frame, []

@@ -1,11 +1,11 @@
-"""Figures at the size of a real run: a randomly initialised Qwen2.5-VL-3B, measured against what dry_run estimates."""
+"""Figures at the size of a real run: a randomly initialized Qwen2.5-VL-3B, measured against the estimate of dry_run."""
 
 import json
 import math
 import shutil
 from pathlib import Path
 
-from benchmarks.gpu_check.block import Ended, Failed, Figure, Setting, Skipped, read_rows
+from benchmarks.gpu_check.block import CommandResult, Failed, Figure, Setting, Skipped, read_rows
 from benchmarks.gpu_check.large import BYTES
 from benchmarks.gpu_check.lines import FULL, STEPS, data, keys, segzero_train
 from benchmarks.gpu_check.versions import card_gb
@@ -16,26 +16,26 @@ WHOLE = 120  # GB: weights, gradients and Adam in float32 are 60, vLLM's share a
 
 
 def size(setting: Setting) -> str:
-    """Three steps with real prompt lengths and vocabulary: tokens a second, memory, time to the first step."""
+    """Run three steps with real prompt lengths and vocabulary: tokens per second, memory, time to the first step."""
     memory = card_gb() if setting.device == "cuda" else 0.0
     if setting.device == "cuda" and memory < SMALLEST:
         raise Skipped(f"a card of {memory:.0f} GB does not hold it; {SMALLEST} GB would, with LoRA")
     if shutil.disk_usage(setting.folder).free < 2 * BYTES:
         raise Skipped(f"its checkpoint needs {2 * BYTES / 1e9:.0f} GB of disk in {setting.folder}")
     policy = setting.folder / "large_policy"
-    setting.module("large build", "large", "build", policy, setting.device).demand()
+    setting.module("large build", "large", "build", policy, setting.device).check()
     try:
         overrides = settings_of(setting, policy, memory)
         out = setting.folder / "estimate.json"
-        setting.module("large estimate", "large", "estimate", out, *overrides).demand()
-        ended = segzero_train(setting, "large", *overrides).demand()
+        setting.module("large estimate", "large", "estimate", out, *overrides).check()
+        ended = segzero_train(setting, "large", *overrides).check()
     finally:
         shutil.rmtree(policy, ignore_errors=True)
     return figures(setting, ended, json.loads(out.read_text()), memory)
 
 
 def settings_of(setting: Setting, policy: Path, memory: float) -> list[str]:
-    """The run: all weights where the card holds them, LoRA where it does not."""
+    """Overrides of the run: all weights if the card holds them, LoRA otherwise."""
     whole = [*FULL, "actor_rollout_ref.actor.fsdp_config.param_offload=false"] if memory >= WHOLE else []
     prompts = 8 if memory >= 60 else 4
     card = [
@@ -64,8 +64,8 @@ def settings_of(setting: Setting, policy: Path, memory: float) -> list[str]:
 FAST = {"tflops": 400, "gb_per_s": 3000, "link_gb_per_s": 200}  # as hardware=gpu8_80g has them
 
 
-def figures(setting: Setting, ended: Ended, estimated: dict[str, float], memory: float) -> str:
-    """The table's rows, of all steps but the first."""
+def figures(setting: Setting, ended: CommandResult, estimated: dict[str, float], memory: float) -> str:
+    """Rows of the table, from all steps but the first."""
     rows = read_rows(setting.folder / "large")
     if len(rows) != STEPS or not all(math.isfinite(row["actor/grad_norm"]) for row in rows):
         raise Failed(f"{len(rows)} of {STEPS} steps are in the log, or not all with a finite gradient", ended.log)

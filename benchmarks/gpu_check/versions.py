@@ -1,4 +1,4 @@
-"""The machine and the versions that a result belongs to."""
+"""The machine and the versions of a result."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ PACKAGES = ("vllm", "verl", "transformers", "peft", "ray", "flash-attn")
 
 
 def why_no_gpu() -> str | None:
-    """Why there is no GPU to check, in one line; None: there is one."""
+    """The reason, in one line, why there is no usable GPU; None if there is one."""
     import torch
 
     if torch.cuda.is_available():
@@ -28,21 +28,21 @@ def why_no_gpu() -> str | None:
 
 
 def graphics_card() -> str | None:
-    """Name, memory and driver as nvidia-smi tells them; None where it does not answer."""
+    """Name, memory and driver of the GPU by nvidia-smi; None if that fails."""
     cards = nvidia_smi("name,memory.total,driver_version")
     return f"{cards[0]}; one of {len(cards)}" if len(cards) > 1 else cards[0] if cards else None
 
 
 @lru_cache(maxsize=1)
 def card_gb() -> float:
-    """Memory of the first GPU that this process may see, in GB; asked for elsewhere, as whoever asks takes some."""
+    """Memory of the first visible GPU in GB, from another process, as a CUDA context takes some itself."""
     asked = "import torch; print(torch.cuda.get_device_properties(0).total_memory)"
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, timeout=120, check=True)
     return float(done.stdout.split()[-1]) / 1e9
 
 
 def head(device: str) -> list[str]:
-    """The block's first lines."""
+    """First lines of the block."""
     import torch
 
     if device == "cpu":
@@ -58,7 +58,7 @@ def head(device: str) -> list[str]:
 
 
 def installed(package: str) -> str:
-    """Its version; vLLM's build for CPUs is a package of another name."""
+    """Version of a package; vLLM's build for CPUs has another name."""
     for name in (package, f"{package}-cpu"):
         try:
             return version(name) + (f" ({name})" if name != package else "")
@@ -68,12 +68,12 @@ def installed(package: str) -> str:
 
 
 def commit() -> str:
-    """The commit of this clone, and whether files differ from it."""
+    """Commit of this clone, with a note if files differ from it."""
     try:
-        said = [
+        outputs = [
             subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True).stdout
             for command in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         ]
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return said[0].strip() + (" with changes" if said[1].strip() else "")
+    return outputs[0].strip() + (" with changes" if outputs[1].strip() else "")

@@ -1,4 +1,4 @@
-"""The platform that verl chooses in the environment that a run sets: its name and its device, in one line.
+"""Name and device of the platform that verl chooses in a run's environment, in one line.
 
 python -m benchmarks.gpu_check.which_platform key=value ...
 """

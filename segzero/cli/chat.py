@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from segzero.cli.extras import needs
-from segzero.cli.options import MAX_PIXELS, MaxPixelsOption, ModelOptions, takes_dataclasses
+from segzero.cli.options import MaxPixelsOption, ModelOptions, takes_dataclasses
+from segzero.extras import needs
+from segzero.image_structure import MAX_PIXELS
 
 console = Console(highlight=False, markup=False, emoji=False)  # questions and answers may hold brackets
 

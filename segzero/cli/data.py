@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from segzero.cli.extras import needs, require
 from segzero.cli.options import segmenter_or_shipped, takes_dataclasses
 from segzero.errors import UserError
+from segzero.extras import needs, require
 
 app = typer.Typer(no_args_is_help=True, help="Training and evaluation data.")
 console = Console(highlight=False, markup=False, soft_wrap=True)  # paths and questions may hold brackets

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from segzero.cli.extras import needs, require
 from segzero.cli.options import PolicyBackendOption
+from segzero.extras import needs, require
 
 console = Console(highlight=False, markup=False, emoji=False)  # answers may hold brackets
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from segzero.cli.extras import needs
 from segzero.cli.options import takes_dataclasses
 from segzero.cli.serve import ServeOptions, run_server
+from segzero.extras import needs
 
 REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # addresses to listen at, and to open in a browser here
 LONGEST_START = 3600.0  # seconds: large models may have to be downloaded first

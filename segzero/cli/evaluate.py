@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segzero.cli.data import named_options
-from segzero.cli.extras import needs
 from segzero.cli.options import (
     ModelOptions,
     policy_or_shipped,
@@ -17,6 +16,7 @@ from segzero.cli.options import (
 )
 from segzero.cli.options_file import read_options, write_options
 from segzero.errors import UserError, unknown_name
+from segzero.extras import needs
 
 if TYPE_CHECKING:
     from segzero.evaluation.benchmarks import Task

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from segzero.cli.extras import needs
-from segzero.cli.options import MAX_PIXELS, MaxPixelsOption, ModelOptions, split_commas, takes_dataclasses
+from segzero.cli.options import MaxPixelsOption, ModelOptions, split_commas, takes_dataclasses
 from segzero.errors import UserError
+from segzero.extras import needs
+from segzero.image_structure import MAX_PIXELS
 
 if TYPE_CHECKING:
     from segzero.batch_inference import Job, Outcome

@@ -21,7 +21,6 @@ PolicyBackendOption = Annotated[str, typer.Option(help="auto, transformers, vllm
 SegmenterBackendOption = Annotated[str, typer.Option(help="auto, transformers or sam2.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 MaxPixelsOption = Annotated[int, typer.Option(help="Refuse larger images.", min=1)]
-MAX_PIXELS = 89_000_000  # as segzero.images has it, which --help does without: it imports NumPy and Pillow
 
 
 @dataclass(frozen=True)

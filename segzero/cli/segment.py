@@ -6,9 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from segzero.cli.extras import needs
 from segzero.cli.options import (
-    MAX_PIXELS,
     DeviceOption,
     MaxPixelsOption,
     SegmenterBackendOption,
@@ -16,6 +14,8 @@ from segzero.cli.options import (
     segmenter_or_shipped,
     split_commas,
 )
+from segzero.extras import needs
+from segzero.image_structure import MAX_PIXELS
 
 console = Console(highlight=False, markup=False, emoji=False)  # paths may hold brackets
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segzero.cli.extras import needs
 from segzero.cli.options import BackendOptions, takes_dataclasses
 from segzero.errors import UserError
+from segzero.extras import needs
 
 if TYPE_CHECKING:
     from segzero.pipeline import SegZeroPipeline

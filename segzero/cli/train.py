@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from segzero.cli.extras import needs
+from segzero.extras import needs
 
 console = Console(highlight=False, markup=False, emoji=False)  # paths may hold brackets
 

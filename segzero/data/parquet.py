@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from segzero.data import safe_parquet
 from segzero.errors import UserError, one_line
+from segzero.extras import needs
 from segzero.masks import check_rle
 from segzero.sample import Object, Sample
 
@@ -27,12 +28,10 @@ ROW_GROUP = 100  # samples written and read at a time; the images may be in them
 def to_parquet(samples: Iterable[Sample], path: str | Path) -> Path:
     """Write samples to a .parquet file, or as samples.parquet into a folder; images stay paths or bytes.
 
-    The file appears whole or not at all. It holds the `datasets` features too, so that library, and the
-    hub's viewer, show the images.
+    The file appears whole or not at all. It contains the `datasets` features too, so that this library, and the hub's
+    viewer, show the images.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    pa, pq = _arrow()
     path = Path(path)
     target = path if path.suffix == ".parquet" else path / "samples.parquet"
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
@@ -54,9 +53,8 @@ def to_parquet(samples: Iterable[Sample], path: str | Path) -> Path:
 
 
 def from_parquet(path: str | Path) -> Iterator[Sample]:
-    """The samples of what `parquet_files` finds. Columns of other names are passed over."""
-    import pyarrow as pa
-
+    """Read the samples of the files that `parquet_files` finds; unknown columns are ignored."""
+    pa, _ = _arrow()
     files = parquet_files(path)
     schema = _schema()
     for file in files:  # before the first sample is used
@@ -65,7 +63,7 @@ def from_parquet(path: str | Path) -> Iterator[Sample]:
 
 
 def parquet_files(path: str | Path) -> list[Path]:
-    """A .parquet file, all those of a folder, or all that fit a pattern such as `mine/train*.parquet`; by name."""
+    """List a .parquet file, those of a folder, or those that match `mine/train*.parquet`, sorted by name."""
     path = Path(path).expanduser()
     if path.is_dir():
         path = path / "*.parquet"
@@ -82,22 +80,31 @@ def _read_file(file: Path, schema: "pyarrow.Schema") -> Iterator[Sample]:
         if sum(map(safe_parquet.values_in, table.column("objects").chunks)) > safe_parquet.FREE:
             raise UserError(f"{file}: the objects of rows {number} to {number + len(table) - 1} hold too many numbers")
         try:
-            found = table.to_pylist()
+            rows = table.to_pylist()
         except (ValueError, OverflowError) as error:
             raise UserError(f"cannot read {file} after row {number}: {one_line(error, 200)}") from error
-        for row in found:
+        for row in rows:
             yield _from_row(row, f"{file}, row {number}")
             number += 1
 
 
 def _allowed(reader: "pyarrow.parquet.ParquetFile", group: int, rows: int) -> int:
-    """Other writers put up to a million rows into a group."""
+    """Values of lists allowed in a group of rows; other writers put up to a million rows into one."""
     return rows << 6
 
 
+def _arrow() -> tuple[Any, Any]:
+    """Import pyarrow and pyarrow.parquet, which the base package does not need."""
+    with needs("infer"):
+        import pyarrow
+        import pyarrow.parquet
+    return pyarrow, pyarrow.parquet
+
+
 def _schema() -> "pyarrow.Schema":
-    """The columns, whatever the samples hold; the types are those of `datasets`, images and all."""
-    from datasets import Features, Image, List, Value
+    """Columns of every file of samples, with the types of the `datasets` library, for images too."""
+    with needs("infer"):
+        from datasets import Features, Image, List, Value
 
     rle = {"size": List(Value("int32")), "counts": Value("string")}
     numbers = List(Value("float64"))
@@ -113,16 +120,15 @@ def _schema() -> "pyarrow.Schema":
         "concept": Value("string"),
         "split": Value("string"),
         "source": Value("string"),
-        "turns": Value("string"),  # JSON, as their shape is the business of whoever wrote them
+        "turns": Value("string"),  # JSON, as their shape depends on the source
         "meta": Value("string"),
     }
     return Features(features).arrow_schema
 
 
 def _cast(table: "pyarrow.Table", schema: "pyarrow.Schema", file: Path) -> "pyarrow.Table":
-    """The same columns in our types: other writers like other widths of strings and integers."""
-    import pyarrow as pa
-
+    """Cast columns to our types: other writers use other widths of strings and integers."""
+    pa, _ = _arrow()
     missing = [name for name in schema.names if name not in table.column_names]
     if missing:
         raise UserError(f"{file} holds no samples: it lacks the column {missing[0]!r}; see segzero.sample")
@@ -150,7 +156,7 @@ def _to_row(sample: Sample) -> dict[str, Any]:
 
 
 def _from_row(row: dict[str, Any], where: str) -> Sample:
-    """The sample of a row as pyarrow gives it; `where` opens the message when the row makes no sense."""
+    """Make the sample of a row as pyarrow gives it; errors begin with `where`."""
     try:
         turns, row["meta"] = json.loads(row["turns"]), json.loads(row["meta"])
     except (TypeError, ValueError, RecursionError):

@@ -1,10 +1,10 @@
-"""Parquet files from anywhere: the columns that are asked for, a few rows at a time, counted before they are decoded.
+"""Reading of parquet files of any origin: chosen columns, a few rows at a time, counted before they are decoded.
 
 >>> for table in tables(Path("train.parquet"), ["image", "question"], 100, lambda *_: 1000):       # doctest: +SKIP
 ...     print(table.num_rows)
 
-A file of two kilobytes can hold lists of a hundred million values, which become gigabytes. How many there are stands
-in its footer.
+A file of two kilobytes can hold lists of a hundred million values, which become gigabytes. Their number is in its
+footer and in the heads of its pages.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     import pyarrow
     import pyarrow.parquet
 
-FREE = 1 << 22  # values of a column of lists that are read in any case
+FREE = 1 << 22  # values of a column of lists that are always read
 
 Allowed = Callable[["pyarrow.parquet.ParquetFile", int, int], int]  # file, number and rows of a group -> values
 
 
 def schema_of(file: Path, columns: Sequence[str]) -> "pyarrow.Schema":
-    """Names and types of all columns; the ones to be read may each be there once."""
+    """Read names and types of all columns; refuse a file in which one of `columns` appears twice."""
     import pyarrow.parquet as pq
 
     try:
         schema = pq.read_schema(file)
     except FileNotFoundError:
         raise UserError(f"no such file: {file}; check the path") from None
-    except Exception as error:  # hostile bytes bring about nearly everything in that library
+    except Exception as error:  # hostile bytes cause nearly every exception in that library
         raise UserError(f"cannot read {file}: it is no whole parquet file") from error
     twice = [name for name in columns if schema.names.count(name) > 1]
     if twice:
@@ -39,10 +39,10 @@ def schema_of(file: Path, columns: Sequence[str]) -> "pyarrow.Schema":
 
 
 def tables(file: Path, columns: Sequence[str], at_once: int, allowed: Allowed) -> Iterator["pyarrow.Table"]:
-    """The rows as Arrow tables of so many; the columns are those of a file that `schema_of` has looked at.
+    """Read the rows of a file that `schema_of` has checked, as Arrow tables of `at_once` rows.
 
-    `allowed`: how many values a column of lists may hold in a group of rows, if it has more than FREE. One with still
-    more is refused.
+    `allowed` gives the number of values that a column of lists may have in a group of rows, if it has more than FREE; a
+    column with more is refused.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -66,7 +66,7 @@ def tables(file: Path, columns: Sequence[str], at_once: int, allowed: Allowed) -
                             f"{file}: its column {names[place]!r} holds {count} values in {group.rows} rows; "
                             f"at most {most} are read"
                         )
-                # One thread: several need longer for a few rows.
+                # One thread: several take longer for a few rows.
                 for batch in reader.iter_batches(at_once, [number], columns, use_threads=False):
                     yield pa.Table.from_batches([batch])
                     done += batch.num_rows
@@ -77,17 +77,17 @@ def tables(file: Path, columns: Sequence[str], at_once: int, allowed: Allowed) -
 
 
 def values_in(array: "pyarrow.Array") -> int:
-    """How many values the lists of an array hold, in all: each becomes an object in Python.
+    """Count the values in an array's lists, at all depths: each becomes an object in Python.
 
     >>> import pyarrow as pa
     >>> values_in(pa.array([[[1, 2], []], [[3]]]))  # three lists with three numbers
     6
     """
-    array = getattr(array, "storage", array)  # of an extension
+    array = getattr(array, "storage", array)  # of an extension type
     if not hasattr(array, "flatten"):
         return 0
     flat = array.flatten()
-    return sum(map(values_in, flat)) if isinstance(flat, list) else len(flat) + values_in(flat)  # a list: of a struct
+    return sum(map(values_in, flat)) if isinstance(flat, list) else len(flat) + values_in(flat)  # a list: a struct's
 
 
 MAGIC = b"PAR1"
@@ -97,22 +97,22 @@ BOOLS, BYTE, INTEGERS, DOUBLE, BYTES, LISTS, MAP, STRUCT = (1, 2), 3, (4, 5, 6),
 
 
 class Column(NamedTuple):
-    """The values of a column in a group of rows, without the lists and structs around them."""
+    """Values of a column in a group of rows, without the lists and structs around them."""
 
-    values: int  # as the footer says
-    begin: int  # where its pages are in the file
+    values: int  # according to the footer
+    begin: int  # place of its pages in the file
     length: int
 
 
-class Group(NamedTuple):
-    """A group of rows."""
+class RowGroup(NamedTuple):
+    """A group of rows in a file."""
 
     rows: int
     columns: list[Column]
 
 
-def groups_of(file: Path) -> list[Group]:
-    """The groups of rows; a ValueError or LookupError where the footer is none."""
+def groups_of(file: Path) -> list[RowGroup]:
+    """Read the groups of rows from the footer; ValueError or LookupError if it isn't one."""
     with file.open("rb") as opened:
         size = opened.seek(0, 2)
         opened.seek(max(0, size - 8))
@@ -122,35 +122,36 @@ def groups_of(file: Path) -> list[Group]:
             raise ValueError("there is no footer of a sensible size")
         opened.seek(size - 8 - length)
         footer = _Thrift(opened.read(length)).struct()
-    return [Group(group[3], [_column(chunk[3]) for chunk in group[1]]) for group in footer[4]]
+    return [RowGroup(group[3], [_column(chunk[3]) for chunk in group[1]]) for group in footer[4]]
 
 
-def _column(told: dict[int, Any]) -> Column:
-    return Column(told[5], told.get(11) or told[9], told[7])  # the pages begin with the dictionary, where there is one
+def _column(fields: dict[int, Any]) -> Column:
+    return Column(fields[5], fields.get(11) or fields[9], fields[7])  # a dictionary page, if any, comes first
 
 
 def values_of(opened: BinaryIO, column: Column) -> int:
-    """Count a column's values by the heads of its pages: Arrow decodes a page whole, whatever the footer says."""
-    found, at = 0, column.begin
+    """Count a column's values by the heads of its pages: Arrow decodes whole pages, whatever the footer says."""
+    count, at = 0, column.begin
     while at < column.begin + column.length:
         opened.seek(at)
         thrift = _Thrift(opened.read(HEAD))
         head = thrift.struct()
-        data = head.get(5) or head.get(8) or {1: 0}  # of the first and second version; a dictionary is neither
+        data = head.get(5) or head.get(8) or {1: 0}  # a page of version 1 or 2; a dictionary page is neither
         if min(head[3], data[1]) < 0:
             raise ValueError("a page of negative size")
-        found += data[1]
+        count += data[1]
         at += thrift.at + head[3]
-    return found
+    return count
 
 
 class _Thrift:
-    """Values in Thrift's compact protocol; a struct is a dict by the numbers of its fields."""
+    """Reader of Thrift's compact protocol; a struct becomes a dict by field number."""
 
     def __init__(self, raw: bytes) -> None:
         self.raw, self.at = raw, 0
 
     def struct(self) -> dict[int, Any]:
+        """Read a struct."""
         fields: dict[int, Any] = {}
         number = 0
         while head := self._read(1)[0]:
@@ -176,22 +177,22 @@ class _Thrift:
             return [(self._value(kinds >> 4), self._value(kinds & 15)) for _ in range(size)]
         if kind in (*BOOLS, BYTE, DOUBLE):
             return self._read(8 if kind == DOUBLE else 1)
-        raise ValueError(f"{kind} is no kind of value")
+        raise ValueError(f"{kind} is not a kind of value")
 
     def _count(self) -> int:
-        """Seven bits a byte, the lowest first."""
-        found = 0
+        """Read an unsigned integer: seven bits per byte, the lowest first."""
+        number = 0
         for place in range(0, 70, 7):
             byte = self._read(1)[0]
-            found |= (byte & 127) << place
+            number |= (byte & 127) << place
             if byte < 128:
-                return found
+                return number
         raise ValueError("a number does not end")
 
     def _integer(self) -> int:
-        """0, -1, 1, -2, ... are written as 0, 1, 2, 3, ..."""
-        found = self._count()
-        return (found >> 1) ^ -(found & 1)
+        """Read a signed integer: 0, -1, 1, -2, ... are written as 0, 1, 2, 3, ..."""
+        number = self._count()
+        return (number >> 1) ^ -(number & 1)
 
     def _read(self, count: int) -> bytes:
         self.at += count

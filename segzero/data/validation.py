@@ -1,4 +1,4 @@
-"""What can be wrong with one sample's truth, found without a model and without its image.
+"""Checks of one sample's truth, without a model and without its image.
 
 >>> problems(Sample("s", "cat.jpg", "the cat", 640, 480, (Object((10, 20, 200, 500)),)))
 ['a box leaves its image']
@@ -18,28 +18,29 @@ from segzero.masks import Mask, box_iou, box_of, decode
 from segzero.prompts import normalise
 from segzero.sample import Object, Sample
 
-ONE_OBJECT = ("seg_zero", "seg_zero_strict")  # presets that can score nothing else
-SOME_OBJECT = ("vision_reasoner",)  # as published, nothing is worth anything where nothing is there
-LOOSE = 0.5  # a box whose IoU with its mask's own box is lower is another's
-LONGEST = 800  # letters, some 200 tokens: what a prompt of 1300 leaves beside the image and the words around it
+ONE_OBJECT = ("seg_zero", "seg_zero_strict")  # presets that score exactly one object
+SOME_OBJECT = ("vision_reasoner",)  # as published, it gives no points where nothing is there
+LOOSE = 0.5  # least IoU of a box with its mask's tightest box
+LONGEST = 800  # letters, some 200 tokens: what a prompt of 1300 tokens leaves beside the image and the template
 
 
 def true_answer(sample: Sample, frame: Frame, format: str) -> str:
-    """The truth as the policy would write it; an object with one point says it twice where two belong."""
+    """Write a sample's truth as a policy would; a single point is written twice where the format has two."""
     return render_answer(Answer("The truth.", _true_instances(sample, frame, format)), format)
 
 
 def _true_instances(sample: Sample, frame: Frame, format: str) -> tuple[Instance, ...]:
-    found = []
+    """True objects in whole numbers of a frame, with as many points as the format has."""
+    instances = []
     for true in sample.objects:
         x0, y0, x1, y1 = frame.to_frame(true.box, sample.size)
         points = [frame.to_frame(point, sample.size) for point in (*true.points, *true.points[-1:])]
-        found.append(Instance((x0, y0, x1, y1), tuple((x, y) for x, y in points[: POINTS[format]])))
-    return tuple(found)
+        instances.append(Instance((x0, y0, x1, y1), tuple((x, y) for x, y in points[: POINTS[format]])))
+    return tuple(instances)
 
 
 def problems(sample: Sample) -> list[str]:
-    """What is wrong with a sample, its image aside; each thing once."""
+    """List what is wrong with a sample, its image aside; each problem once."""
     found = {what for true in sample.objects for what in _object_problems(true, sample.size)}
     try:
         normalise(sample.question)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from segzero.cli.extras import needs, require
 from segzero.data.parquet import to_parquet
 from segzero.errors import UserError
 from segzero.evaluation.scoring import score_sample
+from segzero.extras import needs, require
 from segzero.tiny.questions import make_samples
 from tests.cli.test_main import COMMANDS
 from tests.helpers.without_extras import EXTRAS, run_without_extras

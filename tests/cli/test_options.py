@@ -10,8 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from segzero import images
-from segzero.cli.options import MAX_PIXELS, takes_dataclasses
+from segzero.cli.options import takes_dataclasses
 from segzero.cli.options_file import read_options, write_options
 from segzero.errors import UserError
 
@@ -89,10 +88,6 @@ def test_a_command_is_also_a_function(invoke, tmp_path):
     assert (tmp_path / "area").read_text() == "7 False 3"
     with pytest.raises(TypeError, match="unexpected keyword argument 'widht'"):
         area(widht=7)
-
-
-def test_the_default_of_max_pixels_is_that_of_images():
-    assert MAX_PIXELS == images.MAX_PIXELS
 
 
 def test_options_of_a_file_are_defaults_that_flags_replace(invoke, tmp_path):

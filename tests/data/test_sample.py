@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -271,3 +272,11 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
 def test_meta_is_json(tmp_path):
     [again] = from_parquet(to_parquet([Sample("i", "x.png", "q", 6, 4, meta={"box": (1, 2)})], tmp_path))
     assert again.meta == json.loads(json.dumps({"box": (1, 2)}))
+
+
+@pytest.mark.parametrize("package", ["pyarrow", "datasets"])
+def test_a_missing_package_is_one_line(tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    for action in (lambda: to_parquet([FULL], tmp_path), lambda: from_parquet(tmp_path / "a.parquet")):
+        with pytest.raises(UserError, match=rf"{package} does not import here .*; pip install 'segzero\[infer\]'"):
+            action()

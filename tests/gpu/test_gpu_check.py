@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from benchmarks.gpu_check.block import FAILED, SKIPPED, Setting, run_line, told
+from benchmarks.gpu_check.block import FAILED, SKIPPED, Setting, outcome_line, run_line
 from benchmarks.gpu_check.lines import all_lines
 from benchmarks.gpu_check.versions import why_no_gpu
 
@@ -24,5 +24,5 @@ def setting(tmp_path_factory):
 def test_line(line, setting):
     outcome = run_line(line, setting)
     if outcome.verdict == SKIPPED:
-        pytest.skip(outcome.said)
-    assert outcome.verdict != FAILED, told(outcome)
+        pytest.skip(outcome.text)
+    assert outcome.verdict != FAILED, outcome_line(outcome)

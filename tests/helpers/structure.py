@@ -18,7 +18,7 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 # The floors of the house: a module imports from its own floor and from those before it.
 FLOORS = (
     ("segzero", "segzero.errors"),
-    ("segzero.io", "segzero.shipped", "segzero.device", "segzero.machine", "segzero.lru"),
+    ("segzero.io", "segzero.shipped", "segzero.device", "segzero.machine", "segzero.lru", "segzero.extras"),
     ("segzero.frames", "segzero.image_structure", "segzero.images", "segzero.masks"),
     ("segzero.answer", "segzero.prompts", "segzero.solution"),
     ("segzero.sample", "segzero.data.parquet", "segzero.data.safe_parquet"),

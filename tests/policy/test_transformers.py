@@ -189,7 +189,7 @@ def test_every_image_needs_a_placeholder_and_room(qwen25, ask):
 
 
 def test_too_little_memory_halves_the_batches(qwen25, ask, monkeypatch):
-    write, sizes = qwen25._write, []
+    write, sizes = qwen25._generate, []
 
     def with_room_for_two(texts, *rest):
         sizes.append(len(texts))
@@ -199,7 +199,7 @@ def test_too_little_memory_halves_the_batches(qwen25, ask, monkeypatch):
 
     requests = [ask(qwen25, question) for question in "abcdefg"]
     expected = qwen25.generate(requests, SHORT)
-    monkeypatch.setattr(qwen25, "_write", with_room_for_two)
+    monkeypatch.setattr(qwen25, "_generate", with_room_for_two)
     assert qwen25.generate(requests, SHORT) == expected
     assert sizes == [7, 3, 1, 1, 1, 1, 1, 1, 1]
 
@@ -208,7 +208,7 @@ def test_too_little_memory_for_one_is_one_line(qwen25, ask, monkeypatch):
     def without_room(*_):
         raise torch.cuda.OutOfMemoryError
 
-    monkeypatch.setattr(qwen25, "_write", without_room)
+    monkeypatch.setattr(qwen25, "_generate", without_room)
     with pytest.raises(UserError, match="needs more memory than cpu has"):
         qwen25.generate([ask(qwen25)])
 

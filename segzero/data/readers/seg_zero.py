@@ -1,4 +1,4 @@
-"""Seg-Zero's and VisionReasoner's published sets, from the hub, parquet files or `save_to_disk` folders.
+"""Reader of Seg-Zero's and VisionReasoner's published sets, from the hub, parquet files or `save_to_disk` folders.
 
 Training sets: `id, problem, solution, image, img_height, img_width`. The images are stretched to 840x840 and the
 solutions are in those pixels, so the Samples are too; the size before is `meta["original_size"]`. There are no masks.
@@ -22,17 +22,17 @@ from segzero.sample import Box, Object, Sample
 from segzero.solution import parse_solution
 
 SIZE = ("img_width", "img_height")
-ABOUT = ("image_id", "ann_id", "cat_id", "count")  # what is kept of an evaluation set's columns
+ABOUT = ("image_id", "ann_id", "cat_id", "count")  # columns of an evaluation set that go into `meta`
 
 
 def read_training(source: Any, split: str = "") -> Iterator[Record]:
-    """`solution` is `<box>(x,y),(x,y)</box><points>(x,y),(x,y)</points>`, or a JSON list of bbox_2d and point_2d."""
+    """Read a training set: `solution` is one object in tags, or a JSON list of bbox_2d and point_2d."""
     for where, part, number, row in rows(source, split, ("problem", "solution", "image"), (*SIZE, "id")):
         yield Record(where, partial(_training_samples, row, source, part, number))
 
 
 def read_evaluation(source: Any, split: str = "") -> Iterator[Record]:
-    """One object a row: all of its mask. Sets without masks (coco_val) have one object for each `bbox`."""
+    """Read an evaluation set: one object per row, its whole mask; without masks (coco_val), one per `bbox`."""
     for where, part, number, row in rows(source, split, ("image", "text"), (*SIZE, "mask", "bbox", *ABOUT)):
         yield Record(where, partial(_evaluation_samples, row, source, part, number))
 
@@ -98,12 +98,12 @@ def _evaluation_samples(row: HubRow, source: Any, split: str, number: int) -> li
 
 
 def _id(split: str, number: int) -> str:
-    """Neither `id` nor `ann_id` is one: joined sets repeat the first, several texts ask for the second."""
+    """Make a sample's id; `id` repeats in joined sets, and several texts ask for the same `ann_id`."""
     return f"{split or 'row'}-{number}"
 
 
 def _boxes(value: Any, size: Size) -> list[Box]:
-    """One box x0, y0, x1, y1, or a list of them."""
+    """Read one box x0, y0, x1, y1, or a list of them."""
     nested = isinstance(value, np.ndarray) or (isinstance(value, list) and all(isinstance(v, list) for v in value))
     boxes = value if nested else [] if value is None else [value]
     return [xyxy(box, size) for box in boxes]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 
 from segzero.dialogue import Dialogue, Round
-from segzero.images import kind_of
+from segzero.images import media_type
 from segzero.pipeline import SegZeroPipeline
 from segzero.serving.errors import ERRORS, ApiError
 from segzero.serving.feedback import FeedbackStore
@@ -84,7 +84,7 @@ async def look(request: Request, state: State, session: OwnSession) -> Response:
 async def image(session: OwnSession) -> Response:
     """The image as it came: a page that is loaded again has nothing else to show it by."""
     headers = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
-    return Response(session.file, media_type=kind_of(session.file), headers=headers)
+    return Response(session.file, media_type=media_type(session.file), headers=headers)
 
 
 @router.post("/{id}/ask", response_model=RoundAnswer, responses=ROUND_OR_STREAM, openapi_extra=describe_body(AskBody))
