@@ -74,7 +74,7 @@ def later(rounds: Sequence[Sample]) -> list[Sample]:
 def measure(policy: Path, rounds: Sequence[Sample]) -> dict[str, list[Prediction]]:
     """Answer greedily with each history."""
     pipeline = SegZeroPipeline.from_pretrained(policy, shipped.segmenter_path(), policy_backend="transformers")
-    return {history: answer(pipeline, rounds, history) for history in HISTORIES}
+    return {history: [prediction for prediction, _ in answer(pipeline, rounds, history)] for history in HISTORIES}
 
 
 def report(

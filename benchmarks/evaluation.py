@@ -27,8 +27,8 @@ import numpy as np
 from segzero.data.parquet import to_parquet
 from segzero.evaluation.benchmarks import Task, get_benchmark
 from segzero.evaluation.figures import summarise
-from segzero.evaluation.predictions import NAME, Prediction, Predictions
-from segzero.evaluation.scoring import Predicted, score_sample
+from segzero.evaluation.predictions import PREDICTIONS, Prediction, Predictions
+from segzero.evaluation.scoring import PredictedObject
 from segzero.masks import Mask, box_of, decode, encode, union
 from segzero.sample import Object, Sample
 
@@ -93,13 +93,12 @@ def make_pair(random: np.random.Generator, number: int) -> tuple[Sample, Predict
         true = blob(center, radius, wobble, at)
         drawn = blob(center + random.normal(0, 4, size=2), radius * random.uniform(0.9, 1.1), wobble, at)
         objects.append(Object(box_of(true), rle=encode(true)))
-        predicted.append(Predicted(box_of(drawn), encode(drawn), ((float(center[0]), float(center[1])),), 0.9))
+        predicted.append(PredictedObject(box_of(drawn), encode(drawn), ((float(center[0]), float(center[1])),), 0.9))
     sample = Sample(str(number), "photo.jpg", f"question {number}", WIDTH, HEIGHT, tuple(objects))
     think = "There are several things on the table. The one that holds the tea stands on the left of the lamp."
-    score = score_sample(sample, predicted).score
-    return sample, Prediction(
-        sample.id, sample.question, f"<think>{think}</think>", think, None, "", tuple(predicted), score
-    )
+    answer = Prediction(sample.id, sample.question, f"<think>{think}</think>", think, objects=tuple(predicted))
+    prediction, _ = answer.scored(sample)
+    return sample, prediction
 
 
 def blob(center: np.ndarray, radius: np.ndarray, wobble: np.ndarray, at: np.ndarray) -> Mask:
@@ -118,7 +117,7 @@ def write_ours(folder: Path, pairs: list[tuple[Sample, Prediction]], count: int)
             yield replace(one, id=str(number))
 
     to_parquet(numbered(0), folder / "data" / "test.parquet")
-    with Predictions.open(folder / NAME) as predictions:
+    with Predictions.open(folder / PREDICTIONS) as predictions:
         predictions.append(numbered(1))
 
 
@@ -140,7 +139,7 @@ def write_nested(folder: Path, pairs: list[tuple[Sample, Prediction]]) -> None:
 
 def rows_of(folder: Path) -> Iterator:
     task = Task(get_benchmark("own"), str(folder / "data"))
-    with Predictions.open(folder / NAME, write=False) as predictions:
+    with Predictions.open(folder / PREDICTIONS, write=False) as predictions:
         yield from predictions.rows(task.read())
 
 

@@ -10,6 +10,7 @@ from segzero.answer import Instance
 from segzero.masks import box_iou
 
 Box = Sequence[float]  # x0, y0, x1, y1
+Indices = NDArray[np.intp]
 
 BOX_REACH = 10.0  # pixels of the 840 frame, where closeness is one half: the published thresholds
 POINT_REACH = 30.0
@@ -27,20 +28,21 @@ class Pair:
     inside: bool  # the predicted points lie in the predicted box
 
 
-def closeness(distance: ArrayLike, reach: float) -> NDArray:
+def closeness(distance: ArrayLike, reach: float) -> NDArray[np.float64]:
     """Turn distances into values from 1 at distance 0 through 1/2 at `reach` towards 0 far away.
 
     >>> closeness([0, 10, 90], reach=10).tolist()
     [1.0, 0.5, 0.1]
     """
-    return 1 / (1 + np.asarray(distance, dtype=float) / reach)
+    return np.asarray(1 / (1 + np.asarray(distance, dtype=float) / reach))
 
 
-def assign(worth: NDArray) -> tuple[NDArray, NDArray]:
+def assign(worth: NDArray[np.float64]) -> tuple[Indices, Indices]:
     """Rows and columns of the one-to-one assignment with the largest sum of `worth` [P, T]."""
     from scipy.optimize import linear_sum_assignment  # takes a third of a second to import
 
-    return linear_sum_assignment(worth, maximize=True)
+    rows, columns = linear_sum_assignment(worth, maximize=True)
+    return rows, columns
 
 
 def match(predicted: Sequence[Box], true: Sequence[Box]) -> list[tuple[int, int, float]]:
@@ -91,7 +93,7 @@ def pair_up(predicted: Sequence[Instance], true: Sequence[Instance]) -> list[Pai
     ]
 
 
-def _points(instances: Sequence[Instance]) -> NDArray:
+def _points(instances: Sequence[Instance]) -> NDArray[np.float64]:
     """Points as an array [N, K, 2] of xy, K the largest number of points of an instance; nan where there is none."""
     most = max(1, *(len(i.points) for i in instances))
     return np.array([[*i.points, *[(np.nan, np.nan)] * (most - len(i.points))] for i in instances], dtype=float)

@@ -117,7 +117,7 @@ def _need_points(case: Case) -> None:
         raise UserError("a true object has no point; prepare the data with points, or use the preset 'mask'")
 
 
-def _distinct(boxes: list) -> int:
+def _distinct(boxes: list[tuple[float, float, float, float]]) -> int:
     """Count the groups of boxes that an IoU above 1/2 links, directly or through others."""
     linked = (box_iou(boxes, boxes) > 0.5) | np.eye(len(boxes), dtype=bool)  # [N, N]
     links = 0

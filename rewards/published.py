@@ -1,10 +1,10 @@
 """The terms of Seg-Zero and VisionReasoner, number for number, on malformed responses too.
 
-They read the raw text, each in its own way, and forgive nothing: as published, whatever goes wrong while a
-response is read makes that one term 0, and an empty prediction or an empty truth has no accuracy. What can
-take the published code minutes (a megabyte of brackets) is read here in linear time with the same result.
+Each term parses the raw text in its own way, and strictly: as published, any error while a response is parsed makes
+that one term 0, and an empty prediction or an empty truth has no accuracy. Text on which the published code takes
+minutes (a megabyte of brackets) is parsed here in linear time with the same result.
 
-A response in another frame than 840x840 is scaled after it is read; a truth of one point counts as two.
+A response in another frame than 840x840 is scaled after parsing; a truth of one point counts as two.
 """
 
 import json
@@ -23,6 +23,7 @@ from segzero.answer import Instance
 from segzero.errors import UserError
 
 MAX_OBJECTS = 120  # predicted or true; the rest is cut off
+Array = NDArray[Any]  # of whatever type the answer's numbers have
 _OBJECT = re.compile(r"\{[^}]+\}")
 
 # Seg-Zero: one object, {"bbox": ..., "points_1": ..., "points_2": ...}
@@ -101,7 +102,8 @@ def _first_object(text: str) -> dict[str, Any]:
     """Parse the first {...} as JSON. Looking no further than the last brace keeps the search linear."""
     found = _OBJECT.search(text, 0, text.rfind("}") + 1)
     assert found
-    return json.loads(found[0])
+    data: dict[str, Any] = json.loads(found[0])  # an object, as the pattern begins with a brace
+    return data
 
 
 def _box(data: dict[str, Any], scale: tuple[float, float], strict: bool) -> Sequence[Any]:
@@ -168,7 +170,7 @@ def objects_accuracy(case: Case) -> float:
     return 0.0
 
 
-def _worth(boxes: NDArray, points: NDArray, true_boxes: NDArray, true_points: NDArray) -> NDArray:
+def _worth(boxes: Array, points: Array, true_boxes: Array, true_points: Array) -> NDArray[np.float64]:
     """Values 0 to 3 of every pair [P, T], from boxes [P, 1, 4] and points [P, 1, 2]."""
     low, high = boxes[..., :2], boxes[..., 2:]
     true_low, true_high = true_boxes[:, :2], true_boxes[:, 2:]
@@ -177,11 +179,11 @@ def _worth(boxes: NDArray, points: NDArray, true_boxes: NDArray, true_points: ND
     near = np.abs(boxes - true_boxes).mean(axis=2)
     far = np.sqrt(((points - true_points) ** 2).sum(axis=2))
     inside = ((points >= low) & (points <= high)).all(axis=2)
-    return (iou > 0.5).astype(float) + (near < 10) + ((far < 30) & inside)
+    return np.asarray((iou > 0.5).astype(float) + (near < 10) + ((far < 30) & inside))
 
 
-def _product(sides: NDArray) -> NDArray:
-    return sides[..., 0] * sides[..., 1]
+def _product(sides: Array) -> Array:
+    return np.asarray(sides[..., 0] * sides[..., 1])
 
 
 def _answer_json(text: str) -> Any:

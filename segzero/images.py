@@ -301,7 +301,9 @@ def orientation(image: Image.Image) -> int:
             return 1
         # A PNG's own getexif decodes all pixels, as the block may come after them.
         alone = isinstance(image, PngImageFile) and image.fp is not None and not orientation_after_pixels(image.fp)
-        return (Image.Image.getexif(image) if alone else image.getexif()).get(ORIENTATION, 1)
+        exif = Image.Image.getexif(image) if alone else image.getexif()
+        value: int = exif.get(ORIENTATION, 1)
+        return value
     except Exception:  # a damaged EXIF block is not a reason to refuse the image
         return 1
 

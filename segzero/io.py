@@ -132,7 +132,7 @@ def read_json(path: Path, *names: str) -> dict[str, Any]:
         return number
 
     try:
-        content = json.loads(path.read_bytes(), parse_constant=finite, parse_float=finite)
+        content: dict[str, Any] = json.loads(path.read_bytes(), parse_constant=finite, parse_float=finite)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     missing = [name for name in names if not isinstance(content, dict) or name not in content]

@@ -80,7 +80,8 @@ def cuda_of_torch() -> str | None:
     """CUDA version that the installed PyTorch was built for, such as "13.0"; None for a CPU build."""
     import torch
 
-    return torch.version.cuda
+    version: str | None = torch.version.cuda
+    return version
 
 
 def driver_problem(gpu: Gpu, cuda: str | None) -> str | None:

@@ -49,7 +49,8 @@ def encode(mask: ArrayLike) -> RLE:
 
 def decode(rle: RLE, size: tuple[int, int] | None = None) -> Mask:
     """Decode an RLE into a mask [H, W]; it must be of that (width, height) if one is given."""
-    return coco.decode(check_rle(rle, size)).view(bool)  # bytes of 0 and 1
+    decoded: NDArray[np.uint8] = coco.decode(check_rle(rle, size))  # 0 and 1
+    return decoded.view(np.bool_)
 
 
 def check_rle(rle: object, size: tuple[int, int] | None = None) -> RLE:
@@ -197,7 +198,8 @@ def box_iou(a: ArrayLike, b: ArrayLike, plus_one: bool = False) -> NDArray[np.fl
     extra = 1.0 if plus_one else 0.0
 
     def areas(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.prod(np.clip(high - low + extra, 0, None), axis=-1)
+        sides: NDArray[np.float64] = np.clip(high - low + extra, 0, None)
+        return np.asarray(sides.prod(axis=-1))
 
     shared = areas(np.maximum(rows[..., :2], columns[..., :2]), np.minimum(rows[..., 2:], columns[..., 2:]))
     total = areas(rows[..., :2], rows[..., 2:]) + areas(columns[..., :2], columns[..., 2:]) - shared
@@ -283,7 +285,7 @@ def coco_annotation(box: Box | None, rle: RLE | None = None, crowd: bool = False
     return place | {"iscrowd": int(crowd)}
 
 
-def _plain(rle: dict) -> RLE:
+def _plain(rle: dict[str, Any]) -> RLE:
     """Convert pycocotools' RLE, whose counts are bytes, into one that JSON can hold."""
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode()}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.kills.killing import Kill, again, bytes_of, hold, kill, run, segzero, start
 from segzero.data.parquet import to_parquet
-from segzero.evaluation.predictions import NAME
+from segzero.evaluation.predictions import PREDICTIONS
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples
 
 SAMPLES = 36
@@ -65,7 +65,7 @@ def _written(out: Path) -> int:
 
 def _lines(out: Path) -> list[bytes]:
     """Whole lines of the predictions."""
-    return [line for line in bytes_of(out / "own" / NAME).splitlines(keepends=True) if line.endswith(b"\n")]
+    return [line for line in bytes_of(out / "own" / PREDICTIONS).splitlines(keepends=True) if line.endswith(b"\n")]
 
 
 def _answers(lines: list[bytes]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from segzero.data.parquet import to_parquet
 from segzero.errors import UserError
-from segzero.evaluation.predictions import predicted
+from segzero.evaluation.predictions import predicted_objects
 from segzero.evaluation.scoring import score_sample
 from segzero.io import png_bytes, write_atomically
 from segzero.pipeline import SegZeroPipeline
@@ -116,7 +116,9 @@ def evaluate(pipeline: SegZeroPipeline, samples: list[Sample]) -> Evaluated:
     """Ask for greedy answers and score them."""
     results = pipeline([sample.image for sample in samples], [sample.question for sample in samples])
     pairs = zip(results, samples, strict=True)
-    return Evaluated(results, [score_sample(sample, predicted(result), result.error) for result, sample in pairs])
+    return Evaluated(
+        results, [score_sample(sample, predicted_objects(result), result.error) for result, sample in pairs]
+    )
 
 
 def show(out: Path, samples: list[Sample], answers: Evaluated, console: Console) -> None:

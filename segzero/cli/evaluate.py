@@ -19,8 +19,8 @@ from segzero.errors import UserError, unknown_name
 from segzero.extras import needs
 
 if TYPE_CHECKING:
-    from segzero.evaluation.benchmarks import Task
-    from segzero.evaluation.predict import Models
+    from segzero.evaluation.benchmarks import Records, Task
+    from segzero.evaluation.predict import EvaluationModels
 
 app = typer.Typer(help="Benchmarks: answers, masks, figures one can publish.", no_args_is_help=True)
 
@@ -130,10 +130,11 @@ def run(
 
 @dataclass(frozen=True)
 class _Job:
-    """One benchmark: its task for each history, or one task without history; how many samples it has; its folder."""
+    """One benchmark: its records and their number, the histories to evaluate (None without dialogues), its folder."""
 
-    tasks: tuple["Task", ...]
+    records: "Records"
     count: int
+    histories: tuple[str | None, ...]
     folder: Path
 
 
@@ -151,13 +152,15 @@ def _check(options: EvalOptions) -> None:
 def _jobs(options: EvalOptions) -> list[_Job]:
     """Look through the data of each benchmark, and print what is wrong with them."""
     from segzero.cli.evaluate_output import console, show_problems
+    from segzero.evaluation.benchmarks import KEPT_BYTES, Records, survey
     from segzero.evaluation.exports import file_stem
-    from segzero.evaluation.runner import survey
 
     jobs = []
-    for task in _tasks(options.data, options.scripts):
+    tasks = _tasks(options.data, options.scripts)
+    for task in tasks:
         name, published = task.benchmark.name, task.benchmark.count
-        count, problems, dialogues = survey(task)
+        records = Records(task, KEPT_BYTES // len(tasks))
+        count, problems, dialogues = survey(records)
         if problems:
             _refuse(name, count, problems, options.data.strict)
             show_problems(name, count, problems)
@@ -165,11 +168,10 @@ def _jobs(options: EvalOptions) -> list[_Job]:
             line = f"{name}: {count} samples, while the published set has {published}"
             console.print(line, style="yellow", soft_wrap=True)
         histories = HISTORIES[options.data.history or "both"] if dialogues else (None,)
-        tasks = tuple(replace(task, history=history) for history in histories)
-        jobs.append(_Job(tasks, count, options.run.out / file_stem(name)))
+        jobs.append(_Job(records, count, histories, options.run.out / file_stem(name)))
     history = options.data.history
-    if history is not None and not any(job.tasks[0].history for job in jobs):
-        names = ", ".join(job.tasks[0].benchmark.name for job in jobs)
+    if history is not None and not any(job.histories[0] for job in jobs):
+        names = ", ".join(task.benchmark.name for task in tasks)
         raise UserError(f"--history {history}: no sample of {names} has earlier rounds; leave --history out")
     return jobs
 
@@ -255,26 +257,28 @@ def _in_format(task: "Task", format: str | None, options: list[str]) -> "Task":
 def _evaluate(jobs: list[_Job], options: EvalOptions, values: dict[str, object]) -> None:
     """Answer and score every job, print its figures, and keep the options beside them."""
     from segzero.cli.evaluate_output import progress_bar, show_metrics, show_rounds, title
-    from segzero.evaluation.html_report import folder_of, write_side_by_side
-    from segzero.evaluation.runner import evaluate, started
+    from segzero.evaluation.runner import evaluate, start_workers
+    from segzero.evaluation.side_by_side import folder_of
+    from segzero.io import read_json
 
-    with started(_models(options), options.run.workers) as (answer_all, settings):
+    with start_workers(_models(options), options.run.workers) as (answer_all, settings):
         for job in jobs:
             if not any(job.folder.rglob("run.json")):  # an evaluation that goes on keeps the options it began with
                 write_options(job.folder, values)
-            for task in job.tasks:
-                with progress_bar(title(task.benchmark.name, task.history), job.count) as (print_line, show):
-                    metrics = evaluate(task, job.folder, answer_all, settings, options.run.batch, print_line, show)
-                show_metrics(metrics, folder_of(job.folder, task.history))
-            if job.tasks[0].history:
-                show_rounds(write_side_by_side(job.folder), job.folder)
+            name, batch = job.records.task.benchmark.name, options.run.batch
+            for history in job.histories:
+                with progress_bar(title(name, history), job.count) as (print_line, show):
+                    metrics = evaluate(job.records, job.folder, answer_all, settings, batch, history, print_line, show)
+                show_metrics(metrics, folder_of(job.folder, history))
+            if job.histories[0]:
+                show_rounds(read_json(job.folder / "metrics.json"), job.folder)
 
 
-def _models(options: EvalOptions) -> "Models":
-    from segzero.evaluation.predict import Models
+def _models(options: EvalOptions) -> "EvaluationModels":
+    from segzero.evaluation.predict import EvaluationModels
 
     models = options.models
-    return Models(
+    return EvaluationModels(
         policy_or_shipped(models.policy),
         segmenter_or_shipped(models.segmenter),
         models.backends.policy_backend,
@@ -292,18 +296,20 @@ def _write_exports(jobs: list[_Job], options: EvalOptions) -> None:
     """Write pictures and answers as ConverSeg's and Seg-Zero's scripts have them, if they are wanted."""
     from segzero.cli.evaluate_output import console
     from segzero.evaluation.exports import save_pictures, write_seg_zero
-    from segzero.evaluation.html_report import folder_of
-    from segzero.evaluation.predictions import NAME, Predictions
+    from segzero.evaluation.predictions import PREDICTIONS, Predictions
+    from segzero.evaluation.scoring import read_rows
+    from segzero.evaluation.side_by_side import folder_of
 
-    pairs = [(task, folder_of(job.folder, task.history)) for job in jobs for task in job.tasks]
-    for task, folder in pairs:
-        with Predictions.open(folder / NAME, write=False) as predictions:
+    pairs = [(job.records, folder_of(job.folder, history)) for job in jobs for history in job.histories]
+    for records, folder in pairs:
+        with Predictions.open(folder / PREDICTIONS, write=False) as predictions:
             if (pictures := options.scripts.save_preds) is not None:
                 if len(pairs) > 1:
                     pictures = pictures / folder.relative_to(options.run.out)
-                console.print(f"pictures of {save_pictures(pictures, task, predictions)} samples in {pictures}")
+                console.print(f"pictures of {save_pictures(pictures, records, predictions)} samples in {pictures}")
             if options.scripts.output == "seg_zero":
-                console.print(f"for Seg-Zero's scripts: {write_seg_zero(folder, task, predictions)}")
+                written = write_seg_zero(folder, records, predictions, read_rows(folder))
+                console.print(f"for Seg-Zero's scripts: {written}")
 
 
 @app.command()
@@ -314,18 +320,11 @@ def rescore(
 ) -> None:
     """Score finished predictions anew: no model is asked."""
     from segzero.cli.evaluate_output import show_metrics, show_rounds
-    from segzero.evaluation.artifacts import read_run
-    from segzero.evaluation.html_report import histories_in
     from segzero.evaluation.runner import rescore as score_again
-    from segzero.evaluation.runner import task_of
+    from segzero.evaluation.side_by_side import histories_in
 
-    histories = list(histories_in(folder).values())
-    task = None
-    if data is not None:
-        [run_folder, *_] = histories or [folder]
-        task = task_of(read_run(run_folder), run_folder)
-        task = replace(task.benchmark.find(data), limit=task.limit)
-    (show_rounds if histories else show_metrics)(score_again(folder, task), folder)
+    show = show_rounds if histories_in(folder) else show_metrics
+    show(score_again(folder, data), folder)
 
 
 @app.command()
@@ -337,9 +336,9 @@ def compare(
 ) -> None:
     """Two evaluations of the same samples: figures side by side, and the samples that changed."""
     from segzero.cli.evaluate_output import console, show_comparison
-    from segzero.evaluation.artifacts import read_rows
     from segzero.evaluation.compare import compare_runs
-    from segzero.evaluation.html_report import pairs_of
+    from segzero.evaluation.scoring import read_rows
+    from segzero.evaluation.side_by_side import pairs_of
     from segzero.io import write_json
 
     compared = {}

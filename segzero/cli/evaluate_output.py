@@ -80,10 +80,10 @@ def show_metrics(metrics: Mapping[str, Any], folder: Path) -> None:
 
 def show_rounds(both: Mapping[str, Any], folder: Path) -> None:
     """Print the leading figure by round and the failures, for each history."""
-    from segzero.evaluation.html_report import leading, told
+    from segzero.evaluation.html_report import leading_by_round, with_interval
 
     histories = list(both["histories"])
-    [name, *_] = leading(both) or ["giou"]
+    [name, *_] = leading_by_round(both) or ["giou"]
     console.print(f"{both['benchmark']}: {name} by round")
     heads = [head for history in histories for head in (f"{history} history", "failed")]
     table = Table("round", *heads, box=None, padding=(0, 2, 0, 0))
@@ -91,7 +91,7 @@ def show_rounds(both: Mapping[str, Any], folder: Path) -> None:
         cells = []
         for history in histories:
             one = round.get(history, {"figures": {}, "failed": 0, "samples": 0})
-            cells += [told(one["figures"].get(name)), f"{one['failed']} of {one['samples']}"]
+            cells += [with_interval(one["figures"].get(name)), f"{one['failed']} of {one['samples']}"]
         table.add_row(number, *cells)
     console.print(table)
     for history, whole in both["histories"].items():

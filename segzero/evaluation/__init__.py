@@ -1,1 +1,1 @@
-"""Evaluation: samples and answers are scored (`scoring`), rows of scores become figures (`figures`, `summary`)."""
+"""Evaluation on benchmarks: predictions, their scores, figures with intervals, reports."""

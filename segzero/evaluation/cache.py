@@ -1,17 +1,17 @@
-"""Answers and masks kept by content: asked again with the same model, prompt and image, nothing is computed twice.
+"""Answers and masks on the disk, by content: the same model, prompt and image are never computed twice.
 
 >>> cache = Cache(Path("~/.cache/segzero/evaluation").expanduser())                             # doctest: +SKIP
 >>> pipeline = SegZeroPipeline(                                                                # doctest: +SKIP
-...     RememberedPolicy(policy, cache, {"sha256": "5f2c..."}), RememberedSegmenter(segmenter, cache, {...})
+...     DiskCachedPolicy(policy, cache, {"sha256": "5f2c..."}), DiskCachedSegmenter(segmenter, cache, {...})
 ... )
 
-Both are what they wrap, to whoever calls them. A file of the cache that can't be read is made anew.
+Both classes are used like the model that they wrap. A file of the cache that can't be read is written anew.
 """
 
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from segzero.masks import decode, encode
 from segzero.policy import Policy, Reply, Request, Sampling
 from segzero.segmenter import Embeddings, MaskPrediction, MaskPrompt, Segmenter
 
-Identity = Mapping[str, Any]  # what tells a model from any other: JSON
+Identity = Mapping[str, Any]  # values that differ between any two models; JSON can hold them
 
 
 @dataclass(frozen=True)
@@ -36,49 +36,46 @@ class Cache:
     folder: Path
 
     def get(self, place: str) -> Any:
-        """What was put there, or None."""
+        """Read the value at a place; None if there is none."""
         try:
             return json.loads((self.folder / place).read_bytes())
-        except (OSError, ValueError, RecursionError):  # absent, or not whole
+        except (OSError, ValueError, RecursionError):  # absent, or cut short
             return None
 
     def put(self, place: str, value: Any) -> None:
-        """Keep a value that JSON can hold."""
+        """Write a value, which JSON can hold, to a place."""
         write_atomically(self.folder / place, json.dumps(value).encode())
 
     def has(self, place: str) -> bool:
-        """True when something was put there, or below it."""
+        """True when there is a value at a place or below it."""
         return (self.folder / place).exists()
 
 
 def key_of(*parts: Any) -> str:
-    """A name for the content of values that JSON can hold."""
+    """Hash values that JSON can hold."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 class DiskCachedPolicy:
-    """Asks the policy only what it has not been asked before, as long as it answers greedily: a draw is not kept."""
+    """A policy whose greedy answers are kept on the disk; sampled ones are generated each time."""
 
     supports_concurrency = False
 
     def __init__(self, policy: Policy, cache: Cache, identity: Identity) -> None:
         self.policy, self.cache, self.identity = policy, cache, dict(identity)
         self.name, self.frame, self.prompt = policy.name, policy.frame, policy.prompt
-        self.asked = self.remembered = 0
 
     def generate(self, requests: list[Request], sampling: Sampling = Sampling()) -> list[Reply]:
-        """One reply for each request, in order."""
+        """Reply to each request, in order."""
         if sampling.temperature > 0:
             return self.policy.generate(requests, sampling)
         places = [self._place(request, sampling) for request in requests]
-        replies = [_reply(self.cache.get(place)) for place in places]
+        replies = [_read_reply(self.cache.get(place)) for place in places]
         new = [number for number, reply in enumerate(replies) if reply is None]
         if new:
             for number, reply in zip(new, self.policy.generate([requests[n] for n in new], sampling), strict=True):
                 self.cache.put(places[number], asdict(reply))
                 replies[number] = reply
-        self.asked += len(new)
-        self.remembered += len(requests) - len(new)
         return [reply for reply in replies if reply is not None]
 
     def close(self) -> None:
@@ -90,7 +87,7 @@ class DiskCachedPolicy:
         return f"answers/{key[:2]}/{key}.json"
 
 
-def _reply(value: Any) -> Reply | None:
+def _read_reply(value: Any) -> Reply | None:
     try:
         return Reply(str(value["text"]), int(value["tokens"]), bool(value["truncated"]))
     except (TypeError, KeyError, ValueError):
@@ -99,24 +96,23 @@ def _reply(value: Any) -> Reply | None:
 
 @dataclass(frozen=True, eq=False)
 class _Images(Embeddings):
-    """Images to draw on. Those that were never drawn on are encoded already, the others once a mask is wanted."""
+    """Images to draw masks in. New ones are encoded already; the others are encoded once a new mask is wanted."""
 
-    places: tuple[str, ...] = ()  # where the cache has each image's masks
-    pictures: Mapping[str, Image.Image] = field(default_factory=dict)  # by place; an image asked twice is one
-    early: tuple[str, ...] = ()  # the places of what `encoded` holds
+    places: tuple[str, ...] = ()  # of each image's masks in the cache
+    pictures: Mapping[str, Image.Image] = field(default_factory=dict)  # by place, so that equal images are one
+    new: tuple[str, ...] = ()  # places of the images in `encoded`
     encoded: Embeddings | None = None
 
 
 class DiskCachedSegmenter:
-    """Draws only what it has not drawn before. A new image is encoded at once, while the policy writes."""
+    """A segmenter whose masks are kept on the disk. A new image is encoded at once, while the policy generates."""
 
     def __init__(self, segmenter: Segmenter, cache: Cache, identity: Identity) -> None:
         self.segmenter, self.cache, self.identity = segmenter, cache, dict(identity)
         self.name = segmenter.name
-        self.drawn = self.remembered = 0
 
     def embed(self, images: Sequence[Image.Image]) -> Embeddings:
-        """Encode the images of which no mask is known, once each."""
+        """Encode the images without any mask in the cache, each once."""
         keys = [key_of(self.identity, pixels_key(image)) for image in images]
         places = tuple(f"masks/{key[:2]}/{key}" for key in keys)
         pictures = dict(zip(places, images, strict=True))
@@ -127,40 +123,40 @@ class DiskCachedSegmenter:
     def decode(
         self, embeddings: Embeddings, prompts: Sequence[Sequence[MaskPrompt]], all_masks: bool = False
     ) -> list[list[MaskPrediction]]:
-        """Draw each prompt in each image, on what `embed` of this object returned."""
+        """Predict a mask for each prompt in each image; `embeddings` are those of this object's `embed`."""
         assert isinstance(embeddings, _Images) and not all_masks
         files = [
             [f"{place}/{_key(prompt)}.json" for prompt in each]
             for place, each in zip(embeddings.places, prompts, strict=True)
         ]
-        sized = zip(files, embeddings.sizes, strict=True)
-        found = [[self._remembered(file, size) for file in each] for each, size in sized]
-        missing: dict[str, list[tuple[int, int]]] = defaultdict(list)  # place -> image and prompt, by their numbers
-        for number, each in enumerate(found):
-            for at, one in enumerate(each):
-                if one is None:
+        masks = [
+            [self._read_mask(file, size) for file in each] for each, size in zip(files, embeddings.sizes, strict=True)
+        ]
+        missing: dict[str, list[tuple[int, int]]] = defaultdict(list)  # place -> numbers of image and prompt
+        for number, each in enumerate(masks):
+            for at, mask in enumerate(each):
+                if mask is None:
                     missing[embeddings.places[number]].append((number, at))
-        late = [place for place in missing if place not in embeddings.early]
-        for places in (list(embeddings.early), late):
-            if not any(place in missing for place in places):
-                continue
-            encoded = None if places is late else embeddings.encoded
-            if encoded is None:
-                encoded = self.segmenter.embed([embeddings.pictures[place] for place in places])
-            asked = [[prompts[number][at] for number, at in missing.get(place, [])] for place in places]
-            for place, drawn in zip(places, self.segmenter.decode(encoded, asked), strict=True):
-                for (number, at), one in zip(missing.get(place, []), drawn, strict=True):
-                    self.cache.put(files[number][at], {"rle": encode(one.masks[0]), "score": float(one.scores[0])})
-                    found[number][at] = one
-        for place in embeddings.early:
-            if place not in missing:  # so that it is not taken for a new image again
+        for places, encoded in self._encoded(embeddings, missing):
+            wanted = [[prompts[number][at] for number, at in missing.get(place, [])] for place in places]
+            for place, predicted in zip(places, self.segmenter.decode(encoded, wanted), strict=True):
+                for (number, at), mask in zip(missing.get(place, []), predicted, strict=True):
+                    self.cache.put(files[number][at], {"rle": encode(mask.masks[0]), "score": float(mask.scores[0])})
+                    masks[number][at] = mask
+        for place in embeddings.new:
+            if place not in missing:  # an image without masks leaves a file too, so that it is not new again
                 self.cache.put(f"{place}/nothing.json", None)
-        wanted, new = sum(map(len, files)), sum(map(len, missing.values()))
-        self.drawn += new
-        self.remembered += wanted - new
-        return [[one for one in each if one is not None] for each in found]
+        return [[mask for mask in each if mask is not None] for each in masks]
 
-    def _remembered(self, file: str, size: tuple[int, int]) -> MaskPrediction | None:
+    def _encoded(self, images: _Images, missing: Container[str]) -> Iterator[tuple[Sequence[str], Embeddings]]:
+        """Yield the images in which masks are missing, encoded: the new ones, then those that are encoded only now."""
+        if images.encoded is not None and any(place in missing for place in images.new):
+            yield images.new, images.encoded
+        late = [place for place in images.pictures if place in missing and place not in images.new]
+        if late:
+            yield late, self.segmenter.embed([images.pictures[place] for place in late])
+
+    def _read_mask(self, file: str, size: tuple[int, int]) -> MaskPrediction | None:
         value = self.cache.get(file)
         try:
             mask, score = decode(value["rle"], size), float(value["score"])

@@ -1,10 +1,10 @@
-"""Two runs over the same samples: which figures differ by more than chance, and which samples changed.
+"""Comparison of two runs over the same samples: figures that differ by more than chance, samples that changed.
 
 >>> from segzero.evaluation.metrics import Score
 >>> before = [Row(str(i), score=Score(i, 10)) for i in range(10)]
 >>> after = [Row(str(i), score=Score(i + 1, 10)) for i in range(10)]
->>> found = compare_runs(before, after)
->>> {name: round(number, 3) for name, number in found["figures"]["giou"].items()}
+>>> compared = compare_runs(before, after)
+>>> {name: round(number, 3) for name, number in compared["figures"]["giou"].items()}
 {'a': 0.45, 'b': 0.55, 'difference': 0.1, 'low': 0.1, 'high': 0.1, 'p': 0.002}
 """
 
@@ -20,21 +20,21 @@ from segzero.evaluation.figures import Table
 from segzero.evaluation.scoring import Row
 from segzero.evaluation.statistics import RESAMPLES, bootstrap, interval, sign_flips
 
-SHOWN = 3  # ids in a message
+IDS_SHOWN = 3  # in a message
 
 
 def compare_runs(a: Iterable[Row], b: Iterable[Row], resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
-    """Figures of both runs, their difference b - a with its 95 % interval and p-value; samples whose IoU changed.
+    """Compare the figures of two runs: difference b - a with 95 % interval and p-value, and samples whose IoU changed.
 
     Samples are paired by id. The interval resamples pairs; the p-value swaps the runs within pairs at random. All
-    rounds of a dialogue are drawn and swapped together. The p-value is that of one figure: of twenty figures, one
-    below 0.05 is to be expected by chance.
+    rounds of a dialogue are drawn and swapped together. Each p-value is that of one figure: among twenty figures, one
+    below 0.05 is expected by chance.
     """
     rows_a, rows_b = _paired(_by_id(a, "first"), _by_id(b, "second"))
-    table_a, table_b = Table.of(rows_a), Table.of(rows_b)
+    table_a, table_b = Table.from_rows(rows_a), Table.from_rows(rows_b)
     names = [name for name in table_a.names if name in table_b.names]
     table_a, table_b = table_a.only(names), replace(table_b.only(names), units=table_a.units)
-    columns_a, columns_b = table_a.drawn, table_b.drawn
+    columns_a, columns_b = table_a.unit_columns, table_b.unit_columns
     values_a, values_b = table_a.ratios(columns_a.sum(axis=0)), table_b.ratios(columns_b.sum(axis=0))
 
     def difference(sums_a: NDArray, sums_b: NDArray) -> NDArray:
@@ -53,7 +53,7 @@ def compare_runs(a: Iterable[Row], b: Iterable[Row], resamples: int = RESAMPLES,
 
 
 def _changed(a: list[Row], b: list[Row]) -> list[dict[str, Any]]:
-    """The samples whose IoU changed, or whose failure did; most first, losses before gains of the same size."""
+    """Samples with another IoU or another failure: the largest change first, losses before gains of the same size."""
     pairs = [(x, y) for x, y in zip(a, b, strict=True) if x.score and y.score]
     changed = [
         {
@@ -72,20 +72,20 @@ def _changed(a: list[Row], b: list[Row]) -> list[dict[str, Any]]:
 
 
 def _by_id(rows: Iterable[Row], run: str) -> dict[str, Row]:
-    found: dict[str, Row] = {}
+    by_id: dict[str, Row] = {}
     for row in rows:
-        if row.id in found:
+        if row.id in by_id:
             raise UserError(f"the {run} run has the sample {row.id!r} twice; samples are paired by id")
-        found[row.id] = row
-    if not found:
+        by_id[row.id] = row
+    if not by_id:
         raise UserError(f"the {run} run has no samples; there is nothing to compare")
-    return found
+    return by_id
 
 
 def _paired(a: dict[str, Row], b: dict[str, Row]) -> tuple[list[Row], list[Row]]:
     for name, extra in (("first", a.keys() - b.keys()), ("second", b.keys() - a.keys())):
         if extra:
-            some = ", ".join(sorted(extra)[:SHOWN]) + (", ..." if len(extra) > SHOWN else "")
+            some = ", ".join(sorted(extra)[:IDS_SHOWN]) + (", ..." if len(extra) > IDS_SHOWN else "")
             raise UserError(f"the runs are over different samples: {len(extra)} only in the {name} ({some})")
     for id, row in a.items():
         if row.question != b[id].question:

@@ -1,11 +1,13 @@
-"""The figures of a benchmark by name: what each sample adds above and below the line, and the tables of all samples.
+"""Figures of a benchmark: their definitions by name, their values over rows of scores, and the summary of a run.
 
 >>> from segzero.evaluation.scoring import Row
 >>> from segzero.evaluation.metrics import Score
->>> table = Table.of([Row("a", score=Score(3, 4)), Row("b", score=Score(1, 4))])
->>> values = table.values()
+>>> rows = [Row("a", score=Score(3, 4)), Row("b", score=Score(1, 4))]
+>>> values = Table.from_rows(rows).values()
 >>> values["giou"], values["ciou"], values["p@0.5"]
 (0.5, 0.5, 0.5)
+>>> summarise(rows)["figures"]["giou"]
+{'value': 0.5, 'low': 0.25, 'high': 0.75, 'of': 2}
 """
 
 import math
@@ -34,14 +36,17 @@ from segzero.evaluation.metrics import (
 from segzero.evaluation.scoring import Row
 from segzero.evaluation.statistics import RESAMPLES, bootstrap, interval
 
+BINS = 20  # of the histogram of IoU
+GROUPS = ("category", "concept", "source", "split", "round")  # fields of a row by which figures are grouped
+
 
 @dataclass(frozen=True)
 class Figure:
-    """`part` of a row is None where the figure does not speak of that sample."""
+    """A ratio of two sums over rows."""
 
-    says: str
-    part: Callable[[Row], Part | None]
-    root: bool = False  # the square root is taken last
+    meaning: str  # for the report
+    part: Callable[[Row], Part | None]  # added by a row to the two sums; None where the figure does not apply to it
+    root: bool = False  # take the square root of the ratio
 
 
 def _mask(part: Callable[[Score], Part]) -> Callable[[Row], Part | None]:
@@ -73,7 +78,7 @@ def _target_precision(row: Row, threshold: float) -> Part | None:
 
 
 def _matched_iou(row: Row, name: str) -> Part | None:
-    """The assigned pairs' IoU over the larger count of objects; nothing said of nothing there is 1."""
+    """IoU of the assigned pairs over the larger count of objects; 1 where nothing is there and nothing predicted."""
     ious, most = getattr(row, name), max(row.true_objects, row.predicted_objects)
     if ious is None:
         return None
@@ -81,7 +86,7 @@ def _matched_iou(row: Row, name: str) -> Part | None:
 
 
 def _f1(row: Row, name: str) -> Part | None:
-    """Twice the pairs of IoU 0.5 or more, over all objects of both sides."""
+    """Twice the pairs of IoU 0.5 or more, over the true and the predicted objects."""
     ious = getattr(row, name)
     return None if ious is None else (2 * sum(iou >= 0.5 for iou in ious), row.true_objects + row.predicted_objects)
 
@@ -93,13 +98,14 @@ def _count_exact(row: Row) -> Part | None:
 
 
 def _count_off(row: Row, power: int) -> Part | None:
-    """A failure has counted nothing: it is off by the true count."""
+    """Error of the count; a failure has counted nothing, and is off by the true count."""
     return None if row.true_count is None else (abs(row.predicted_objects - row.true_count) ** power, 1)
 
 
 def _published(part: Callable[[Score], Part]) -> Callable[[Row], Part | None]:
-    """Seg-Zero's scripts: an unreadable answer has IoU 0, and so have those that refer to it; every other failure
-    is left out, and an empty union."""
+    """Count as Seg-Zero's scripts do: an unreadable answer has IoU 0, and so have answers that refer to it; every other
+    failure is left out, and so is an empty union.
+    """
 
     def of_row(row: Row) -> Part | None:
         score, unreadable = row.published, row.error in (*ERRORS, "lost_reference")
@@ -145,58 +151,60 @@ FIGURES: dict[str, Figure] = {
     "published_ciou": Figure("cIoU as Seg-Zero's scripts count", _published(ciou_part)),
 }
 
-ONLY_WITHOUT_TARGET = ("target_",)  # figures that say no more than others unless some sample has no target
-ONLY_SEVERAL = ("objects_",)  # or unless the truth tells several objects of a sample apart
-MEANS = ("giou", "p@", "rec_", "objects_iou", "objects_box_iou", "count_exact")  # of the samples, each from 0 to 1
+# Beginnings of names: figures that repeat others unless some sample has no target, ...
+ONLY_WITHOUT_TARGET = ("target_",)
+ONLY_SEVERAL = ("objects_",)  # ... unless some sample has several true objects; ...
+MEANS = ("giou", "p@", "rec_", "objects_iou", "objects_box_iou", "count_exact")  # ... means of values from 0 to 1
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """What every row adds to every figure. Sums over any of its rows, drawn once or often, give the figures."""
+    """Parts of every figure from every row. Sums over any choice of rows give the figures of that choice."""
 
-    names: tuple[str, ...]
-    columns: NDArray[np.float64]  # [N, 2F] what stands above the figures' lines, then what stands below
-    speaks: NDArray[np.bool_]  # [N, F] whether the figure speaks of the row
-    units: NDArray[np.intp]  # [N] numbers 0, 1, ...: rows of one dialogue share theirs
+    names: tuple[str, ...]  # of F figures
+    columns: NDArray[np.float64]  # [N, 2F] numerators of all figures, then denominators
+    applies: NDArray[np.bool_]  # [N, F] True where the figure applies to the row
+    units: NDArray[np.intp]  # [N] numbers 0, 1, ...; all rows of one dialogue have the same
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> "Table":
+    def from_rows(cls, rows: Sequence[Row]) -> "Table":
+        """Compute the parts of all figures that are relevant for these rows."""
         names = _relevant(rows)
         sums = np.zeros((len(rows), 2, len(names)))
-        speaks = np.zeros((len(rows), len(names)), dtype=bool)
+        applies = np.zeros((len(rows), len(names)), dtype=bool)
         for place, row in enumerate(rows):
             parts = [FIGURES[name].part(row) for name in names]
             sums[place] = np.transpose([part or (0, 0) for part in parts])
-            speaks[place] = [part is not None for part in parts]
-        # A record whose truth is lost counts as 0 in every mean that speaks of any other sample.
-        means = np.array([name.startswith(MEANS) for name in names]) & speaks.any(axis=0)
+            applies[place] = [part is not None for part in parts]
+        # A record whose truth is lost counts as 0 in every mean that applies to any other sample.
+        means = np.array([name.startswith(MEANS) for name in names]) & applies.any(axis=0)
         lost = np.outer([row.lost for row in rows], means)
         sums[:, 1][lost] = 1
-        return cls(names, sums.reshape(len(rows), -1), speaks | lost, _units(rows))
+        return cls(names, sums.reshape(len(rows), -1), applies | lost, _units(rows))
 
     @property
-    def drawn(self) -> NDArray[np.float64]:
-        """The columns [U, 2F] of what is drawn when resampling: a row, or all rows of a dialogue together."""
+    def unit_columns(self) -> NDArray[np.float64]:
+        """Columns [U, 2F] of the units that are resampled: single rows, or all rows of a dialogue together."""
         together = np.zeros((len(np.unique(self.units)), self.columns.shape[1]))
         np.add.at(together, self.units, self.columns)
         return together
 
     def take(self, places: Sequence[int]) -> "Table":
-        """The table of these rows alone."""
+        """Select rows by their places."""
         _, units = np.unique(self.units[places], return_inverse=True)
-        return Table(self.names, self.columns[places], self.speaks[places], units)
+        return Table(self.names, self.columns[places], self.applies[places], units)
 
     def only(self, names: Sequence[str]) -> "Table":
-        """The table of these figures alone."""
+        """Select figures by their names."""
         at = np.array([self.names.index(name) for name in names])
-        return Table(tuple(names), self.columns[:, [*at, *at + len(self.names)]], self.speaks[:, at], self.units)
+        return Table(tuple(names), self.columns[:, [*at, *at + len(self.names)]], self.applies[:, at], self.units)
 
     def values(self) -> dict[str, float]:
-        """Every figure over all rows; nan where nothing is below the line."""
+        """Every figure over all rows; nan where the denominator is 0."""
         return dict(zip(self.names, self.ratios(self.columns.sum(axis=0)).tolist(), strict=True))
 
     def ratios(self, sums: NDArray) -> NDArray[np.float64]:
-        """Figures [..., F] of sums of rows [..., 2F]."""
+        """Figures [..., F] from sums of rows [..., 2F]."""
         top, bottom = np.split(sums, 2, axis=-1)
         ratios = np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
         return np.where([FIGURES[name].root for name in self.names], np.sqrt(ratios), ratios)
@@ -219,20 +227,17 @@ def _relevant(rows: Sequence[Row]) -> tuple[str, ...]:
     )
 
 
-BINS = 20  # of the histogram of IoU
-GROUPS = ("category", "concept", "source", "split", "round")
-
-
 def summarise(rows: Iterable[Row], resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
-    """Overall figures with 95 % intervals, the same by category, concept, ..., and every failure by its code.
+    """Summarise a run: figures with 95 % intervals, the same by category, concept, ..., and the failures by code.
 
-    `figures` is name -> {"value", "low", "high", "of"}, `of` being how many samples the figure speaks of; one that
-    speaks of none is left out. `by_category` and its like are there when there are several, `by_round` for dialogues.
+    `figures` is name -> {"value", "low", "high", "of"}, where "of" counts the samples to which the figure applies; a
+    figure that applies to none is left out. `by_category` and its like are there when there are several groups,
+    `by_round` for dialogues.
     """
     rows = list(rows)
     if not rows:
         raise UserError("there is nothing to summarise: no sample was scored")
-    table = Table.of(rows)
+    table = Table.from_rows(rows)
     summary: dict[str, Any] = {
         "samples": len(rows),
         "failed": sum(row.error is not None for row in rows),
@@ -251,15 +256,21 @@ def summarise(rows: Iterable[Row], resamples: int = RESAMPLES, seed: int = 0) ->
             places[getattr(row, name)].append(place)
         if len(places) > 1 or (name == "round" and None not in places):
             summary[f"by_{name}"] = {
-                str(group): {
-                    "samples": len(chosen),
-                    "failed": sum(rows[place].error is not None for place in chosen),
-                    "errors": {code: each["count"] for code, each in _errors([rows[p] for p in chosen]).items()},
-                    "figures": _figures(table.take(chosen), resamples, seed),
-                }
+                str(group): _group(rows, chosen, table, resamples, seed)
                 for group, chosen in sorted(places.items(), key=lambda item: (item[0] is None, item[0]))
             }
     return summary
+
+
+def _group(rows: Sequence[Row], places: Sequence[int], table: Table, resamples: int, seed: int) -> dict[str, Any]:
+    """Figures of the rows at these places, with the failures by code and without their ids."""
+    chosen = [rows[place] for place in places]
+    return {
+        "samples": len(chosen),
+        "failed": sum(row.error is not None for row in chosen),
+        "errors": {code: failed["count"] for code, failed in _errors(chosen).items()},
+        "figures": _figures(table.take(places), resamples, seed),
+    }
 
 
 def _errors(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
@@ -275,15 +286,15 @@ def _errors(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
 
 
 def _figures(table: Table, resamples: int, seed: int) -> dict[str, dict[str, float | int | None]]:
-    low, high = interval(table.ratios(bootstrap(table.drawn, resamples, seed)))
-    rows = zip(table.values().items(), low, high, table.speaks.sum(axis=0), strict=True)
+    low, high = interval(table.ratios(bootstrap(table.unit_columns, resamples, seed)))
+    lines = zip(table.values().items(), low, high, table.applies.sum(axis=0), strict=True)
     return {
-        name: {"value": value, "low": _plain(least), "high": _plain(most), "of": int(of)}
-        for (name, value), least, most, of in rows
+        name: {"value": value, "low": _none_if_nan(least), "high": _none_if_nan(most), "of": int(of)}
+        for (name, value), least, most, of in lines
         if not math.isnan(value)
     }
 
 
-def _plain(value: float) -> float | None:
-    """JSON has no nan."""
+def _none_if_nan(value: float) -> float | None:
+    """A number that JSON can hold, or None."""
     return None if math.isnan(value) else float(value)

@@ -1,4 +1,4 @@
-"""How good masks are over a whole benchmark. Every sample has one `Score`, failures too: none leaves a denominator.
+"""Mask metrics over a benchmark. Every sample has one `Score`, failures included, so that no denominator loses any.
 
 The worked example of the docstrings, four samples:
 
@@ -17,7 +17,8 @@ The worked example of the docstrings, four samples:
 >>> precision_at(scores, 0.5), n_acc(scores), t_acc(scores)
 (0.25, 0.5, 0.5)
 
-Each figure is a sum over samples above a line and another below it: a sample's `Part` is what it adds to the two.
+Each figure is a ratio of two sums over the samples; a `Part` is what one sample adds to the numerator and the
+denominator.
 A figure over no samples at all (N-acc where every sample has a target) is nan.
 """
 
@@ -31,12 +32,12 @@ from segzero.errors import UserError
 from segzero.masks import RLE, intersection_area, pixel_count, to_rle
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)  # of P@k, and of their mean
-Part = tuple[float, float]  # what one sample adds above and below the line
+Part = tuple[float, float]  # added to the numerator, and to the denominator
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What one sample adds to the metrics, counted in pixels."""
+    """Pixel counts of one sample, from which all mask metrics are computed."""
 
     intersection: int
     union: int  # of a failure: the truth's area
@@ -56,7 +57,7 @@ def score_masks(
     ignore: ArrayLike | RLE | None = None,
     failed: bool = False,
 ) -> Score:
-    """Compare a predicted mask with the true one; None predicts nothing, `failed` makes `pred` not count.
+    """Compare a predicted mask with the true one. None predicts nothing; with `failed` the prediction does not count.
 
     Pixels in `ignore` count neither for nor against: they are left out of both masks.
 
@@ -76,23 +77,23 @@ def score_masks(
 
 
 def score_rles(pred: RLE | None, true: RLE, ignore: RLE | None = None, failed: bool = False) -> Score:
-    """The same of RLEs that have been checked."""
-    found = None if failed else pred
-    for name, other in (("predicted", found), ("ignored", ignore)):
+    """Compare checked RLEs, as `score_masks` does."""
+    predicted = None if failed else pred
+    for name, other in (("predicted", predicted), ("ignored", ignore)):
         if other is not None and other["size"] != true["size"]:
             raise UserError(f"masks of different sizes can't be scored: {name} {other['size']}, true {true['size']}")
 
     def counted(*masks: RLE) -> int:
-        """Pixels inside all of them, without the ignored ones."""
+        """Number of pixels inside all masks, without the ignored ones."""
         inside = intersection_area(*masks) if len(masks) > 1 else pixel_count(masks[0])
         return inside - intersection_area(*masks, ignore) if ignore and inside else inside
 
-    in_true, in_found = counted(true), counted(found) if found else 0
-    both = counted(true, found) if found and in_true and in_found else 0
+    in_true, in_predicted = counted(true), counted(predicted) if predicted else 0
+    both = counted(true, predicted) if predicted and in_true and in_predicted else 0
     return Score(
         intersection=both,
-        union=in_true + in_found - both,
-        pred_empty=not failed and not in_found,
+        union=in_true + in_predicted - both,
+        pred_empty=not failed and not in_predicted,
         true_empty=not in_true,
         failed=failed,
     )
@@ -123,7 +124,7 @@ def t_acc_part(score: Score) -> Part:
 
 
 def giou(scores: Iterable[Score]) -> float:
-    """Mean of the samples' IoU.
+    """gIoU: mean of the samples' IoU.
 
     Example: (3/7 + 0 + 1 + 0) / 4 = 0.357
     """
@@ -131,7 +132,7 @@ def giou(scores: Iterable[Score]) -> float:
 
 
 def ciou(scores: Iterable[Score]) -> float:
-    """All intersections over all unions, so that large objects weigh more.
+    """cIoU: all intersections over all unions, so that large objects weigh more.
 
     Example: (3 + 0 + 0 + 0) / (7 + 5 + 0 + 2) = 0.214
     """
@@ -155,7 +156,7 @@ def mean_precision(scores: Iterable[Score]) -> float:
 
 
 def n_acc(scores: Iterable[Score]) -> float:
-    """Of the samples without a target, the share answered "nothing there". A failure is not such an answer.
+    """N-acc: among the samples without a target, the share answered "nothing there". A failure is not such an answer.
 
     Example: c of c and d = 0.5
     """
@@ -163,7 +164,7 @@ def n_acc(scores: Iterable[Score]) -> float:
 
 
 def t_acc(scores: Iterable[Score]) -> float:
-    """Of the samples with a target, the share answered with a mask. A failure is not such an answer.
+    """T-acc: among the samples with a target, the share answered with a mask. A failure is not such an answer.
 
     Example: a of a and b = 0.5
     """

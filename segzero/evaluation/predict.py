@@ -1,12 +1,16 @@
-"""A batch of samples -> a Prediction for each, failures too. The work that evaluation shares out.
+"""Predictions of a batch of samples: loaded models, the policy's questions, failures of single samples.
 
->>> models = Models(policy="Ricky06662/VisionReasoner-7B", segmenter="facebook/sam2-hiera-large")     # doctest: +SKIP
->>> pipeline, settings = models.load()                                                                # doctest: +SKIP
->>> answer(pipeline, samples)[0].score                                                                # doctest: +SKIP
+>>> models = EvaluationModels(policy="Ricky06662/VisionReasoner-7B", segmenter="facebook/sam2-hiera-large")
+>>> pipeline, settings = models.load()                                                         # doctest: +SKIP
+>>> prediction, row = answer(pipeline, samples)[0]                                             # doctest: +SKIP
+>>> row.score                                                                                  # doctest: +SKIP
 Score(intersection=18230, union=20100, pred_empty=False, true_empty=False, failed=False)
+
+A sample of a dialogue has earlier rounds. With true history its prompt shows where the objects of those rounds really
+are; with predicted history the policy is asked all earlier questions too, and its prompt shows its own answers.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,26 +19,33 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from segzero.answer import Answer
-from segzero.dialogue.prompting import PolicyPrompt, add_answer, build_prompt, registry_from_turns
+from segzero.dialogue.prompting import add_answer, build_prompt, registry_from_turns
 from segzero.dialogue.references import LostReference
 from segzero.dialogue.registry import Registry
 from segzero.errors import TimedOut, Unavailable, UserError
-from segzero.evaluation.benchmarks import Item, Unreadable
+from segzero.evaluation.benchmarks import Record, Unreadable
 from segzero.evaluation.cache import Cache, DiskCachedPolicy, DiskCachedSegmenter
 from segzero.evaluation.predictions import Prediction
-from segzero.evaluation.provenance import fingerprint
+from segzero.evaluation.provenance import comparable, settings_of
+from segzero.evaluation.scoring import Row
 from segzero.frames import Frame
 from segzero.pipeline import PolicyOutput, Query, SegZeroPipeline
 from segzero.policy import Sampling, load_policy
-from segzero.prompts import get_prompt
 from segzero.result import Segmentation
 from segzero.sample import Sample
 from segzero.segmenter import load_segmenter
 
+TRUE, PREDICTED = "true", "predicted"
+HISTORIES = (TRUE, PREDICTED)
+EMPTY_ANSWER = Answer()  # readable, without objects
+UNREADABLE_ANSWER = Answer(error="no_answer")  # stands for a failed round in the prompts of later ones
+
+Reply = TypeVar("Reply", Segmentation, PolicyOutput)
+
 
 @dataclass(frozen=True)
-class Models:
-    """Which policy and segmenter are asked, and how. Answers are greedy."""
+class EvaluationModels:
+    """Names of a policy and a segmenter, and how they are run. Answers are greedy."""
 
     policy: str
     segmenter: str
@@ -45,242 +56,198 @@ class Models:
     prompt: str | None = None
     max_tokens: int = 2048
     batch: int = 16
-    cache: Path | None = None  # where answers and masks are kept
+    cache: Path | None = None  # folder of answers and masks that are computed only once
 
     def load(self) -> tuple[SegZeroPipeline, dict[str, Any]]:
-        """The pipeline, and what must be the same for two evaluations to be one."""
+        """Load both models; returns the pipeline, and the settings that a resumed evaluation must share."""
         segmenter = load_segmenter(self.segmenter, self.segmenter_backend, device=self.device)
         policy = load_policy(self.policy, self.policy_backend, frame=self.frame, prompt=self.prompt, device=self.device)
         pipeline = SegZeroPipeline(policy, segmenter, sampling=Sampling(max_tokens=self.max_tokens), batch=self.batch)
-        return remember(pipeline, self.cache) if self.cache else pipeline, settings_of(pipeline)
+        return with_cache(pipeline, self.cache) if self.cache else pipeline, settings_of(pipeline)
 
 
-def settings_of(pipeline: SegZeroPipeline) -> dict[str, Any]:
-    """Models, frame, prompt and decoding, as the protocol tells them."""
-    prompt = pipeline.prompt_name
-    return {
-        "policy": _identity(pipeline.policy),
-        "segmenter": _identity(pipeline.segmenter),
-        "frame": str(pipeline.policy.frame),
-        "prompt": prompt,
-        "format": get_prompt(prompt).format,
-        "decoding": "greedy" if pipeline.sampling.temperature == 0 else f"temperature {pipeline.sampling.temperature}",
-        "max_tokens": pipeline.sampling.max_tokens,
-        "seed": pipeline.sampling.seed,
-    }
-
-
-def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without the names of models whose files are known: a moved checkpoint is the same one."""
-    return {
-        key: {name: v for name, v in value.items() if name != "name"} if _has_hash(value) else value
-        for key, value in settings.items()
-    }
-
-
-def remember(pipeline: SegZeroPipeline, cache: Path) -> SegZeroPipeline:
-    """The same pipeline, whose greedy answers and masks are kept in that folder."""
-    kept, told = Cache(cache), comparable(settings_of(pipeline))
+def with_cache(pipeline: SegZeroPipeline, folder: Path) -> SegZeroPipeline:
+    """Make a pipeline that keeps its greedy answers and its masks in a folder, and takes them from there."""
+    cache, settings = Cache(folder), comparable(settings_of(pipeline))
     return SegZeroPipeline(
-        DiskCachedPolicy(pipeline.policy, kept, told["policy"]),
-        DiskCachedSegmenter(pipeline.segmenter, kept, told["segmenter"]),
+        DiskCachedPolicy(pipeline.policy, cache, settings["policy"]),
+        DiskCachedSegmenter(pipeline.segmenter, cache, settings["segmenter"]),
         pipeline.prompt,
         pipeline.sampling,
         pipeline.batch,
     )
 
 
-def answer(pipeline: SegZeroPipeline, items: Sequence[Item], history: str | None = None) -> list[Prediction]:
-    """One prediction for each item, in order. What concerns one of them becomes its failure; the rest is raised.
+def answer(
+    pipeline: SegZeroPipeline, records: Sequence[Record], history: str | None = None
+) -> list[tuple[Prediction, Row]]:
+    """Predict and score each record, in order. An error that concerns one record alone becomes its failure.
 
-    `history`: which earlier rounds samples of dialogues are told of, the true ones or those "predicted" by the policy.
+    `history`: the earlier rounds that the prompts of dialogues show, TRUE (default) or PREDICTED.
     """
-    done: dict[int, Prediction] = {}
-    ready: dict[int, Round] = {}
+    predictions: dict[int, Prediction] = {}
+    rounds: dict[int, DialogueRound] = {}
     images: dict[str | bytes, Image.Image] = {}
-    for number, item in enumerate(items):
-        if isinstance(item, Unreadable):
-            done[number] = Prediction.failed(item, "unreadable", item.problem)
+    for place, record in enumerate(records):
+        if isinstance(record, Unreadable):
+            predictions[place] = Prediction.failed(record, "unreadable", record.problem)
             continue
         try:
-            image = _open(item, pipeline.policy.frame, images)
+            image = _open(record, pipeline.policy.frame, images)
         except UserError as error:
-            done[number] = Prediction.failed(item, "image_error", str(error))
+            predictions[place] = Prediction.failed(record, "image_error", str(error))
             continue
         try:
-            ready[number] = Round(item, image, registry_from_turns(item.turns, item.size))
+            rounds[place] = DialogueRound(record, image, registry_from_turns(record.turns, record.size))
         except UserError as error:
-            done[number] = Prediction.failed(item, "unreadable", str(error))
-    ask = with_predicted_history if history == PREDICTED else with_true_history
-    for (number, round), outcome in zip(ready.items(), ask(pipeline, list(ready.values())), strict=True):
+            predictions[place] = Prediction.failed(record, "unreadable", str(error))
+    ask = ask_with_predicted_history if history == PREDICTED else ask_with_true_history
+    for (place, one), outcome in zip(rounds.items(), ask(pipeline, list(rounds.values())), strict=True):
         if isinstance(outcome, Failure):
-            done[number] = Prediction.failed(round.sample, outcome.code, outcome.problem)
+            predictions[place] = Prediction.failed(one.sample, outcome.code, outcome.problem)
         else:
-            done[number] = Prediction.of(round.sample, outcome)
-    return [done[number] for number in range(len(items))]
+            predictions[place] = Prediction.from_result(one.sample, outcome)
+    return [predictions[place].scored(record) for place, record in enumerate(records)]
 
 
 def _open(sample: Sample, frame: Frame, images: dict[str | bytes, Image.Image]) -> Image.Image:
-    """The sample's image; rounds of one dialogue get one object."""
+    """Open the sample's image, once for all rounds of a dialogue."""
     if sample.image not in images:
         images[sample.image] = sample.open()
     image = images[sample.image]
     if image.size != sample.size:
         raise UserError(f"its image is {image.width}x{image.height}, its record says {sample.width}x{sample.height}")
-    frame.model_size(image.size)  # refuses shapes the policy can't see
+    frame.model_size(image.size)  # refuses shapes that the policy cannot process
     return image
 
 
-def _has_hash(value: Any) -> bool:
-    return isinstance(value, dict) and value.get("sha256") is not None
-
-
-def _identity(model: Any) -> dict[str, Any]:
-    """What tells a model from any other: its files; a server's by its name."""
-    model = getattr(model, "policy", None) or getattr(model, "segmenter", None) or model
-    found = {"name": model.name, "backend": type(model).__name__, "sha256": fingerprint(model.name)}
-    device = getattr(model, "device", None)
-    return found | ({"device": getattr(device, "type", str(device))} if device is not None else {})
-
-
-TRUE, PREDICTED = "true", "predicted"
-HISTORIES = (TRUE, PREDICTED)
-NOTHING = Answer()  # could be read, and nothing is there
-UNREAD = Answer(error="no_answer")  # what later rounds are told of a round that failed
-
-Reply = TypeVar("Reply", Segmentation, PolicyOutput)
-Ask = Callable[[list[Query]], list[Reply]]
-
-
 @dataclass(frozen=True, eq=False)
-class Round:
-    """A sample, its image, and the true rounds before it. Rounds of one dialogue hold the same image object."""
+class DialogueRound:
+    """A sample with its image and its true earlier rounds. Rounds of one dialogue share the image object."""
 
     sample: Sample
     image: Image.Image
-    before: Registry
+    true_history: Registry
 
     @property
     def questions(self) -> tuple[str, ...]:
-        """Of the rounds before it, and its own."""
-        return *(round.question for round in self.before.rounds), self.sample.question
+        """Questions of the earlier rounds, then the sample's own."""
+        return *(earlier.question for earlier in self.true_history.rounds), self.sample.question
 
 
 @dataclass(frozen=True)
 class Failure:
-    """There is no answer: one of segzero.evaluation.predictions.FAILURES, and what happened."""
+    """Reason why there is no answer: one of segzero.evaluation.predictions.FAILURES, and the error's text."""
 
     code: str
     problem: str
 
 
 @dataclass(frozen=True, eq=False)
-class _Question:
-    """What is asked at one moment of a dialogue."""
+class _Turn:
+    """One question for the policy, after the rounds of a registry."""
 
-    id: str  # of a sample that it is asked for
+    sample_id: str  # of a sample that needs it
     image: Image.Image
-    text: str
-    registry: Registry
+    question: str
+    history: Registry
 
 
-def with_true_history(pipeline: SegZeroPipeline, rounds: Sequence[Round]) -> list[Segmentation | Failure]:
-    """What comes of each round when it is told where the earlier objects really are."""
-    asked = [_Question(one.sample.id, one.image, one.sample.question, one.before) for one in rounds]
-    found = _ask(asked, pipeline.policy.frame, pipeline.run)
-    return [_nothing(one) if what is None else what for one, what in zip(rounds, found, strict=True)]
+def ask_with_true_history(pipeline: SegZeroPipeline, rounds: Sequence[DialogueRound]) -> list[Segmentation | Failure]:
+    """Answer each round with the true objects of its earlier rounds in the prompt."""
+    turns = [_Turn(one.sample.id, one.image, one.sample.question, one.true_history) for one in rounds]
+    replies = _ask(turns, pipeline.policy.frame, pipeline.run)
+    return [_empty_result(one) if reply is None else reply for one, reply in zip(rounds, replies, strict=True)]
 
 
-def with_predicted_history(pipeline: SegZeroPipeline, rounds: Sequence[Round]) -> list[Segmentation | Failure]:
-    """What comes of each round when the policy was asked the earlier questions too, and is told its own answers.
+def ask_with_predicted_history(
+    pipeline: SegZeroPipeline, rounds: Sequence[DialogueRound]
+) -> list[Segmentation | Failure]:
+    """Answer each round after the policy's own answers to the earlier questions.
 
-    All first questions are asked at once, then all second ones, and so on; those that several samples share (the same
-    image, the same questions until there) once. Masks are drawn for the samples' own rounds alone, when all is said.
+    All first questions are asked in one batch, then all second ones, and so on. A question that several samples share
+    (the same image and the same questions before it) is asked once. Masks are drawn only for the samples' own rounds.
     """
     frame = pipeline.policy.frame
-    moments = [[(id(one.image), one.questions[: depth + 1]) for depth in range(len(one.questions))] for one in rounds]
-    registries: dict[tuple, Registry] = {}  # by moment: all rounds until there
-    came: dict[tuple, PolicyOutput | Failure | None] = {}
-    for depth in range(max(map(len, moments), default=0)):
-        asked: dict[tuple, _Question] = {}
-        for one, own in zip(rounds, moments, strict=True):
+    # Key of each question of each round: the image, and all questions up to that one.
+    keys = [[(id(one.image), one.questions[: depth + 1]) for depth in range(len(one.questions))] for one in rounds]
+    histories: dict[tuple, Registry] = {}  # key -> all rounds up to that one
+    replies: dict[tuple, PolicyOutput | Failure | None] = {}
+    for depth in range(max(map(len, keys), default=0)):
+        turns: dict[tuple, _Turn] = {}
+        for one, own in zip(rounds, keys, strict=True):
             if depth < len(own):
-                before = registries[own[depth - 1]] if depth else Registry(one.sample.size)
-                asked.setdefault(own[depth], _Question(one.sample.id, one.image, one.questions[depth], before))
-        answers = any(isinstance(what, PolicyOutput) for what in came.values())
-        found = _ask(list(asked.values()), frame, pipeline.ask, answers)
-        for (moment, question), what in zip(asked.items(), found, strict=True):
-            came[moment] = what
-            registries[moment] = add_answer(question.registry, question.text, _read(what), frame)
-    last = [came[own[-1]] for own in moments]
-    said = [(one, what) for one, what in zip(rounds, last, strict=True) if isinstance(what, PolicyOutput)]
-    drawn = iter(pipeline.draw([what for _, what in said]))
+                history = histories[own[depth - 1]] if depth else Registry(one.sample.size)
+                turns.setdefault(own[depth], _Turn(one.sample.id, one.image, one.questions[depth], history))
+        answered = any(isinstance(reply, PolicyOutput) for reply in replies.values())
+        new = _ask(list(turns.values()), frame, pipeline.ask, answered)
+        for (key, turn), reply in zip(turns.items(), new, strict=True):
+            replies[key] = reply
+            histories[key] = add_answer(turn.history, turn.question, _answer_of(reply), frame)
+    last = [replies[own[-1]] for own in keys]
+    drawn = iter(pipeline.draw([reply for reply in last if isinstance(reply, PolicyOutput)]))
     return [
-        _nothing(one) if what is None else what if isinstance(what, Failure) else next(drawn)
-        for one, what in zip(rounds, last, strict=True)
+        _empty_result(one) if reply is None else reply if isinstance(reply, Failure) else next(drawn)
+        for one, reply in zip(rounds, last, strict=True)
     ]
 
 
-def _nothing(round: Round) -> Segmentation:
-    return Segmentation(round.image, round.sample.question)
+def _empty_result(one: DialogueRound) -> Segmentation:
+    return Segmentation(one.image, one.sample.question)
 
 
-def _read(what: PolicyOutput | Failure | None) -> Answer:
-    if isinstance(what, PolicyOutput):
-        return what.answer
-    return NOTHING if what is None else UNREAD
+def _answer_of(reply: PolicyOutput | Failure | None) -> Answer:
+    if isinstance(reply, PolicyOutput):
+        return reply.answer
+    return EMPTY_ANSWER if reply is None else UNREADABLE_ANSWER
 
 
 def _ask(
-    questions: Sequence[_Question], frame: Frame, ask: Ask[Reply], answers: bool = False
+    turns: Sequence[_Turn], frame: Frame, ask: Callable[[list[Query]], list[Reply]], answered: bool = False
 ) -> list[Reply | Failure | None]:
-    """What is replied to each, or why nothing is; None where nobody needs to be asked, as the answer is: nothing.
+    """Ask the policy each question; None where it refers to nothing, so that the answer is empty without asking.
 
-    `answers`: the policy has answered others.
+    `answered`: the policy has answered other questions before, and is not to blame if it refuses all of these.
     """
-    found: list[Reply | Failure | None] = []
-    waiting: list[tuple[int, _Question, PolicyPrompt]] = []
-    for place, question in enumerate(questions):
-        found.append(None)
+    replies: list[Reply | Failure | None] = [None] * len(turns)
+    queries: dict[int, Query] = {}  # by place in `turns`
+    for place, turn in enumerate(turns):
         try:
-            prompt = build_prompt(question.text, question.registry, frame)
-            if not prompt.answer_is_empty:
-                waiting.append((place, question, prompt))
+            prompt = build_prompt(turn.question, turn.history, frame)
         except UserError as error:
-            found[place] = Failure("lost_reference" if isinstance(error, LostReference) else "policy_error", str(error))
-    replies = _replies([question for _, question, _ in waiting], [prepared for *_, prepared in waiting], ask, answers)
-    for (place, *_), reply in zip(waiting, replies, strict=True):
-        found[place] = reply
-    return found
+            code = "lost_reference" if isinstance(error, LostReference) else "policy_error"
+            replies[place] = Failure(code, str(error))
+            continue
+        if not prompt.answer_is_empty:
+            queries[place] = Query(turn.image, prompt.question, prompt.notes)
+    ids = [turns[place].sample_id for place in queries]
+    for place, reply in zip(queries, _ask_all(list(queries.values()), ids, ask, answered), strict=True):
+        replies[place] = reply
+    return replies
 
 
-def _replies(
-    questions: Sequence[_Question], prepared: Sequence[PolicyPrompt], ask: Ask[Reply], answers: bool
+def _ask_all(
+    queries: Sequence[Query], ids: Sequence[str], ask: Callable[[list[Query]], list[Reply]], answered: bool
 ) -> Sequence[Reply | Failure]:
-    """All at once; if that is refused, one after the other.
+    """Ask all queries in one batch, or one by one if the batch is refused.
 
-    Refused one and all, it is no sample's fault, unless the policy is there and answers others.
+    Where every query is refused the error is raised, unless the policy answers others and can be reached.
     """
-
-    def call(some: slice) -> list[Reply]:
-        pairs = zip(questions[some], prepared[some], strict=True)
-        return ask([Query(one.image, prompt.question, prompt.notes) for one, prompt in pairs])
-
-    if len(questions) > 1:
+    if len(queries) > 1:
         with suppress(UserError):
-            return call(slice(None))
-    found: list[Reply | Failure] = []
-    refused: list[UserError] = []
-    gone = False  # some refusal was that nobody is there
-    for place, question in enumerate(questions):
+            return ask(list(queries))
+    replies: list[Reply | Failure] = []
+    refusals: list[UserError] = []
+    unavailable = False
+    for query, id in zip(queries, ids, strict=True):
         try:
-            found += call(slice(place, place + 1))
+            replies += ask([query])
         except TimedOut as error:
-            found.append(Failure("time_out", str(error)))
+            replies.append(Failure("time_out", str(error)))
         except UserError as error:
-            found.append(Failure("policy_error", str(error)))
-            refused.append(UserError(f"sample {question.id!r}: {error}"))
-            gone = gone or isinstance(error, Unavailable)
-    if refused and len(refused) == len(found) and (gone or not answers):
-        raise refused[0]
-    return found
+            replies.append(Failure("policy_error", str(error)))
+            refusals.append(UserError(f"sample {id!r}: {error}"))
+            unavailable = unavailable or isinstance(error, Unavailable)
+    if refusals and len(refusals) == len(replies) and (unavailable or not answered):
+        raise refusals[0]
+    return replies

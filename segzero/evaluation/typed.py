@@ -1,4 +1,4 @@
-"""Dataclasses from JSON whose values are what the class says they are.
+"""Dataclasses made of JSON, whose values have the types that the class declares.
 
 >>> from segzero.evaluation.metrics import Score
 >>> typed(Score, {"intersection": 3, "union": "4"})
@@ -17,7 +17,7 @@ Made = TypeVar("Made")
 
 
 def typed(kind: type[Made], values: Mapping[str, Any]) -> Made:
-    """The dataclass with these values; a TypeError says which one is absent, unknown or of another type."""
+    """Make the dataclass with these values; a TypeError says which one is absent, unknown or of another type."""
     made = kind(**values)
     for name, fits in _checks(kind).items():  # type: ignore[arg-type]
         if not fits(getattr(made, name)):
@@ -32,7 +32,7 @@ def _checks(kind: type) -> dict[str, Callable[[Any], bool]]:
 
 
 def _check(hint: Any) -> Callable[[Any], bool]:
-    """Whether a value is of the type that an annotation names; numbers are finite, and True is none."""
+    """Make a check of values against a type annotation. Numbers must be finite, and True is not a number."""
     origin, inside = get_origin(hint), get_args(hint)
     if hint is Any:
         return lambda value: True

@@ -62,7 +62,9 @@ def enlarge(logits: Logits, size: tuple[int, int], device: "torch.device | str" 
 
     width, height = size
     coarse = torch.from_numpy(logits)[None].to(device)
-    return (interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)[0] > 0).cpu().numpy()
+    fine = interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)[0]
+    masks: NDArray[np.bool_] = (fine > 0).cpu().numpy()
+    return masks
 
 
 def best_first(prediction: MaskPrediction) -> list[int]:

@@ -109,8 +109,8 @@ def _losses(model: Sam2Model, processor: Sam2Processor, rng: np.random.Generator
     batch = draw_batch(rng, scenes, first, PROMPTS)
     all_masks = bool(rng.random() < 0.6)
     logits, scores = predict(model, features, batch, scenes[0].size, all_masks)
-    loss, reached = _loss(logits, scores, batch)
-    figures = {f"{first}{' x3' if all_masks else ''}": reached}
+    loss, mean_iou = _loss(logits, scores, batch)
+    figures = {f"{first}{' x3' if all_masks else ''}": mean_iou}
 
     if rng.random() < 0.5:
         best = scores.argmax(-1)[..., None, None, None].expand(-1, -1, 1, *logits.shape[-2:])
@@ -122,15 +122,15 @@ def _losses(model: Sam2Model, processor: Sam2Processor, rng: np.random.Generator
         second = draw_kind(rng)
         batch = draw_batch(rng, scenes, second, PROMPTS)
     all_masks = bool(rng.random() < 0.6)
-    more, reached = _loss(*predict(model, features, batch, scenes[0].size, all_masks, earlier), batch)
-    return loss + more, figures | {f"{second}{' x3' if all_masks else ''}": reached}
+    more, mean_iou = _loss(*predict(model, features, batch, scenes[0].size, all_masks, earlier), batch)
+    return loss + more, figures | {f"{second}{' x3' if all_masks else ''}": mean_iou}
 
 
 def _corrected(batch: PromptBatch, earlier: Tensor, chance: torch.Generator) -> PromptBatch:
     """Add a point where the earlier mask is wrong to each prompt; all three masks then learn the one that is meant."""
     meant = batch.meant > 0.5
-    drawn = F.interpolate(earlier, meant.shape[-2:], mode="bilinear", align_corners=False) > 0
-    wrong = (drawn ^ meant).flatten(2)  # [B, N, h * w]
+    predicted = F.interpolate(earlier, meant.shape[-2:], mode="bilinear", align_corners=False) > 0
+    wrong = (predicted ^ meant).flatten(2)  # [B, N, h * w]
     wrong = torch.where(wrong.any(-1, keepdim=True), wrong, meant.flatten(2)).float()
     index = torch.multinomial(wrong.flatten(0, 1), 1, generator=chance).view(*wrong.shape[:2], 1)
     label = torch.where(meant.flatten(2).gather(2, index), INSIDE, OUTSIDE)
@@ -158,14 +158,14 @@ def _loss(logits: Tensor, scores: Tensor, batch: PromptBatch) -> tuple[Tensor, f
     inside = roles.sum((-1, -2))
     outside = (1 - roles).sum((-1, -2))
     each = F.binary_cross_entropy_with_logits(logits, roles, reduction="none")
-    drawn = logits.sigmoid()
+    probability = logits.sigmoid()
     # Shapes are small: unless inside and outside have the same weight, training gets stuck at empty masks.
     balanced = (each * roles).sum((-1, -2)) / (inside + 1) + (each * (1 - roles)).sum((-1, -2)) / (outside + 1)
-    focal = (each * (drawn - roles) ** 2).mean((-1, -2))
-    dice = 1 - (2 * (drawn * roles).sum((-1, -2)) + 1) / (drawn.sum((-1, -2)) + inside + 1)
+    focal = (each * (probability - roles) ** 2).mean((-1, -2))
+    dice = 1 - (2 * (probability * roles).sum((-1, -2)) + 1) / (probability.sum((-1, -2)) + inside + 1)
 
     with torch.no_grad():
         binary = logits > 0
-        reached = iou(binary, roles > 0.5).mean().item()
+        mean_iou = iou(binary, roles > 0.5).mean().item()
         truth = iou(binary, meant > 0.5)  # the IoU to predict is the one with the mask that is meant
-    return (balanced + 20 * focal + dice).mean() + 2 * F.mse_loss(scores, truth), reached
+    return (balanced + 20 * focal + dice).mean() + 2 * F.mse_loss(scores, truth), mean_iou

@@ -91,8 +91,8 @@ def _changed(checkpoint: Path, listed: dict[str, dict[str, Any]]) -> list[str]:
 
 def files(place: Path) -> list[str]:
     """Names of all files in a folder except the manifest and hidden ones, which desktops and network disks leave."""
-    found = (path for path in place.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return sorted(str(path.relative_to(place)) for path in found if path != place / NAME)
+    paths = (path for path in place.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return sorted(str(path.relative_to(place)) for path in paths if path != place / NAME)
 
 
 def hash_file(file: Path, kind: str, sync: bool = False) -> str:

@@ -57,13 +57,13 @@ def finish(run: str | Path, step: int, state: dict[str, Any], weights_only: bool
         )
     write_json(place / "state.json", state, indent=1, allow_nan=True)
     manifest.write(place, step, weights_only)
-    aside = Path(run) / f".{PREFIX}{step}{_REPLACED}"
-    shutil.rmtree(aside, ignore_errors=True)
+    replaced = Path(run) / f".{PREFIX}{step}{_REPLACED}"
+    shutil.rmtree(replaced, ignore_errors=True)
     if target.exists():  # an older one, of an earlier run
-        target.rename(aside)
+        target.rename(replaced)
     place.rename(target)
     sync(target.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
     if not weights_only:
         write_atomically(Path(run) / TRACKER, str(step).encode())
     return target
@@ -81,12 +81,12 @@ def missing_shards(place: Path) -> list[str]:
 
 def discard_unfinished(run: str | Path) -> None:
     """Remove the rest of a checkpoint after a kill or a full disk, and restore the one that it was replacing."""
-    for aside in Path(run).glob(f".{PREFIX}*{_REPLACED}"):
-        target = aside.with_name(aside.name.removeprefix(".").removesuffix(_REPLACED))
+    for replaced in Path(run).glob(f".{PREFIX}*{_REPLACED}"):
+        target = replaced.with_name(replaced.name.removeprefix(".").removesuffix(_REPLACED))
         if target.exists():
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(replaced, ignore_errors=True)
         else:
-            aside.rename(target)
+            replaced.rename(target)
     for place in Path(run).glob(f".{PREFIX}*.unfinished"):
         shutil.rmtree(place, ignore_errors=True)
 
@@ -102,8 +102,8 @@ def no_room(error: BaseException) -> bool:
 
 def steps(run: str | Path) -> list[int]:
     """Steps with a checkpoint, in order, damaged or not."""
-    found = (path.name.removeprefix(PREFIX) for path in Path(run).glob(f"{PREFIX}*") if path.is_dir())
-    return sorted(int(number) for number in found if number.isdecimal())
+    numbers = (path.name.removeprefix(PREFIX) for path in Path(run).glob(f"{PREFIX}*") if path.is_dir())
+    return sorted(int(number) for number in numbers if number.isdecimal())
 
 
 def damage(checkpoint: Path, hashes: bool = True) -> str | None:
@@ -198,11 +198,11 @@ def prune(run: str | Path, keep_last: int, keep: Iterable[int] = ()) -> list[int
     if keep_last <= 0:
         return []
     to_resume = [step for step in steps(run) if not weights_only(folder(run, step))]
-    spare = set(to_resume[-keep_last:]) | set(keep)
-    gone = [step for step in steps(run) if step not in spare]
-    for step in gone:
+    kept = set(to_resume[-keep_last:]) | set(keep)
+    removed = [step for step in steps(run) if step not in kept]
+    for step in removed:
         shutil.rmtree(folder(run, step))
-    return gone
+    return removed
 
 
 def best(run: str | Path) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from segzero.errors import UserError, one_line
 from segzero.shipped import config_dir
 
-# Keys of verl that nothing reads here, or sections (with a dot at the end) -> what to use instead.
+# Keys of verl without effect here, or sections (with a dot at the end) -> the key to use instead.
 WITHOUT_EFFECT = {
     "actor_rollout_ref.model.lora.rank": "actor_rollout_ref.model.lora_rank",
     "actor_rollout_ref.model.lora.alpha": "actor_rollout_ref.model.lora_alpha",
@@ -68,11 +68,11 @@ WITHOUT_EFFECT = {
     "actor_rollout_ref.actor.use_prefix_grouper": "nothing; the prefix is shared in vLLM's cache already",
     "actor_rollout_ref.model.tiled_mlp.enabled": "actor_rollout_ref.model.enable_gradient_checkpointing",
     "actor_rollout_ref.rollout.over_sample_rate": "nothing; verl's sync trainer waits for every answer",
-    "actor_rollout_ref.rollout.agent.": "nothing; segzero.training.rollouts asks the policy",
+    "actor_rollout_ref.rollout.agent.": "nothing; segzero.training.rollouts calls the policy",
     "actor_rollout_ref.rollout.router_config_path": "nothing; replicas take whole groups in turns",
     "actor_rollout_ref.rollout.val_kwargs.do_sample": "nothing; validation is greedy",
     "actor_rollout_ref.rollout.val_kwargs.temperature": "nothing; validation is greedy",
-    "actor_rollout_ref.rollout.val_kwargs.n": "nothing; validation asks once",
+    "actor_rollout_ref.rollout.val_kwargs.n": "nothing; validation generates one answer",
     "data.filter_overlong_prompts": "data.max_prompt_length; longer prompts are always left out and counted",
     "data.prompt_key": "data.prompt",
     "data.image_key": "nothing; the columns are those of segzero.sample",
@@ -88,7 +88,7 @@ WITHOUT_EFFECT = {
     "trainer.log_val_generations": "segzero.record",
 }
 
-# hydra would call a function of that name; to us it is a value: data.frame=stretch(840).
+# hydra would take this for a function call; it is a value: data.frame=stretch(840).
 _FRAME = re.compile(r"^(data\.frame=)(\w+\(.*\))$")
 
 GROUPS = ("model", "data", "reward", "hardware", "rehearse")
@@ -181,8 +181,8 @@ def _set(config: DictConfig, override: Any) -> None:
     if instead := _instead_of(key):
         raise UserError(f"{line}: this key has no effect; use {instead}")
     value, default = override.value(), OmegaConf.select(config, key, throw_on_missing=False)
-    wanted, nothing = _kind(default), value is None and not isinstance(default, DictConfig)
-    if wanted and not nothing and _kind(value) != wanted and "${" not in str(value):
+    wanted, unset = _kind(default), value is None and not isinstance(default, DictConfig)
+    if wanted and not unset and _kind(value) != wanted and "${" not in str(value):
         raise UserError(f"{line}: it must be {wanted}")
     OmegaConf.update(config, key, value)
 
@@ -207,13 +207,15 @@ def _has_field(config: DictConfig, key: str) -> bool:
 @lru_cache(maxsize=64)
 def dataclass_fields(name: str) -> dict[str, str]:
     """Fields of one of verl's configuration classes and their types as written, read without importing verl."""
-    found = _dataclasses().get(name)
-    if found is None:
+    definition = _dataclasses().get(name)
+    if definition is None:
         return {}
-    inherited = {field: kind for base in found.bases for field, kind in dataclass_fields(ast.unparse(base)).items()}
+    inherited = {
+        field: kind for base in definition.bases for field, kind in dataclass_fields(ast.unparse(base)).items()
+    }
     own = {
         node.target.id: ast.unparse(node.annotation)
-        for node in found.body
+        for node in definition.body
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
     }
     return inherited | own
@@ -246,14 +248,14 @@ def leaves(config: Any, prefix: str = "") -> list[str]:
     """Every key that has a value, dotted."""
     if not isinstance(config, DictConfig):
         return [prefix]
-    found = [
+    keys = [
         leaf for key in config for leaf in leaves(config._get_node(key), f"{prefix}.{key!s}" if prefix else str(key))
     ]
-    return found or [prefix]
+    return keys or [prefix]
 
 
 def engine_package() -> Path:
-    """verl's folder, found without importing verl, which takes seconds."""
+    """Folder of verl's package, located without importing verl, which takes seconds."""
     spec = importlib.util.find_spec("verl")
     if spec is None or not spec.submodule_search_locations:
         raise UserError("verl is not installed; install segzero[train], or segzero[train-cpu] without a GPU")
@@ -293,5 +295,5 @@ def _nearest(key: str, known: Sequence[str]) -> str | None:
     same = [k for k in known if k.split(".")[-1] == parts[-1]]
     if same:
         return max(same, key=lambda k: (len(set(parts) & set(k.split("."))), -len(k)))
-    found = get_close_matches(key, known, n=1, cutoff=0.6)
-    return found[0] if found else None
+    near = get_close_matches(key, known, n=1, cutoff=0.6)
+    return near[0] if near else None

@@ -170,9 +170,10 @@ def _steps(config: DictConfig, batch: BatchSizes, train: TriedSamples) -> int:
 
 
 def _check_resume(config: DictConfig, batch: BatchSizes) -> None:
-    found, _ = checkpoints.find(Path(config.trainer.default_local_dir), str(config.segzero.resume), hashes=False)
-    if found:
-        checkpoints.check_world_size(found, batch.gpus)
+    run, resume = Path(config.trainer.default_local_dir), str(config.segzero.resume)
+    checkpoint, _ = checkpoints.find(run, resume, hashes=False)
+    if checkpoint:
+        checkpoints.check_world_size(checkpoint, batch.gpus)
 
 
 def _check_by_verl(config: DictConfig) -> None:

@@ -232,5 +232,5 @@ def explain(error: Exception, run: Path) -> UserError | None:
 
 def _refused_class(error: BaseException) -> str:
     """The class that torch refused to load, from its long error message."""
-    found = re.search(r"[Uu]nsupported (?:global: )?(?:GLOBAL|operand) (\S+)", str(error))
-    return f"it asks for {found[1]}" if found else one_line(error, 200)
+    match = re.search(r"[Uu]nsupported (?:global: )?(?:GLOBAL|operand) (\S+)", str(error))
+    return f"it asks for {match[1]}" if match else one_line(error, 200)

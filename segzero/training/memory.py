@@ -261,7 +261,7 @@ def _samples(config: DictConfig, split: str) -> float:
     from pyarrow.parquet import read_metadata
 
     try:
-        files = [file for found in data_files(config, split) for file in parquet_files(found)]
+        files = [file for path in data_files(config, split) for file in parquet_files(path)]
         return sum(read_metadata(file).num_rows for file in files)
     except (UserError, OSError, ArrowException):
         return float("inf")

@@ -1,4 +1,4 @@
-"""Prompts of later rounds after the policy's own answers to the earlier ones, in place of the true answers."""
+"""Prompts of later rounds that show the policy's own answers to the earlier ones, in place of the true answers."""
 
 import hashlib
 from collections.abc import Awaitable, Callable
@@ -25,7 +25,7 @@ async def prompt_after_own_answers(
 
     As in a dialogue, the policy is not called for an answer that can only be empty, and an unreadable answer leaves a
     round without one, to which no later question can refer. Returns None if the sample's own question refers to such a
-    round, or only to rounds that found nothing; or if `generate` gave None.
+    round, or only to rounds without objects; or if `generate` returned None.
     """
     registry = Registry(sample.size)
     for turn in sample.turns:

@@ -37,7 +37,7 @@ class Evaluated:
     @property
     def figures(self) -> dict[str, float]:
         """The figures by their names on the page."""
-        values = Table.of(self.rows).values()
+        values = Table.from_rows(self.rows).values()
         return {shown: values[name] for name, shown in FIGURES.items()}
 
     def iou(self, place: int) -> float:

@@ -41,12 +41,12 @@ class Shards:
     """Shards of all ranks; `shapes` and `dtypes` are those of the whole tensors."""
 
     def __init__(self, folder: Path) -> None:
-        found = {m for path in folder.glob("*.pt") if (m := _FILE.fullmatch(path.name))}
-        sizes = {int(match[1]) for match in found}
+        matches = {m for path in folder.glob("*.pt") if (m := _FILE.fullmatch(path.name))}
+        sizes = {int(match[1]) for match in matches}
         if len(sizes) != 1:
             raise UserError(f"{folder} holds shards of different world sizes: {sorted(sizes)}; keep one set")
         [size] = sizes
-        present = {int(match[2]) for match in found}
+        present = {int(match[2]) for match in matches}
         missing = list(islice((rank for rank in range(size) if rank not in present), 8))
         if missing:
             raise UserError(f"{folder} lacks the shards of ranks {missing} of {size}; copy them here")

@@ -236,18 +236,18 @@ class Trainer(PPOTrainerSync):
     def _load_checkpoint(self) -> None:
         self._restored: dict[str, Any] = {}
         self._saved = 0  # the newest step that this run saved, or was resumed from
-        found, skipped = checkpoints.find(self.run, self.settings.resume)
+        checkpoint, skipped = checkpoints.find(self.run, self.settings.resume)
         for line in skipped:
             print(line, flush=True)
-        mode, path = ("resume_path", str(found.absolute())) if found else ("disable", None)
+        mode, path = ("resume_path", str(checkpoint.absolute())) if checkpoint else ("disable", None)
         with open_dict(self.config):
             self.config.trainer.resume_mode, self.config.trainer.resume_from_path = mode, path
-        if found:
-            checkpoints.check_world_size(found, self.resource_pool_manager.get_n_gpus())
-            self._restored = checkpoints.read_state(found)
-            print(f"resuming from {found}", flush=True)
+        if checkpoint:
+            checkpoints.check_world_size(checkpoint, self.resource_pool_manager.get_n_gpus())
+            self._restored = checkpoints.read_state(checkpoint)
+            print(f"resuming from {checkpoint}", flush=True)
         super()._load_checkpoint()
-        if found and found.absolute().parent == self.run:
+        if checkpoint and checkpoint.absolute().parent == self.run:
             self._saved = self.global_steps
 
     # The log

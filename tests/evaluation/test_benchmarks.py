@@ -1,4 +1,4 @@
-"""The benchmarks of configs/eval: each loads, finds its data, and is evaluated by the shipped policy."""
+"""Benchmarks of configs/eval, each evaluated with the shipped models, and the records of their data."""
 
 import json
 from dataclasses import replace
@@ -11,15 +11,15 @@ import pytest
 from segzero.data.parquet import to_parquet
 from segzero.data.readers import READERS
 from segzero.errors import UserError
-from segzero.evaluation.benchmarks import OWN, Task, Unreadable, get_benchmark, load_benchmarks
+from segzero.evaluation.benchmarks import OWN, Records, Task, Unreadable, get_benchmark, load_benchmarks, survey
 from segzero.evaluation.figures import summarise
-from segzero.evaluation.html_report import folder_of
-from segzero.evaluation.predict import answer, remember, settings_of
-from segzero.evaluation.predictions import NAME
-from segzero.evaluation.runner import evaluate, survey
-from segzero.evaluation.scoring import Predicted, score_sample
+from segzero.evaluation.predict import answer, with_cache
+from segzero.evaluation.predictions import PREDICTIONS
+from segzero.evaluation.scoring import PredictedObject, score_sample
+from segzero.evaluation.side_by_side import folder_of
 from segzero.sample import Object, Sample
 from tests.helpers.benchmark_files import write_all
+from tests.helpers.evaluating import run_evaluation
 
 EVERY = [name for name in load_benchmarks() if name != OWN]
 # Where the fixture has more than one sample, or some without a target.
@@ -33,9 +33,9 @@ def root(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def remembering(pipeline, tmp_path_factory):
+def cached(pipeline, tmp_path_factory):
     """The shipped models; the benchmarks' fixtures share images and questions, which are answered once."""
-    return remember(pipeline, tmp_path_factory.mktemp("cache"))
+    return with_cache(pipeline, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.mark.parametrize("name", [*EVERY, OWN])
@@ -50,22 +50,17 @@ def test_an_entry_says_how_it_is_read(name):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_every_benchmark_is_evaluated(name, root, remembering, tmp_path):
+def test_every_benchmark_is_evaluated(name, root, cached, tmp_path):
     assert get_benchmark(name).is_at(root)
     task = get_benchmark(name).find(root)
-    count, problems, dialogues = survey(task)
+    records = Records(task)
+    count, problems, dialogues = survey(records)
     assert (count, problems, dialogues) == (SAMPLES.get(name, 1), [], task.benchmark.level == "round")
-    task = replace(task, history="true" if dialogues else None)
-    metrics = evaluate(
-        task,
-        tmp_path,
-        lambda chunks, history: (answer(remembering, chunk, history) for chunk in chunks),
-        settings_of(remembering),
-        2,
-    )
-    lines = [json.loads(line) for line in (folder_of(tmp_path, task.history) / NAME).read_text().splitlines()]
+    history = "true" if dialogues else None
+    metrics = run_evaluation(records, tmp_path, cached, history=history)
+    lines = [json.loads(line) for line in (folder_of(tmp_path, history) / PREDICTIONS).read_text().splitlines()]
     assert len(lines) == metrics["samples"] == count
-    assert [line["id"] for line in lines] == [item.id for item in task.read()]
+    assert [line["id"] for line in lines] == [record.id for record in task.read()]
     assert all(line["raw_text"] for line in lines)
     if name.startswith("counting"):
         assert metrics["figures"]["count_exact"]["of"] == 1
@@ -83,7 +78,7 @@ def test_reason_seg_asks_its_first_text_and_leaves_ignored_pixels_out(root):
     assert sample.question == "the thing to sit on" and sample.ignore is not None
 
 
-def test_data_elsewhere_and_names_nobody_knows(tmp_path):
+def test_data_in_other_places_and_unknown_names(tmp_path):
     with pytest.raises(UserError, match="did you mean 'reasonseg_test'"):
         get_benchmark("reasonseg_tset")
     with pytest.raises(UserError, match="--data names the folder that holds reason_seg/ReasonSeg"):
@@ -103,13 +98,13 @@ def test_records_that_cannot_be_read_are_samples_too(tmp_path):
     first, second = task.read()
     assert isinstance(first, Unreadable) and isinstance(second, Unreadable)
     assert (first.id, second.id) == ("unreadable-0", "unreadable-1") and "absent.jpg" in first.problem
-    assert survey(task)[0] == 2 and len(list(Task(task.benchmark, task.source, limit=1).read())) == 1
+    assert survey(task.read()).samples == 2 and len(list(Task(task.benchmark, task.source, limit=1).read())) == 1
 
 
 def test_own_samples_with_one_id_are_refused(tmp_path, held_out):
     to_parquet([held_out[0], held_out[0]], tmp_path / "a.parquet")
     with pytest.raises(UserError, match="two samples have the id"):
-        survey(get_benchmark(OWN).find(tmp_path))
+        survey(get_benchmark(OWN).find(tmp_path).read())
 
 
 def test_own_masks_that_are_no_masks_of_the_image_are_listed(tmp_path, held_out):
@@ -120,23 +115,38 @@ def test_own_masks_that_are_no_masks_of_the_image_are_listed(tmp_path, held_out)
     rows = table.to_pylist()
     rows.append(rows[0] | {"id": "bomb", "objects": [rows[0]["objects"][0] | {"rle": bomb.objects[0].rle}]})
     pq.write_table(pa.Table.from_pylist(rows, table.schema), tmp_path / "data" / "a.parquet")
-    count, problems, _ = survey(get_benchmark(OWN).find(tmp_path / "data"))
+    count, problems, _ = survey(get_benchmark(OWN).find(tmp_path / "data").read())
     assert count == 3 and [problem.split(":")[0] for problem in problems] == ["sample 'wide'", "sample 'bomb'"]
 
 
-def test_a_truth_that_cannot_be_scored_is_refused_before_anything_is_asked(tmp_path, held_out):
+def test_a_truth_that_cannot_be_scored_is_refused_before_a_model_is_loaded(tmp_path, held_out):
     to_parquet([replace(held_out[0], meta={"count": "many"})], tmp_path / "a.parquet")
     with pytest.raises(UserError, match="its count must be a whole number"):
-        survey(get_benchmark(OWN).find(tmp_path))
+        survey(get_benchmark(OWN).find(tmp_path).read())
 
 
-def test_an_unreadable_record_lowers_the_mean(remembering, held_out, tmp_path):
-    item = Unreadable("unreadable-0", "it makes no sense")
-    [failed, found] = answer(remembering, [item, held_out[0]])
-    assert found.score is not None and found.error is None
-    row, right = (
-        failed.row(item),
-        score_sample(held_out[0], [Predicted(held_out[0].objects[0].box, held_out[0].mask())]),
-    )
-    assert failed.score is not None and failed.score.failed
-    assert summarise([row, right])["figures"]["giou"] == {"value": 0.5, "low": 0.0, "high": 1.0, "of": 2}
+def test_an_unreadable_record_lowers_the_mean(cached, held_out, tmp_path):
+    record = Unreadable("unreadable-0", "it makes no sense")
+    [(failed, lost), (answered, _)] = answer(cached, [record, held_out[0]])
+    assert answered.score is not None and answered.error is None
+    assert failed.score is not None and failed.score.failed and lost.lost
+    right = score_sample(held_out[0], [PredictedObject(held_out[0].objects[0].box, held_out[0].mask())])
+    assert summarise([lost, right])["figures"]["giou"] == {"value": 0.5, "low": 0.0, "high": 1.0, "of": 2}
+
+
+def test_small_data_are_read_once_by_any_number_of_passes(tmp_path, held_out):
+    file = to_parquet(held_out[:3], tmp_path / "data" / "a.parquet")
+    records = Records(get_benchmark(OWN).find(file.parent))
+    assert next(iter(records)).id == held_out[0].id
+    to_parquet(held_out[:4], file)
+    assert len(list(records)) == 4  # an unfinished pass keeps nothing
+    file.unlink()
+    assert [record.id for record in records] == [sample.id for sample in held_out[:4]]
+
+
+def test_large_data_are_not_kept(tmp_path, held_out):
+    file = to_parquet(held_out[:3], tmp_path / "data" / "a.parquet")
+    records = Records(get_benchmark(OWN).find(file.parent), kept_bytes=len(held_out[0].image) + 1)
+    assert len(list(records)) == 3
+    to_parquet(held_out[:2], file)
+    assert len(list(records)) == 2

@@ -6,7 +6,7 @@ import pytest
 
 from segzero.errors import UserError
 from segzero.evaluation.coco_ap import coco_ap
-from segzero.evaluation.scoring import Predicted
+from segzero.evaluation.scoring import PredictedObject
 from tests.helpers.answers import said, sample
 
 FIRST, SECOND = sample("####......", id="a", category="cat"), sample("....####..", id="b", category="cat")
@@ -43,7 +43,7 @@ def test_a_failure_misses_its_objects():
 
 
 def test_nothing_found_at_all():
-    assert coco_ap([(FIRST, []), (SECOND, [Predicted((4, 0, 8, 1))])])["AP"] == 0
+    assert coco_ap([(FIRST, []), (SECOND, [PredictedObject((4, 0, 8, 1))])])["AP"] == 0
 
 
 def test_categories_weigh_the_same():

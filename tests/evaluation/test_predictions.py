@@ -8,14 +8,14 @@ import pytest
 from segzero.errors import UserError
 from segzero.evaluation.metrics import Score
 from segzero.evaluation.predictions import Prediction, Predictions
-from segzero.evaluation.scoring import Predicted
+from segzero.evaluation.scoring import PredictedObject
 from segzero.masks import encode
 
 CAT = Prediction(
     "katze/1",
     "wo ist die Katze 🐈",
     raw_text="<think>half a \ud83d</think>\n<answer>[]</answer>",
-    objects=(Predicted((1, 2, 3, 4), encode([[0, 1], [1, 1]]), ((1.5, 2.0),), 0.25),),
+    objects=(PredictedObject((1, 2, 3, 4), encode([[0, 1], [1, 1]]), ((1.5, 2.0),), 0.25),),
     score=Score(1, 2),
     seconds={"policy": 0.1},
 )

@@ -1,6 +1,7 @@
-"""Rows of ten pixels, worked by hand: one object, several, none, failures, ignored pixels, counts."""
+"""Scores of ten pixels in a row, worked by hand: one object, several, none, failures, ignored pixels, counts."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from segzero.errors import UserError
 from segzero.evaluation.metrics import Score
-from segzero.evaluation.scoring import Predicted, score_sample
+from segzero.evaluation.scoring import PredictedObject, Row, check_truth, read_rows, score_sample, write_rows
 from segzero.sample import Object
 from tests.helpers.answers import rle, said, sample
 
@@ -39,7 +40,7 @@ def test_nothing_there():
 
 
 def test_saying_an_object_is_not_saying_nothing_even_if_nothing_is_drawn():
-    for found in (said(".........."), Predicted((0, 0, 4, 1))):
+    for found in (said(".........."), PredictedObject((0, 0, 4, 1))):
         row = score_sample(NONE, [found])
         assert not row.score.pred_empty and row.score.iou == 0
 
@@ -114,9 +115,9 @@ def test_truth_without_masks_is_compared_by_boxes():
     assert row.score is row.matched_masks is None and row.box_iou == row.mask_box_iou == 1
 
 
-def test_without_a_segmenter_there_are_boxes_alone():
-    row = score_sample(ONE, [Predicted((0, 0, 2, 1))], drawn=False)
-    assert row.score is row.published is row.mask_box_iou is row.matched_masks is None
+def test_a_box_without_a_mask_has_no_pixels():
+    row = score_sample(ONE, [PredictedObject((0, 0, 2, 1))])
+    assert row.score == row.published == Score(0, 4) and row.mask_box_iou == 0 and row.matched_masks == ()
     assert row.box_iou == 0.5 and row.matched_boxes == (0.5,)
 
 
@@ -129,11 +130,26 @@ def test_a_row_says_where_it_is_from():
 
 def test_what_cannot_be_scored_is_refused():
     with pytest.raises(UserError, match="pixels"):
-        score_sample(ONE, [Predicted((0, 0, 1, 1), rle("###"))])
+        score_sample(ONE, [PredictedObject((0, 0, 1, 1), rle("###"))])
     with pytest.raises(UserError, match="malformed RLE"):
-        score_sample(ONE, [Predicted((0, 0, 1, 1), {"size": [1, 10], "counts": "~"})])
+        score_sample(ONE, [PredictedObject((0, 0, 1, 1), {"size": [1, 10], "counts": "~"})])
     with pytest.raises(UserError, match="'s': its count must be a whole number"):
         score_sample(replace(ONE, meta={"count": "many"}), [])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"meta": {"count": -1}}, "its count must be a whole number from 0"),
+        ({"meta": {"round": 0}}, "its round must be a whole number from 1"),
+        ({"objects": (Object((0, 0, 3, 1), rle=rle("###")),)}, "a mask of 3x1 pixels for an image of 10x1"),
+        ({"ignore": {"size": [1, 10], "counts": "~"}}, "malformed RLE"),
+    ],
+)
+def test_a_truth_that_cannot_be_scored_is_refused_without_a_prediction(change, message):
+    check_truth(sample("####......", ignore="......##..", meta={"count": 1, "round": 2}))
+    with pytest.raises(UserError, match=message):
+        check_truth(replace(ONE, **change))
 
 
 rows_of_pixels = st.text("#.", min_size=10, max_size=10)
@@ -156,3 +172,40 @@ def test_the_truth_scores_most_and_a_failure_least(true, ignore):
     failed = score_sample(asked, [said(pixels) for pixels in true], error="timeout")
     assert perfect.score.iou == 1 and failed.score.iou == 0
     assert failed.score.union == perfect.score.union and failed.predicted_objects == 0
+
+
+def test_rows_that_are_no_rows(tmp_path):
+    with pytest.raises(UserError, match=r"there is no scores\.jsonl; `segzero eval rescore` makes it"):
+        list(read_rows(tmp_path))
+    for line in ("{}", "[]", "no", '{"id": "x", "score": {"iou": 1}}'):
+        (tmp_path / "scores.jsonl").write_text(line + "\n")
+        with pytest.raises(UserError, match=r"scores\.jsonl, line 1: it is no row of scores"):
+            list(read_rows(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": 7}, {"question": None}, {"error": ["x"]}, {"category": {}}, {"round": "1"}, {"box_iou": "0.5"},
+        {"box_iou": float("nan")}, {"true_objects": None}, {"true_count": 1.5}, {"lost": "no"}, {"matched_masks": 0.5},
+        {"matched_boxes": [None]}, {"score": []}, {"score": {"intersection": 1}}, {"published": {"iou": 1}}, {"new": 1},
+        {"score": {"intersection": "1", "union": 4}}, {"score": {"intersection": 1, "union": True}},
+    ],
+)  # fmt: skip
+def test_rows_with_values_of_other_types(change, tmp_path):
+    good = Row("a", score=Score(1, 4), box_iou=1, matched_masks=(0.5,), true_objects=1)
+    write_rows(tmp_path, [good])
+    assert list(read_rows(tmp_path)) == [good]
+    (tmp_path / "scores.jsonl").write_text(json.dumps(asdict(good) | change) + "\n")
+    with pytest.raises(UserError, match=r"scores\.jsonl, line 1: it is no row of scores; run `segzero eval rescore`"):
+        list(read_rows(tmp_path))
+
+
+def test_a_torn_row_is_one_line(tmp_path):
+    """A figure over the rest would be another's, so the rows are made anew."""
+    write_rows(tmp_path, [Row("a"), Row("b")])
+    whole = (tmp_path / "scores.jsonl").read_bytes()
+    (tmp_path / "scores.jsonl").write_bytes(whole[:-20])
+    with pytest.raises(UserError, match=r"line 2: it is no row of scores; run `segzero eval rescore`"):
+        list(read_rows(tmp_path))
+    assert (tmp_path / "scores.jsonl").read_bytes() == whole[:-20]

@@ -35,7 +35,7 @@ def test_a_seed_gives_the_same_numbers_and_another_gives_others():
 
 
 def test_little_is_in_memory_at_once(monkeypatch):
-    monkeypatch.setattr(statistics, "AT_ONCE", 50)
+    monkeypatch.setattr(statistics, "PLACES_IN_MEMORY", 50)
     assert bootstrap(np.ones((20, 1)), resamples=7).tolist() == [[20.0]] * 7
 
 
