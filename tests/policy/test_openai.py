@@ -201,7 +201,7 @@ def content(value: object) -> dict:
         ({**content("ok"), "usage": {"completion_tokens": "3"}}, "without choices or usage"),
         (DEEP, "does not answer in JSON"),
         ('{"choices": ' + "[" * 500 + "]" * 500 + "}", "without choices or usage"),
-        (" " * ((32 << 20) + 1), "sends more than 32 MiB, which is no policy's answer"),
+        (" " * ((32 << 20) + 1), "sends more than 32 MiB, which is not a policy's answer"),
     ],
 )
 def test_an_answer_of_other_types_depths_or_lengths_is_one_line(server, connect, ask, answer, problem):
@@ -409,7 +409,7 @@ def test_addresses_are_taken_apart(address, parts):
     "address", ["some/folder", "http://host:port/v1", "ftp://host/v1", "@http://host/v1", "http://"]
 )
 def test_other_addresses_are_refused(address):
-    with pytest.raises(UserError, match="is no server; write http://HOST:PORT/v1"):
+    with pytest.raises(UserError, match="is not a server's address; write http://HOST:PORT/v1"):
         split_address(address)
 
 
