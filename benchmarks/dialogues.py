@@ -128,7 +128,9 @@ def score(sample: Sample, prediction: Prediction) -> float:
 
 def citation(sample: Sample, prediction: Prediction) -> float:
     """The value of the reward's citation term for the chain of thought."""
-    return cites(Case.of_sample(prediction.raw_text, sample, FRAME, prompt_boxes=sample_prompt(sample, FRAME).boxes))
+    return cites(
+        Case.of_sample(prediction.raw_text, sample, frame=FRAME, prompt_boxes=sample_prompt(sample, FRAME).boxes)
+    )
 
 
 def with_spread(values: np.ndarray, dialogues: np.ndarray) -> str:

@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,14 +45,18 @@ class PromptBoxes:
     others: frozenset[Numbers] = frozenset()
 
 
+class CaseOptions(TypedDict, total=False):
+    """Options of every constructor of a `Case`."""
+
+    frame: Frame | None  # the one the policy writes in; None: 840x840 pixels, as published
+    format: str  # the answer format, "multi" unless given
+    answer: Answer | None  # the response, if it is parsed already, in the policy's numbers
+    prompt_boxes: PromptBoxes | None  # boxes that the prompt contained, for the term `cites`
+
+
 @dataclass(frozen=True)
 class Case:
-    """One response and its truth. Make it with `of_sample`, `of_objects` or `of_solution`.
-
-    Their arguments in common: `frame`, the one the policy writes in (without it, 840x840 pixels as published);
-    `format`, the answer format; `answer`, the response if it is parsed already; `prompt_boxes`, the boxes that the
-    prompt contained, for the term `cites`.
-    """
+    """One response and its truth. Make it with `of_sample`, `of_objects` or `of_solution`."""
 
     response: str
     truth: tuple[Instance, ...]  # in the 840 frame; empty: nothing is there
@@ -69,19 +73,15 @@ class Case:
         cls,
         response: str,
         sample: Sample,
-        frame: Frame | None = None,
-        format: str = "multi",
-        answer: Answer | None = None,
         masks: Sequence[AnyMask] | None = None,
-        prompt_boxes: PromptBoxes | None = None,
+        **options: Unpack[CaseOptions],
     ) -> "Case":
         """Compare a response with a Sample.
 
         `masks`: the segmenter's, in pixels of the original image, for `predicted_mask_iou`; all the Sample's objects
         must then have masks.
         """
-        truth = tuple(Instance(o.box, o.points) for o in sample.objects)
-        case = _case(response, truth, sample.size, frame, format, answer, prompt_boxes)
+        case = _case(response, [Instance(o.box, o.points) for o in sample.objects], sample.size, options)
         if masks is None:
             return case
         true_mask = sample.mask()
@@ -96,27 +96,17 @@ class Case:
         response: str,
         objects: Sequence[Mapping[str, Any]],
         size: Size = (SIDE, SIDE),
-        frame: Frame | None = None,
-        format: str = "multi",
-        answer: Answer | None = None,
-        prompt_boxes: PromptBoxes | None = None,
+        **options: Unpack[CaseOptions],
     ) -> "Case":
         """Compare a response with {"bbox_2d", "point_2d"} objects in pixels of an image of that (width, height)."""
-        return _case(response, parse_objects(objects), size, frame, format, answer, prompt_boxes)
+        return _case(response, parse_objects(objects), size, options)
 
     @classmethod
     def of_solution(
-        cls,
-        response: str,
-        solution: str,
-        size: Size = (SIDE, SIDE),
-        frame: Frame | None = None,
-        format: str = "multi",
-        answer: Answer | None = None,
-        prompt_boxes: PromptBoxes | None = None,
+        cls, response: str, solution: str, size: Size = (SIDE, SIDE), **options: Unpack[CaseOptions]
     ) -> "Case":
         """Compare a response with a published `solution` in pixels of an image of that (width, height)."""
-        return _case(response, parse_solution(solution), size, frame, format, answer, prompt_boxes)
+        return _case(response, parse_solution(solution), size, options)
 
     @cached_property
     def written(self) -> Answer:
@@ -159,45 +149,36 @@ def read_case(
     response: str,
     truth: Truth,
     size: Size | None = None,
-    frame: Frame | None = None,
-    format: str = "multi",
+    *,
     masks: Sequence[AnyMask] | None = None,
-    prompt_boxes: PromptBoxes | None = None,
+    **options: Unpack[CaseOptions],
 ) -> Case:
     """Make a `Case` of a truth in any form: a Sample, a list of {"bbox_2d", "point_2d"}, or a published `solution`.
 
     `size` is that of the image the truth's pixels belong to, 840x840 unless given; a Sample has its own. `masks` are
-    for Samples alone. The other arguments are those of `Case.of_sample`.
+    for Samples alone.
     """
     if isinstance(truth, Sample):
-        return Case.of_sample(response, truth, frame, format, masks=masks, prompt_boxes=prompt_boxes)
+        return Case.of_sample(response, truth, masks, **options)
     if masks is not None:
         raise _no_true_masks("truth")
     size = size or (SIDE, SIDE)
     if isinstance(truth, str):
-        return Case.of_solution(response, truth, size, frame, format, prompt_boxes=prompt_boxes)
-    return Case.of_objects(response, truth, size, frame, format, prompt_boxes=prompt_boxes)
+        return Case.of_solution(response, truth, size, **options)
+    return Case.of_objects(response, truth, size, **options)
 
 
-def _case(
-    response: str,
-    truth: Sequence[Instance],
-    size: Size,
-    frame: Frame | None,
-    format: str,
-    answer: Answer | None,
-    prompt_boxes: PromptBoxes | None,
-) -> Case:
+def _case(response: str, truth: Sequence[Instance], size: Size, options: CaseOptions) -> Case:
     """A case without masks, from true instances in pixels of an image of that size."""
     to_square = (SIDE / size[0], SIDE / size[1])
-    width, height = (frame or SQUARE).extent(size)
+    width, height = (options.get("frame") or SQUARE).extent(size)
     return Case(
         response,
         tuple(_scaled(instance, to_square) for instance in truth),
         (SIDE / width, SIDE / height),
-        format,
-        answer,
-        prompt_boxes=prompt_boxes or PromptBoxes(),
+        options.get("format", "multi"),
+        options.get("answer"),
+        prompt_boxes=options.get("prompt_boxes") or PromptBoxes(),
     )
 
 

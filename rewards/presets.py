@@ -76,12 +76,11 @@ def score(
     masks: Sequence[AnyMask] | None = None,
     prompt_boxes: PromptBoxes | None = None,
 ) -> Reward:
-    """Score a response with a preset; the arguments are those of `read_case`.
+    """Score a response with a preset; `read_case` and `CaseOptions` describe the arguments.
 
     >>> truth = '[{"bbox_2d": [10,100,200,210], "point_2d": [30,110]}]'
     >>> score("vision_reasoner", f"<think>a mug</think><answer>{truth}</answer>", truth)
     Reward(total=7.0, terms={'thinking': 1.0, 'format': 2.0, 'accuracy': 3.0, 'non_repetition': 1.0})
     """
-    return get_rubric(preset).score(
-        read_case(response, truth, size, frame, format, masks=masks, prompt_boxes=prompt_boxes)
-    )
+    case = read_case(response, truth, size, masks=masks, frame=frame, format=format, prompt_boxes=prompt_boxes)
+    return get_rubric(preset).score(case)

@@ -19,6 +19,13 @@ _EXAMPLE_ONE = "{'bbox': [10,100,200,210], 'points_1': [30,110], 'points_2': [35
 _EXAMPLE_MANY = (
     '[{"bbox_2d": [10,100,200,210], "point_2d": [30,110]}, {"bbox_2d": [225,296,706,786], "point_2d": [302,410]}]'
 )
+_AFTER_MANY = (
+    '" with bboxs and points.',
+    "Compare the difference between object(s) and find the most closely matched object(s).",
+    _THINK,
+    "Output the bbox(es) and point(s) inside the interested object(s) in JSON format.",
+)
+_LAST_MANY = f"i.e., <think> thinking process here </think><answer>{_EXAMPLE_MANY}</answer>"
 
 
 @dataclass(frozen=True)
@@ -43,27 +50,10 @@ PROMPTS: dict[str, Prompt] = {
         ),
         format="seg_zero",
     ),
-    "vision_reasoner": Prompt(
-        before='Please find "',
-        after=(
-            '" with bboxs and points.',
-            "Compare the difference between object(s) and find the most closely matched object(s).",
-            _THINK,
-            "Output the bbox(es) and point(s) inside the interested object(s) in JSON format.",
-            f"i.e., <think> thinking process here </think><answer>{_EXAMPLE_MANY}</answer>",
-        ),
-        format="multi",
-    ),
+    "vision_reasoner": Prompt('Please find "', (*_AFTER_MANY, _LAST_MANY), format="multi"),
     "multi": Prompt(
         before='Please find "',
-        after=(
-            '" with bboxs and points.',
-            "Compare the difference between object(s) and find the most closely matched object(s).",
-            _THINK,
-            "Output the bbox(es) and point(s) inside the interested object(s) in JSON format.",
-            "If nothing in the image matches, the answer is the empty list [].",
-            f"i.e., <think> thinking process here </think><answer>{_EXAMPLE_MANY}</answer>",
-        ),
+        after=(*_AFTER_MANY, "If nothing in the image matches, the answer is the empty list [].", _LAST_MANY),
         format="multi",
     ),
 }

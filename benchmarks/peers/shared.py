@@ -53,5 +53,5 @@ def messages(sample: Sample, checkpoint: Checkpoint, placeholder: str = "") -> l
 def rewards_of(texts: Sequence[str], samples: Sequence[Sample], checkpoint: Checkpoint) -> list[float]:
     """Score answer texts with the reward of our own runs."""
     rubric = get_rubric(REWARD)
-    cases = (Case.of_sample(text, sample, checkpoint.frame) for text, sample in zip(texts, samples, strict=True))
+    cases = (Case.of_sample(text, sample, frame=checkpoint.frame) for text, sample in zip(texts, samples, strict=True))
     return [rubric.score(case).total for case in cases]

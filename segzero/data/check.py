@@ -20,7 +20,7 @@ from pathlib import Path
 
 from rewards import PRESETS
 from segzero.data.parquet import from_parquet, parquet_files
-from segzero.data.validation import losses, problems
+from segzero.data.validation import imperfect_terms, problems
 from segzero.errors import UserError
 from segzero.frames import Size
 from segzero.images import image_key, pixels_key
@@ -137,7 +137,7 @@ def read_folders(folders: Sequence[str | Path]) -> Iterator[tuple[Path, str, Sam
 
 def _add_rewards(report: DataReport, sample: Sample) -> None:
     """Count the presets that can score the sample, and those under which its truth gets the highest reward."""
-    for preset, terms in losses(sample).items():
+    for preset, terms in imperfect_terms(sample).items():
         report.scored[preset] += 1
         report.highest[preset] += not terms
         if terms:

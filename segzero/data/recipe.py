@@ -16,7 +16,7 @@ import numpy as np
 
 from segzero.answer import MAX_OBJECTS
 from segzero.data.dialogue_synthesis import with_dialogues
-from segzero.data.validation import LONGEST, losses, problems
+from segzero.data.validation import LONGEST, imperfect_terms, problems
 from segzero.errors import UserError
 from segzero.images import image_key
 from segzero.masks import box_of, decode, points_of, union
@@ -139,7 +139,7 @@ def _unfit(sample: Sample) -> str:
         return NO_POINTS
     if len(sample.objects) > MAX_OBJECTS:
         return TOO_MANY
-    return TOO_SMALL if any(losses(sample).values()) else ""
+    return TOO_SMALL if any(imperfect_terms(sample).values()) else ""
 
 
 def _joined(samples: Sequence[Sample], wanted: int, rng: np.random.Generator) -> Iterator[Sample]:

@@ -41,16 +41,16 @@ def _true_instances(sample: Sample, frame: Frame, format: str) -> tuple[Instance
 
 def problems(sample: Sample) -> list[str]:
     """List what is wrong with a sample, its image aside; each problem once."""
-    found = {what for true in sample.objects for what in _object_problems(true, sample.size)}
+    problems = {problem for true in sample.objects for problem in _object_problems(true, sample.size)}
     try:
         normalise(sample.question)
     except UserError:
-        found.add("its question is empty or can't be asked")
+        problems.add("its question is empty or can't be asked")
     if len(sample.question) > LONGEST:
-        found.add(f"its question has more than {LONGEST} letters")
+        problems.add(f"its question has more than {LONGEST} letters")
     if sample.ignore is not None and _decoded(sample.ignore, sample.size) is None:
-        found.add("its ignored pixels are malformed or of another size")
-    return sorted(found)
+        problems.add("its ignored pixels are malformed or of another size")
+    return sorted(problems)
 
 
 def _object_problems(true: Object, size: Size) -> Iterator[str]:
@@ -92,17 +92,17 @@ def _inside(mask: Mask, point: tuple[float, float]) -> bool:
     return 0 <= y < mask.shape[0] and 0 <= x < mask.shape[1] and bool(mask[y, x])
 
 
-def losses(sample: Sample) -> dict[str, list[str]]:
-    """For each preset that can score the sample: the terms in which the truth itself earns less than the most.
+def imperfect_terms(sample: Sample) -> dict[str, list[str]]:
+    """Terms, by preset that can score the sample, in which the truth itself earns less than the highest value.
 
     The truth is rendered in whole numbers of the 840 frame, as the policy has to write it.
 
-    >>> losses(Sample("s", "cat.jpg", "the cat", 640, 480, (Object((10, 20, 200, 300), ((50, 60),)),)))["soft"]
+    >>> imperfect_terms(Sample("s", "cat.jpg", "the cat", 640, 480, (Object((10, 20, 200, 300), ((50, 60),)),)))["soft"]
     []
     """
-    found: dict[str, list[str]] = {}
+    imperfect: dict[str, list[str]] = {}
     if not all(np.isfinite([*true.box, *np.ravel(true.points)]).all() for true in sample.objects):
-        return found
+        return imperfect
     cases: dict[str, Case] = {}  # by format
     for preset, rubric in PRESETS.items():
         if not _applies(preset, sample):
@@ -114,8 +114,8 @@ def losses(sample: Sample) -> dict[str, list[str]]:
         reward = rubric.score(cases[format])
         is_highest = reward.total >= rubric.highest - 1e-6
         terms = [] if is_highest else [term.name for term in rubric.terms if reward.terms[term.name] < term.high - 1e-6]
-        found[preset] = terms
-    return found
+        imperfect[preset] = terms
+    return imperfect
 
 
 def _applies(preset: str, sample: Sample) -> bool:

@@ -67,7 +67,15 @@ class Scorer:
         answers = [parse_answer(text, self.format, self.frame.extent(sample.size)) for text in texts]
         masks = await self._draw(sample, answers) if validating or self.needs_masks else None
         cases = [
-            Case.of_sample(text, sample, self.frame, self.format, answer, masks[i] if masks else None, prompt_boxes)
+            Case.of_sample(
+                text,
+                sample,
+                masks[i] if masks else None,
+                frame=self.frame,
+                format=self.format,
+                answer=answer,
+                prompt_boxes=prompt_boxes,
+            )
             for i, (text, answer) in enumerate(zip(texts, answers, strict=True))
         ]
         rewards = self._rewards(cases, sample.id)

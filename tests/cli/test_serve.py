@@ -85,15 +85,15 @@ def test_the_client_needs_no_model_and_no_server_library():
 
 
 @pytest.mark.slow
-def test_options_reach_the_server(started, tmp_path):
+def test_options_reach_the_server(start_server, tmp_path):
     from segzero import shipped
 
     Image.new("RGB", (30, 20), "teal").save(tmp_path / "sky.png")
     arguments = ["--policy", str(shipped.policy_path())] * 2 + ["--segmenter", str(shipped.segmenter_path())] * 2
     arguments += ["--examples", str(tmp_path), "--flags", str(tmp_path / "flags"), "--no-ui", "--max-question", "99"]
-    url, process, log = started(*arguments)
-    assert process.poll() is None, log.read_text()
-    client = Client(url)
+    running = start_server(*arguments)
+    assert running.process.poll() is None, running.log.read_text()
+    client = Client(running.url)
     models = client.models()
     first, second = (each["name"] for each in models["policies"])
     assert second == f"{first} (2)" and len(models["segmenters"]) == 2 and models["flags"]

@@ -1,11 +1,15 @@
-"""A real server in a thread, on a port of its own, and ways to keep its models from answering."""
+"""Real servers: in a thread, whose models can be kept from answering, and in a process of its own."""
 
 import json
+import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -73,6 +77,51 @@ def running(
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive(), "the server did not end"
+
+
+@dataclass
+class ServerProcess:
+    """`segzero serve` in a process of its own."""
+
+    url: str
+    process: subprocess.Popen
+    log: Path
+
+
+@contextmanager
+def server_processes(folder: Path) -> Iterator[Callable[..., ServerProcess]]:
+    """Yield a function that runs `segzero serve` with options and waits until it is ready; kills it at the end.
+
+    Its `files` is how many files the process may open.
+    """
+    processes: list[subprocess.Popen] = []
+
+    def start(*options: str, backend: str = "transformers", files: int | None = None) -> ServerProcess:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        limited = [] if files is None else ["prlimit", f"--nofile={files}:{files}"]
+        command = [*limited, sys.executable, "-m", "segzero", "serve", "--port", str(port), "--policy-backend", backend]
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen([*command, *options], stdout=log, stderr=log, cwd=Path.cwd())
+        processes.append(process)
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: process.poll() is not None or _is_ready(url), 180)
+        return ServerProcess(url, process, folder / "log")
+
+    try:
+        yield start
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(url + "/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def wait_until(done, seconds: float = 10) -> None:

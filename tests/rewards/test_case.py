@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rewards import Case, read_case
+from rewards import Case, PromptBoxes, read_case
 from segzero.answer import Answer, Instance
 from segzero.errors import UserError
 from segzero.frames import native, relative, stretch
@@ -44,7 +44,7 @@ def test_answers_come_from_the_frame_they_are_written_in(frame):
     size = (640, 480)
     width, height = frame.extent(size) if frame else (840, 840)
     text = f'<answer>[{{"bbox_2d": [0, 0, {width / 2}, {height / 4}], "point_2d": [{width / 4}, 0]}}]</answer>'
-    [instance] = Case.of_objects(text, [], size, frame).answer.instances
+    [instance] = Case.of_objects(text, [], size, frame=frame).answer.instances
     assert instance.box == pytest.approx((0, 0, 420, 210))
     assert instance.points[0] == pytest.approx((210, 0))
 
@@ -107,3 +107,31 @@ def test_masks_need_true_masks():
     for truth in ([], Sample("s7", "a.jpg", "q", 6, 4, objects=(Object((0, 0, 6, 4)),))):
         with pytest.raises(UserError, match="masks can only be scored against a Sample whose objects all have an rle"):
             read_case("", truth, masks=[mask])
+
+
+def test_every_constructor_gives_the_same_case():
+    options = {
+        "frame": relative(1000),
+        "format": "seg_zero",
+        "prompt_boxes": PromptBoxes(others=frozenset({(1.0,) * 4})),
+    }
+    objects = [{"bbox": [10, 20, 110, 220], "points_1": [50, 60], "points_2": [70, 80]}]
+    sample = Sample("s", "a.jpg", "q", 640, 480, objects=(Object((10, 20, 110, 220), ((50, 60), (70, 80))),))
+    solution = "<box>(10,20),(110,220)</box><points>(50,60),(70,80)</points>"
+    case = Case.of_sample("<answer>{}</answer>", sample, **options)
+    assert case == Case.of_objects("<answer>{}</answer>", objects, (640, 480), **options)
+    assert case == Case.of_solution("<answer>{}</answer>", solution, (640, 480), **options)
+    for truth in (sample, objects, solution):
+        assert case == read_case("<answer>{}</answer>", truth, (640, 480), **options)
+    assert (case.scale, case.format) == ((0.84, 0.84), "seg_zero")
+
+
+def test_masks_are_united_and_the_ignored_pixels_kept():
+    left, right = np.zeros((4, 6), bool), np.zeros((4, 6), bool)
+    left[:, :2], right[:, 3:] = True, True
+    truth = Object((0, 0, 2, 4), rle=encode(left))
+    sample = Sample("s", "a.jpg", "q", 6, 4, objects=(truth,), ignore=encode(right))
+    case = Case.of_sample("", sample, masks=[left, encode(right)])
+    assert case.predicted_mask == encode(left | right) and case.true_mask == truth.rle and case.ignore == sample.ignore
+    assert Case.of_sample("", sample).predicted_mask is None
+    assert Case.of_sample("", sample, masks=[]).predicted_mask == encode(np.zeros((4, 6)))

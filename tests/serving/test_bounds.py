@@ -178,8 +178,8 @@ def test_the_oldest_of_too_many_silent_connections_make_room(pipeline, monkeypat
 
 
 @pytest.mark.slow
-def test_a_server_that_may_open_few_files_stays_open_to_others(started):
-    url, *_ = started(files=256)
+def test_a_server_that_may_open_few_files_stays_open_to_others(start_server):
+    url = start_server(files=256).url
     host, port = url.removeprefix("http://").split(":")
     silent = [socket.create_connection((host, int(port))) for _ in range(300)]
     for _ in range(3):

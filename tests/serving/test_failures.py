@@ -209,34 +209,34 @@ def test_a_client_that_reads_nothing_of_its_response_is_disconnected(pipeline, m
 
 
 @pytest.mark.slow
-def test_sigterm_under_load_finishes_the_requests_inside(started, ask):
-    url, process, log = started()
-    with httpx.Client(base_url=url, timeout=60) as http, ThreadPoolExecutor(16) as clients:
+def test_sigterm_under_load_finishes_the_requests_inside(start_server, ask):
+    running = start_server()
+    with httpx.Client(base_url=running.url, timeout=60) as http, ThreadPoolExecutor(16) as clients:
         asked = [clients.submit(http.post, "/v1/segment", **ask) for _ in range(48)]
         wait_until(lambda: sum(future.done() for future in asked) >= 4, 30)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(60) == 0
     outcomes = [future.exception() or future.result().status_code for future in asked]
     refused = [outcome for outcome in outcomes if outcome != 200]
     assert refused and all(isinstance(outcome, httpx.NetworkError | httpx.RemoteProtocolError) for outcome in refused)
-    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in running.log.read_text().splitlines() if line.startswith("{")]
     accepted = [line["status"] for line in lines if line["event"] == "request" and line["path"] == "/v1/segment"]
     assert accepted == [200] * outcomes.count(200), "an answer was lost on its way"
 
 
 @pytest.mark.slow
-def test_a_killed_segmenter_ends_the_server(started, ask, tmp_path):
+def test_a_killed_segmenter_ends_the_server(start_server, ask, tmp_path):
     from tests.helpers import meta_weights
 
-    url, process, log = started("--segmenter", str(meta_weights.make_meta(tmp_path)))
+    running = start_server("--segmenter", str(meta_weights.make_meta(tmp_path)))
     fields = {"files": ask["files"], "data": {"prompts": '[{"points": [[30, 40]]}]'}}
-    assert httpx.post(url + "/v1/prompt", timeout=60, **fields).status_code == 200
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert httpx.post(running.url + "/v1/prompt", timeout=60, **fields).status_code == 200
+    children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text().split()
     [worker] = [pid for pid in children if b"sam2_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(int(worker), signal.SIGKILL)
-    assert httpx.post(url + "/v1/prompt", timeout=60, **fields).status_code == 503
-    assert process.wait(30) == 2
-    assert "the models are gone" in log.read_text().splitlines()[-1]
+    assert httpx.post(running.url + "/v1/prompt", timeout=60, **fields).status_code == 503
+    assert running.process.wait(30) == 2
+    assert "the models are gone" in running.log.read_text().splitlines()[-1]
 
 
 @pytest.mark.slow

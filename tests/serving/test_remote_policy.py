@@ -116,18 +116,16 @@ def test_a_server_ends_without_waiting_for_a_slow_policy(remote, held_out):
 
 
 @pytest.mark.slow
-def test_a_process_ends_without_waiting_for_a_slow_policy(started, pipeline, held_out):
+def test_a_process_ends_without_waiting_for_a_slow_policy(start_server, pipeline, held_out):
     policy_server = ScriptedPolicyServer(ANSWER, pause=60.0)
     with policy_server.running():
-        frame = str(pipeline.policy.frame)
-        url, process, _ = started(
-            "--policy", policy_server.url, "--frame", frame, "--prompt", "multi", backend="openai"
-        )
+        options = ["--policy", policy_server.url, "--frame", str(pipeline.policy.frame), "--prompt", "multi"]
+        running = start_server(*options, backend="openai")
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{url}/v1/segment", files={"image": held_out[0].image}, data={"question": "it"}, timeout=2)
+            httpx.post(f"{running.url}/v1/segment", timeout=2, **question(held_out[0]))
         wait_until(lambda: policy_server.requests)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0 and policy_server.responses == 0
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(10) == 0 and policy_server.responses == 0
 
 
 @pytest.mark.slow

@@ -19,12 +19,12 @@ from tests.helpers import servers
 pytestmark = pytest.mark.slow
 
 
-def test_vllm_answers_several_at_once_and_streams(started, pipeline, held_out):
+def test_vllm_answers_several_at_once_and_streams(start_server, pipeline, held_out):
     samples = held_out[:4]
     expected = pipeline([sample.image for sample in samples], [sample.question for sample in samples])
-    url, process, log = started(backend="vllm")
-    assert process.poll() is None, log.read_text()[-2000:]
-    client, texts = Client(url), []
+    running = start_server(backend="vllm")
+    assert running.process.poll() is None, running.log.read_text()[-2000:]
+    client, texts = Client(running.url), []
     with ThreadPoolExecutor(4) as clients, client.dialogue(samples[0].image) as dialogue:
         streamed = clients.submit(dialogue.ask, samples[0].question, on_text=texts.append)
         others = [clients.submit(client.segment, sample.image, sample.question) for sample in samples[1:]]
@@ -35,8 +35,8 @@ def test_vllm_answers_several_at_once_and_streams(started, pipeline, held_out):
     # A busy machine may get a whole answer in one piece, so one try of three is enough.
     assert any(is_streamed_in_pieces(client, samples[0]) for _ in range(3))
     assert any(later_answer_begins_before_the_first_ends(client, samples) for _ in range(3))
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(60) == 0
 
 
 def test_an_engine_that_fails_gives_503_and_the_server_ends(pipeline, held_out, monkeypatch):

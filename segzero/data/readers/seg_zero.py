@@ -38,8 +38,7 @@ def read_evaluation(source: Any, split: str = "") -> Iterator[Record]:
 
 
 def _training_samples(row: HubRow, source: Any, split: str, number: int) -> list[Sample]:
-    image = image_of(row, source)
-    width, height = size = image_size(image)
+    image, size = _image(row, source)
     objects = tuple(
         Object(xyxy(true.box, size), tuple(_inside(point, size) for point in true.points))
         for true in parse_solution(get(row, "solution", str))
@@ -49,27 +48,14 @@ def _training_samples(row: HubRow, source: Any, split: str, number: int) -> list
         meta["original_size"] = list(get_size(row, *SIZE))
     if row.get("id") is not None:
         meta["id"] = get_id(row, "id")
-    asked = question(row["problem"])
-    return [
-        Sample(
-            _id(split, number),
-            image if isinstance(image, bytes) else str(image),
-            asked,
-            width,
-            height,
-            objects,
-            split=split,
-            source="seg_zero",
-            meta=meta,
-        )
-    ]
+    text = question(row["problem"])
+    return [Sample(_id(split, number), image, text, *size, objects, split=split, source="seg_zero", meta=meta)]
 
 
 def _evaluation_samples(row: HubRow, source: Any, split: str, number: int) -> list[Sample]:
-    image = image_of(row, source)
-    width, height = size = image_size(image)
-    if "img_width" in row and (said := get_size(row, *SIZE)) != size:
-        raise UserError(f"its image is {width}x{height}, its img_width and img_height say {said[0]}x{said[1]}")
+    image, size = _image(row, source)
+    if "img_width" in row and (listed := get_size(row, *SIZE)) != size:
+        raise UserError(f"its image is {size[0]}x{size[1]}, its img_width and img_height say {listed[0]}x{listed[1]}")
     boxes = _boxes(row.get("bbox"), size)
     mask = row.mask("mask", size)
     if mask is not None:
@@ -81,20 +67,14 @@ def _evaluation_samples(row: HubRow, source: Any, split: str, number: int) -> li
     meta = {name: row[name] for name in ABOUT if row.get(name) is not None}
     if boxes:
         meta["boxes"] = [list(box) for box in boxes]
-    asked = question(row["text"])
-    return [
-        Sample(
-            _id(split, number),
-            image if isinstance(image, bytes) else str(image),
-            asked,
-            width,
-            height,
-            objects,
-            split=split,
-            source="seg_zero_eval",
-            meta=meta,
-        )
-    ]
+    text = question(row["text"])
+    return [Sample(_id(split, number), image, text, *size, objects, split=split, source="seg_zero_eval", meta=meta)]
+
+
+def _image(row: HubRow, source: Any) -> tuple[str | bytes, Size]:
+    """A row's image, as a Sample has it, and its (width, height)."""
+    image = image_of(row, source)
+    return (image if isinstance(image, bytes) else str(image)), image_size(image)
 
 
 def _id(split: str, number: int) -> str:
