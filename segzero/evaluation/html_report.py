@@ -62,7 +62,7 @@ def notable(rows: Sequence[Row], each: int = 4) -> dict[str, list[Row]]:
     return {"best": best[:each], "median": worst[middle : middle + each], "worst": worst[:each]}
 
 
-def draw_panel(sample: Sample, result: Segmentation) -> Image.Image:
+def answer_panel(sample: Sample, result: Segmentation) -> Image.Image:
     """Draw the question, the image, the answer and beside it the truth, unless that is a count alone."""
     truth = None if is_count_alone(sample) else true_instances(sample, sample.size)
     earlier = [str(turn.get("question")) for turn in sample.turns if isinstance(turn, dict)]

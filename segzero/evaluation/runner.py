@@ -27,7 +27,7 @@ from segzero.errors import UserError
 from segzero.evaluation.benchmarks import Benchmark, Record, Records, Task
 from segzero.evaluation.coco_ap import coco_ap
 from segzero.evaluation.figures import summarise
-from segzero.evaluation.html_report import draw_panel, evaluation_page, notable
+from segzero.evaluation.html_report import answer_panel, evaluation_page, notable
 from segzero.evaluation.predict import HISTORIES, PREDICTED, EvaluationModels, answer
 from segzero.evaluation.predictions import PREDICTIONS, Prediction, Predictions
 from segzero.evaluation.provenance import commit, comparable, versions
@@ -260,7 +260,7 @@ def _panels(records: Iterable[Record], predictions: Predictions, rows: Sequence[
         if len(panels) == len(shown):
             break
         if record.id in shown and isinstance(record, Sample):
-            panels[record.id] = draw_panel(record, predictions.find(record).result(record, record.open()))
+            panels[record.id] = answer_panel(record, predictions.find(record).result(record, record.open()))
     return panels
 
 

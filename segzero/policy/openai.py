@@ -185,7 +185,7 @@ class OpenAIPolicy:
             raise _Busy(f"{self.url} broke off ({type(error).__name__})") from None
         except TooLarge as error:
             raise UserError(
-                f"{self.url} sends {error}, which is no policy's answer; is it an OpenAI-compatible server?"
+                f"{self.url} sends {error}, which is not a policy's answer; is it an OpenAI-compatible server?"
             ) from None
         except (ValueError, RecursionError):
             raise UserError(f"{self.url} does not answer in JSON; an OpenAI-compatible address ends in /v1") from None
@@ -203,7 +203,7 @@ def split_address(address: str) -> tuple[str | None, str]:
     """
     match = re.fullmatch(r"(?:(.+?)@)?(https?://(?:\[[^]]+\]|[^/\s:@]+)(?::\d+)?(?:/\S*?)?)/*", address)
     if match is None:
-        raise UserError(f"{address!r} is no server; write http://HOST:PORT/v1 or MODEL@http://HOST:PORT/v1")
+        raise UserError(f"{address!r} is not a server's address; write http://HOST:PORT/v1 or MODEL@http://HOST:PORT/v1")
     return match[1], match[2]
 
 

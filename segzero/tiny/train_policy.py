@@ -79,13 +79,7 @@ class PolicyRecipe:
     see: VisionStage = VisionStage()
     answer: AnswerStage = AnswerStage(steps=6000, stop_at=3000, rate=2.5e-3, batch=8, questions=4, dense_weight=0.7)
     converse: AnswerStage = AnswerStage(
-        steps=6000,
-        stop_at=3000,
-        rate=2.5e-3,
-        batch=8,
-        questions=1,
-        rounds=3,
-        citing=0.5,
+        steps=6000, stop_at=3000, rate=2.5e-3, batch=8, questions=1, rounds=3, citing=0.5
     )
     even_out: AnswerStage = AnswerStage(
         steps=700,

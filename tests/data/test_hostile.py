@@ -122,7 +122,7 @@ ROUND = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [rectangle(4,
     ("change", "why"),
     [
         ({"segmentation": {"size": [100_000, 100_000], "counts": "0" * 20}}, "1 to"),
-        ({"segmentation": {"size": [30, 40], "counts": [1] * 100_000}}, "at most one run a pixel"),
+        ({"segmentation": {"size": [30, 40], "counts": [1] * 100_000}}, "at most one run per pixel"),
         ({"segmentation": {"size": [30, 40], "counts": [2**62, 2**62, 1200]}}, "runs must be integers"),
         ({"segmentation": {"size": [30, 40], "counts": "ooooooooooooo"}}, "end inside a number|beyond any mask"),
         ({"segmentation": {"size": [30, 40], "counts": "`~\u00e9"}}, "characters that no RLE has"),
@@ -171,9 +171,9 @@ def zipped(folder: Path) -> bytes:
         ("items.json", lambda _: bytes(range(256)), "converseg", "not utf-8"),
         ("items.json", lambda _: b'{"items": []}', "converseg", "no records to read"),
         ("dataset.jsonl", lambda _: b"", "converseg", "no records to read"),
-        ("x.parquet", lambda _: png(SIZE), "seg_zero", "no whole parquet file"),
-        ("x.parquet", zipped, "seg_zero", "no whole parquet file"),
-        ("x.parquet", lambda at: to_parquet(make_samples(2, 1), at / "y").read_bytes()[:-9], "seg_zero", "no whole"),
+        ("x.parquet", lambda _: png(SIZE), "seg_zero", "not a whole parquet file"),
+        ("x.parquet", zipped, "seg_zero", "not a whole parquet file"),
+        ("x.parquet", lambda at: to_parquet(make_samples(2, 1), at / "y").read_bytes()[:-9], "seg_zero", "not a whole"),
         ("x.parquet", lambda at: to_parquet(make_samples(2, 1), at / "y").read_bytes(), "seg_zero", "lacks the column"),
         ("prompts.csv", lambda _: b"\0\0\0,\n,\n", "folder", "it lacks|line contains NUL|nothing of"),
     ],
@@ -361,7 +361,7 @@ def test_footers_that_claim_too_much(tmp_path, footer):
     (tmp_path / "x.parquet").write_bytes(b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1")
     with pytest.raises((ValueError, LookupError, RecursionError)):
         groups_of(tmp_path / "x.parquet")
-    with pytest.raises(UserError, match="no whole parquet file"):
+    with pytest.raises(UserError, match="not a whole parquet file"):
         list(read(tmp_path / "x.parquet", "seg_zero"))
 
 

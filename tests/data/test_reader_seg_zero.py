@@ -207,7 +207,7 @@ def test_wrong_columns_and_damaged_files(tmp_path):
     with pytest.raises(UserError, match="lacks the column 'problem'; it has image, text, mask"):
         list(read(evaluation_set(box_mask(0, 0, 1, 1)), "seg_zero"))
     (tmp_path / "test.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(UserError, match=r"test\.parquet: it is no whole parquet file"):
+    with pytest.raises(UserError, match=r"test\.parquet: it is not a whole parquet file"):
         list(read(tmp_path, "seg_zero"))
     with pytest.raises(UserError, match=r"no \.parquet file of the split 'val'"):
         list(read(tmp_path, "seg_zero", split="val"))

@@ -179,8 +179,8 @@ def test_what_is_no_samples_file_is_refused_at_once(tmp_path):
     for name, why in [
         ("nothing.parquet", "no such file"),
         ("empty", r"no \*.parquet in"),
-        ("junk.parquet", "no whole parquet file"),
-        ("cut.parquet", "no whole parquet file"),
+        ("junk.parquet", "not a whole parquet file"),
+        ("cut.parquet", "not a whole parquet file"),
         ("other.parquet", "lacks the column 'image'"),
         ("wrong.parquet", "wrong type"),
     ]:

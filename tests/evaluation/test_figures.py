@@ -13,15 +13,15 @@ from segzero.evaluation import metrics
 from segzero.evaluation.figures import FIGURES, Table, summarise
 from segzero.evaluation.metrics import Score
 from segzero.evaluation.scoring import Row, score_sample
-from tests.helpers.answers import said, sample
+from tests.helpers.answers import predicted, sample
 
 # IoU 1, 3/7, 0 (failed), 1 (nothing, rightly), 0 (invented), 0 (missed)
 ROWS = [
-    score_sample(sample("####......"), [said("####......")]),
-    score_sample(sample("####......"), [said(".######...")]),
+    score_sample(sample("####......"), [predicted("####......")]),
+    score_sample(sample("####......"), [predicted(".######...")]),
     score_sample(sample("#####....."), [], error="not_json"),
     score_sample(sample(), []),
-    score_sample(sample(), [said("##........")]),
+    score_sample(sample(), [predicted("##........")]),
     score_sample(sample("##........"), []),
 ]
 VALUES = Table.from_rows(ROWS).values()
@@ -42,12 +42,12 @@ def test_gref_cocos_precision_is_over_targets_alone():
 
 
 def test_boxes():
-    """Boxes of the samples with one true object: IoU 1, 3/7, failed, none said."""
+    """Boxes of the samples with one true object: IoU 1, 3/7, failed, none predicted."""
     assert VALUES["rec_box"] == VALUES["rec_mask_box"] == VALUES["rec_any_box"] == 1 / 4
 
 
 def test_half_is_enough_for_us_and_not_for_the_published_script():
-    half = Table.from_rows([score_sample(sample("####......"), [said("##........")])]).values()
+    half = Table.from_rows([score_sample(sample("####......"), [predicted("##........")])]).values()
     assert half["rec_box"] == half["p@0.5"] == 1 and half["rec_any_box"] == 0
 
 
@@ -58,14 +58,14 @@ def test_the_mean_of_five_thresholds():
 
 
 def test_objects():
-    """Two true objects. Both found; one found and one invented (IoU 0.5 each); failed; none there and none said.
+    """Two true objects. Both found; one found and one invented (IoU 0.5 each); failed; none there and none predicted.
 
     IoU over the larger count: 2/2, (1 + 0.5)/3, 0, 1. F1: pairs 2 + 2, objects 4 + 5 + 2 + 0.
     """
     two = sample("####......", "....####..")
     rows = [
-        score_sample(two, [said("####......"), said("....####..")]),
-        score_sample(two, [said("####......"), said("....##...."), said("........##")]),
+        score_sample(two, [predicted("####......"), predicted("....####..")]),
+        score_sample(two, [predicted("####......"), predicted("....##...."), predicted("........##")]),
         score_sample(two, [], error="timeout"),
         score_sample(sample(), []),
     ]
@@ -76,10 +76,10 @@ def test_objects():
 
 
 def test_counts():
-    """True 3, 2, 4, 0; said 3, 3, failed, failed: off by 0, 1, 4, 0; a failure is never exact."""
+    """True 3, 2, 4, 0; predicted 3, 3, failed, failed: off by 0, 1, 4, 0; a failure is never exact."""
 
     def counted(true: int, found: int, error: str | None = None) -> Row:
-        return score_sample(sample(meta={"count": true}), [said("#.........")] * found, error)
+        return score_sample(sample(meta={"count": true}), [predicted("#.........")] * found, error)
 
     rows = [counted(3, 3), counted(2, 3), counted(4, 0, "no_answer"), counted(0, 0, "timeout")]
     values = Table.from_rows(rows).values()
@@ -95,7 +95,7 @@ def test_the_published_way():
     """
     asked = sample("####......", ignore="....##....")
     rows = [
-        score_sample(asked, [said("####......")]),
+        score_sample(asked, [predicted("####......")]),
         score_sample(asked, [], error="not_json"),
         score_sample(asked, [], error="timeout"),
         score_sample(sample(), []),
@@ -170,7 +170,7 @@ def test_no_failure_helps(found, place):
 
 def scored(id: str, pixels: str = "", error: str | None = None, **fields) -> Row:
     """An answer about four true pixels."""
-    return score_sample(sample("####......", id=id, **fields), [said(pixels)] if pixels else [], error)
+    return score_sample(sample("####......", id=id, **fields), [predicted(pixels)] if pixels else [], error)
 
 
 ANSWERS = [

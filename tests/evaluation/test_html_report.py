@@ -7,11 +7,11 @@ from PIL import Image
 from segzero.evaluation.figures import summarise
 from segzero.evaluation.html_report import evaluation_page, notable
 from segzero.evaluation.scoring import Row, score_sample
-from tests.helpers.answers import said, sample
+from tests.helpers.answers import predicted, sample
 
 
 def scored(id: str, pixels: str, error: str | None = None, **fields) -> Row:
-    return score_sample(sample("####......", id=id, **fields), [said(pixels)], error)
+    return score_sample(sample("####......", id=id, **fields), [predicted(pixels)], error)
 
 
 ROWS = [
@@ -47,7 +47,7 @@ def test_the_best_the_middle_and_the_worst_with_a_target_and_an_answer():
 
 
 def test_counts_alone_have_no_masks_to_show():
-    rows = [score_sample(sample(meta={"count": 2}), [said("##........")] * 2)]
+    rows = [score_sample(sample(meta={"count": 2}), [predicted("##........")] * 2)]
     html = evaluation_page("Counting", summarise(rows) | FACTS, rows, {})
     assert "count_exact 1.000 (1.000 to 1.000)" in html and "<svg" not in html and "<img" not in html
 

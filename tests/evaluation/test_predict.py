@@ -48,10 +48,10 @@ class ScriptedPolicy:
         pass
 
     def _answer(self, text: str) -> str:
-        said = self.answers[self.word(text)]
-        if isinstance(said, Exception):
-            raise said
-        return said
+        reply = self.answers[self.word(text)]
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
     def word(self, text: str) -> str:
         """The first word of the question."""

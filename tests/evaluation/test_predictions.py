@@ -84,7 +84,7 @@ BAD = json.loads(DOG.to_line()) | {"id": "x"}
         ),
     ],
 )
-def test_lines_that_nobody_wrote_are_refused(path, line):
+def test_malformed_lines_are_refused(path, line):
     path.write_bytes(path.read_bytes() + line)
     with pytest.raises(UserError, match=r"predictions\.jsonl, line 3: it is no line of predictions") as caught:
         Predictions.open(path)

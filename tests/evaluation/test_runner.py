@@ -75,6 +75,15 @@ def test_a_resumed_evaluation_scores_each_sample_once_too(task, pipeline, held_o
     assert counts == Counter({sample.id: 1 for sample in held_out[:6]}) | {"passes": 1}
 
 
+def test_the_command_reads_once_too_with_exports(task, held_out, counts, run_segzero, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    models = ("--policy-backend", "transformers", "--cache", "cache", "--output", "seg_zero", "--save_preds", "preds")
+    code, *_ = run_segzero("eval", "--benchmark", "own", "--data", task.source, *models)
+    assert code == 0 and counts == Counter({sample.id: 1 for sample in held_out[:6]}) | {"passes": 1}
+    assert len(json.loads((tmp_path / "evaluation/own/output_0.json").read_text())) == 6
+    assert len(list((tmp_path / "preds").glob("*_pred.png"))) == 6
+
+
 def test_large_data_are_read_again_and_never_scored_again(task, pipeline, held_out, counts, tmp_path):
     """Nothing is kept: a pass to check the data, one to answer, and one to find the answers that the report shows."""
     records = Records(task, kept_bytes=0)
@@ -110,11 +119,8 @@ def test_the_files_of_an_evaluation(task, pipeline, held_out, tmp_path):
         "run.json", "predictions.jsonl", "scores.jsonl", "metrics.json", "report.html",
     }  # fmt: skip
     metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["samples"] == 7 and metrics["errors"]["image_error"] == {
-        "count": 1,
-        "share": 1 / 7,
-        "ids": ["broken"],
-    }
+    failures = {"image_error": {"count": 1, "share": 1 / 7, "ids": ["broken"]}}
+    assert metrics["samples"] == 7 and metrics["errors"] == failures
     assert read_run(out)["task"]["source"] == task.source
     page = (out / "report.html").read_text()
     assert page.startswith("<!doctype html>") and page.count("data:image/png") >= 4

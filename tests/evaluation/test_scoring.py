@@ -11,7 +11,7 @@ from segzero.errors import UserError
 from segzero.evaluation.metrics import Score
 from segzero.evaluation.scoring import PredictedObject, Row, check_truth, read_rows, score_sample, write_rows
 from segzero.sample import Object
-from tests.helpers.answers import rle, said, sample
+from tests.helpers.answers import predicted, rle, sample
 
 ONE = sample("####......")
 TWO = sample("####......", "....####..")
@@ -19,14 +19,14 @@ NONE = sample()
 
 
 def test_one_object():
-    row = score_sample(ONE, [said(".######...")])
+    row = score_sample(ONE, [predicted(".######...")])
     assert row.score == row.published == Score(3, 7)
     assert (row.true_objects, row.predicted_objects, row.true_count) == (1, 1, None)
     assert row.matched_masks == row.matched_boxes == (3 / 7,)
 
 
 def test_a_failure_keeps_the_truth_in_every_sum():
-    row = score_sample(ONE, [said("####......")], error="truncated")
+    row = score_sample(ONE, [predicted("####......")], error="truncated")
     assert row.error == "truncated" and row.score == Score(0, 4, failed=True) and row.score.iou == 0
     assert row.box_iou == row.mask_box_iou == row.any_box_iou == 0
     assert (row.true_objects, row.predicted_objects, row.matched_masks) == (1, 0, ())
@@ -34,26 +34,26 @@ def test_a_failure_keeps_the_truth_in_every_sum():
 
 def test_nothing_there():
     assert score_sample(NONE, []).score == Score(0, 0, pred_empty=True, true_empty=True)
-    assert score_sample(NONE, [said("##........")]).score == Score(0, 2, true_empty=True)
+    assert score_sample(NONE, [predicted("##........")]).score == Score(0, 2, true_empty=True)
     assert score_sample(NONE, [], error="not_json").score == Score(0, 0, true_empty=True, failed=True)
     assert score_sample(ONE, []).score == Score(0, 4, pred_empty=True)
 
 
-def test_saying_an_object_is_not_saying_nothing_even_if_nothing_is_drawn():
-    for found in (said(".........."), PredictedObject((0, 0, 4, 1))):
+def test_an_object_without_pixels_is_not_an_answer_of_nothing():
+    for found in (predicted(".........."), PredictedObject((0, 0, 4, 1))):
         row = score_sample(NONE, [found])
         assert not row.score.pred_empty and row.score.iou == 0
 
 
 def test_boxes_of_one_true_object():
-    """The true box is 0..4. Said: 0..4 and 4..8, around them 0..8; drawn: pixels 0 to 4, whose box is 0..5."""
-    row = score_sample(ONE, [said("#####.....", (0, 0, 4, 1)), said("..........", (4, 0, 8, 1))])
+    """The true box is 0..4. Predicted boxes are 0..4 and 4..8, around them 0..8; the masks have the box 0..5."""
+    row = score_sample(ONE, [predicted("#####.....", (0, 0, 4, 1)), predicted("..........", (4, 0, 8, 1))])
     assert (row.box_iou, row.any_box_iou, row.mask_box_iou) == (4 / 8, 1, 4 / 5)
     assert score_sample(ONE, []).box_iou == 0
 
 
 def test_several_objects_have_no_single_box():
-    row = score_sample(TWO, [said("####......")])
+    row = score_sample(TWO, [predicted("####......")])
     assert row.box_iou is row.mask_box_iou is row.any_box_iou is None
     assert row.score == Score(4, 8) and row.matched_masks == (1.0,)
 
@@ -63,55 +63,55 @@ def test_objects_are_assigned_for_the_largest_sum():
 
     3/5 + 2/8 = 0.85 beats 4/6 + 1/7 = 0.81, though 4/6 is the largest.
     """
-    row = score_sample(TWO, [said(".####....."), said("######....")])
+    row = score_sample(TWO, [predicted(".####....."), predicted("######....")])
     assert row.matched_masks == (3 / 5, 2 / 8)
 
 
 def test_too_many_and_too_few_objects():
-    row = score_sample(TWO, [said("####......"), said("....####.."), said("........##")])
+    row = score_sample(TWO, [predicted("####......"), predicted("....####.."), predicted("........##")])
     assert (row.predicted_objects, row.matched_masks) == (3, (1.0, 1.0))
-    assert score_sample(NONE, [said("##........")]).matched_masks == ()
-    assert score_sample(TWO, [said("........##")]).matched_masks == ()  # a pair that shares nothing is none
+    assert score_sample(NONE, [predicted("##........")]).matched_masks == ()
+    assert score_sample(TWO, [predicted("........##")]).matched_masks == ()  # a pair that shares nothing is none
 
 
 def test_ignored_pixels_count_neither_way():
-    """True 0..3, said 0..5, ignored 4..5: without them the answer is right; with them as target, 6 of 6."""
-    row = score_sample(sample("####......", ignore="....##...."), [said("######....", (0, 0, 4, 1))])
+    """True 0..3, predicted 0..5, ignored 4..5: without them the answer is right; with them as target, 6 of 6."""
+    row = score_sample(sample("####......", ignore="....##...."), [predicted("######....", (0, 0, 4, 1))])
     assert row.score == Score(4, 4) and row.published == Score(6, 6)
     assert row.matched_masks == (1.0,) and row.mask_box_iou == 1
-    row = score_sample(sample("####......", ignore="....##...."), [said("####......")])
+    row = score_sample(sample("####......", ignore="....##...."), [predicted("####......")])
     assert row.score.iou == 1 and row.published == Score(4, 6)
 
 
 def test_an_object_wholly_on_ignored_pixels_counts_neither_way():
-    row = score_sample(sample("####......", ignore="......####"), [said("####......"), said("......##..")])
+    row = score_sample(sample("####......", ignore="......####"), [predicted("####......"), predicted("......##..")])
     assert (row.predicted_objects, row.matched_masks, row.box_iou) == (1, (1.0,), 1)
     assert row.published == Score(6, 8)
-    assert score_sample(sample(ignore="######...."), [said("##........")]).score.iou == 1  # rightly nothing
+    assert score_sample(sample(ignore="######...."), [predicted("##........")]).score.iou == 1  # rightly nothing
 
 
 def test_counts_whose_objects_have_no_places():
     counted = replace(NONE, meta={"count": 3})
-    row = score_sample(counted, [said("##........"), said("..##......")])
+    row = score_sample(counted, [predicted("##........"), predicted("..##......")])
     assert (row.true_count, row.predicted_objects) == (3, 2)
     assert row.score is row.published is row.matched_masks is row.matched_boxes is row.box_iou is None
     assert score_sample(replace(NONE, meta={"count": 0}), []).score.iou == 1
 
 
 def test_one_mask_of_all_that_is_counted_is_no_single_object():
-    row = score_sample(sample("####.##...", meta={"count": 2}), [said("####......"), said(".....##...")])
+    row = score_sample(sample("####.##...", meta={"count": 2}), [predicted("####......"), predicted(".....##...")])
     assert row.score.iou == 1 and row.box_iou is None and (row.true_count, row.predicted_objects) == (2, 2)
 
 
 def test_boxes_beside_one_mask_of_all_tell_the_objects_apart():
     both = sample("####.##...", meta={"boxes": [[0, 0, 4, 1], [5, 0, 7, 1]]})
-    row = score_sample(both, [said("####......"), said(".....##...")])
+    row = score_sample(both, [predicted("####......"), predicted(".....##...")])
     assert (row.true_objects, row.matched_boxes, row.matched_masks) == (2, (1.0, 1.0), None)
     assert row.score.iou == 1 and row.box_iou is None
 
 
 def test_truth_without_masks_is_compared_by_boxes():
-    row = score_sample(replace(ONE, objects=(Object((0, 0, 4, 1)),)), [said("####......")])
+    row = score_sample(replace(ONE, objects=(Object((0, 0, 4, 1)),)), [predicted("####......")])
     assert row.score is row.matched_masks is None and row.box_iou == row.mask_box_iou == 1
 
 
@@ -157,7 +157,7 @@ rows_of_pixels = st.text("#.", min_size=10, max_size=10)
 
 @given(st.lists(rows_of_pixels.filter(lambda row: "#" in row), max_size=3), st.lists(rows_of_pixels, max_size=4))
 def test_the_order_of_objects_does_not_matter(true, found):
-    answer = [said(pixels) for pixels in found]
+    answer = [predicted(pixels) for pixels in found]
     row, turned = score_sample(sample(*true), answer), score_sample(sample(*reversed(true)), answer[::-1])
     assert sum(row.matched_masks) == pytest.approx(sum(turned.matched_masks))
     assert replace(row, matched_masks=None, matched_boxes=None) == replace(
@@ -168,8 +168,8 @@ def test_the_order_of_objects_does_not_matter(true, found):
 @given(st.lists(rows_of_pixels.filter(lambda row: "#" in row), max_size=3), rows_of_pixels)
 def test_the_truth_scores_most_and_a_failure_least(true, ignore):
     asked = sample(*true, ignore=ignore)
-    perfect = score_sample(asked, [said(pixels) for pixels in true])
-    failed = score_sample(asked, [said(pixels) for pixels in true], error="timeout")
+    perfect = score_sample(asked, [predicted(pixels) for pixels in true])
+    failed = score_sample(asked, [predicted(pixels) for pixels in true], error="timeout")
     assert perfect.score.iou == 1 and failed.score.iou == 0
     assert failed.score.union == perfect.score.union and failed.predicted_objects == 0
 

@@ -18,7 +18,7 @@ def sample(*objects: str, ignore: str = "", id: str = "s", **fields) -> Sample:
     return Sample(id, "row.png", "the row", 10, 1, true, ignore=ignored, **fields)
 
 
-def said(pixels: str, box: tuple[float, ...] | None = None, score: float = 0.5) -> PredictedObject:
-    """An answer that drew these pixels; its box is theirs unless another is given."""
+def predicted(pixels: str, box: tuple[float, ...] | None = None, score: float = 0.5) -> PredictedObject:
+    """A predicted object with these pixels, and the box around them unless another is given."""
     around = box_of([[c == "#" for c in pixels]]) or (0.0, 0.0, 1.0, 1.0)
     return PredictedObject(box or around, rle(pixels), score=score)

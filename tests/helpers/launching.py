@@ -9,10 +9,19 @@ import sys
 from pathlib import Path
 
 from segzero import shipped
+from segzero.data.parquet import to_parquet
+from segzero.tiny.questions import make_samples
 
 COMMAND = [str(Path(sys.executable).with_name("segzero")), "train"]
 SCRIPTS = Path(__file__).parents[2] / "training_scripts"
 SEGMENTER = str(shipped.segmenter_path())
+
+
+def write_one_object_scenes(folder: Path, count: int) -> None:
+    """Write train.parquet and val.parquet of those of `count` scenes' questions that mean one object."""
+    single = [sample for sample in make_samples(count, 12) if len(sample.objects) == 1]
+    for split in ("train", "val"):
+        to_parquet(single, folder / f"{split}.parquet")
 
 
 def overrides_of(launcher: str) -> list[str]:

@@ -1,4 +1,7 @@
-"""Spies around real models and functions."""
+"""Spies around real models, functions and the file system."""
+
+import os
+from pathlib import Path
 
 
 class RecordingModel:
@@ -32,3 +35,20 @@ class RecordingFunction:
     def __call__(self, *arguments):
         self.calls.append(arguments)
         return self.function(*arguments)
+
+
+def record_syncs(monkeypatch, rename: str) -> list[os.stat_result | str]:
+    """Record the status of each file and folder that is synced to the disk, and "name" for each `Path.<rename>`."""
+    steps, fsync, give_name = [], os.fsync, getattr(Path, rename)
+
+    def recorded_fsync(descriptor):
+        steps.append(os.fstat(descriptor))
+        fsync(descriptor)
+
+    def recorded_rename(path, target):
+        steps.append("name")
+        return give_name(path, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(Path, rename, recorded_rename)
+    return steps

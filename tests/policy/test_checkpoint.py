@@ -137,13 +137,13 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize(("numbers", "said"), SHAPES)
-def test_a_shape_that_no_model_has_is_refused_before_it_is_built(folder, numbers, said):
+@pytest.mark.parametrize(("numbers", "problem"), SHAPES)
+def test_a_shape_that_no_model_has_is_refused_before_it_is_built(folder, numbers, problem):
     (folder / "config.json").write_text(json.dumps(QWEN25_CONFIG | numbers))
-    if said is None:
+    if problem is None:
         read_checkpoint(folder)
         return
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=problem):
         read_checkpoint(folder)
 
 

@@ -52,7 +52,7 @@ def test_a_backend_that_does_not_import_is_one_line(checkpoints, monkeypatch):
         ({"backend": "vlm"}, "unknown policy backend 'vlm'; did you mean 'vllm'"),
         ({"dtype": "bf16"}, "unknown dtype 'bf16'; did you mean 'bfloat16'"),
         ({"prompt": "mutli"}, "did you mean 'multi'"),
-        ({"backend": "openai"}, "is no server; write http://HOST:PORT/v1"),
+        ({"backend": "openai"}, "is not a server's address; write http://HOST:PORT/v1"),
         ({"device": "gpu"}, "unknown device 'gpu'"),
     ],
 )

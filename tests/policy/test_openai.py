@@ -194,20 +194,20 @@ def content(value: object) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "problem"),
     [
         (content([{"type": "text", "text": "the mug"}]), "without choices or usage"),
         (content(7), "without choices or usage"),
         ({**content("ok"), "usage": {"completion_tokens": "3"}}, "without choices or usage"),
         (DEEP, "does not answer in JSON"),
         ('{"choices": ' + "[" * 500 + "]" * 500 + "}", "without choices or usage"),
-        (" " * ((32 << 20) + 1), "sends more than 32 MiB, which is no policy's answer"),
+        (" " * ((32 << 20) + 1), "sends more than 32 MiB, which is not a policy's answer"),
     ],
 )
-def test_an_answer_of_other_types_depths_or_lengths_is_one_line(server, connect, ask, answer, said):
+def test_an_answer_of_other_types_depths_or_lengths_is_one_line(server, connect, ask, answer, problem):
     server.script = [(200, answer)]
     policy = connect()
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=problem) as caught:
         policy.generate([ask(policy)])
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
@@ -298,17 +298,17 @@ def test_a_dripping_answer_ends_at_the_deadline(connect, ask, part):
 
 
 @pytest.mark.parametrize(
-    ("begins", "drop", "said"),
+    ("begins", "drop", "problem"),
     [
         (b"data: ", b"x" * (1 << 20), "sends a line of more than 4 MiB"),
         (b"", b"x" * (1 << 20), "sends a line of more than 4 MiB"),
         (b"", (b":" + b" " * 10_000 + b"\n") * 100, "sends more than 32 MiB"),
     ],
 )
-def test_a_stream_without_end_is_not_taken_in(connect, ask, begins, drop, said):
+def test_a_stream_without_end_is_not_taken_in(connect, ask, begins, drop, problem):
     policy = connect(retries=0)
     request = replace(ask(policy), on_text=lambda text: None)
-    with dripping(b"HTTP/1.0 200 OK\r\n\r\n" + begins, drop, 0) as policy.url, pytest.raises(UserError, match=said):
+    with dripping(b"HTTP/1.0 200 OK\r\n\r\n" + begins, drop, 0) as policy.url, pytest.raises(UserError, match=problem):
         policy.generate([request])
 
 
@@ -409,7 +409,7 @@ def test_addresses_are_taken_apart(address, parts):
     "address", ["some/folder", "http://host:port/v1", "ftp://host/v1", "@http://host/v1", "http://"]
 )
 def test_other_addresses_are_refused(address):
-    with pytest.raises(UserError, match="is no server; write http://HOST:PORT/v1"):
+    with pytest.raises(UserError, match="is not a server's address; write http://HOST:PORT/v1"):
         split_address(address)
 
 

@@ -1,4 +1,4 @@
-"""Requests that are told of their answer while it is written, by every backend."""
+"""Answers streamed while they are generated, by every backend."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -27,13 +27,13 @@ def connect(server):
     return lambda **options: load_policy(server.url, frame="stretch(840)", prompt="multi", **options)
 
 
-def test_a_server_is_heard_word_by_word(server, connect, ask):
-    policy, heard = connect(), []
+def test_a_server_streams_word_by_word(server, connect, ask):
+    policy, texts = connect(), []
     plain = ask(policy)
-    followed = replace(plain, on_text=heard.append)
+    followed = replace(plain, on_text=texts.append)
     replies = policy.generate([plain, followed])
     assert replies[0] == replies[1] and replies[1].text == "".join(WORDS) and replies[1].tokens == len(WORDS)
-    assert heard == growing(WORDS)
+    assert texts == growing(WORDS)
     streamed = next(body for body in server.requests if body.get("stream"))
     assert streamed["stream_options"] == {"include_usage": True} and len(server.requests) == 2
 
@@ -41,12 +41,12 @@ def test_a_server_is_heard_word_by_word(server, connect, ask):
 @pytest.mark.slow
 def test_a_stream_that_breaks_off_is_begun_anew(server, connect, ask):
     server.broken_streams = 1
-    policy, heard = connect(), []
-    [reply] = policy.generate([replace(ask(policy), on_text=heard.append)])
-    assert reply.text == "".join(WORDS) and heard == [*growing(WORDS[: len(WORDS) // 2]), *growing(WORDS)]
+    policy, texts = connect(), []
+    [reply] = policy.generate([replace(ask(policy), on_text=texts.append)])
+    assert reply.text == "".join(WORDS) and texts == [*growing(WORDS[: len(WORDS) // 2]), *growing(WORDS)]
     server.broken_streams = 2
     with pytest.raises(Unavailable, match="broke off"):
-        connect(retries=1).generate([replace(ask(policy), on_text=heard.append)])
+        connect(retries=1).generate([replace(ask(policy), on_text=texts.append)])
 
 
 @pytest.mark.slow
@@ -64,7 +64,7 @@ def test_a_stream_that_counts_nothing_is_refused(server, connect, ask):
         policy.generate([replace(ask(policy), on_text=lambda text: None)])
 
 
-def test_a_server_that_is_gone_is_told_from_a_mistake(server, connect, ask):
+def test_a_server_that_is_gone_is_distinguished_from_a_mistake(server, connect, ask):
     policy = connect()
     policy.url = unused_address()
     for request in (ask(policy), replace(ask(policy), on_text=lambda text: None)):
@@ -73,22 +73,22 @@ def test_a_server_that_is_gone_is_told_from_a_mistake(server, connect, ask):
 
 
 @pytest.mark.slow
-def test_a_batch_is_heard_row_by_row(pipeline, held_out_requests):
+def test_a_batch_streams_each_row(pipeline, held_out_requests):
     policy, some = pipeline.policy, held_out_requests[:5]
-    heard: list[list[str]] = [[] for _ in some]
-    asked = [replace(request, on_text=heard[n].append) if n % 2 == 0 else request for n, request in enumerate(some)]
+    texts: list[list[str]] = [[] for _ in some]
+    asked = [replace(request, on_text=texts[n].append) if n % 2 == 0 else request for n, request in enumerate(some)]
     replies = policy.generate(asked)
     assert replies == policy.generate(some)
     for n, reply in enumerate(replies):
         if n % 2:
-            assert heard[n] == []
+            assert texts[n] == []
             continue
-        assert heard[n][-1] == reply.text and len(heard[n]) > 10
-        assert all(later.startswith(earlier) for earlier, later in pairwise(heard[n]))
+        assert texts[n][-1] == reply.text and len(texts[n]) > 10
+        assert all(later.startswith(earlier) for earlier, later in pairwise(texts[n]))
 
 
 @pytest.mark.slow
-def test_a_cut_answer_is_heard_to_its_end(pipeline, held_out_requests):
-    heard: list[str] = []
-    [reply] = pipeline.policy.generate([replace(held_out_requests[0], on_text=heard.append)], Sampling(max_tokens=7))
-    assert reply.truncated and heard[-1] == reply.text
+def test_a_cut_answer_streams_to_its_end(pipeline, held_out_requests):
+    texts: list[str] = []
+    [reply] = pipeline.policy.generate([replace(held_out_requests[0], on_text=texts.append)], Sampling(max_tokens=7))
+    assert reply.truncated and texts[-1] == reply.text

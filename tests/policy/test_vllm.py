@@ -63,22 +63,22 @@ def test_two_images_are_read_as_transformers_reads_them(engine, pipeline, held_o
     assert len({reply.text for reply in replies}) > 2
 
 
-def test_answers_are_heard_step_by_step(engine, held_out_requests):
+def test_answers_stream_step_by_step(engine, held_out_requests):
     some = held_out_requests[:3]
-    heard: list[str] = []
-    replies = engine.generate([some[0], replace(some[1], on_text=heard.append), some[2]])
+    texts: list[str] = []
+    replies = engine.generate([some[0], replace(some[1], on_text=texts.append), some[2]])
     assert replies == engine.generate(some)
-    assert heard[-1] == replies[1].text and len(heard) > 10
-    assert all(later.startswith(earlier) for earlier, later in pairwise(heard))
+    assert texts[-1] == replies[1].text and len(texts) > 10
+    assert all(later.startswith(earlier) for earlier, later in pairwise(texts))
 
 
-def test_who_comes_later_joins_and_waits_for_nobody(engine, held_out_requests):
+def test_later_requests_join_the_batch_and_wait_for_none(engine, held_out_requests):
     long, short = held_out_requests[:2]
     [alone], [cut] = engine.generate([long]), engine.generate([short], SHORT)
-    begun, heard = threading.Event(), []
+    begun, texts = threading.Event(), []
 
     def on_text(text: str) -> None:
-        heard.append(text)
+        texts.append(text)
         begun.set()
 
     with ThreadPoolExecutor(9) as others:
@@ -86,12 +86,12 @@ def test_who_comes_later_joins_and_waits_for_nobody(engine, held_out_requests):
         assert begun.wait(30)
         joined = [others.submit(engine.generate, [short], SHORT) for _ in range(8)]
         assert [future.result(30) for future in joined] == [[cut]] * 8
-        so_far = len(heard)
+        so_far = len(texts)
         assert first.result(30) == [alone]
-    assert so_far < len(heard) and heard[-1] == alone.text
+    assert so_far < len(texts) and texts[-1] == alone.text
 
 
-def test_a_listener_that_fails_is_its_own_loss(engine, held_out_requests):
+def test_a_callback_that_fails_fails_its_own_call_only(engine, held_out_requests):
     def leave(text: str) -> None:
         raise ConnectionError("nobody listens")
 
@@ -103,7 +103,7 @@ def test_a_listener_that_fails_is_its_own_loss(engine, held_out_requests):
     assert not engine.llm.llm_engine.has_unfinished_requests()
 
 
-def test_an_engine_that_fails_is_told_to_all_and_goes_on_if_it_can(engine, held_out_requests, monkeypatch):
+def test_a_failing_engine_fails_all_requests_and_goes_on_if_it_can(engine, held_out_requests, monkeypatch):
     step, begun, go = engine.llm.llm_engine.step, threading.Event(), threading.Event()
 
     def fail():

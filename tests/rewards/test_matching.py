@@ -38,8 +38,8 @@ def test_pairs_carry_what_terms_need():
 
 def test_points_decide_between_equal_boxes():
     true = [Instance(A, ((2, 2),)), Instance(A, ((8, 8),))]
-    said = [Instance(A, ((8, 8),)), Instance(A, ((2, 2),))]
-    assert [(p.predicted, p.true) for p in pair_up(said, true)] == [(0, 1), (1, 0)]
+    predicted = [Instance(A, ((8, 8),)), Instance(A, ((2, 2),))]
+    assert [(p.predicted, p.true) for p in pair_up(predicted, true)] == [(0, 1), (1, 0)]
 
 
 def test_objects_without_points():

@@ -20,9 +20,9 @@ ON_OBJECTS = [
 ]  # fmt: skip
 
 
-def case_of(said, true=TRUE):
+def case_of(predicted, true=TRUE):
     truth = [{"bbox_2d": i.box, **({"point_2d": i.points[0]} if i.points else {})} for i in true]
-    return read_case(render_answer(Answer(instances=tuple(said))), truth)
+    return read_case(render_answer(Answer(instances=tuple(predicted))), truth)
 
 
 @pytest.mark.parametrize(
@@ -129,10 +129,10 @@ def test_masks_that_were_drawn():
         Object((20, 0, 30, 10), ((25, 5),), rle(20, 0, 30, 10)),
     )
     sample = Sample("s", "a.png", "q", 80, 60, objects)
-    said = render_answer(Answer(instances=tuple(Instance(o.box, o.points) for o in objects)))
+    predicted = render_answer(Answer(instances=tuple(Instance(o.box, o.points) for o in objects)))
 
     def iou(masks, truth=sample):
-        return score("mask", said, truth, masks=masks).terms["mask_iou"]
+        return score("mask", predicted, truth, masks=masks).terms["mask_iou"]
 
     assert iou([rle(0, 0, 10, 10), rle(20, 0, 30, 10)]) == 1
     assert iou([rle(0, 0, 10, 5), rle(20, 0, 40, 10)]) == 150 / 300

@@ -45,8 +45,8 @@ def sample_of(instances, size=(840, 840)):
     return Sample("s", "a.png", "the mugs", *size, objects=tuple(Object(i.box, i.points) for i in instances))
 
 
-def total(preset, said, truth, size=(840, 840), frame=None):
-    response = said if isinstance(said, str) else write(preset, said)
+def total(preset, predicted, truth, size=(840, 840), frame=None):
+    response = predicted if isinstance(predicted, str) else write(preset, predicted)
     return score(preset, response, sample_of(truth, size), frame=frame).total
 
 
@@ -76,20 +76,20 @@ def test_perfect_over_jittered_over_wrong_over_malformed(preset, scene, dx, sign
 @settings(max_examples=60, deadline=None)
 @given(scene=scenes(), shifts=st.lists(st.tuples(*[st.integers(-80, 80)] * 2), max_size=5), data=st.data())
 def test_the_order_of_objects_does_not_matter(preset, scene, shifts, data):
-    said = [moved(scene[k % len(scene)], *shift) for k, shift in enumerate(shifts)]
-    assume(all(x1 > 0 and y1 > 0 and x0 < 840 and y0 < 840 for x0, y0, x1, y1 in (i.box for i in said)))
-    before = total(preset, said, scene)
-    assert total(preset, data.draw(st.permutations(said)), scene) == pytest.approx(before)
-    assert total(preset, said, data.draw(st.permutations(scene))) == pytest.approx(before)
+    predicted = [moved(scene[k % len(scene)], *shift) for k, shift in enumerate(shifts)]
+    assume(all(x1 > 0 and y1 > 0 and x0 < 840 and y0 < 840 for x0, y0, x1, y1 in (i.box for i in predicted)))
+    before = total(preset, predicted, scene)
+    assert total(preset, data.draw(st.permutations(predicted)), scene) == pytest.approx(before)
+    assert total(preset, predicted, data.draw(st.permutations(scene))) == pytest.approx(before)
 
 
 @pytest.mark.parametrize("preset", MULTI)
 @settings(max_examples=60, deadline=None)
 @given(scene=scenes(), data=st.data(), shift=st.integers(-3, 3), copies=st.integers(1, 5))
 def test_copies_never_gain(preset, scene, data, shift, copies):
-    said = data.draw(st.lists(st.sampled_from(scene), min_size=1, unique=True))
-    copy = moved(data.draw(st.sampled_from(said)), shift)
-    assert total(preset, [*said, *[copy] * copies], scene) <= total(preset, said, scene) + 1e-9
+    predicted = data.draw(st.lists(st.sampled_from(scene), min_size=1, unique=True))
+    copy = moved(data.draw(st.sampled_from(predicted)), shift)
+    assert total(preset, [*predicted, *[copy] * copies], scene) <= total(preset, predicted, scene) + 1e-9
     assert total(preset, [*scene, *[copy] * copies], scene) < HIGHEST[preset]
 
 
@@ -136,13 +136,13 @@ POINTS = st.one_of(st.lists(NUMBERS, min_size=2, max_size=2), LISTS)
 @pytest.mark.parametrize("preset", PRESETS)
 @settings(max_examples=60, deadline=None)
 @given(
-    said=st.lists(st.tuples(st.one_of(BOXES, LISTS), POINTS, POINTS), max_size=3),
+    predicted=st.lists(st.tuples(st.one_of(BOXES, LISTS), POINTS, POINTS), max_size=3),
     true=st.lists(st.sampled_from([(1, 2, 300, 400), (400, 2, 840, 840), (5, 5, 5, 5), (0, 7, 840, 7)]), max_size=3),
 )
-def test_any_numbers_score_within_bounds(preset, said, true):
+def test_any_numbers_score_within_bounds(preset, predicted, true):
     """NaN, infinity, boxes inside out and boxes without area among them."""
     keys = ("bbox_2d", "point_2d") if preset in MULTI else ("bbox", "points_1", "points_2")
-    objects = [dict(zip(keys, values, strict=False)) for values in said]
+    objects = [dict(zip(keys, values, strict=False)) for values in predicted]
     written = json.dumps(objects if preset in MULTI else (objects[:1] or [{}])[0])
     true = true if preset in MULTI else true[:1]
     truth = sample_of([Instance(box, (box[:2], box[2:])) for box in true])
@@ -167,9 +167,9 @@ def test_nothing_there_can_be_learnt(preset):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_length_alone_earns_nothing(preset):
     scene = [Instance((100, 100, 200, 200), ((150, 150), (120, 120)))]
-    said = [moved(scene[0], 30)]
+    predicted = [moved(scene[0], 30)]
     long = " ".join(f"word{k}" for k in range(2000))
-    assert total(preset, write(preset, said, long), scene) == total(preset, said, scene)
+    assert total(preset, write(preset, predicted, long), scene) == total(preset, predicted, scene)
 
 
 @pytest.mark.parametrize("frame", [stretch(840), stretch(420), native(56 * 56, 500_000), relative(1000)], ids=str)
@@ -179,8 +179,8 @@ def test_length_alone_earns_nothing(preset):
 def test_the_truth_as_an_answer_scores_the_maximum(preset, frame, scene, width, height):
     size = (width, height)
     scene = [in_image(i, size) for i in (scene if preset in MULTI else scene[:1])]
-    said = [in_frame(i, frame, size) for i in scene]
-    got = total(preset, said, scene, size, frame)
+    predicted = [in_frame(i, frame, size) for i in scene]
+    got = total(preset, predicted, scene, size, frame)
     # Written in whole numbers, so that what is continuous loses a little.
     assert 0.9 * HIGHEST[preset] < got <= HIGHEST[preset] if preset in OURS else got == HIGHEST[preset]
 

@@ -113,18 +113,18 @@ def test_whatever_was_mutated_scores_as_published():
 
 
 def test_nothing_there_cannot_be_learnt():
-    said = "<think>no mug</think><answer>[]</answer>"
-    assert score("vision_reasoner", said, "[]").total == 2  # thinking and non-repetition
-    assert score("seg_zero", said, []).total == 1
+    predicted = "<think>no mug</think><answer>[]</answer>"
+    assert score("vision_reasoner", predicted, "[]").total == 2  # thinking and non-repetition
+    assert score("seg_zero", predicted, []).total == 1
 
 
 def test_pixels_are_those_of_the_840_frame():
     sample = Sample("s", "cat.jpg", "the cat", 420, 84, objects=(Object((100, 10, 200, 50), ((150, 30),)),))
-    said = '<think></think><answer>[{{"bbox_2d": [{}], "point_2d": [300,300]}}]</answer>'
-    assert score("vision_reasoner", said.format("200,100,400,500"), sample).total == 7
+    predicted = '<think></think><answer>[{{"bbox_2d": [{}], "point_2d": [300,300]}}]</answer>'
+    assert score("vision_reasoner", predicted.format("200,100,400,500"), sample).total == 7
     # 9 px off in x and y of the frame is 4.5 and 0.9 px of the image
-    assert score("vision_reasoner", said.format("209,109,409,509"), sample).total == 7
-    assert score("vision_reasoner", said.format("210,110,410,510"), sample).total == 6
+    assert score("vision_reasoner", predicted.format("209,109,409,509"), sample).total == 7
+    assert score("vision_reasoner", predicted.format("210,110,410,510"), sample).total == 6
 
 
 @pytest.mark.parametrize("frame", [stretch(840), stretch(420), relative(1000)])

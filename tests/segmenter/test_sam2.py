@@ -139,7 +139,7 @@ for name, config in (("notes.pt", ""), ("notes.pt", "configs/../../other.yaml"),
         assert re.search(pattern, line), line
 
 
-def test_a_users_mistake_is_told_by_either_process(tmp_path):
+def test_a_users_mistake_is_reported_by_either_process(tmp_path):
     with pytest.raises(UserError, match="no such checkpoint"):  # seen before a process is started
         load_segmenter(tmp_path / "missing.pt")
     with pytest.raises(UserError, match="can't use device 'tpu:0'"):  # seen by the child

@@ -95,7 +95,7 @@ def segzero_train(shared, tmp_path, monkeypatch, capsys):
         ("data.train_files=empty.parquet", "empty.parquet holds no samples"),
         ("data.val_files=empty.parquet", "empty.parquet holds no samples"),
         ("data.train_files=columns.parquet", "lacks the column 'id'"),
-        ("data.train_files=text.parquet", "is no whole parquet file"),
+        ("data.train_files=text.parquet", "is not a whole parquet file"),
         # batches
         ("actor_rollout_ref.actor.ppo_mini_batch_size=7", "is not a multiple of"),
         ("actor_rollout_ref.rollout.n=1", "use 2 or more"),

@@ -12,13 +12,13 @@ from segzero.data.validation import true_answer
 from segzero.errors import UserError
 from segzero.shipped import config_dir
 from segzero.tiny.dialogues import make_dialogues
-from segzero.tiny.questions import make_samples
 from segzero.training.batch import BatchSizes, batch_sizes
 from segzero.training.config import compose
 from segzero.training.launch import resolve_config, train
 from segzero.training.memory import estimate_memory
 from segzero.training.model_shape import shape_of
 from segzero.training.step_time import estimate_step_time
+from tests.helpers.launching import write_one_object_scenes
 from tests.helpers.released_shapes import RELEASED, write_released
 
 
@@ -45,9 +45,7 @@ REST = [(m, h) for m in RELEASED for h in names("hardware") if h != "cpu" and (m
 def folder(tmp_path_factory):
     """Parquet files of scenes with one object each, and checkpoints without weights."""
     folder = tmp_path_factory.mktemp("plan")
-    single = [sample for sample in make_samples(40, 12) if len(sample.objects) == 1]
-    for split in ("train", "val"):
-        to_parquet(single, folder / f"{split}.parquet")
+    write_one_object_scenes(folder, 40)
     for name in RELEASED:
         write_released(name, folder / name)
     return folder

@@ -6,12 +6,10 @@ import subprocess
 import pytest
 
 from segzero import shipped
-from segzero.data.parquet import to_parquet
 from segzero.policy.checkpoint import read_checkpoint
-from segzero.tiny.questions import make_samples
 from segzero.training.batch import batch_sizes
 from segzero.training.config import compose
-from tests.helpers.launching import SCRIPTS, overrides_of
+from tests.helpers.launching import SCRIPTS, overrides_of, write_one_object_scenes
 from tests.helpers.released_shapes import write_released
 
 LAUNCHERS = sorted(path.stem for path in SCRIPTS.glob("*.sh"))
@@ -99,9 +97,7 @@ def test_hyper_parameters_are_the_published(launcher):
 def places(tmp_path_factory):
     """Where the launchers find policies and data: train.parquet and val.parquet of one-object scenes."""
     folder = tmp_path_factory.mktemp("launchers")
-    single = [sample for sample in make_samples(60, 12) if len(sample.objects) == 1]
-    for split in ("train", "val"):
-        to_parquet(single, folder / f"{split}.parquet")
+    write_one_object_scenes(folder, 60)
     return {
         "tiny": shipped.policy_path(),
         "3b": write_released("qwen2_5_vl_3b", folder / "3b"),

@@ -15,6 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from segzero.errors import UserError
 from segzero.training.merge import export_adapter, merge
 from segzero.training.shards import Shards
+from tests.helpers.recording import record_syncs
 from tests.helpers.shards import light_copy, save_shards
 
 
@@ -217,22 +218,12 @@ def test_what_is_wrong_is_said_and_nothing_is_written(checkpoint, tmp_path, harm
 
 
 def test_what_is_merged_is_on_the_disk_before_it_gets_its_name(checkpoint, tmp_path, monkeypatch):
-    steps, fsync, rename = [], os.fsync, Path.rename
-
-    def noted_fsync(descriptor):
-        steps.append(os.fstat(descriptor).st_ino)
-        fsync(descriptor)
-
-    def noted_rename(path, target):
-        steps.append("name")
-        return rename(path, target)
-
-    monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr(Path, "rename", noted_rename)
+    steps = record_syncs(monkeypatch, "rename")
     out = merge(checkpoint, tmp_path / "merged")
     at = steps.index("name")
-    assert {file.stat().st_ino for file in (*out.iterdir(), out)} <= set(steps[:at])
-    assert steps[at + 1 :] == [tmp_path.stat().st_ino]
+    before, after = ([status.st_ino for status in some] for some in (steps[:at], steps[at + 1 :]))
+    assert {file.stat().st_ino for file in (*out.iterdir(), out)} <= set(before)
+    assert after == [tmp_path.stat().st_ino]
 
 
 def test_a_torn_log_is_passed_over(checkpoint, tmp_path):
