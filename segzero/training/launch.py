@@ -24,7 +24,7 @@ from segzero.training.config import compose, needs_reference
 from segzero.training.hardware import check_room
 from segzero.training.memory import estimate_memory
 from segzero.training.model_shape import shape_of
-from segzero.training.monitor import print_stage
+from segzero.training.progress import print_stage
 from segzero.training.watchdog import cause_of_death
 
 PLUGIN = "segzero.training.verl_glue.plugin"

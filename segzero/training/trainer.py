@@ -53,7 +53,8 @@ from segzero.io import write_json
 from segzero.segmenter import load_segmenter
 from segzero.training import checkpoints, metrics_log
 from segzero.training.engine import PolicyWorker
-from segzero.training.monitor import Progress, Recorder, group_metrics, print_stage, validation_metrics
+from segzero.training.monitor import Recorder, group_metrics, validation_metrics
+from segzero.training.progress import Progress, print_stage
 from segzero.training.rollouts import CHECK_SECONDS, Rollouts
 from segzero.training.scorer import Scorer
 from segzero.training.segmenter_actor import SegmenterActor

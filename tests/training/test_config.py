@@ -1,5 +1,8 @@
 """Composing a configuration refuses unknown names, values of the wrong kind, and keys without effect."""
 
+import subprocess
+import sys
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -96,3 +99,12 @@ def test_mistakes_are_one_line(override, message):
 def test_an_unknown_configuration_lists_the_known():
     with pytest.raises(UserError, match="there is no configuration 'trian'; there are: train"):
         compose("trian")
+
+
+def test_the_launch_imports_nothing_that_reads_the_environment_first():
+    """It sets TQDM_DISABLE and more, which tqdm, torch and Ray read when they are imported."""
+    program = (
+        "import sys, segzero.training.launch; print(sorted({'tqdm', 'torch', 'ray', 'transformers'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
