@@ -203,7 +203,9 @@ def split_address(address: str) -> tuple[str | None, str]:
     """
     match = re.fullmatch(r"(?:(.+?)@)?(https?://(?:\[[^]]+\]|[^/\s:@]+)(?::\d+)?(?:/\S*?)?)/*", address)
     if match is None:
-        raise UserError(f"{address!r} is not a server's address; write http://HOST:PORT/v1 or MODEL@http://HOST:PORT/v1")
+        raise UserError(
+            f"{address!r} is not a server's address; write http://HOST:PORT/v1 or MODEL@http://HOST:PORT/v1"
+        )
     return match[1], match[2]
 
 
