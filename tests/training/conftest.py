@@ -28,7 +28,7 @@ def encoder(policy):
 
 @pytest.fixture(scope="session")
 def encoders(checkpoints):
-    """An encoder of each family."""
+    """One encoder per family."""
     from segzero.policy.checkpoint import read_checkpoint
     from segzero.training.tokenization import Encoder, load_processor
 

@@ -1,4 +1,4 @@
-"""What users get wrong: one clear line that says what to change, exit code 2, earlier checkpoints untouched."""
+"""Mistakes of users: one clear line that says what to change, exit code 2, earlier checkpoints untouched."""
 
 import json
 import resource
@@ -31,7 +31,7 @@ def one_object():
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory, one_object):
-    """Good data, and what is wrong with a file as a whole."""
+    """Good data, and files that are bad as a whole."""
     folder = tmp_path_factory.mktemp("bad_input")
     to_parquet(one_object, folder / "train.parquet")
     to_parquet(one_object[:4], folder / "val.parquet")
@@ -88,7 +88,7 @@ def segzero_train(shared, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         # data
         ("data.train_files=gone", "no such data: gone; set the folder"),
@@ -146,10 +146,10 @@ def segzero_train(shared, tmp_path, monkeypatch, capsys):
         ("actor_rollout_ref.model.path=no/such/folder", "no/such/folder"),
     ],
 )
-def test_before_anything_starts(segzero_train, override, said):
+def test_before_anything_starts(segzero_train, override, message):
     code, err = segzero_train(override)
     assert code == 2
-    assert err.startswith("segzero: ") and err.count("\n") == 1 and said in err
+    assert err.startswith("segzero: ") and err.count("\n") == 1 and message in err
 
 
 def test_more_gpus_than_there_are(segzero_train):
@@ -164,7 +164,7 @@ def test_a_folder_that_cannot_be_written(segzero_train, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (["data.train_files=gone.parquet"], "no such image: /gone/tiny-13-0.png"),
         (["data.train_files=masks.parquet"], "a mask of it is 20x10, its image 224x224"),
@@ -183,14 +183,14 @@ def test_a_folder_that_cannot_be_written(segzero_train, tmp_path):
         (["actor_rollout_ref.actor.loss_agg_mode=median"], "loss_agg_mode"),
     ],
 )
-def test_a_dry_run_finds_what_would_fail_later(segzero_train, tmp_path, overrides, said):
+def test_a_dry_run_finds_what_would_fail_later(segzero_train, tmp_path, overrides, message):
     (tmp_path / "raises.py").write_text("def reward(answer, truth):\n    return 1 / 0\n")
     (tmp_path / "returns_nan.py").write_text("def reward(answer, truth):\n    return float('nan')\n")
     (tmp_path / "returns_text.py").write_text("def reward(answer, truth):\n    return 'good'\n")
     code, err = segzero_train("dry_run=true", *overrides)
     assert code == 2
     assert [line for line in err.splitlines() if line.startswith("segzero: ")] == [err.splitlines()[-1]]
-    assert said in err.splitlines()[-1]
+    assert message in err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
 
 
@@ -284,5 +284,5 @@ def test_a_mistake_noticed_in_another_process_is_still_one_line(tmp_path):
     assert str(launch.explain(error, tmp_path)) == "no such image: a.png"
 
 
-def test_what_nobody_foresaw_keeps_its_traceback(tmp_path):
+def test_an_unexpected_error_keeps_its_traceback(tmp_path):
     assert launch.explain(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), tmp_path) is None

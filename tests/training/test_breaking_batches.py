@@ -1,4 +1,4 @@
-"""Batches on which verl is known to break go through a step of training here."""
+"""Batches on which verl is known to break pass a step of training."""
 
 from dataclasses import replace
 from io import BytesIO
@@ -27,8 +27,8 @@ def test_empty_cut_and_equally_long_answers_about_images_of_unlike_size(scenes, 
     to_parquet(made[:1], tmp_path / "val.parquet")
     run = tmp_path / "run"
     process = start(tmp_path, run, "data.max_response_length=1", "data.shuffle=false", "trainer.total_training_steps=2")
-    said = wait(process)
-    assert process.returncode == 0, said[-3000:]
+    output = wait(process)
+    assert process.returncode == 0, output[-3000:]
     first, second = (row["data"] for row in logged(run))
     assert first["prompt_length/min"] < first["prompt_length/max"]
     assert second["prompt_length/min"] == second["prompt_length/max"]

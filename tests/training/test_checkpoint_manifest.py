@@ -1,4 +1,4 @@
-"""A manifest says what belongs to a checkpoint; whatever differs from it is told in a line."""
+"""A manifest lists the files of a checkpoint; the first difference is reported in one line."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ HASH = manifest.HASH
 
 @pytest.fixture
 def sealed(tmp_path):
-    """A whole checkpoint of one process; its shard is larger than what is hashed at a time."""
+    """A whole checkpoint of one process; its shard is larger than one chunk of hashing."""
     place = checkpoints.new_unfinished(tmp_path, 3)
     (place / "actor" / "huggingface").mkdir(parents=True)
     (place / SHARD).write_bytes(b"shard" * 500_000)
@@ -70,7 +70,7 @@ def test_a_manifest_with_sha256_is_read(sealed):
     assert checkpoints.damage(sealed) == f"{SHARD} has changed since it was saved"
 
 
-def test_without_hashes_only_sizes_are_looked_at(sealed):
+def test_without_hashes_only_sizes_are_compared(sealed):
     (sealed / SHARD).write_bytes(b"SHARD" * 500_000)
     assert checkpoints.damage(sealed, hashes=False) is None
     assert checkpoints.find(sealed.parent, "auto", hashes=False) == (sealed, [])
@@ -81,7 +81,7 @@ def test_without_hashes_only_sizes_are_looked_at(sealed):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda m: [m], "does not list files with their sizes and hashes"),
         (lambda m: None, "does not list files with their sizes and hashes"),
@@ -95,10 +95,10 @@ def test_without_hashes_only_sizes_are_looked_at(sealed):
         (lambda m: {**m, "files": {**m["files"], "x" * 5000: {"bytes": 0, HASH: ""}}}, "can't be read: File name too"),
     ],
 )
-def test_a_manifest_of_little_use_is_damage_in_a_line(sealed, change, said):
+def test_an_unusable_manifest_is_damage_in_one_line(sealed, change, message):
     rewrite(sealed, change)
     problem = checkpoints.damage(sealed)
-    assert said in problem and "\n" not in problem
+    assert message in problem and "\n" not in problem
     assert problem == checkpoints.damage(sealed, hashes=False) or "changed" in problem
     assert len(checkpoints.latest_whole(sealed.parent)[1]) == 1
 
@@ -120,7 +120,7 @@ def entry_of(checkpoint) -> dict:
     return {"bytes": file.stat().st_size, HASH: manifest.hash_file(file, HASH)}
 
 
-def test_what_desktops_leave_in_a_folder_is_no_damage(sealed):
+def test_hidden_files_of_desktops_are_not_damage(sealed):
     (sealed / "actor" / ".DS_Store").write_bytes(b"icons")
     assert checkpoints.damage(sealed) is None
     (sealed / "actor" / "more.pt").write_bytes(b"")

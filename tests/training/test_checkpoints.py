@@ -1,4 +1,4 @@
-"""Checkpoints are whole, or passed over."""
+"""Checkpoints are whole, or skipped."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def save(run, step: int, content: bytes = b"weights") -> None:
     checkpoints.finish(run, step, {"ranks": {}})
 
 
-def test_the_newest_is_found(tmp_path):
+def test_the_newest_checkpoint_is_resumed(tmp_path):
     save(tmp_path, 5)
     save(tmp_path, 10)
     found, passed = checkpoints.latest_whole(tmp_path)
@@ -33,7 +33,7 @@ def test_the_newest_is_found(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("harm", "message"),
     [
         (lambda c: (c / SHARD).write_bytes(b"weighty"), "has changed"),
         (lambda c: (c / SHARD).write_bytes(b"weigh"), "5 bytes instead of 7"),
@@ -42,13 +42,13 @@ def test_the_newest_is_found(tmp_path):
         (lambda c: (c / "manifest.json").write_text("{"), "can't be read"),
     ],
 )
-def test_a_damaged_one_is_passed_over_with_a_reason(tmp_path, harm, said):
+def test_a_damaged_checkpoint_is_skipped_with_a_reason(tmp_path, harm, message):
     save(tmp_path, 5)
     save(tmp_path, 10)
     harm(tmp_path / "global_step_10")
     found, [line] = checkpoints.latest_whole(tmp_path)
     assert found == tmp_path / "global_step_5"
-    assert said in line
+    assert message in line
 
 
 def test_a_kill_while_saving_leaves_the_earlier_ones(tmp_path):
@@ -61,7 +61,7 @@ def test_a_kill_while_saving_leaves_the_earlier_ones(tmp_path):
     assert checkpoints.steps(tmp_path) == [5, 10]
 
 
-def test_old_ones_go_but_the_best_stays(tmp_path):
+def test_old_checkpoints_are_removed_but_the_best_stays(tmp_path):
     for step in (1, 2, 3, 4, 5):
         save(tmp_path, step)
     assert checkpoints.prune(tmp_path, 2, keep=[1]) == [2, 3]
@@ -80,7 +80,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("part", ["model", "optim", "extra_state"])
-def test_shards_that_other_nodes_kept_are_missed(tmp_path, part):
+def test_shards_that_other_nodes_kept_are_missing(tmp_path, part):
     save(tmp_path, 5)
     place = checkpoints.new_unfinished(tmp_path, 10)
     (place / "actor").mkdir()
@@ -97,8 +97,8 @@ def test_shards_that_other_nodes_kept_are_missed(tmp_path, part):
     assert checkpoints.latest_whole(tmp_path) == (tmp_path / "global_step_5", [])
 
 
-def test_a_sealed_one_without_all_shards_is_passed_over(tmp_path):
-    """Earlier versions sealed what the first node saw."""
+def test_a_finished_checkpoint_without_all_shards_is_skipped(tmp_path):
+    """Earlier versions finished a checkpoint with only the files of the first node."""
     save(tmp_path, 5)
     save(tmp_path, 10)
     (tmp_path / "global_step_10" / SHARD).unlink()
@@ -111,7 +111,7 @@ def test_a_sealed_one_without_all_shards_is_passed_over(tmp_path):
     assert f"({SHARD} is missing" in line
 
 
-def test_a_step_saved_again_takes_the_place_of_the_older(tmp_path):
+def test_a_step_saved_again_replaces_the_older_one(tmp_path):
     save(tmp_path, 5, b"older")
     save(tmp_path, 5, b"newer")
     assert (tmp_path / "global_step_5" / SHARD).read_bytes() == b"newer"

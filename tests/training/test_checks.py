@@ -1,4 +1,4 @@
-"""A dry run of every shipped configuration, and what it says."""
+"""A dry run of every shipped configuration, and its output."""
 
 import re
 import sys
@@ -53,7 +53,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def dry_run(folder, tmp_path, monkeypatch, capsys):
-    """Dry-run a choice of groups; returns what is printed."""
+    """Dry-run a choice of groups; returns the output."""
     monkeypatch.setitem(sys.modules, "users_rewards", types.ModuleType("users_rewards"))
     sys.modules["users_rewards"].reward = lambda answer, truth: float(len(answer.instances) == len(truth))
     monkeypatch.setenv("DATA", str(folder))
@@ -74,9 +74,9 @@ def dry_run(folder, tmp_path, monkeypatch, capsys):
 
 def choices(data: str, reward: str) -> list[str]:
     prompt = {"seg_zero": "seg_zero", "seg_zero_strict": "seg_zero", "vision_reasoner": "vision_reasoner"}.get(reward)
-    said = [f"data={data}", f"reward={reward}"]
-    said += ["reward.name=users_rewards.reward"] if reward == "custom" else []
-    return said + ([f"data.prompt={prompt}"] if prompt else [])
+    overrides = [f"data={data}", f"reward={reward}"]
+    overrides += ["reward.name=users_rewards.reward"] if reward == "custom" else []
+    return overrides + ([f"data.prompt={prompt}"] if prompt else [])
 
 
 def test_every_file_is_among_the_quick_ones():
@@ -86,14 +86,14 @@ def test_every_file_is_among_the_quick_ones():
 
 @pytest.mark.parametrize(("model", "hardware", "data", "reward"), QUICK)
 def test_every_shipped_configuration_passes(dry_run, model, hardware, data, reward):
-    said = dry_run(model, hardware, *choices(data, reward))
-    assert "16 prompts x 8 answers = 128 a step, 1 update of 128" in said
-    assert said.count("this answer earns") == 2
-    assert "<|im_start|>user" in said  # decoded, as the policy reads it
-    assert f"name: {'users_rewards.reward' if reward == 'custom' else reward}\n" in said  # the resolved configuration
+    output = dry_run(model, hardware, *choices(data, reward))
+    assert "16 prompts x 8 answers = 128 a step, 1 update of 128" in output
+    assert output.count("this answer earns") == 2
+    assert "<|im_start|>user" in output  # decoded, as the policy reads it
+    assert f"name: {'users_rewards.reward' if reward == 'custom' else reward}\n" in output  # the resolved configuration
     for estimated in ("host     ", "disk     ", "time     ", "assuming "):
-        assert estimated in said
-    assert ("GPU      of " in said) == (hardware != "cpu")
+        assert estimated in output
+    assert ("GPU      of " in output) == (hardware != "cpu")
 
 
 @pytest.mark.slow
@@ -131,18 +131,18 @@ def test_the_published_run_takes_about_the_published_time(folder, monkeypatch):
     assert fewer.resting == pytest.approx(2 * estimate_memory(config, batch, shape).resting)
 
 
-def test_what_is_missing_here_is_said_not_refused(dry_run):
+def test_gpus_that_are_missing_here_are_a_remark(dry_run):
     assert "here it could not run: trainer.n_gpus_per_node=8" in dry_run("qwen2_5_vl_7b", "gpu8")
 
 
-def test_later_rounds_are_shown_as_they_are_asked_and_their_truth_cites(dry_run, folder, tmp_path):
+def test_later_rounds_are_shown_as_the_policy_reads_them_and_their_truth_cites(dry_run, folder, tmp_path):
     file = to_parquet([sample for sample in make_dialogues(8, 12) if sample.turns], tmp_path / "later.parquet")
     overrides = [f"data.train_files={file}", "reward=dialogue", "data.own_history=0.5"]
-    said = dry_run("tiny", "cpu", *overrides)
-    assert said.count("Earlier in this dialogue:") == said.count("It is about [") == 2
-    assert all(float(earned) > 8.5 for earned in re.findall("this answer earns ([0-9.]+)", said))
-    assert "training: 16 samples" in said
-    assert "without the earlier rounds of data.own_history, validation" in said
+    output = dry_run("tiny", "cpu", *overrides)
+    assert output.count("Earlier in this dialogue:") == output.count("It is about [") == 2
+    assert all(float(earned) > 8.5 for earned in re.findall("this answer earns ([0-9.]+)", output))
+    assert "training: 16 samples" in output
+    assert "without the earlier rounds of data.own_history, validation" in output
 
 
 def test_batches_in_words():

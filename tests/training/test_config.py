@@ -1,4 +1,4 @@
-"""What is composed, and what is refused while it is: unknown names, other kinds of values, keys without effect."""
+"""Composing a configuration refuses unknown names, values of the wrong kind, and keys without effect."""
 
 import pytest
 from omegaconf import OmegaConf
@@ -18,7 +18,7 @@ def test_the_smallest_run_needs_no_choices(base):
     assert base.reward.name == "vision_reasoner"
 
 
-def test_no_code_of_a_checkpoint_is_trusted_unless_the_user_says_so(base):
+def test_code_of_a_checkpoint_is_not_trusted_by_default(base):
     keys = [key for key in leaves(base) if key.endswith("trust_remote_code")]
     assert "actor_rollout_ref.model.trust_remote_code" in keys
     assert not any(OmegaConf.select(base, key) for key in keys)
@@ -30,7 +30,7 @@ def test_every_key_without_effect_exists(base):
         assert key in known or any(leaf.startswith(key) and key.endswith(".") for leaf in known), key
 
 
-def test_keys_that_only_verls_classes_name_are_taken():
+def test_keys_that_only_verls_classes_name_are_accepted():
     actor = "actor_rollout_ref.actor.fsdp_config.mixed_precision"
     config = compose(
         "train", ["hardware=gpu4", f"{actor}.param_dtype=fp16", "+actor_rollout_ref.model.target_parameters=[a]"]
@@ -58,7 +58,7 @@ def test_values_of_other_kinds_than_the_default_where_they_make_sense():
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("actor_rollout_ref.actor.lr=3", "unknown key .* did you mean 'actor_rollout_ref.actor.optim.lr'"),
         ("actor.optim.lr=3", "did you mean 'actor_rollout_ref.actor.optim.lr'"),
@@ -87,8 +87,8 @@ def test_values_of_other_kinds_than_the_default_where_they_make_sense():
         ("data.train_batch_size=[1", "configuration: "),
     ],
 )
-def test_mistakes_are_one_line(override, said):
-    with pytest.raises(UserError, match=said) as caught:
+def test_mistakes_are_one_line(override, message):
+    with pytest.raises(UserError, match=message) as caught:
         compose("train", [override])
     assert "\n" not in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""What verl gets from our parquet, and what is left out of it."""
+"""Rows for verl from our parquet, and the samples that are left out."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -65,12 +65,12 @@ def test_bad_samples_are_left_out_and_named(make, samples, tmp_path, capsys):
     assert [sample.id for sample in dataset.samples] == [samples[0].id]
     assert list(dataset.report.unreadable) == ["gone", "broken", "resized"]
     assert list(dataset.report.overlong) == ["long"]
-    said = capsys.readouterr().out
-    assert said.count("left out") == 2
-    assert "1 samples; 3 left out as unreadable (first: gone: no such image" in said
+    output = capsys.readouterr().out
+    assert output.count("left out") == 2
+    assert "1 samples; 3 left out as unreadable (first: gone: no such image" in output
 
 
-def test_later_rounds_are_asked_after_the_earlier_ones(make, samples):
+def test_prompts_of_later_rounds_show_the_earlier_ones(make, samples):
     box = [28.0, 56.0, 84.0, 112.0]
     found, nothing = {"question": "the ring", "boxes": [box]}, {"question": "a cup", "boxes": []}
     questions = {
@@ -96,10 +96,10 @@ Please find "what is left of <box>[14, 28, 42, 56]</box>"''')
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_no_sample_is_the_users_mistake(make, samples, count):
+def test_no_usable_sample_is_an_error(make, samples, count):
     with pytest.raises(UserError, match=r"no samples in|no usable sample in"):
         make([replace(samples[0], image="gone.png")][:count])
 
 
-def test_some_may_be_asked_for(make, samples):
+def test_max_samples_limits_the_dataset(make, samples):
     assert len(make(samples, max_samples=3)) == 3

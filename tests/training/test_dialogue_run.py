@@ -1,4 +1,4 @@
-"""A run on dialogues: half of the later rounds are asked after what the policy itself answers to the earlier ones."""
+"""A run on dialogues: prompts of half of the later rounds show the policy's own answers to the earlier ones."""
 
 import json
 
@@ -17,9 +17,9 @@ def test_two_steps_on_dialogues(tmp_path):
     to_parquet(make_dialogues(2, HELD_OUT_SEED + 11), tmp_path / "val.parquet")
     run = tmp_path / "run"
     asked = ["data=dialogues", "reward=dialogue", "data.own_history=0.5", "data.train_batch_size=8", "segzero.record=8"]
-    said = wait(start(tmp_path, run, *asked, "trainer.total_training_steps=2", "trainer.test_freq=2"))
+    output = wait(start(tmp_path, run, *asked, "trainer.total_training_steps=2", "trainer.test_freq=2"))
     rows = [row["data"] for row in logged(run) if "reward/cites/mean" in row["data"]]
-    assert len(rows) == 2, said[-3000:]
+    assert len(rows) == 2, output[-3000:]
     recorded = [json.loads(line) for line in (run / "rollouts" / "rollouts.jsonl").read_text().splitlines()]
     assert len(recorded) == 16
     later = [row for row in recorded if "notes" in row]

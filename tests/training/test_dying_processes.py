@@ -1,4 +1,4 @@
-"""Whichever process of a run dies, the run ends soon and says why."""
+"""The run ends soon and says why, whichever of its processes dies."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ def test_a_death_ends_the_run(scenes, tmp_path, title, name):
 
 @pytest.mark.parametrize("title", ["VLLM::EngineCore", "ray::SegmenterActor"])
 def test_a_death_while_the_trainer_works_ends_the_run(scenes, tmp_path, title):
-    """Nobody waits for rollouts then; the trainer would wait for ever for a replica that takes its weights."""
+    """No rollout is running then; the trainer would wait for ever for a dead replica to take its weights."""
     process = _in_its_third_step(scenes, tmp_path / "run")
     run = psutil.Process(process.pid)
     [victim] = [child for child in run.children(recursive=True) if _titled(child, title)]

@@ -31,7 +31,7 @@ PATCHED = [(qwen2_vl, "Qwen2VL"), (qwen2_5_vl, "Qwen2_5_VL"), (qwen3_vl, "Qwen3V
 
 @pytest.fixture
 def load(checkpoints, monkeypatch):
-    """load(family) -> a model with the forward that verl trains it with; the library's own comes back afterwards."""
+    """load(family) -> a model with verl's forward; the library's own forward is restored afterwards."""
     for module, name in PATCHED:
         for part in ("ForConditionalGeneration", "Model"):
             owner = getattr(module, name + part)
@@ -130,7 +130,7 @@ def mesh(tmp_path_factory):
 
 
 def shard(net, mesh):
-    """As verl wraps a model whose head and embedding are not tied."""
+    """A model whose head and embedding are not tied, wrapped as verl does."""
     for part in (net.model.language_model.embed_tokens, net.lm_head, net):
         fully_shard(part, mesh=mesh)
 
@@ -171,8 +171,8 @@ def test_values_and_gradients_are_those_of_ordinary_logits(family, load, encoder
         torch.testing.assert_close(grown[name], gradient, rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_without_it_a_sharded_head_is_not_found(load, encoders, pictures, mesh):
-    """The reason for `gather_head`: should verl mend it, this test fails, and both can go."""
+def test_without_gather_head_a_sharded_head_is_not_gathered(load, encoders, pictures, mesh):
+    """The reason for `gather_head`: if verl fixes this, the test fails, and both can be removed."""
     net = load("qwen2_5_vl")
     apply_monkey_patch(model=net, use_remove_padding=False, use_fused_kernels=True, fused_kernels_backend="torch")
     shard(net, mesh)
@@ -182,7 +182,7 @@ def test_without_it_a_sharded_head_is_not_found(load, encoders, pictures, mesh):
 
 
 def test_a_frozen_tower_is_not_differentiated_for_adapters(load, encoders, pictures):
-    """With LoRA, transformers asks its first layer for gradients, from which nothing would be learnt."""
+    """With LoRA, transformers asks its first layer for gradients, which train nothing."""
     from peft import LoraConfig, get_peft_model
 
     net, encoder = load("qwen2_5_vl"), encoders["qwen2_5_vl"]
@@ -213,7 +213,7 @@ def test_rows_of_different_images_are_left_alone():
     assert shared.first_of_each([None, "a", "a"]) == {0, 1, 2}
 
 
-def test_nothing_to_freeze_is_a_mistake():
+def test_a_model_without_vision_tower_cannot_be_frozen():
     with pytest.raises(UserError, match="no part called 'visual'"):
         freeze_vision(torch.nn.Linear(2, 2))
 

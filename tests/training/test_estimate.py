@@ -66,8 +66,8 @@ def test_every_preset_holds_its_model(estimated, model, hardware):
     config, batch, shape, found = estimated(model, hardware)
     check_memory(config, found)
     assert found.updating + found.segmenter < config.segzero.accelerator.memory_gb * 1e9
-    said = "\n".join(describe_estimates(config, shape, found, estimate_step_time(config, batch, shape, 1000), 443))
-    assert "may not fit" not in said and "vLLM" in said
+    output = "\n".join(describe_estimates(config, shape, found, estimate_step_time(config, batch, shape, 1000), 443))
+    assert "may not fit" not in output and "vLLM" in output
 
 
 @pytest.mark.parametrize("hardware", ["gpu4", "cpu"])
@@ -95,7 +95,7 @@ def test_parts_of_a_tiny_run(estimated):
     assert bounded.parts["pixels"] == 16 * 12544 * 3 * 2 * 4 < found.parts["pixels"]  # 112 by 112 pixels at most
 
 
-def test_a_node_holds_what_its_gpus_do_not(estimated):
+def test_main_memory_holds_what_is_offloaded(estimated):
     _, _, shape, resident = estimated("qwen2_5_vl_7b", "gpu4")
     offloading = [f"actor_rollout_ref.actor.fsdp_config.{part}_offload=true" for part in ("param", "optimizer")]
     offloaded = estimated("qwen2_5_vl_7b", "gpu4", *offloading)[-1]

@@ -135,8 +135,8 @@ def with_adapters(tied, single, tmp_path_factory):
 def test_full_training_is_resumed_under_another_preset_and_merged(with_adapters, untied, single, tmp_path):
     """Without offloading, then with it; a reference model; a head of its own; nothing listens to other machines."""
     run = tmp_path / "run"
-    said = wait(rehearse("run_visionreasoner_7b_4x80G", untied, single, run, "trainer.total_training_steps=1"))
-    assert "attention sdpa, padded batches" in said and (run / "metrics.jsonl").exists(), said[-3000:]
+    output = wait(rehearse("run_visionreasoner_7b_4x80G", untied, single, run, "trainer.total_training_steps=1"))
+    assert "attention sdpa, padded batches" in output and (run / "metrics.jsonl").exists(), output[-3000:]
     [first] = logged(run)
     assert first["data"]["prompt_length/mean"] > 1040
     assert first["data"]["training/rollout_probs_diff_mean"] < 1e-4  # vLLM and the trainer compute alike
@@ -145,8 +145,8 @@ def test_full_training_is_resumed_under_another_preset_and_merged(with_adapters,
     while process.poll() is None and len(logged(run)) < 2:
         listening |= listeners(process.pid)
         time.sleep(1)
-    said = wait(process)
-    assert f"resuming from {run / 'global_step_1'}" in said, said[-3000:]
+    output = wait(process)
+    assert f"resuming from {run / 'global_step_1'}" in output, output[-3000:]
     assert len(listening) > 10  # Ray, TransferQueue, vLLM, torch
     assert {address for _, address in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, listening
     second = logged(run)[-1]
@@ -163,9 +163,9 @@ def test_full_training_is_resumed_under_another_preset_and_merged(with_adapters,
 @pytest.mark.slow
 def test_adapters_are_trained_alone_and_reach_the_engine(with_adapters, tied, tmp_path):
     process, run = with_adapters
-    said = wait(process)
+    output = wait(process)
     steps = logged(run)
-    assert [row["step"] for row in steps] == [1, 2], said[-3000:]
+    assert [row["step"] for row in steps] == [1, 2], output[-3000:]
     assert steps[1]["data"]["training/rollout_probs_diff_mean"] < 5e-3
     shards = torch.load(run / "global_step_2" / "actor" / "model_world_size_1_rank_0.pt", weights_only=True)
     kinds = {("lora_" in name, tensor.dtype) for name, tensor in shards.items()}

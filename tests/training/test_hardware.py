@@ -35,7 +35,7 @@ def test_a_laptop_will_do():
 
 
 @pytest.mark.parametrize(
-    ("there", "overrides", "said"),
+    ("there", "overrides", "message"),
     [
         (
             LAPTOP,
@@ -68,15 +68,15 @@ def test_a_laptop_will_do():
         ),
     ],
 )
-def test_what_would_fail_later_is_said_before(there, overrides, said, monkeypatch):
+def test_runs_that_would_fail_later_are_refused(there, overrides, message, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr("torch.version.cuda", "13.0")
-    if not said:
+    if not message:
         check(there, *overrides)
         return
     with pytest.raises(UserError) as caught:
         check(there, *overrides)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_several_gpus_need_shared_memory(monkeypatch):
@@ -87,7 +87,7 @@ def test_several_gpus_need_shared_memory(monkeypatch):
     check(container, "hardware=gpu1")
 
 
-def test_memory_that_does_not_suffice():
+def test_too_little_memory_is_refused_or_remarked():
     config = resolve_config(compose("train", []))
     memory = estimate_memory(config, batch_sizes(config), shape_of(config.actor_rollout_ref.model.path))
     assert hardware.check_room(config, memory, Machine(8, int(1.5 * memory.host), None)) == []
@@ -128,15 +128,17 @@ def test_an_attention_that_is_not_installed_is_one_line():
     try_attention(implementation="sdpa")
 
 
-@pytest.mark.parametrize(("driver", "said"), [("550.54.15", "driver 550.54.15 is older than 580"), ("580.65.06", "")])
-def test_make_says_that_the_driver_is_too_old(tmp_path, driver, said):
+@pytest.mark.parametrize(
+    ("driver", "message"), [("550.54.15", "driver 550.54.15 is older than 580"), ("580.65.06", "")]
+)
+def test_make_warns_of_a_driver_that_is_too_old(tmp_path, driver, message):
     program = tmp_path / "nvidia-smi"
     program.write_text(f"#!/bin/sh\necho {driver}\n")
     program.chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     command = ["make", "-s", "driver", "ACCELERATOR=cuda"]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
-    assert said in done.stderr and bool(done.stderr) == bool(said)
+    assert message in done.stderr and bool(done.stderr) == bool(message)
 
 
 def test_a_dry_run_for_another_machine_is_not_refused():

@@ -1,4 +1,4 @@
-"""Checkpoints that mean harm: no code of theirs runs, and what is absurd is a line, at once and in little memory."""
+"""Malicious checkpoints: their code does not run, and absurd sizes are one line, at once and in little memory."""
 
 import io
 import json
@@ -38,7 +38,7 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("kind", ["never_seen", "qwen2_5_vl"])
-def test_no_code_of_a_checkpoint_runs_even_if_somebody_says_yes(checkpoint, tmp_path, monkeypatch, capsys, kind):
+def test_no_code_of_a_checkpoint_runs_even_if_a_prompt_is_answered_yes(checkpoint, tmp_path, monkeypatch, capsys, kind):
     place = light_copy(checkpoint, tmp_path) / "huggingface"
     config = json.loads((place / "config.json").read_text()) if kind == "qwen2_5_vl" else {}
     (place / "config.json").write_text(json.dumps({**config, **UNKNOWN, "model_type": kind}))
@@ -60,7 +60,7 @@ def test_no_code_of_a_checkpoint_runs_even_if_somebody_says_yes(checkpoint, tmp_
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"text_config": 5}, "text_config should hold an object"),
         ({"text_config": {"num_hidden_layers": 10_000_000}}, r"num_hidden_layers is 1e\+07, more than the 1000"),
@@ -69,19 +69,19 @@ def test_no_code_of_a_checkpoint_runs_even_if_somebody_says_yes(checkpoint, tmp_
         ({"text_config": {"hidden_size": -96}}, "makes no model"),
     ],
 )
-def test_a_config_of_no_model_is_one_line(checkpoint, tmp_path, change, said):
+def test_a_config_that_makes_no_model_is_one_line(checkpoint, tmp_path, change, message):
     actor = light_copy(checkpoint, tmp_path)
     file = actor / "huggingface" / "config.json"
     config = json.loads(file.read_text())
     text = change["text_config"]
     config["text_config"] = config["text_config"] | text if isinstance(text, dict) else text
     file.write_text(json.dumps(config))
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         merge(actor.parent, tmp_path / "merged")
     assert "\n" not in str(caught.value)
 
 
-def test_links_are_not_followed_but_the_hubs_own(checkpoint, tmp_path):
+def test_only_links_of_the_hub_are_followed(checkpoint, tmp_path):
     model = tmp_path / "models--owner--name"
     actor = light_copy(checkpoint, model / "snapshots" / "0af3")
     place = actor / "huggingface"
@@ -113,7 +113,7 @@ def test_absurd_world_sizes_are_one_line(tmp_path, name):
 
 
 def sharded(piece: torch.Tensor, shape, placements, mesh_shape=(2,), ranks=None):
-    """A DTensor as some other program may have written it."""
+    """A DTensor that another program may have written."""
     distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=torch.Size(mesh_shape).numel())
     try:
         mesh = init_device_mesh("cpu", mesh_shape)
@@ -127,7 +127,7 @@ def sharded(piece: torch.Tensor, shape, placements, mesh_shape=(2,), ranks=None)
 
 
 @pytest.mark.parametrize(
-    ("piece", "shape", "dim", "mesh", "said"),
+    ("piece", "shape", "dim", "mesh", "message"),
     [
         (torch.ones(2, 3), (4, 3), 7, (2,), "cut along dimension 7 of 2"),
         (torch.ones(2, 3), (4, 3), -1, (2,), "cut along dimension -1 of 2"),
@@ -137,17 +137,17 @@ def sharded(piece: torch.Tensor, shape, placements, mesh_shape=(2,), ranks=None)
         (torch.ones(2, 5), (4, 3), 0, (2,), r"do not make up \(4, 3\)"),
     ],
 )
-def test_absurd_pieces_are_one_line(tmp_path, piece, shape, dim, mesh, said):
+def test_absurd_pieces_are_one_line(tmp_path, piece, shape, dim, mesh, message):
     placements = (Shard(dim), *[Replicate()] * (len(mesh) - 1))
     state = {"weight": sharded(piece, shape, placements, mesh)}
     for rank in range(2):
         one_shard(tmp_path, state, f"model_world_size_2_rank_{rank}.pt")
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         Shards(tmp_path).whole("weight", torch.float32)
     assert "\n" not in str(caught.value)
 
 
-def test_whole_tensors_that_are_no_tensors_are_one_line(tmp_path):
+def test_values_that_are_not_tensors_are_one_line(tmp_path):
     with pytest.raises(UserError, match="should hold named tensors"):
         Shards(one_shard(tmp_path, {7: torch.ones(2)}))
     for absurd in (torch.ones(1).expand(1 << 40), torch.ones(8, device="meta")):

@@ -95,7 +95,7 @@ def test_hyper_parameters_are_the_published(launcher):
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """Where the launchers find policies and data: train.parquet and val.parquet of one-object scenes."""
+    """Environment of the launchers: policies, and train.parquet and val.parquet of one-object scenes."""
     folder = tmp_path_factory.mktemp("launchers")
     write_one_object_scenes(folder, 60)
     return {

@@ -1,4 +1,4 @@
-"""Merging: every tensor as it was, in less memory, with what is wrong said in a line."""
+"""Merging keeps every tensor as it was, in little memory, and reports damage in one line."""
 
 import json
 import os
@@ -142,13 +142,13 @@ def test_adapters_are_exported(adapted, policy, tmp_path):
         export_adapter(actor, tmp_path / "adapter")
 
 
-def test_what_holds_no_adapter_exports_none(checkpoint, tmp_path):
+def test_a_checkpoint_without_adapter_exports_none(checkpoint, tmp_path):
     with pytest.raises(UserError, match="holds no adapter"):
         export_adapter(checkpoint, tmp_path / "adapter")
     assert not list(tmp_path.iterdir())
 
 
-def test_the_card_tells_of_the_run(checkpoint, tmp_path):
+def test_the_card_describes_the_run(checkpoint, tmp_path):
     import yaml
 
     run = tmp_path / "run"
@@ -182,7 +182,7 @@ def test_the_card_tells_of_the_run(checkpoint, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_mapped_pages_are_handed_back(tmp_path):
+def test_mapped_pages_are_released(tmp_path):
     def mapped() -> int:
         status = Path("/proc/self/status").read_text()
         return int(re.search(r"RssFile:\s+(\d+)", status)[1]) * 1024
@@ -199,7 +199,7 @@ def test_mapped_pages_are_handed_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("harm", "message"),
     [
         (lambda a: (a / "model_world_size_3_rank_1.pt").unlink(), r"lacks the shards of ranks \[1\] of 3"),
         (lambda a: (a / "model_world_size_3_rank_1.pt").write_bytes(b"nonsense"), "can't be read as a shard"),
@@ -208,16 +208,16 @@ def test_mapped_pages_are_handed_back(tmp_path):
         (lambda a: (a / "huggingface" / "config.json").write_text("{"), r"config\.json can't be read"),
     ],
 )
-def test_what_is_wrong_is_said_and_nothing_is_written(checkpoint, tmp_path, harm, said):
+def test_damage_is_reported_and_nothing_is_written(checkpoint, tmp_path, harm, message):
     copy = tmp_path / "global_step_7"
     shutil.copytree(checkpoint, copy)
     harm(copy / "actor")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         merge(copy, tmp_path / "merged")
     assert [path.name for path in tmp_path.iterdir()] == ["global_step_7"]
 
 
-def test_what_is_merged_is_on_the_disk_before_it_gets_its_name(checkpoint, tmp_path, monkeypatch):
+def test_the_merged_folder_is_on_the_disk_before_it_gets_its_name(checkpoint, tmp_path, monkeypatch):
     steps = record_syncs(monkeypatch, "rename")
     out = merge(checkpoint, tmp_path / "merged")
     at = steps.index("name")
@@ -226,7 +226,7 @@ def test_what_is_merged_is_on_the_disk_before_it_gets_its_name(checkpoint, tmp_p
     assert after == [tmp_path.stat().st_ino]
 
 
-def test_a_torn_log_is_passed_over(checkpoint, tmp_path):
+def test_a_torn_log_is_skipped(checkpoint, tmp_path):
     actor = light_copy(checkpoint, tmp_path)
     rows = [json.dumps({"step": 7, "data": {"val/giou": 0.7}}), '{"step": 7, "da', "\xff", "7", "[" * 100_000]
     (tmp_path / "metrics.jsonl").write_text("\n".join(rows), encoding="latin-1")
@@ -237,7 +237,7 @@ RUN = "actor_rollout_ref:\n  model:\n    path: base\ndata:\n  prompt: multi\n  f
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (RUN[:-24], "is not whole; put the run's own file there, or move it away"),
         (RUN[: RUN.index("data")], "is not whole"),
@@ -250,17 +250,19 @@ RUN = "actor_rollout_ref:\n  model:\n    path: base\ndata:\n  prompt: multi\n  f
         ("#" * (2 << 20), "has more than 1 MiB"),
     ],
 )
-def test_a_cut_configuration_is_one_line_before_anything_is_written(checkpoint, tmp_path, monkeypatch, text, said):
+def test_a_truncated_configuration_is_refused_before_anything_is_written(
+    checkpoint, tmp_path, monkeypatch, text, message
+):
     actor = light_copy(checkpoint, tmp_path)
     (tmp_path / "config.yaml").write_text(text)
     monkeypatch.setattr("segzero.training.merge.write_safetensors", pytest.fail)
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         merge(actor.parent, tmp_path / "merged")
     assert "\n" not in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "global_step_7"]
 
 
-def test_somebody_elses_configuration_says_nothing_about_a_policy(checkpoint, tmp_path):
+def test_the_configuration_of_another_program_is_ignored(checkpoint, tmp_path):
     actor = light_copy(checkpoint, tmp_path)
     (tmp_path / "config.yaml").write_text("name: something else\n")
     assert not (merge(actor.parent, tmp_path / "merged") / "segzero.json").exists()
@@ -274,7 +276,7 @@ def test_a_missing_weight_is_named(policy, model, tmp_path):
         merge(tmp_path / "run", tmp_path / "merged")
 
 
-def test_whole_numbers_are_no_weights(policy, model, tmp_path):
+def test_integers_are_not_weights(policy, model, tmp_path):
     state = {**model.state_dict(), "model.language_model.norm.weight": torch.ones(96, dtype=torch.int64)}
     save_shards(model, AutoProcessor.from_pretrained(policy), tmp_path / "run", 2, state)
     with pytest.raises(UserError, match=r"'model\.language_model\.norm\.weight' is int64 in the shards"):

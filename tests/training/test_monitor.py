@@ -45,7 +45,7 @@ def shown(samples):
 
 @pytest.fixture
 def groups(samples, shown):
-    """Three groups, whose answers differ not at all, much, and a little."""
+    """Three groups whose answers differ not at all, much, and a little."""
     return [
         group(samples[1], answer(1.0), answer(1.0)),
         group(shown, answer(3.0), answer(0.0, "no idea"), answer(5.0, CORNER)),
@@ -72,7 +72,7 @@ def test_lines_of_the_groups_that_differ_most(groups, samples, shown, tmp_path):
     assert not list(tmp_path.glob("*.png"))
 
 
-def test_nothing_is_written_when_nothing_is_wanted(groups, tmp_path):
+def test_nothing_is_written_if_recording_is_off(groups, tmp_path):
     Recorder(tmp_path / "rollouts", native(), 0, panels_every=1).record(1, groups)
     Recorder(tmp_path / "rollouts", native(), 2, panels_every=1).record(1, [])
     assert not (tmp_path / "rollouts").exists()
@@ -85,7 +85,7 @@ def test_panels_every_few_steps(groups, tmp_path):
     assert sorted(path.name for path in tmp_path.glob("*.png")) == ["step_000002_0.png", "step_000002_1.png"]
 
 
-def test_a_panel_shows_what_was_drawn_or_else_the_boxes(shown, tmp_path):
+def test_a_panel_shows_the_masks_or_else_the_boxes(shown, tmp_path):
     recorder = Recorder(tmp_path, native(), 1)
     corner, elsewhere = np.zeros((2, shown.height, shown.width), bool)
     corner[:40, :40] = True  # what the answer's box holds
@@ -106,7 +106,7 @@ def test_without_true_masks_a_panel_shows_the_true_boxes(shown, tmp_path):
     assert not any(same(a, b) for a, b in (panels[:2], panels[1:], panels[::2]))
 
 
-def test_what_was_asked_after_earlier_rounds_is_recorded_as_it_was_asked(shown, tmp_path):
+def test_the_question_of_a_later_round_is_recorded_as_the_policy_read_it(shown, tmp_path):
     later = replace(
         shown, question="what is left of it", turns=({"question": "the ring", "boxes": [[28, 56, 84, 112]]},)
     )
@@ -169,13 +169,13 @@ def test_terms_errors_and_flat_groups(samples):
     assert group_metrics([]) == {}
 
 
-def test_whose_answers_the_later_rounds_were_asked_after(samples):
+def test_shares_of_prompts_with_own_history_and_of_fallbacks(samples):
     turns = ({"question": "the ring", "boxes": [[28, 56, 84, 112]]},)
     later = replace(samples[0], question="what is left of it", turns=turns)
     answers = answer(1.0), answer(0.0)
     first = group(samples[0], *answers)
-    told = [group(later, *answers, history=history) for history in ["own", "own", "fallback", "true"]]
-    metrics = group_metrics([first, *told])
+    later_groups = [group(later, *answers, history=history) for history in ["own", "own", "fallback", "true"]]
+    metrics = group_metrics([first, *later_groups])
     assert metrics["dialogue/own_history"] == 1 / 2
     assert metrics["dialogue/fallbacks"] == 1 / 4
     assert not any(name.startswith("dialogue/") for name in group_metrics([first]))
@@ -202,8 +202,8 @@ def test_validation_counts_failures_and_nothing_there(samples):
     assert "val/giou" not in validation_metrics([group(samples[0], answer(1.0))])
 
 
-def test_what_no_validation_sample_can_tell_is_left_out(samples):
-    """Where each has a target nobody can say rightly that nothing is there: there is no n_acc, and no NaN."""
+def test_metrics_without_a_fitting_sample_are_left_out(samples):
+    """n_acc needs a sample without a target, and t_acc one with a target; otherwise there is none, and no NaN."""
     there = next(sample for sample in samples if len(sample.objects) == 1)
     nothing = next(sample for sample in samples if sample.empty)
     with_target = validation_metrics([group(there, answer(1.0, masks=()))])

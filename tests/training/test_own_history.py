@@ -1,4 +1,4 @@
-"""What is asked after earlier rounds, true ones or the policy's own; and when."""
+"""Prompts of later rounds after true answers or the policy's own, and the choice between them."""
 
 import asyncio
 
@@ -25,14 +25,14 @@ def boxes(question, *turns):
     return set(asked.boxes.referred), set(asked.boxes.others)
 
 
-def test_a_question_without_a_reference_is_asked_alone():
+def test_the_prompt_of_a_question_without_reference_shows_no_earlier_round():
     asked = sample_prompt(sample_of("the largest fork", CUP, SPOONS), FRAME)
     assert (asked.question, asked.notes, asked.answer_is_empty) == ("the largest fork", "", False)
     assert asked.boxes.referred == asked.boxes.others == frozenset()
     assert asked.messages("multi") == sample_prompt(sample_of("the largest fork"), FRAME).messages("multi")
 
 
-def test_what_the_prompt_tells_and_what_of_it_is_referred_to():
+def test_boxes_of_the_prompt_and_those_that_the_question_refers_to():
     cup, spoon, other = (20, 40, 60, 80), (100, 0, 120, 180), (140, 0, 160, 180)
     assert boxes("what lies in [REF:1]", CUP, SPOONS) == ({cup}, {spoon, other})
     assert boxes("the lid of the first one", CUP, SPOONS) == ({spoon}, {cup, other})
@@ -40,14 +40,14 @@ def test_what_the_prompt_tells_and_what_of_it_is_referred_to():
     assert boxes("the table below [REF:1], instance 1 and [1, 2, 3, 4]", CUP) == ({cup}, {(1, 2, 3, 4)})
 
 
-def test_all_that_it_refers_to_is_nothing():
+def test_the_answer_is_empty_if_all_references_are():
     nothing = {"question": "a fork", "boxes": []}
     assert sample_prompt(sample_of("its handle", nothing), FRAME).answer_is_empty
     assert not sample_prompt(sample_of("the table below [REF:1] and [REF:2]", nothing, CUP), FRAME).answer_is_empty
 
 
 def own(sample, *answers):
-    """What is asked, and all that was asked before, where the policy gives these answers."""
+    """The prompt after these own answers, and the prompts of the rounds before it."""
     heard, answers = [], iter(answers)
 
     async def write(asked):
@@ -58,8 +58,8 @@ def own(sample, *answers):
 
 
 def test_earlier_rounds_are_answered_one_after_the_other():
-    said = [Answer(instances=(Instance((2.0, 4.0, 6.0, 8.0), ((3.0, 5.0),)),)), Answer(instances=())]
-    asked, heard = own(sample_of("what lies in [REF:1]", CUP, SPOONS), *said)
+    output = [Answer(instances=(Instance((2.0, 4.0, 6.0, 8.0), ((3.0, 5.0),)),)), Answer(instances=())]
+    asked, heard = own(sample_of("what lies in [REF:1]", CUP, SPOONS), *output)
     cup = 'Earlier in this dialogue:\nround 1, "the cup": <box>[2, 4, 6, 8]</box> <point>[3, 5]</point>'
     assert heard == [("the cup", ""), ("the spoons beside <box>[2, 4, 6, 8]</box>", cup)]
     assert asked.question == "what lies in <box>[2, 4, 6, 8]</box>"
@@ -67,10 +67,10 @@ def test_earlier_rounds_are_answered_one_after_the_other():
     assert asked.boxes.referred == {(2, 4, 6, 8)}
 
 
-def test_an_answer_that_could_not_be_read_is_told_as_none():
-    said = [Answer(error="no_answer"), Answer(instances=(Instance((2.0, 4.0, 6.0, 8.0)),))]
+def test_an_unreadable_answer_is_shown_as_no_answer():
+    output = [Answer(error="no_answer"), Answer(instances=(Instance((2.0, 4.0, 6.0, 8.0)),))]
     fork = {"question": "the fork", "boxes": []}
-    asked, _ = own(sample_of("what lies in [REF:2]", CUP, fork), *said)
+    asked, _ = own(sample_of("what lies in [REF:2]", CUP, fork), *output)
     assert asked.notes.splitlines()[1:] == [
         'round 1, "the cup": no answer',
         'round 2, "the fork": <box>[2, 4, 6, 8]</box>',
@@ -83,24 +83,24 @@ def test_a_round_that_refers_to_such_an_answer_has_none_either():
     assert heard == [("the cup", "")]
 
 
-def test_nobody_is_asked_what_can_only_be_nothing():
+def test_the_policy_is_not_called_for_an_answer_that_can_only_be_empty():
     asked, heard = own(sample_of("the forks beside [REF:2]", CUP, SPOONS), Answer())
     assert asked is None
     assert heard == [("the cup", "")]
 
 
-@pytest.mark.parametrize("said", [[None], [Answer(instances=(Instance((2.0, 4.0, 6.0, 8.0)),)), None]])
-def test_a_policy_that_will_not_write(said):
-    asked, heard = own(sample_of("what lies in [REF:1]", CUP, SPOONS), *said)
+@pytest.mark.parametrize("message", [[None], [Answer(instances=(Instance((2.0, 4.0, 6.0, 8.0)),)), None]])
+def test_a_round_that_cannot_be_generated_ends_it(message):
+    asked, heard = own(sample_of("what lies in [REF:1]", CUP, SPOONS), *message)
     assert asked is None
-    assert len(heard) == len(said)
+    assert len(heard) == len(message)
 
 
-def test_a_reference_to_a_later_one_than_there_is():
+def test_a_reference_beyond_the_number_of_objects_ends_it():
     """The true round has two spoons, the policy found one."""
-    said = [Answer(instances=(Instance((2.0, 4.0, 6.0, 8.0)),))] * 2
+    output = [Answer(instances=(Instance((2.0, 4.0, 6.0, 8.0)),))] * 2
     assert sample_prompt(sample_of("what lies on the second one", CUP, SPOONS), FRAME).notes
-    assert own(sample_of("what lies on the second one", CUP, SPOONS), *said)[0] is None
+    assert own(sample_of("what lies on the second one", CUP, SPOONS), *output)[0] is None
 
 
 def test_the_true_history_must_be_sound():
@@ -109,7 +109,7 @@ def test_the_true_history_must_be_sound():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
-def test_a_share_of_samples_and_steps_takes_its_own_history(share):
+def test_a_share_of_samples_and_steps_takes_own_history(share):
     chosen = [[takes_own_history(f"sample-{i}", step, share) for step in range(60)] for i in range(60)]
     assert sum(map(sum, chosen)) == pytest.approx(3600 * share, abs=100)
     if 0 < share < 1:

@@ -1,4 +1,4 @@
-"""The failure that each patch mends is there without it."""
+"""Each patch fixes a failure that occurs without it."""
 
 import importlib
 import os
@@ -20,7 +20,7 @@ def positions(*lengths: int) -> list[torch.Tensor]:
 
 
 def pad(packed: torch.Tensor, length: int) -> torch.Tensor:
-    """What verl's engine does with them."""
+    """The same steps as in verl's engine."""
     return torch.nested.to_padded_tensor(packed, padding=0, output_size=(packed.shape[0], 4, length))
 
 

@@ -1,4 +1,4 @@
-"""The report shows the figures it is given, and nothing it would have to fetch."""
+"""The report shows the given figures, and fetches nothing."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def test_figures_and_curves_are_those_of_this_run():
     assert "&lt;2&gt;" in page and "&lt;b&gt;0&lt;/b&gt; &amp; co" in page and "<b>" not in page
 
 
-def test_it_needs_nothing_beside_it():
+def test_the_page_is_self_contained():
     page = write_report(answers([0.2]), answers([0.8]), LOG, {})
     assert not re.search(r'(src|href)="(?!data:)', page) and "<script" not in page
 
@@ -48,7 +48,7 @@ def test_a_log_without_validation_has_one_curve():
     assert curves([]) == {}
 
 
-def test_what_was_lost_is_shown_too():
+def test_losses_are_shown_too():
     before, after = answers([0.5, 0.5, 0.5, 0.5]), answers([0.9, 0.1, 0.5, 0.7])
     assert most_changed(before, after) == [("Gained", 0), ("Gained", 3), ("Lost", 1)]
 
@@ -73,7 +73,7 @@ TORN = [
 
 
 @pytest.mark.parametrize("torn", TORN, ids=lambda line: repr(line[:20]))
-def test_a_torn_line_of_the_log_is_passed_over(tmp_path, torn):
+def test_a_torn_line_of_the_log_is_skipped(tmp_path, torn):
     file = tmp_path / metrics_log.NAME
     file.write_bytes(json.dumps(LOG[0]).encode() + b"\n" + torn)  # as a kill or a full disk leaves it
     assert read_log(tmp_path) == LOG[:1]

@@ -1,4 +1,4 @@
-"""Rollouts beside servers that answer as a test wants: whatever breaks is heard of, and nothing waits for ever."""
+"""Rollouts with servers that a test controls: every failure is raised, and nothing waits for ever."""
 
 import asyncio
 from dataclasses import replace
@@ -15,7 +15,7 @@ from segzero.training.tokenization import GeneratedAnswer
 
 
 class Server:
-    """A replica's handle: `generate_group.remote` gives what `reply` does with the number asked for."""
+    """A replica's handle: `generate_group.remote` returns the result of `reply` for a number of answers."""
 
     def __init__(self, reply) -> None:
         self.generate_group, self.reply = self, reply
@@ -89,7 +89,7 @@ def test_a_replica_that_dies_ends_validation(started, samples):
         started(die).validate(samples)
 
 
-def test_validation_ends_when_anything_watched_dies(started, samples):
+def test_validation_ends_when_any_process_dies(started, samples):
     def check():
         raise UserError("trainer 0 died")
 
@@ -115,7 +115,7 @@ def test_a_failure_while_handing_over_ends_a_step(started, monkeypatch):
     assert rollouts.take_finished() == []
 
 
-def test_the_first_failure_is_the_one_that_is_told(started):
+def test_the_first_failure_is_raised(started):
     deaths = iter(["first", "second"])
 
     async def die_in_turn(count):
@@ -149,7 +149,7 @@ def later(samples):
 
 @pytest.fixture
 def trained(started, later, encoder, monkeypatch):
-    """trained(texts, own_history) -> what was asked, the group, and the fields that verl gets."""
+    """trained(texts, own_history) -> the prompts, the group, and the fields that verl gets."""
     handed = []
 
     async def take(fields=None, **options):
@@ -176,7 +176,7 @@ def trained(started, later, encoder, monkeypatch):
     return train
 
 
-def test_a_group_is_asked_after_the_policys_own_answers(trained, encoder, later):
+def test_the_prompt_shows_the_policys_own_answers(trained, encoder, later):
     asked, group, fields = trained([FOUND, OTHER, CITED])
     assert [how for _, *how in asked] == [[1, 0.0], [1, 0.0], [2, 1.0]]  # greedy, greedy, then the group
     texts = [text for text, *_ in asked]
@@ -191,7 +191,7 @@ def test_a_group_is_asked_after_the_policys_own_answers(trained, encoder, later)
 
 
 @pytest.mark.parametrize(
-    ("said", "history"),
+    ("message", "history"),
     [
         (["no idea", CITED], "fallback"),  # round 2 refers to round 1, and so does the question
         (["<think>?</think><answer>[]</answer>", CITED], "fallback"),  # nobody is asked what nothing follows from
@@ -200,10 +200,10 @@ def test_a_group_is_asked_after_the_policys_own_answers(trained, encoder, later)
         ([FOUND, "no idea", CITED], "own"),  # told as no answer
     ],
 )
-def test_where_own_answers_leave_nothing_to_ask_the_true_ones_are_told(trained, encoder, later, said, history):
-    asked, group, _ = trained(said)
+def test_the_prompt_falls_back_to_the_true_answers(trained, encoder, later, message, history):
+    asked, group, _ = trained(message)
     assert group.history == history
-    assert [how for _, *how in asked] == [[1, 0.0]] * (len(said) - 1) + [[2, 1.0]]
+    assert [how for _, *how in asked] == [[1, 0.0]] * (len(message) - 1) + [[2, 1.0]]
     if history == "fallback":
         assert asked[-1][0] == encoder.processor.tokenizer.decode(encoder.encode(later).unexpanded)
         assert [rollout.scored.reward.terms["cites"] for rollout in group.rollouts] == [0.0, 0.0]
@@ -212,12 +212,12 @@ def test_where_own_answers_leave_nothing_to_ask_the_true_ones_are_told(trained, 
 
 
 @pytest.mark.parametrize(("question", "share"), [("what is left of [REF:1]", 0.0), ("the largest shape", 1.0)])
-def test_no_earlier_round_is_asked_for_nothing(trained, later, question, share):
+def test_earlier_rounds_are_generated_only_if_needed(trained, later, question, share):
     asked, group, _ = trained([FOUND], share, replace(later, question=question))
     assert len(asked) == 1 and group.history == "true"
 
 
-def test_validation_tells_the_true_history(started, later, encoder):
+def test_validation_shows_the_true_history(started, later, encoder):
     rollouts = started(write, [later], own_history=1.0)
     [group] = rollouts.validate([later])
     assert group.history == "true"

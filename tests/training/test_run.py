@@ -32,10 +32,10 @@ def test_train_be_killed_resume_merge(scenes, tmp_path):
 
     last = kept[-1] + 2
     again = ["trainer.save_freq=1", f"trainer.total_training_steps={last}", f"trainer.test_freq={last}"]
-    said = wait(start(scenes, run, *again))
-    assert f"resuming from {run / f'global_step_{kept[-1]}'}" in said, said[-3000:]
+    output = wait(start(scenes, run, *again))
+    assert f"resuming from {run / f'global_step_{kept[-1]}'}" in output, output[-3000:]
     steps = [row["step"] for row in logged(run)]
-    assert steps[-2:] == [kept[-1] + 1, last], said[-3000:]  # the same file goes on
+    assert steps[-2:] == [kept[-1] + 1, last], output[-3000:]  # the same file goes on
     final = logged(run)[-1]["data"]
     assert 0 <= final["val/giou"] <= 1
     assert abs(final["actor/ppo_kl"]) < 1e-3  # vLLM and the trainer agree on the probabilities
@@ -44,12 +44,12 @@ def test_train_be_killed_resume_merge(scenes, tmp_path):
 
     out = merge(run / f"global_step_{last}", tmp_path / "merged", dtype="float32")
     assert json.loads((out / "segzero.json").read_text())["prompt"] == "multi"
-    said = [written(out, backend) for backend in ("transformers", "vllm")]
-    assert said[0] == said[1] and all(text.startswith("<think>") for text in said[0])
+    output = [written(out, backend) for backend in ("transformers", "vllm")]
+    assert output[0] == output[1] and all(text.startswith("<think>") for text in output[0])
 
 
 def written(policy: Path, backend: str) -> list[str]:
-    """What a merged policy answers to four held-out questions."""
+    """Answers of a merged policy to four held-out questions."""
     loaded = load_policy(policy, backend)
     requests = [
         Request(loaded.frame.fit(Image.open(io.BytesIO(s.image)).convert("RGB")), render_messages(s.question))

@@ -1,4 +1,4 @@
-"""From text to reward, in the policy's own coordinates; a user's reward cannot fail in silence."""
+"""Scoring, in the policy's own coordinates; a user's reward cannot fail silently."""
 
 import asyncio
 import sys
@@ -83,8 +83,8 @@ def test_a_truth_that_a_preset_cannot_use_is_named(samples, encoder):
     assert "\n" not in str(error.value)
 
 
-def test_a_think_chain_is_asked_to_cite_what_its_prompt_held(samples, segmenter, encoder):
-    """Not what is true of the earlier rounds: the policy may have been told its own answers to them."""
+def test_a_think_chain_has_to_cite_boxes_of_its_prompt(samples, segmenter, encoder):
+    """Not the true boxes of the earlier rounds: the prompt may show the policy's own answers to them."""
     frame = encoder.checkpoint.frame
     scorer = Scorer("dialogue", "multi", frame, SegmenterActor(lambda: segmenter).draw)
     sample = next(sample for sample in samples if len(sample.objects) == 1)
@@ -131,7 +131,7 @@ def test_a_users_reward_that_fails_ends_the_run_at_the_third(bad, user_reward, s
         score(scorer, samples[0], ["a", "b", "c", "d"])
 
 
-def test_a_response_without_a_reward_pulls_in_no_direction(user_reward, samples, encoder):
+def test_an_answer_whose_reward_failed_gets_the_mean_of_its_group(user_reward, samples, encoder):
     def reward(answer, truth):
         if answer.error is None:
             raise ValueError("once")

@@ -19,7 +19,7 @@ def asked(samples):
     return [sample for sample in samples if sample.objects]
 
 
-def test_one_encoding_an_image_for_all_its_answers(segmenter, asked):
+def test_an_image_is_encoded_once_for_all_its_answers(segmenter, asked):
     actor = SegmenterActor(lambda: segmenter)
 
     async def run():

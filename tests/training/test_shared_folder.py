@@ -14,7 +14,7 @@ from segzero.training.shared_folder import check_shared, has_content
 from tests.helpers.launching import complaint, kill, start, wait
 
 
-def test_those_that_do_not_see_the_folder_are_named(tmp_path):
+def test_nodes_that_do_not_see_the_folder_are_named(tmp_path):
     here, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
 
     def on_trainers(file: str, token: str) -> list[tuple[str, bool]]:
@@ -28,7 +28,7 @@ def test_those_that_do_not_see_the_folder_are_named(tmp_path):
     assert list(here.iterdir()) == []
 
 
-def test_another_runs_file_of_that_name_is_not_taken_for_it(tmp_path):
+def test_a_file_of_that_name_with_other_content_does_not_count(tmp_path):
     (tmp_path / "file").write_text("other")
     assert not has_content(tmp_path / "file", "token", patience=0.3)
 
@@ -78,8 +78,8 @@ def test_a_run_on_nodes_with_folders_of_their_own_is_refused(scenes, two_nodes):
         f"+ray_kwargs.ray_init.address={address}",
         *(f"ray_kwargs.ray_init.{name}=null" for name in ("num_cpus", "num_gpus", "object_store_memory")),
     )
-    said = wait(process)
-    line = complaint(said)
+    output = wait(process)
+    line = complaint(output)
     assert process.returncode == 2
     assert "1 of 2 trainers, on " in line and f"do not see the run's folder {run}" in line
-    assert "rollout engine ready" not in said
+    assert "rollout engine ready" not in output

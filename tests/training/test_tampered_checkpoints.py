@@ -1,4 +1,4 @@
-"""A checkpoint from elsewhere cannot run code: what holds more than tensors and plain data is refused, in a line."""
+"""A foreign checkpoint cannot run code: anything but tensors and plain data is refused in one line."""
 
 import os
 import pickle
@@ -16,7 +16,7 @@ from tests.helpers.launching import complaint, start, wait
 
 
 class Attack:
-    """Pickled, it creates a file wherever it is unpickled without care."""
+    """An object that creates a file when it is unpickled without restrictions."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -27,7 +27,7 @@ class Attack:
 
 @pytest.fixture
 def environment(tmp_path, monkeypatch):
-    """What every process of a run inherits."""
+    """The environment that every process of a run inherits."""
     before = dict(os.environ)
     monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
     config = compose("train", [f"trainer.default_local_dir={tmp_path / 'run'}"])
@@ -67,7 +67,7 @@ def saved(tmp_path):
     torch.distributed.destroy_process_group()
 
 
-def test_what_a_run_saves_can_be_read(environment, saved):
+def test_the_files_of_a_run_can_be_read(environment, saved):
     manager, folder = saved
     before = manager.model.weight.full_tensor().clone()
     with torch.no_grad():
@@ -78,7 +78,7 @@ def test_what_a_run_saves_can_be_read(environment, saved):
 
 
 @pytest.mark.parametrize("part", ["model", "optim", "extra_state"])
-def test_what_would_run_code_is_refused(environment, saved, part, tmp_path):
+def test_a_file_that_would_run_code_is_refused(environment, saved, part, tmp_path):
     manager, folder = saved
     marker = tmp_path / "ran"
     file = folder / f"{part}_world_size_1_rank_0.pt"
@@ -106,8 +106,8 @@ def test_a_run_does_not_resume_from_it(scenes, tmp_path):
     """verl opens data.pt in the run's own process, before the first step."""
     run, marker = tmp_path / "run", tmp_path / "ran"
     process = start(scenes, run, "trainer.total_training_steps=1", "trainer.save_freq=1")
-    said = wait(process)
-    assert process.returncode == 0, said[-3000:]
+    output = wait(process)
+    assert process.returncode == 0, output[-3000:]
     [place] = run.glob("global_step_*")
     state = checkpoints.read_state(place)
     place.rename(checkpoints.new_unfinished(run, 1))

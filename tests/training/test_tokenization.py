@@ -36,7 +36,7 @@ def test_ids_and_grid_are_those_of_the_processor(encoder, samples):
 
 
 class Policy:
-    """Says that something is at one place, and remembers what it was asked."""
+    """A policy with one answer, which keeps the messages of its last request."""
 
     def __init__(self, checkpoint) -> None:
         self.frame, self.prompt = checkpoint.frame, checkpoint.prompt
@@ -48,7 +48,7 @@ class Policy:
         return [Reply(text, 20, False)]
 
 
-def test_a_later_round_is_asked_as_a_dialogue_asks_it(encoder, segmenter, samples):
+def test_the_prompt_of_a_later_round_is_that_of_a_dialogue(encoder, segmenter, samples):
     policy = Policy(encoder.checkpoint)
     dialogue = Dialogue(samples[0].image, SegZeroPipeline(policy, segmenter))
     dialogue.ask("the ring")

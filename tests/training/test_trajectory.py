@@ -1,4 +1,4 @@
-"""What a trajectory holds, and how little of the host's memory it takes: the image stays a path."""
+"""Content of a trajectory, and its size in memory: the image stays a path."""
 
 import pickle
 from dataclasses import replace

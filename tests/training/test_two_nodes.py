@@ -1,4 +1,4 @@
-"""Two nodes with a GPU each (logical ones, on one machine) compute what one computes."""
+"""Two nodes with a GPU each (logical ones, on one machine) compute the same as one."""
 
 import pytest
 
@@ -33,11 +33,11 @@ def test_two_nodes_learn_what_one_learns(scenes, tmp_path, cluster):
         f"+ray_kwargs.ray_init.address={cluster.address}",
         *(f"ray_kwargs.ray_init.{name}=null" for name in ("num_cpus", "num_gpus", "object_store_memory")),
     )
-    said = wait(two)
-    assert two.returncode == 0, said[-3000:]
+    output = wait(two)
+    assert two.returncode == 0, output[-3000:]
     one = start(scenes, tmp_path / "one", *ALIKE, f"trainer.total_training_steps={STEPS}")
-    said = wait(one)
-    assert one.returncode == 0, said[-3000:]
+    output = wait(one)
+    assert one.returncode == 0, output[-3000:]
     for first, second in zip(logged(tmp_path / "one"), logged(tmp_path / "two"), strict=True):
         assert first["step"] == second["step"]
         assert first["data"]["reward/std"] > 0

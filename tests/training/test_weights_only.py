@@ -1,4 +1,4 @@
-"""The best step saved without its optimizer: merged, but never gone on from."""
+"""The best step saved without its optimizer can be merged, but not resumed."""
 
 import json
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ def save(run, step: int, weights_only: bool = False) -> None:
     checkpoints.finish(run, step, {}, weights_only)
 
 
-def test_a_run_goes_on_from_the_newest_that_can_be_resumed(tmp_path):
+def test_the_newest_checkpoint_with_optimizer_is_resumed(tmp_path):
     save(tmp_path, 10)
     save(tmp_path, 20, weights_only=True)
     assert checkpoints.damage(tmp_path / "global_step_20") is None
@@ -33,21 +33,21 @@ def test_a_run_goes_on_from_the_newest_that_can_be_resumed(tmp_path):
     assert line == f"checkpoint {tmp_path / 'global_step_20'} holds weights alone, as the best step; passed over"
 
 
-def test_it_is_refused_by_name(tmp_path):
+def test_weights_alone_cannot_be_resumed(tmp_path):
     save(tmp_path, 20, weights_only=True)
     with pytest.raises(UserError, match=r"without optimizer; merge it \(segzero merge\)"):
         checkpoints.find(tmp_path, str(tmp_path / "global_step_20"))
     assert checkpoints.find(tmp_path, "auto")[0] is None
 
 
-def test_it_does_not_take_the_place_of_one_to_resume(tmp_path):
+def test_weights_alone_do_not_count_among_the_newest(tmp_path):
     for step, weights_only in ((5, False), (10, False), (15, False), (17, True), (18, True)):
         save(tmp_path, step, weights_only)
     assert checkpoints.prune(tmp_path, 2, keep=[18]) == [5, 17]
     assert checkpoints.steps(tmp_path) == [10, 15, 18]
 
 
-def test_a_whole_one_takes_its_place(tmp_path):
+def test_a_whole_checkpoint_replaces_weights_alone(tmp_path):
     save(tmp_path, 20, weights_only=True)
     save(tmp_path, 20)
     assert not checkpoints.weights_only(tmp_path / "global_step_20")
@@ -56,7 +56,7 @@ def test_a_whole_one_takes_its_place(tmp_path):
 
 @pytest.fixture
 def worker(policy, tmp_path):
-    """What a trainer saves with: the shipped model under FSDP2, its optimizer, verl's manager of checkpoints."""
+    """The parts of a trainer that save: the shipped model under FSDP2, its optimizer, verl's checkpoint manager."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from verl.utils.checkpoint.fsdp_checkpoint_manager import FSDPCheckpointManager
 
@@ -98,8 +98,8 @@ def test_the_best_step_of_a_run(scenes, tmp_path):
     """Steps 1 and 2 validate, only the second is saved: the first is the best so far, as weights alone."""
     run = tmp_path / "run"
     steps = ["trainer.total_training_steps=2", "trainer.save_freq=2", "trainer.test_freq=1", "segzero.keep_last=0"]
-    said = wait(start(scenes, run, *steps))
-    assert checkpoints.steps(run) == [1, 2], said[-3000:]
+    output = wait(start(scenes, run, *steps))
+    assert checkpoints.steps(run) == [1, 2], output[-3000:]
     first, second = run / "global_step_1", run / "global_step_2"
     assert checkpoints.weights_only(first) and not checkpoints.weights_only(second)
     assert checkpoints.damage(first) is None
