@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from segzero.dialogue.correction import correction
-from segzero.segmenter.protocol import SURE
+from segzero.segmenter.protocol import CERTAIN
 
 GRID = (40, 50)  # half the image's 100 x 80
 
@@ -20,7 +20,7 @@ def test_clicks_add_up_and_the_box_stays(cup):
     assert prompt.mask.shape == GRID and prompt.mask.dtype == np.float32
     inside = np.zeros(GRID, bool)
     inside[10:35, 5:30] = True
-    assert np.array_equal(prompt.mask, np.where(inside, SURE, -SURE))
+    assert np.array_equal(prompt.mask, np.where(inside, CERTAIN, -CERTAIN))
 
 
 def test_a_point_beyond_the_box_lets_go_of_it(cup):
@@ -38,4 +38,4 @@ def test_a_new_box_cuts_what_was_there(cup):
 def test_a_mask_finer_than_the_grid_is_unsure_at_its_edges(make_registry):
     [region] = make_registry([(11, 20, 60, 70)]).regions
     mask = correction(region, [(30, 30)], [], None, GRID).mask
-    assert mask[20, 5] == 0 and mask[20, 6] == SURE and mask[20, 4] == -SURE
+    assert mask[20, 5] == 0 and mask[20, 6] == CERTAIN and mask[20, 4] == -CERTAIN

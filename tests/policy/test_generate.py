@@ -5,7 +5,7 @@ import itertools
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from segzero.policy.generate import GROWTH, IncrementalDetokenizer, PreallocatedLayer, generate_tokens
+from segzero.policy.transformers import GROWTH, IncrementalDetokenizer, PreallocatedLayer, generate_tokens
 
 
 def test_the_cache_holds_what_the_librarys_holds():
