@@ -18,7 +18,7 @@ from PIL import Image
 from segzero import shipped
 from segzero.answer import Answer, Instance, parse_answer
 from segzero.errors import UserError
-from segzero.frames import Frame, Size
+from segzero.frames import Frame, Size, clip_box, clip_point
 from segzero.images import load_image
 from segzero.masks import Box, Point
 from segzero.policy import Policy, Request, Sampling, load_policy
@@ -196,17 +196,8 @@ def draw_instances(
 
 def in_pixels(instance: Instance, frame: Frame, size: Size) -> tuple[Box, tuple[Point, ...]]:
     """Convert an instance's box and points to the image's own pixels, clipped to it."""
-    x0, y0, x1, y1 = frame.to_pixels(instance.box, size)
-    points = [frame.to_pixels(point, size) for point in instance.points]
-    width, height = size
-    return (
-        (_clip(x0, width), _clip(y0, height), _clip(x1, width), _clip(y1, height)),
-        tuple((_clip(x, width - 1), _clip(y, height - 1)) for x, y in points),
-    )
-
-
-def _clip(value: float, limit: float) -> float:
-    return min(max(value, 0.0), float(limit))
+    box = clip_box(frame.to_pixels(instance.box, size), size)
+    return box, tuple(clip_point(frame.to_pixels(point, size), size) for point in instance.points)
 
 
 def _outputs_by_image(outputs: Sequence[PolicyOutput]) -> list[list[int]]:

@@ -16,11 +16,12 @@ from pathlib import Path
 from segzero.dialogue.correction import correction, new_region
 from segzero.dialogue.memory import RECENT, get_memory
 from segzero.dialogue.prompting import build_prompt
-from segzero.dialogue.registry import Region, Registry, Round, finite
+from segzero.dialogue.registry import Region, Registry, Round
 from segzero.dialogue.session_file import MAX_ROUNDS, read_dialogue, write_dialogue
 from segzero.errors import UserError
-from segzero.frames import Size
+from segzero.frames import clip_box
 from segzero.images import load_image
+from segzero.io import finite_or_zero
 from segzero.masks import Box, Mask, Point, box_of, encode
 from segzero.pipeline import ImageLike, Query, SegZeroPipeline
 from segzero.prompts import normalise
@@ -130,7 +131,7 @@ class Dialogue:
             raise UserError("the segmenter draws nothing there; give other points, another box or another choice")
         number = len(self.registry.rounds) + 1
         [region] = self.registry.number(question.strip(), (InstanceMask(mask, tight, tuple(prompt.points), score),))
-        region = replace(region, labels=tuple(prompt.labels), box=_clip(box, self.image.size) if box else tight)
+        region = replace(region, labels=tuple(prompt.labels), box=clip_box(box, self.image.size) if box else tight)
         self._push(self.registry.add(Round(number, question.strip(), (region,))))
         return self.result(number)
 
@@ -153,7 +154,7 @@ class Dialogue:
         mask, score = self._pick(prompt, choice, pipeline)
         corrected = replace(
             region,
-            box=_clip(box, self.image.size) if box is not None else box_of(mask) or region.box,
+            box=clip_box(box, self.image.size) if box is not None else box_of(mask) or region.box,
             points=tuple(prompt.points),
             labels=tuple(prompt.labels),
             rle=encode(mask),
@@ -254,15 +255,9 @@ class Dialogue:
         segmenter = (pipeline or self.pipeline).segmenter
         [[prediction]] = segmenter.decode(self._embed(pipeline), [[prompt]], all_masks=True)
         masks = prediction.masks
-        return [(masks[place], finite(float(prediction.scores[place]))) for place in best_first(prediction)]
+        return [(masks[place], finite_or_zero(float(prediction.scores[place]))) for place in best_first(prediction)]
 
     def _embed(self, pipeline: SegZeroPipeline | None) -> Embeddings:
         if self._embeddings is None:
             self._embeddings = (pipeline or self.pipeline).segmenter.embed([self.image])
         return self._embeddings
-
-
-def _clip(box: Box, size: Size) -> Box:
-    width, height = (float(side) for side in size)
-    x0, y0, x1, y1 = (float(v) for v in box)
-    return min(max(x0, 0), width), min(max(y0, 0), height), min(max(x1, 0), width), min(max(y1, 0), height)

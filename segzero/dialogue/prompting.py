@@ -26,7 +26,7 @@ from segzero.dialogue.references import read_question, references_in
 from segzero.dialogue.registry import Region, Registry, Round
 from segzero.errors import UserError
 from segzero.frames import Frame, Size
-from segzero.masks import RLE, Box, Point, decode, from_polygons, points_of
+from segzero.masks import RLE, Box, Point, box_rle, decode, points_of
 from segzero.pipeline import in_pixels
 from segzero.prompts import render_messages
 from segzero.sample import Sample
@@ -144,7 +144,7 @@ def _regions(
             box,
             inside,
             (1,) * len(inside),
-            rle or _box_mask(box, registry.size),
+            rle or box_rle(box, registry.size),
             0.0,
         )
         for place, (box, inside, rle) in enumerate(zip(boxes, points, masks, strict=True))
@@ -166,8 +166,3 @@ def _checked(value: float) -> float:
     if not math.isfinite(number):
         raise ValueError("a number is not finite")
     return number
-
-
-def _box_mask(box: Box, size: Size) -> RLE:
-    x0, y0, x1, y1 = box
-    return from_polygons([[x0, y0, x1, y0, x1, y1, x0, y1]], size)

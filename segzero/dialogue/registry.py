@@ -5,12 +5,12 @@
 ('nothing', ())
 """
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from segzero.errors import UserError
 from segzero.frames import Size
+from segzero.io import finite_or_zero
 from segzero.masks import RLE, Box, Point, decode, encode
 from segzero.result import InstanceMask
 from segzero.viz.overlay import Color, color_of
@@ -118,7 +118,7 @@ class Registry:
                 points=one.points,
                 labels=(1,) * len(one.points),
                 rle=encode(one.mask),
-                score=finite(one.score),
+                score=finite_or_zero(one.score),
             )
             for place, one in enumerate(instances)
         )
@@ -136,11 +136,6 @@ class Registry:
             for round in self.rounds
         )
         return replace(self, rounds=tuple(rounds))
-
-
-def finite(score: float) -> float:
-    """A model run in half precision may give nan: nothing is expected of that mask."""
-    return float(score) if math.isfinite(score) else 0.0
 
 
 def _have(what: str, count: int) -> str:

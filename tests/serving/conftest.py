@@ -3,6 +3,7 @@
 import pytest
 
 from tests.helpers import servers
+from tests.helpers.blocking_work import BlockingWork
 
 
 @pytest.fixture(scope="module")
@@ -17,3 +18,11 @@ def start_server(tmp_path):
     """Run `segzero serve` in a process of its own."""
     with servers.server_processes(tmp_path) as start:
         yield start
+
+
+@pytest.fixture
+def work():
+    """Work that can be held up; whatever still waits in it ends with the test."""
+    made = BlockingWork()
+    yield made
+    made.release.set()

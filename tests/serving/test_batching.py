@@ -26,36 +26,10 @@ def make_batcher():
         assert batcher.close(5)
 
 
-class BlockingWork:
-    """Work whose first call waits for `release`; it records its calls."""
-
-    def __init__(self) -> None:
-        self.begun, self.release, self.calls = threading.Event(), threading.Event(), []
-
-    def block(self, items):
-        self.begun.set()
-        assert self.release.wait(10)
-        return items
-
-    def double(self, items):
-        self.calls.append(items)
-        return [2 * item for item in items]
-
-    def negate(self, items):
-        self.calls.append(items)
-        return [-item for item in items]
-
-    def occupy(self, batcher: Batcher) -> None:
-        """Keep the batcher busy until `release`."""
-        batcher.submit(BatchKey("block", "model"), self.block, 0)
-        assert self.begun.wait(5)
-
-
-@pytest.fixture
-def work():
-    made = BlockingWork()
-    yield made
-    made.release.set()
+def occupy(batcher: Batcher, work) -> None:
+    """Keep the batcher busy until the work's `release`."""
+    batcher.submit(BatchKey("block", "model"), work.block, 0)
+    assert work.begun.wait(5)
 
 
 def lengths(items):
@@ -68,7 +42,7 @@ def break_down(items):
 
 def test_items_with_one_key_share_a_call(make_batcher, work):
     batcher = make_batcher(max_batch=3)
-    work.occupy(batcher)
+    occupy(batcher, work)
     doubled = [batcher.submit(BatchKey("double", "model"), work.double, n) for n in range(4)]
     negated = [batcher.submit(BatchKey("negate", "model"), work.negate, n) for n in range(2)]
     work.release.set()
@@ -78,7 +52,7 @@ def test_items_with_one_key_share_a_call(make_batcher, work):
 
 def test_the_kind_the_model_and_the_arguments_are_the_key(make_batcher, work):
     batcher = make_batcher()
-    work.occupy(batcher)
+    occupy(batcher, work)
     keys = [BatchKey("a", "m"), BatchKey("b", "m"), BatchKey("a", "n"), BatchKey("a", "m", 1), BatchKey("a", "m")]
     futures = [batcher.submit(key, work.double, number) for number, key in enumerate(keys)]
     work.release.set()
@@ -103,7 +77,7 @@ def test_every_client_gets_its_own_answer(make_batcher):
 
 def test_a_cancelled_item_is_left_out(make_batcher, work):
     batcher = make_batcher()
-    work.occupy(batcher)
+    occupy(batcher, work)
     cancelled, kept = batcher.submit(KEY, work.double, 1), batcher.submit(KEY, work.double, 2)
     assert cancelled.cancel()
     work.release.set()
@@ -114,7 +88,7 @@ def test_a_cancelled_item_is_left_out(make_batcher, work):
 
 def test_a_full_queue_refuses_items_until_one_is_cancelled(make_batcher, work):
     batcher = make_batcher(max_queued=2)
-    work.occupy(batcher)
+    occupy(batcher, work)
     queued = [batcher.submit(KEY, work.double, n) for n in range(2)]
     with pytest.raises(QueueFull) as full:
         batcher.submit(KEY, work.double, 3)
@@ -132,7 +106,7 @@ def test_a_bad_item_fails_alone(make_batcher, work):
         return [1 / item for item in items]
 
     batcher = make_batcher()
-    work.occupy(batcher)
+    occupy(batcher, work)
     futures = [batcher.submit(KEY, invert, n) for n in (1, 0, 2)]
     work.release.set()
     assert futures[0].result(5) == 1 and futures[2].result(5) == 0.5
@@ -151,7 +125,7 @@ def test_a_server_that_is_gone_fails_a_whole_batch_at_once(make_batcher, work):
         raise AssertionError("the models are fine")
 
     batcher = make_batcher(check)
-    work.occupy(batcher)
+    occupy(batcher, work)
     futures = [batcher.submit(KEY, ask, n) for n in range(3)]
     work.release.set()
     for future in futures:
@@ -172,7 +146,7 @@ def test_models_that_fail_their_check_fail_everything(make_batcher, work):
         raise RuntimeError("no such process")
 
     batcher = make_batcher(check)
-    work.occupy(batcher)
+    occupy(batcher, work)
     futures = [batcher.submit(KEY, break_down, n) for n in range(3)]
     futures.append(batcher.submit(BatchKey("double", "model"), work.double, 1))
     work.release.set()
@@ -198,7 +172,7 @@ def test_a_thread_that_ends_leaves_no_item_waiting(make_batcher):
 
 def test_closing_finishes_everything_that_is_queued(make_batcher, work):
     batcher = make_batcher(max_batch=1)
-    work.occupy(batcher)
+    occupy(batcher, work)
     futures = [batcher.submit(KEY, work.double, n) for n in range(3)]
     closing = threading.Thread(target=batcher.close, args=(10,))
     closing.start()

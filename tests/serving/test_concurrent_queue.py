@@ -1,7 +1,6 @@
 """The queue of policies that answer several requests at once, with work that needs no policy."""
 
 import gc
-import threading
 import time
 import weakref
 from concurrent.futures import CancelledError
@@ -13,29 +12,6 @@ from segzero.errors import UserError
 from segzero.serving.batching import ConcurrentQueue
 from segzero.serving.errors import ModelUnavailable, QueueFull
 from tests.helpers.servers import wait_until
-
-
-class BlockingWork:
-    """Work that waits for `release`; it records its calls."""
-
-    def __init__(self) -> None:
-        self.release, self.calls = threading.Event(), []
-
-    def block(self, items):
-        self.calls.append(items)
-        assert self.release.wait(10)
-        return items
-
-    def double(self, items):
-        self.calls.append(items)
-        return [2 * item for item in items]
-
-
-@pytest.fixture
-def work():
-    made = BlockingWork()
-    yield made
-    made.release.set()
 
 
 def test_a_request_does_not_wait_for_longer_ones(work):
@@ -50,7 +26,7 @@ def test_a_request_does_not_wait_for_longer_ones(work):
 def test_further_requests_wait_and_can_be_cancelled(work):
     queue = ConcurrentQueue(max_concurrent=2, max_queued=2)
     slow = [queue.submit(work.block, n) for n in range(2)]
-    wait_until(lambda: len(work.calls) == 2)
+    wait_until(lambda: len(work.blocked) == 2)
     cancelled, kept = queue.submit(work.double, 5), queue.submit(work.double, 6)
     assert len(queue) == 2
     with pytest.raises(QueueFull) as full:
@@ -66,7 +42,7 @@ def test_further_requests_wait_and_can_be_cancelled(work):
 def test_a_cancelled_request_is_not_kept_in_memory(work):
     queue = ConcurrentQueue(max_concurrent=1)
     queue.submit(work.block, 1)
-    wait_until(lambda: work.calls)
+    wait_until(lambda: work.blocked)
     picture = Image.new("RGB", (4, 4))
     alive = weakref.ref(picture)
     queue.submit(work.double, picture).cancel()
@@ -78,7 +54,7 @@ def test_a_cancelled_request_is_not_kept_in_memory(work):
 def test_cancelling_a_running_request_does_not_wait_for_it(work):
     queue = ConcurrentQueue(max_concurrent=1)
     future = queue.submit(work.block, 1)
-    wait_until(lambda: work.calls)
+    wait_until(lambda: work.blocked)
     began = queue.busy_since
     assert began is not None and began <= time.monotonic()
     assert future.cancel()
@@ -117,7 +93,7 @@ def test_a_policy_that_fails_its_check_is_reported():
 def test_closing_fails_everything(work):
     queue = ConcurrentQueue(max_concurrent=1)
     running, waiting = queue.submit(work.block, 1), queue.submit(work.double, 2)
-    wait_until(lambda: work.calls)
+    wait_until(lambda: work.blocked)
     queue.close()
     for future in (running, waiting):
         with pytest.raises(ModelUnavailable, match="shutting down"):
@@ -125,4 +101,4 @@ def test_closing_fails_everything(work):
     with pytest.raises(ModelUnavailable):
         queue.submit(work.double, 3)
     work.release.set()
-    assert work.calls == [[1]]
+    assert work.blocked == [[1]] and work.calls == []
