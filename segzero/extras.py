@@ -25,8 +25,12 @@ def needs(extra: str) -> Iterator[None]:
         package = (error.name or "").partition(".")[0]
         if package in OURS:  # a mistake in SegZero's own code
             raise
-        install = INSTALL.get(extra, f"pip install 'segzero[{extra}]'")
-        raise UserError(f"{package or 'a package'} does not import here ({error}); {install}") from error
+        raise UserError(f"{package or 'a package'} does not import here ({error}); {install(extra)}") from error
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra."""
+    return INSTALL.get(extra, f"pip install 'segzero[{extra}]'")
 
 
 def require(package: str) -> None:

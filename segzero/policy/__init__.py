@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from segzero.errors import UserError, unknown_name
+from segzero.extras import install
 from segzero.frames import Frame
 from segzero.policy.protocol import Policy, Reply, Request, Sampling
 
@@ -57,8 +58,9 @@ def load_policy(
         policy = module.TransformersPolicy if backend == "transformers" else module.VLLMPolicy
         return policy(checkpoint, device, dtype, **options)
     except ImportError as error:
+        command = install("train" if backend == "vllm" else "infer")
         raise UserError(
-            f"the {backend} backend does not import here ({error}); pip install 'segzero[infer]', then `segzero doctor`"
+            f"the {backend} backend does not import here ({error}); {command}; then `segzero doctor`"
         ) from error
 
 

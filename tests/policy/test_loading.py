@@ -42,7 +42,7 @@ def test_auto_takes_vllm_only_where_its_cuda_build_is(monkeypatch):
 
 def test_a_backend_that_does_not_import_is_one_line(checkpoints, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(UserError, match=r"the vllm backend does not import here .*pip install 'segzero\[infer\]'"):
+    with pytest.raises(UserError, match=r"the vllm backend does not import here .*pip install 'segzero\[train\]'"):
         load_policy(checkpoints["qwen2_vl"], "vllm")
 
 
