@@ -330,6 +330,7 @@ class Loads(HTMLParser):
         ]
 
 
+@pytest.mark.slow
 def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path):
     mkdocs = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
@@ -356,6 +357,7 @@ def printed_in(cell: dict) -> str:
     return "".join("".join(output["text"]) for output in cell["outputs"] if output.get("name") == "stdout")
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_and_prints_what_it_shows(capsys):
     names: dict[str, object] = {"__name__": "__main__"}
     cells = notebook_cells()

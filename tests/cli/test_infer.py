@@ -168,6 +168,7 @@ def test_a_full_or_forbidden_folder_is_one_line(run, scene, tmp_path):
     assert code == 2 and "outputs" in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_script_takes_seg_zeros_flags(scene, tmp_path):
     path, question = scene
     script = Path(__file__).parents[2] / "inference_scripts" / "infer.py"

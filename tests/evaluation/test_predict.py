@@ -205,6 +205,7 @@ def test_an_image_that_cannot_be_read_fails_all_its_rounds(make, talk):
     assert [one.error for one in found] == ["image_error", "image_error", None]
 
 
+@pytest.mark.slow
 def test_predicted_history_is_what_a_dialogue_has(pipeline, held_out):
     """The shipped models, asked by a `Dialogue` and by the evaluation."""
     questions = [held_out[0].question, "the shape left of [REF:1]", "the largest shape"]

@@ -84,6 +84,7 @@ def test_the_command_reads_once_too_with_exports(task, held_out, counts, run_seg
     assert len(list((tmp_path / "preds").glob("*_pred.png"))) == 6
 
 
+@pytest.mark.slow
 def test_large_data_are_read_again_and_never_scored_again(task, pipeline, held_out, counts, tmp_path):
     """Nothing is kept: a pass to check the data, one to answer, and one to find the answers that the report shows."""
     records = Records(task, kept_bytes=0)
@@ -95,6 +96,7 @@ def test_large_data_are_read_again_and_never_scored_again(task, pipeline, held_o
     assert (tmp_path / "out/report.html").read_bytes() == (tmp_path / "kept/report.html").read_bytes()
 
 
+@pytest.mark.slow
 def test_chunks_may_be_answered_in_any_order(task, pipeline, held_out, tmp_path):
     """Lines are in the order of the answers, rows in that of the data."""
     ordinary = run_evaluation(task, tmp_path / "ordinary", pipeline)
