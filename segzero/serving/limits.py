@@ -1,4 +1,4 @@
-"""Limits of requests, and the tokens that requests need."""
+"""Limits of requests, and the tokens that requests need; `segzero serve` sets them by its options."""
 
 import base64
 import hashlib

@@ -1,5 +1,7 @@
 """Readers of published formats, which yield Samples one at a time. `segzero docs data` shows each format.
 
+A new format is a file here with a function that yields its records, and a line in READERS.
+
 >>> for sample in read("data/mine", "folder"):                    # doctest: +SKIP
 ...     print(sample.question, len(sample.objects))
 the mug one would drink from 1
