@@ -11,7 +11,7 @@ from torch import Tensor
 
 from segzero.errors import UserError
 
-LOGITS = 1 << 24  # logits of one block
+LOGITS = 1 << 25  # of one block; smaller ones would write the head's gradient more often
 
 
 class TokenScores(torch.autograd.Function):

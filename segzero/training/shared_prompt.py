@@ -209,11 +209,11 @@ def split_groups(
         groups.remove(largest)
         groups += [largest[::2], largest[1::2]]
     sizes = [tokens(group) for group in groups]
-    for count in range(passes or -(-sum(sizes) // most), len(groups) + 1):
+    for count in range(passes or min(len(groups), -(-sum(sizes) // most)), len(groups) + 1):
         parts = get_seqlen_balanced_partitions(sizes, k_partitions=count, equal_size=False)
         if passes or max(sum(sizes[i] for i in part) for part in parts) <= most:
             break
-    return [sorted(row for i in part for row in groups[i]) for part in parts]
+    return sorted(sorted(row for i in part for row in groups[i]) for part in parts)
 
 
 def _cut(rows: list[int], tokens: Callable[[Sequence[int]], int], most: int) -> list[list[int]]:
