@@ -1,4 +1,4 @@
-"""A whole run on the CPU: train, be killed, resume, merge, answer."""
+"""A whole run on the CPU, rollouts one step ahead: train, be killed, resume, merge, answer."""
 
 import io
 import json
@@ -9,17 +9,19 @@ import pytest
 from PIL import Image
 
 from benchmarks.kills.training import damage, lost_rows, rows_of
+from segzero.data.parquet import from_parquet
 from segzero.policy import Request, Sampling, load_policy
 from segzero.prompts import render_messages
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples
+from segzero.training.config import compose
 from tests.helpers.launching import complaint, kill, logged, start, wait
 
 pytestmark = pytest.mark.training
 
 
 def test_train_be_killed_resume_merge(scenes, tmp_path):
-    run = tmp_path / "run"
-    first = start(scenes, run, "trainer.save_freq=1", "trainer.total_training_steps=50")
+    run, ahead = tmp_path / "run", ["segzero.one_step_off=true", "trainer.save_freq=1"]
+    first = start(scenes, run, *ahead, "trainer.total_training_steps=50")
     deadline = time.monotonic() + 600
     while not (run / "global_step_2").exists() and first.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -31,14 +33,17 @@ def test_train_be_killed_resume_merge(scenes, tmp_path):
     assert damage(run, kept) == [] and lost_rows(run, rows) == []
 
     last = kept[-1] + 2
-    again = ["trainer.save_freq=1", f"trainer.total_training_steps={last}", f"trainer.test_freq={last}"]
-    output = wait(start(scenes, run, *again))
+    again = [f"trainer.total_training_steps={last}", f"trainer.test_freq={last}"]
+    output = wait(start(scenes, run, *ahead, *again))
     assert f"resuming from {run / f'global_step_{kept[-1]}'}" in output, output[-3000:]
     steps = [row["step"] for row in logged(run)]
     assert steps[-2:] == [kept[-1] + 1, last], output[-3000:]  # the same file goes on
-    final = logged(run)[-1]["data"]
-    assert 0 <= final["val/giou"] <= 1
-    assert abs(final["actor/ppo_kl"]) < 1e-3  # vLLM and the trainer agree on the probabilities
+    assert 0 <= logged(run)[-1]["data"]["val/giou"] <= 1
+    check_lags([row["data"] for row in logged(run)])
+    trained = samples_by_step(run)
+    assert {last - 1, last} <= trained.keys() <= set(range(1, last + 1))
+    order = sampled_order(scenes)  # a killed run repeats the batch that was ahead; every sample is taken once
+    assert all(names == set(order[4 * step - 4 : 4 * step]) for step, names in trained.items())
 
     from segzero.training.merge import merge
 
@@ -46,6 +51,33 @@ def test_train_be_killed_resume_merge(scenes, tmp_path):
     assert json.loads((out / "segzero.json").read_text())["prompt"] == "multi"
     output = [written(out, backend) for backend in ("transformers", "vllm")]
     assert output[0] == output[1] and all(text.startswith("<think>") for text in output[0])
+
+
+def check_lags(rows: list[dict]) -> None:
+    """The weights of an answer are one step old, and those of each call's first step are new."""
+    resumed = len(rows) - 2
+    assert [row["rollout/weights_lag"] for row in rows] == [
+        float(place not in (0, resumed)) for place in range(len(rows))
+    ]
+    for row in (rows[0], rows[resumed]):
+        assert abs(row["actor/ppo_kl"]) < 1e-3  # vLLM and the trainer agree on the probabilities
+
+
+def samples_by_step(run: Path) -> dict[int, set[str]]:
+    """The samples of each step, as recorded by the run before its kill and by the one after it."""
+    found: dict[int, set[str]] = {}
+    for line in (run / "rollouts" / "rollouts.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        found.setdefault(row["step"], set()).add(row["sample"])
+    return found
+
+
+def sampled_order(scenes: Path) -> list[str]:
+    """The samples in the order in which verl's sampler takes them, an epoch of nine steps."""
+    from verl.trainer.ppo.utils import create_rl_sampler
+
+    names = [sample.id for sample in from_parquet(scenes / "train.parquet")]
+    return [names[place] for place in create_rl_sampler(compose("train").data, names)]
 
 
 def written(policy: Path, backend: str) -> list[str]:
