@@ -8,7 +8,7 @@ INSTALL = $(UV) pip install --quiet --python $(BIN)/python --no-deps
 # A package without a wheel is built by what requirements/build.txt pins, and by nothing else.
 BUILD := --preview-features build-dependency-hashes --require-build-hashes --build-constraints requirements/build.txt
 PINS := $(patsubst %,requirements/%.txt,uv build $(ACCELERATOR) dev sam2)
-# Test processes side by side, each with 1 to 5 GB; `make test WORKERS=0` runs one test after the other.
+# Tests run in two processes; WORKERS=0 runs one test after the other, in half the memory.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 # One thread a process: several processes share the cores, and oversubscribed cores are many times slower.
