@@ -34,6 +34,7 @@ def test_train_be_killed_resume_merge(scenes, tmp_path):
 
     last = kept[-1] + 2
     again = [f"trainer.total_training_steps={last}", f"trainer.test_freq={last}"]
+    again += [f"algorithm.rollout_correction.{choice}" for choice in ("bypass_mode=false", "rollout_is=token")]
     output = wait(start(scenes, run, *ahead, *again))
     assert f"resuming from {run / f'global_step_{kept[-1]}'}" in output, output[-3000:]
     steps = [row["step"] for row in logged(run)]
@@ -56,11 +57,11 @@ def test_train_be_killed_resume_merge(scenes, tmp_path):
 def check_lags(rows: list[dict]) -> None:
     """The weights of an answer are one step old, and those of each call's first step are new."""
     resumed = len(rows) - 2
-    assert [row["rollout/weights_lag"] for row in rows] == [
-        float(place not in (0, resumed)) for place in range(len(rows))
-    ]
-    for row in (rows[0], rows[resumed]):
-        assert abs(row["actor/ppo_kl"]) < 1e-3  # vLLM and the trainer agree on the probabilities
+    expected = [float(place not in (0, resumed)) for place in range(len(rows))]
+    assert [row["rollout/weights_lag"] for row in rows] == expected
+    assert abs(rows[0]["actor/ppo_kl"]) < 1e-3  # vLLM and the trainer agree on the probabilities
+    fresh, older = (row["rollout_corr/rollout_is_std"] for row in rows[resumed:])
+    assert fresh < 1e-3 < older  # of the importance weights, which the resumed run uses instead of vLLM's log-probs
 
 
 def samples_by_step(run: Path) -> dict[int, set[str]]:
