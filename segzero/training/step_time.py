@@ -58,9 +58,8 @@ def estimate_step_time(config: DictConfig, batch: BatchSizes, shape: ModelShape,
     answer = expected_answer(config)
     memory = estimate_memory(config, batch, shape)
     saved = memory.checkpoint / config.trainer.nnodes / DISK_BYTES
-    prefill = (
-        batch.prompts * _forward(shape, prompt_tokens, 0) / (config.segzero.accelerator.tflops * 1e12 * batch.gpus)
-    )
+    speed = config.segzero.accelerator.tflops * 1e12 * batch.gpus
+    prefill = batch.prompts * _forward(shape, prompt_tokens, 0) / speed
     return StepTime(
         generate=prefill + _writing(config, batch, shape, memory, prompt_tokens, answer),
         score=_scoring(config, batch, shape, prompt_tokens, answer),
