@@ -1,6 +1,5 @@
 """Engines of the trainer in this process, and the batches that the trainer would send them."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,33 +21,34 @@ def resolved(policy: str | Path, run: Path, *overrides: str) -> Any:
     return resolve_config(compose("train", [*common, *overrides]))
 
 
-def join_processes(folder: Path, rank: int = 0, world: int = 1) -> None:
+def join_processes(folder: Path, rank: int = 0, world: int = 1, backend: str = "gloo") -> None:
     """Make this process one of a group of processes that meet at a file."""
     if not torch.distributed.is_initialized():
         store = f"file://{folder / 'store'}"
-        torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
+        torch.distributed.init_process_group(backend, init_method=store, rank=rank, world_size=world)
 
 
-def make_engine(config: Any, shared_prompt: bool) -> Any:
-    """The actor's engine, with its model, as `PolicyWorker` makes it."""
+def make_engine(config: Any, kind: type | None = None) -> Any:
+    """The actor's engine with its model, as `PolicyWorker` makes it; `kind` is another class for it."""
     from verl.utils.config import omega_conf_to_dataclass
-    from verl.workers.engine import EngineRegistry
 
-    from segzero.training.engine import ImageEngine, choose_engine, do_not_pin
+    from segzero.training.engine import ImageEngine, SharedPromptEngine, choose_engine, do_not_pin
     from segzero.training.verl_glue.patches import log_probs_in_blocks
 
-    log_probs_in_blocks()
-    do_not_pin()
-    os.environ["VERL_ENGINE_VENDOR"] = choose_engine(shared_prompt)
+    shared_prompt = bool(config.actor_rollout_ref.shared_prompt)
+    choose_engine(shared_prompt)
+    if kind is None:
+        log_probs_in_blocks()
+    if config.trainer.device == "cpu":
+        do_not_pin()
     ImageEngine.freeze_vision_tower = config.actor_rollout_ref.actor.freeze_vision_tower
     ImageEngine.image_options = dict(config.actor_rollout_ref.image)
     model = omega_conf_to_dataclass(config.actor_rollout_ref.model)
     actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
     actor.engine.use_remove_padding = model.use_remove_padding
     actor.engine.use_fused_kernels = model.use_fused_kernels
-    engine = EngineRegistry.new(
-        model_type="language_model",
-        backend=actor.engine.strategy,
+    kind = kind or (SharedPromptEngine if shared_prompt else ImageEngine)
+    engine = kind(
         model_config=model,
         engine_config=actor.engine,
         optimizer_config=actor.optim,
@@ -111,20 +111,22 @@ class Job:
     overrides: Sequence[str]
     shared_prompt: bool
 
-    def start(self) -> tuple[Any, Any, Any]:
-        """Make the engine, the batch, and the loss with all of its terms."""
+    def start(self, kind: type | None = None) -> tuple[Any, Any, Any]:
+        """Make the engine, the batch, and the loss with all of its terms; `kind` is another class of engine."""
         from segzero.policy.checkpoint import read_checkpoint
         from segzero.training.tokenization import Encoder, load_processor
 
         terms = ["actor_rollout_ref.actor.use_kl_loss=true", "actor_rollout_ref.actor.entropy_coeff=0.01"]
         switch = f"segzero.shared_prompt={str(self.shared_prompt).lower()}"
         config = resolved(self.policy, self.folder, *terms, *self.overrides, switch)
-        encoder = Encoder(read_checkpoint(self.policy), load_processor(str(self.policy)))
+        image = config.actor_rollout_ref.image
+        checkpoint = read_checkpoint(self.policy, image.frame, image.prompt)
+        encoder = Encoder(checkpoint, load_processor(str(self.policy)))
         generator = torch.Generator().manual_seed(1)
         answers = [[torch.randint(0, 150, (n,), generator=generator).tolist() for n in group] for group in self.lengths]
         batch = make_batch(encoder, self.samples[: len(answers)], answers, config)
         torch.manual_seed(0)  # of the adapters
-        return make_engine(config, self.shared_prompt), batch, loss_function(config)
+        return make_engine(config, kind), batch, loss_function(config)
 
 
 @dataclass(frozen=True)
