@@ -14,11 +14,11 @@ One step, in order, with the functions that do it and the configuration keys tha
  5. Masks: `segmenter_actor.SegmenterActor.draw`, if the reward needs them (segzero.segmenter).
  6. Reward: `rewards.Rubric.score` or the user's function (reward.name); continuous terms are then ranked by
     `rewards.QuantileRanks`. `rollouts.trajectory` is what verl gets.
- 7. Log-probs: `engine.ImageEngine` opens the images and computes them under the policy before the update, unless
+ 7. Log-probs: `engine.SharedPromptEngine` opens the images and computes them under the policy before the update, unless
     those of vLLM serve (algorithm.rollout_correction.bypass_mode), and under the reference (ARR.actor.use_kl_loss).
  8. Group advantage: verl's `compute_grpo_outcome_advantage` subtracts the mean reward of the group, and divides by
     its standard deviation (algorithm.adv_estimator, algorithm.norm_adv_by_std_in_grpo).
- 9. Loss and update: verl's `ppo_loss` is the clipped policy gradient with KL and entropy terms, in `ImageEngine`; one
+ 9. Loss and update: verl's `ppo_loss` is the clipped policy gradient with KL and entropy terms, in that engine; one
     optimizer step per ARR.actor.ppo_mini_batch_size prompts (ARR.actor.policy_loss.loss_mode,
     ARR.actor.loss_agg_mode, ARR.actor.kl_loss_coef, ARR.actor.entropy_coeff, ARR.actor.optim).
 10. Checkpoint: `Trainer._save_checkpoint`, every trainer.save_freq steps.
