@@ -24,6 +24,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 from segzero.errors import UserError
 from segzero.lru import LRUCache
 from segzero.policy.checkpoint import read_checkpoint
+from segzero.training.collector import collect_as_usual
 from segzero.training.shared_folder import has_content
 from segzero.training.tokenization import open_fitted
 from segzero.training.verl_glue.patches import log_probs_in_blocks
@@ -94,6 +95,7 @@ class PolicyWorker(ActorRolloutRefWorker):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        collect_as_usual()  # in a process that trains, garbage may hold a GPU's memory
         os.environ["VERL_ENGINE_VENDOR"] = VENDOR
         log_probs_in_blocks()
         if get_device_name() == "cpu":

@@ -52,6 +52,7 @@ from segzero.errors import UserError
 from segzero.io import write_json
 from segzero.segmenter import load_segmenter
 from segzero.training import checkpoints, metrics_log
+from segzero.training.cluster import is_own_ray
 from segzero.training.engine import PolicyWorker
 from segzero.training.monitor import Recorder, group_metrics, validation_metrics
 from segzero.training.progress import Progress, print_stage
@@ -121,6 +122,12 @@ class Trainer(PPOTrainerSync):
         self.watchdog = Watchdog({})
 
     # Parts
+
+    def init(self) -> None:
+        """Start all parts, first the processes of the servers if it is known where they will be."""
+        if is_own_ray(self.config):
+            start_servers(self.config)
+        super().init()
 
     def _build_replay_buffer(self) -> WakingBuffer:
         sampler = self.config.trainer.v1.sampler
@@ -286,6 +293,14 @@ def whole_groups(groups: list[str], lengths: list[int], ranks: int) -> list[int]
 
 def _lengths(batch: Any) -> list[int]:
     return [tag["seq_len"] for tag in batch.tags]
+
+
+def start_servers(config: DictConfig) -> None:
+    """Start the processes of all replicas, which then import vLLM while the trainers start."""
+    rollout = config.actor_rollout_ref.rollout
+    of_one = rollout.tensor_model_parallel_size * rollout.data_parallel_size * rollout.pipeline_model_parallel_size
+    for rank in range(config.trainer.n_gpus_per_node // of_one):
+        GroupReplica(rank, rollout, config.actor_rollout_ref.model, rollout.n_gpus_per_node).start_early()
 
 
 def start_segmenter(settings: DictConfig, pool: RayResourcePool) -> Any | None:
