@@ -9,6 +9,7 @@ opened here, and the prompt is made and tokenized once for all of them.
 import asyncio
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Coroutine, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
@@ -91,7 +92,8 @@ class Rollouts:
         self.watchdog = watchdog or Watchdog({})
         self.changed = threading.Event()  # a group was finished, or something broke
         self.failure: BaseException | None = None
-        self._finished: list[RolloutGroup] = []
+        self._finished: defaultdict[int, list[RolloutGroup]] = defaultdict(list)  # by the step that trains on them
+        self._started: set[futures.Future[None]] = set()
         self._turn = 0
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="rollouts", daemon=True).start()
@@ -101,15 +103,21 @@ class Rollouts:
     def generate_sequences(self, batch: TensorDict) -> None:
         """Start n answers to each prompt of a batch from the training set."""
         step = int(batch["global_steps"])
+        self._started = {work for work in self._started if not work.done()}
         for uid, index in zip(batch["uid"], batch["index"], strict=True):
             self._start(self._train_group(str(uid), int(index), step))
 
     # Called by our own trainer
 
-    def take_finished(self) -> list[RolloutGroup]:
-        """The groups finished since the last call."""
-        self._finished, groups = [], self._finished
-        return groups
+    def take_finished(self, step: int) -> list[RolloutGroup]:
+        """Finished groups of a step, which are then forgotten here."""
+        return self._finished.pop(step, [])
+
+    def wait(self) -> None:
+        """Wait until every group that was started is handed over."""
+        while futures.wait(self._started, timeout=CHECK_SECONDS).not_done:
+            self.check()
+        self.check()
 
     def check(self) -> None:
         """Raise the first failure of a rollout or a process, if there was one."""
@@ -146,12 +154,14 @@ class Rollouts:
                 self.failure = self.failure or error
             self.changed.set()
 
-        asyncio.run_coroutine_threadsafe(guarded(), self._loop)
+        self._started.add(asyncio.run_coroutine_threadsafe(guarded(), self._loop))
 
     async def _train_group(self, uid: str, index: int, step: int) -> None:
         sample = self.samples[index]
         group = await self._group(sample, own=takes_own_history(sample.id, step, self.own_history))
-        self._finished.append(group)  # before the trainer can see its trajectories, and then take all finished groups
+        self._finished[step].append(
+            group
+        )  # before the trainer can see its trajectories, and then take all finished groups
         await self._hand_over(uid, index, step, group)
 
     async def _group(self, sample: Sample, validating: bool = False, own: bool = False) -> RolloutGroup:

@@ -27,12 +27,16 @@ One step, in order, with the functions that do it and the configuration keys tha
     steps.
 13. Log: `Trainer._compute_metrics` (trainer.logger, segzero.record).
 
+With segzero.one_step_off, 1 to 6 of the next step run beside 7 to 10 of this one, and 11 waits for them: answers come
+from the weights before the last update, never from two versions, and 12 has the servers to itself.
+
 verl keeps its resource pools, FSDP workers, vLLM replicas, weight transfer, log-probs, advantages, updates, and the
 loop itself. Each method below replaces or extends one of its parts.
 """
 
 import math
 import time
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +49,7 @@ from verl.single_controller.ray import RayResourcePool
 from verl.trainer.ppo.v1 import trainer_base
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils.debug import marked_timer
 from verl.utils.tracking import Tracking
 from verl.workers.rollout.llm_server import LLMServerManager
 
@@ -120,6 +125,7 @@ class Trainer(PPOTrainerSync):
         self.settings = config.segzero
         self.progress = Progress()
         self.watchdog = Watchdog({})
+        self._place_before: dict[str, Any] | None = None  # in the data, before a batch that was started ahead
 
     # Parts
 
@@ -189,6 +195,29 @@ class Trainer(PPOTrainerSync):
         self.progress.start(self.global_steps, self.total_training_steps)
         super().fit(agent_loop_manager)
 
+    # One step
+
+    def prepare_step(self) -> dict[str, Any]:
+        """Start the step's batch, unless that was done beside the update before."""
+        ahead, self._place_before = self._place_before, None
+        return super().prepare_step() if ahead is None else {}
+
+    def on_sample_end(self) -> None:
+        """End the rollouts of the step, and start those of the next if they may run beside the update."""
+        super().on_sample_end()
+        self.scorer.end_step()
+        if self.settings.one_step_off and self.global_steps < self.total_training_steps:
+            self._place_before = deepcopy(self.train_dataloader.state_dict())
+            self.global_steps += 1  # verl stamps it on what it starts
+            super().prepare_step()
+            self.global_steps -= 1
+
+    def on_step_end(self) -> None:
+        """Send the weights to the servers once they generate nothing: no answer is of two versions."""
+        with marked_timer("wait", self.timing_raw):
+            self.rollouts.wait()
+        super().on_step_end()
+
     def _balance_batch(self, batch: Any, metrics: dict, **options: Any) -> Any:
         """verl spreads a prompt's answers over the GPUs; kept together, they share a pass of the vision tower."""
         batch = super()._balance_batch(batch, metrics, **options)
@@ -225,7 +254,7 @@ class Trainer(PPOTrainerSync):
     def _save_checkpoint(self) -> None:
         folder = checkpoints.new_unfinished(self.run, self.global_steps)
         self.actor_rollout_wg.save_checkpoint(str(folder / "actor"), None, self.global_steps, max_ckpt_to_keep=None)
-        torch.save(self.train_dataloader.state_dict(), folder / "data.pt")
+        torch.save(self._place_before or self.train_dataloader.state_dict(), folder / "data.pt")
         done = checkpoints.finish(self.run, self.global_steps, {"ranks": self.scorer.state()})
         self._saved = self.global_steps
         self._prune()
@@ -264,9 +293,9 @@ class Trainer(PPOTrainerSync):
         self, batch: Any, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
     ) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
-        groups = self.rollouts.take_finished()
-        self.scorer.end_step()
+        groups = self.rollouts.take_finished(global_steps)
         metrics.update(group_metrics(groups))
+        metrics["rollout/weights_lag"] = metrics["training/off_policy/trajectory_staleness/mean"]
         self.recorder.record(global_steps, groups, self.logger)
         self.progress.stepped(global_steps, metrics)
 

@@ -1,7 +1,8 @@
-"""A whole run on the CPU: train, be killed, resume, merge, answer."""
+"""A whole run on the CPU, rollouts one step ahead: train, be killed, resume, merge, answer."""
 
 import io
 import json
+import subprocess
 import time
 from pathlib import Path
 
@@ -9,20 +10,35 @@ import pytest
 from PIL import Image
 
 from benchmarks.kills.training import damage, lost_rows, rows_of
+from segzero.data.parquet import from_parquet
 from segzero.policy import Request, Sampling, load_policy
 from segzero.prompts import render_messages
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples
-from tests.helpers.launching import complaint, kill, logged, start, wait
+from segzero.training.config import compose
+from tests.helpers.launching import complaint, kill, start, wait
 
 pytestmark = pytest.mark.training
 
+# Pays for words until a file exists, then raises.
+REWARD = """
+from pathlib import Path
 
-def test_train_be_killed_resume_merge(scenes, tmp_path):
-    run = tmp_path / "run"
-    first = start(scenes, run, "trainer.save_freq=1", "trainer.total_training_steps=50")
-    deadline = time.monotonic() + 600
-    while not (run / "global_step_2").exists() and first.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.2)
+def reward(answer, truth):
+    if Path({broken!r}).exists():
+        return 1 / 0
+    return len(answer.think.split()) + len(answer.instances)
+"""
+
+
+def test_train_be_killed_resume_merge(scenes, tmp_path, monkeypatch):
+    """The resumed run goes on until its reward raises, which ends it in a line."""
+    run, broken = tmp_path / "run", tmp_path / "broken"
+    (tmp_path / "words.py").write_text(REWARD.format(broken=str(broken)))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    asked = ["reward=custom", "reward.name=words.reward", "segzero.one_step_off=true", "trainer.save_freq=1"]
+    asked += ["trainer.total_training_steps=500", "segzero.keep_last=0"]
+    first = start(scenes, run, *asked)
+    wait_for_save(run, 2, first)
     rows = rows_of(run)
     kill(first)
     first.communicate()
@@ -31,14 +47,23 @@ def test_train_be_killed_resume_merge(scenes, tmp_path):
     assert damage(run, kept) == [] and lost_rows(run, rows) == []
 
     last = kept[-1] + 2
-    again = ["trainer.save_freq=1", f"trainer.total_training_steps={last}", f"trainer.test_freq={last}"]
-    output = wait(start(scenes, run, *again))
-    assert f"resuming from {run / f'global_step_{kept[-1]}'}" in output, output[-3000:]
-    steps = [row["step"] for row in logged(run)]
-    assert steps[-2:] == [kept[-1] + 1, last], output[-3000:]  # the same file goes on
-    final = logged(run)[-1]["data"]
-    assert 0 <= final["val/giou"] <= 1
-    assert abs(final["actor/ppo_kl"]) < 1e-3  # vLLM and the trainer agree on the probabilities
+    again = start(scenes, run, *asked, f"trainer.test_freq={last}")
+    wait_for_save(run, last, again)
+    broken.touch()
+    output = wait(again)
+    line = complaint(output)
+    assert again.returncode == 2
+    assert "ZeroDivisionError" in line and "3 failures, at samples tiny-11-" in line
+    assert f"resuming from {run / f'global_step_{kept[-1]}'}" in output
+    assert lost_rows(run, rows) == []  # the same file goes on
+    rows = [row for row in rows_of(run) if row["step"] <= last]
+    assert [row["step"] for row in rows[-2:]] == [kept[-1] + 1, last]
+    assert 0 <= rows[-1]["data"]["val/giou"] <= 1
+    check_lags([row["data"] for row in rows])
+    trained = {step: names for step, names in samples_by_step(run).items() if step <= last}
+    assert {last - 1, last} <= trained.keys()
+    order = sampled_order(scenes)  # a killed run repeats the batch that was ahead; every sample is taken once
+    assert all(names == set(order[4 * step - 4 : 4 * step]) for step, names in trained.items())
 
     from segzero.training.merge import merge
 
@@ -46,6 +71,42 @@ def test_train_be_killed_resume_merge(scenes, tmp_path):
     assert json.loads((out / "segzero.json").read_text())["prompt"] == "multi"
     output = [written(out, backend) for backend in ("transformers", "vllm")]
     assert output[0] == output[1] and all(text.startswith("<think>") for text in output[0])
+
+
+def wait_for_save(run: Path, step: int, process: subprocess.Popen) -> None:
+    """Wait until a step is saved and logged."""
+    deadline = time.monotonic() + 600
+    while not ((run / f"global_step_{step}").exists() and any(row["step"] == step for row in rows_of(run))):
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def check_lags(rows: list[dict]) -> None:
+    """The weights of an answer are one step old, and those of each call's first step are new."""
+    resumed = len(rows) - 2
+    assert [row["rollout/weights_lag"] for row in rows] == [
+        float(place not in (0, resumed)) for place in range(len(rows))
+    ]
+    for row in (rows[0], rows[resumed]):
+        assert abs(row["actor/ppo_kl"]) < 1e-3  # vLLM and the trainer agree on the probabilities
+
+
+def samples_by_step(run: Path) -> dict[int, set[str]]:
+    """The samples of each step, as recorded by the run before its kill and by the one after it."""
+    found: dict[int, set[str]] = {}
+    for line in (run / "rollouts" / "rollouts.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        found.setdefault(row["step"], set()).add(row["sample"])
+    return found
+
+
+def sampled_order(scenes: Path) -> list[str]:
+    """The samples in the order in which verl's sampler takes them, an epoch of nine steps."""
+    from verl.trainer.ppo.utils import create_rl_sampler
+
+    names = [sample.id for sample in from_parquet(scenes / "train.parquet")]
+    return [names[place] for place in create_rl_sampler(compose("train").data, names)]
 
 
 def written(policy: Path, backend: str) -> list[str]:
@@ -58,13 +119,3 @@ def written(policy: Path, backend: str) -> list[str]:
     texts = [reply.text for reply in loaded.generate(requests, Sampling(max_tokens=120))]
     loaded.close()
     return texts
-
-
-def test_a_reward_that_raises_ends_the_run_in_a_line(scenes, tmp_path, monkeypatch):
-    (tmp_path / "broken_reward.py").write_text("def reward(answer, truth):\n    return 1 / 0\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    custom = ["reward=custom", "reward.name=broken_reward.reward", "segzero.segmenter.path=null"]
-    process = start(scenes, tmp_path / "run", *custom)
-    line = complaint(wait(process))
-    assert process.returncode == 2
-    assert "ZeroDivisionError" in line and "3 failures, at samples tiny-11-" in line
