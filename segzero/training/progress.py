@@ -11,7 +11,7 @@ _STARTED = time.monotonic()
 
 
 def print_stage(text: str) -> None:
-    """Print one line for a part of the start, which takes a minute or two: it shows that the run moves."""
+    """Print one line for a part of the start, which takes from half a minute to two: it shows that the run moves."""
     print(f"[{time.monotonic() - _STARTED:4.0f} s] {text}", flush=True)
 
 

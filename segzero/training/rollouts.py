@@ -159,9 +159,8 @@ class Rollouts:
     async def _train_group(self, uid: str, index: int, step: int) -> None:
         sample = self.samples[index]
         group = await self._group(sample, own=takes_own_history(sample.id, step, self.own_history))
-        self._finished[step].append(
-            group
-        )  # before the trainer can see its trajectories, and then take all finished groups
+        # Before the trainer can see its trajectories, and then take all finished groups.
+        self._finished[step].append(group)
         await self._hand_over(uid, index, step, group)
 
     async def _group(self, sample: Sample, validating: bool = False, own: bool = False) -> RolloutGroup:

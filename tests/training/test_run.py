@@ -47,7 +47,8 @@ def test_train_be_killed_resume_merge(scenes, tmp_path, monkeypatch):
     assert damage(run, kept) == [] and lost_rows(run, rows) == []
 
     last = kept[-1] + 2
-    again = start(scenes, run, *asked, f"trainer.test_freq={last}")
+    weighed = [f"algorithm.rollout_correction.{choice}" for choice in ("bypass_mode=false", "rollout_is=token")]
+    again = start(scenes, run, *asked, *weighed, f"trainer.test_freq={last}")
     wait_for_save(run, last, again)
     broken.touch()
     output = wait(again)
@@ -85,11 +86,11 @@ def wait_for_save(run: Path, step: int, process: subprocess.Popen) -> None:
 def check_lags(rows: list[dict]) -> None:
     """The weights of an answer are one step old, and those of each call's first step are new."""
     resumed = len(rows) - 2
-    assert [row["rollout/weights_lag"] for row in rows] == [
-        float(place not in (0, resumed)) for place in range(len(rows))
-    ]
-    for row in (rows[0], rows[resumed]):
-        assert abs(row["actor/ppo_kl"]) < 1e-3  # vLLM and the trainer agree on the probabilities
+    expected = [float(place not in (0, resumed)) for place in range(len(rows))]
+    assert [row["rollout/weights_lag"] for row in rows] == expected
+    assert abs(rows[0]["actor/ppo_kl"]) < 1e-3  # vLLM and the trainer agree on the probabilities
+    fresh, older = (row["rollout_corr/rollout_is_std"] for row in rows[resumed:])
+    assert fresh < 1e-3 < older  # of the importance weights, which the resumed run uses instead of vLLM's log-probs
 
 
 def samples_by_step(run: Path) -> dict[int, set[str]]:
