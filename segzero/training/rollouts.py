@@ -7,8 +7,10 @@ opened here, and the prompt is made and tokenized once for all of them.
 """
 
 import asyncio
+import itertools
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Coroutine, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
@@ -31,6 +33,7 @@ from segzero.training.watchdog import Watchdog
 TRAIN = "train"  # verl's name for the partition
 MOST_VALIDATING = 128  # samples per replica at once; each waits there with its pixels, 17 MB at 840x840
 CHECK_SECONDS = 0.5  # between two looks at whether anything died
+FLAT = 1e-6  # a group whose rewards differ by less teaches nothing: its advantages are rounding errors
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +74,31 @@ class RolloutGroup:
         """The rewards that the policy learns from."""
         return [rollout.total for rollout in self.rollouts]
 
+    def is_flat(self, value: str = "reward") -> bool:
+        """True if all answers earn the same reward, or the same in the term of that name; one without it earns 0."""
+        terms = [rollout.scored.reward.terms.get(value, 0.0) for rollout in self.rollouts]
+        earned = self.totals if value == "reward" else terms
+        return max(earned) - min(earned) < FLAT
+
+
+@dataclass(frozen=True)
+class PromptPlace:
+    """A prompt of a batch: its name in the TransferQueue, its sample, its step, and its place in the order of start."""
+
+    uid: str
+    index: int
+    step: int
+    order: int
+
+
+@dataclass(frozen=True, eq=False)
+class HandedOver:
+    """Keys and tags of a group's trajectories in the queue."""
+
+    order: int
+    keys: list[str]
+    tags: list[dict[str, Any]]
+
 
 class Rollouts:
     """Calls the replicas and the scorer from an event loop in a thread of its own."""
@@ -84,14 +112,19 @@ class Rollouts:
         rollout_config: Any,
         watchdog: Watchdog | None = None,
         own_history: float = 0.0,
+        hold_back: str | None = None,
     ) -> None:
         self.servers, self.samples, self.encoder, self.scorer = list(servers), samples, encoder, scorer
         self.config = rollout_config
         self.own_history = own_history  # share of later rounds whose prompt shows the policy's own earlier answers
+        self.hold_back = hold_back  # the value by which flat groups are not handed over by themselves; None: all are
         self.watchdog = watchdog or Watchdog({})
         self.changed = threading.Event()  # a group was finished, or something broke
         self.failure: BaseException | None = None
         self._finished: list[RolloutGroup] = []
+        self._held_back: defaultdict[int, list[tuple[PromptPlace, RolloutGroup]]] = defaultdict(list)  # by step
+        self._handed_over: defaultdict[int, list[HandedOver]] = defaultdict(list)  # by step
+        self._prompts = itertools.count()
         self._turn = 0
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="rollouts", daemon=True).start()
@@ -102,7 +135,31 @@ class Rollouts:
         """Start n answers to each prompt of a batch from the training set."""
         step = int(batch["global_steps"])
         for uid, index in zip(batch["uid"], batch["index"], strict=True):
-            self._start(self._train_group(str(uid), int(index), step))
+            self._start(self._train_group(PromptPlace(str(uid), int(index), step, next(self._prompts))))
+
+    # Called by the group buffer, in the trainer's thread
+
+    def wait_for_change(self) -> None:
+        """Wait until a group is finished or handed over, at most half a second; raises what broke."""
+        self.changed.wait(CHECK_SECONDS)
+        self.changed.clear()
+        self.check()
+
+    def take_held_back(self, step: int) -> list[tuple[PromptPlace, RolloutGroup]]:
+        """Flat groups of a step that were finished since the last call."""
+        return self._held_back.pop(step, [])
+
+    def hand_over(self, held_back: tuple[PromptPlace, RolloutGroup]) -> None:
+        """Hand over a flat group nevertheless."""
+        self._start(self._hand_over(*held_back))
+
+    def count_handed_over(self, step: int) -> int:
+        """The number of groups of a step whose trajectories are in the queue."""
+        return len(self._handed_over[step])
+
+    def take_handed_over(self, step: int) -> list[HandedOver]:
+        """All groups of a step whose trajectories are in the queue; they are then forgotten here."""
+        return self._handed_over.pop(step, [])
 
     # Called by our own trainer
 
@@ -148,11 +205,14 @@ class Rollouts:
 
         asyncio.run_coroutine_threadsafe(guarded(), self._loop)
 
-    async def _train_group(self, uid: str, index: int, step: int) -> None:
-        sample = self.samples[index]
-        group = await self._group(sample, own=takes_own_history(sample.id, step, self.own_history))
+    async def _train_group(self, place: PromptPlace) -> None:
+        sample = self.samples[place.index]
+        group = await self._group(sample, own=takes_own_history(sample.id, place.step, self.own_history))
         self._finished.append(group)  # before the trainer can see its trajectories, and then take all finished groups
-        await self._hand_over(uid, index, step, group)
+        if self.hold_back and group.is_flat(self.hold_back):
+            self._held_back[place.step].append((place, group))
+        else:
+            await self._hand_over(place, group)
 
     async def _group(self, sample: Sample, validating: bool = False, own: bool = False) -> RolloutGroup:
         """Make the prompt, generate its answers, and score them."""
@@ -216,29 +276,29 @@ class Rollouts:
             "max_tokens": config.response_length,
         }
 
-    async def _hand_over(self, uid: str, index: int, step: int, group: RolloutGroup) -> None:
-        """Put a group's trajectories where verl's trainer looks for them, then mark the group as finished."""
+    async def _hand_over(self, place: PromptPlace, group: RolloutGroup) -> None:
+        """Put a group's trajectories where verl's workers look for them, and then let the buffer know their keys."""
         image, answers = str(group.sample.image), [rollout.generated for rollout in group.rollouts]
         rows = [
             trajectory(group.encoded, answer.ids, answer.log_probs, total, self.encoder, image)
             for answer, total in zip(answers, group.totals, strict=True)
         ]
-        fields = as_batch([{**row, "uid": uid, "index": index} for row in rows])
-        keys = [f"{uid}_{number}_0" for number in range(len(rows))]
+        fields = as_batch([{**row, "uid": place.uid, "index": place.index} for row in rows])
+        keys = [f"{place.uid}_{number}_0" for number in range(len(rows))]
         tags = [
             {
                 "status": "success",
                 "prompt_len": len(group.encoded),
                 "response_len": len(answer.ids),
                 "seq_len": len(group.encoded) + len(answer.ids),
-                "global_steps": step,
+                "global_steps": place.step,
                 "min_global_steps": answer.weights_step,
                 "max_global_steps": answer.weights_step,
             }
             for answer in answers
         ]
         await tq.async_kv_batch_put(keys=keys, fields=fields, tags=tags, partition_id=TRAIN)
-        await tq.async_kv_put(key=uid, partition_id=TRAIN, tag={"status": "finished"})
+        self._handed_over[place.step].append(HandedOver(place.order, keys, tags))
 
 
 def trajectory(

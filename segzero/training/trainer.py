@@ -43,7 +43,6 @@ from omegaconf import DictConfig, open_dict
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from verl.single_controller.ray import RayResourcePool
 from verl.trainer.ppo.v1 import trainer_base
-from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.tracking import Tracking
 from verl.workers.rollout.llm_server import LLMServerManager
@@ -53,26 +52,15 @@ from segzero.io import write_json
 from segzero.segmenter import load_segmenter
 from segzero.training import checkpoints, metrics_log
 from segzero.training.engine import PolicyWorker
+from segzero.training.group_buffer import GroupBuffer, flat_filter
 from segzero.training.monitor import Recorder, group_metrics, validation_metrics
 from segzero.training.progress import Progress, print_stage
-from segzero.training.rollouts import CHECK_SECONDS, Rollouts
+from segzero.training.rollouts import Rollouts
 from segzero.training.scorer import Scorer
 from segzero.training.segmenter_actor import SegmenterActor
 from segzero.training.shared_folder import check_shared
 from segzero.training.vllm_server import GroupReplica
 from segzero.training.watchdog import Watchdog
-
-
-class WakingBuffer(ReplayBuffer):
-    """verl's replay buffer, woken up when a group is finished instead of polling every 2 s."""
-
-    rollouts: Rollouts
-
-    def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
-        self.rollouts.changed.wait(CHECK_SECONDS)
-        self.rollouts.changed.clear()
-        self.rollouts.check()
-        return last_debug_time
 
 
 class ServerManager(LLMServerManager):
@@ -122,15 +110,9 @@ class Trainer(PPOTrainerSync):
 
     # Parts
 
-    def _build_replay_buffer(self) -> WakingBuffer:
-        sampler = self.config.trainer.v1.sampler
-        return WakingBuffer(
-            trainer_mode=self.trainer_mode,
-            trainer_config={},
-            max_off_policy_threshold=sampler.max_off_policy_threshold,
-            max_off_policy_strategy=sampler.max_off_policy_strategy,
-            sampler_kwargs={},
-        )
+    def _build_replay_buffer(self) -> GroupBuffer:
+        self.flat_filter = flat_filter(self.config)
+        return GroupBuffer(self._add_prompts_to_generate, self.flat_filter.batches if self.flat_filter else 1)
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()
@@ -172,6 +154,7 @@ class Trainer(PPOTrainerSync):
             rollout,
             self.watchdog,
             own_history=self.config.data.own_history,
+            hold_back=self.flat_filter.value if self.flat_filter else None,
         )
         self.replay_buffer.rollouts = rollouts
         return rollouts
@@ -181,6 +164,11 @@ class Trainer(PPOTrainerSync):
         self.rollouts = agent_loop_manager
         self.progress.start(self.global_steps, self.total_training_steps)
         super().fit(agent_loop_manager)
+
+    def _submit_batch_to_rollout(self, batch: Any) -> int:
+        """Start prompts; verl would also mark each of them in the TransferQueue, where nobody looks."""
+        self.agent_loop_manager.generate_sequences(batch)
+        return len(batch)
 
     def _balance_batch(self, batch: Any, metrics: dict, **options: Any) -> Any:
         """verl spreads a prompt's answers over the GPUs; kept together, they share a pass of the vision tower."""

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from benchmarks.kills.training import damage, lost_rows, rows_of
@@ -32,12 +33,20 @@ def test_train_be_killed_resume_merge(scenes, tmp_path):
 
     last = kept[-1] + 2
     again = ["trainer.save_freq=1", f"trainer.total_training_steps={last}", f"trainer.test_freq={last}"]
+    again += ["algorithm.filter_groups.enable=true", "algorithm.filter_groups.metric=presence"]
+    again += ["algorithm.filter_groups.max_num_gen_batches=2"]
     output = wait(start(scenes, run, *again))
     assert f"resuming from {run / f'global_step_{kept[-1]}'}" in output, output[-3000:]
     steps = [row["step"] for row in logged(run)]
     assert steps[-2:] == [kept[-1] + 1, last], output[-3000:]  # the same file goes on
     final = logged(run)[-1]["data"]
     assert 0 <= final["val/giou"] <= 1
+    # Nearly all answers of the shipped policy find something, so nearly all groups are flat by this term.
+    replaced = [row["data"]["rollout/refilled_groups"] for row in logged(run)[-2:]]
+    assert min(replaced) > 0 and max(replaced) <= 4 and "flat groups replaced" in output
+    assert final["training/global_step"] == last and final["rollout/kept_flat_groups"] <= 4
+    ahead = taken(run, last) - taken(run, kept[-1])
+    assert ahead % 36 == (8 + sum(replaced)) % 36  # of 36 samples, none was passed over or taken twice
     assert abs(final["actor/ppo_kl"]) < 1e-3  # vLLM and the trainer agree on the probabilities
 
     from segzero.training.merge import merge
@@ -46,6 +55,11 @@ def test_train_be_killed_resume_merge(scenes, tmp_path):
     assert json.loads((out / "segzero.json").read_text())["prompt"] == "multi"
     output = [written(out, backend) for backend in ("transformers", "vllm")]
     assert output[0] == output[1] and all(text.startswith("<think>") for text in output[0])
+
+
+def taken(run: Path, step: int) -> int:
+    """The number of prompts that were taken from the data, in the epoch of that step."""
+    return torch.load(run / f"global_step_{step}" / "data.pt", weights_only=True)["_num_yielded"]
 
 
 def written(policy: Path, backend: str) -> list[str]:
