@@ -3,7 +3,7 @@
 Each seed draws other training scenes, another order and other samples. Training always starts from the shipped policy,
 so that the spread of the gains is due to training alone.
 
-    python -m benchmarks.learning [--seeds 3] [--steps 100] [--scenes 200] [--out FOLDER]
+    python -m benchmarks.learning [--seeds 3] [--steps 100] [--scenes 200] [--out FOLDER] [KEY=VALUE ...]
 """
 
 import argparse
@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--out", type=Path, default=None, help="keep runs and merged policies here")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="further settings of the training")
     options = parser.parse_args()
     samples = make_samples(options.scenes, HELD_OUT_SEED + TEST_SEED)
     before = answer_all(shipped.policy_path(), samples)
@@ -34,7 +35,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for seed in range(options.first, options.first + options.seeds):
             begin = time.monotonic()
-            _, merged = learn((options.out or Path(temporary)) / f"seed_{seed}", options.steps, seed)
+            _, merged = learn(
+                (options.out or Path(temporary)) / f"seed_{seed}", options.steps, seed, *options.overrides
+            )
             minutes = (time.monotonic() - begin) / 60
             after = answer_all(merged, samples)
             gains.append(after.figures["gIoU"] - before.figures["gIoU"])

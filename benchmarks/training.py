@@ -4,10 +4,11 @@ Every run trains the same policy on the same samples with the same reward, 16 pr
 step, in processes of its own, one run after the other. The time of a step is that between two lines of the log; the
 first three steps are left out. The start lasts from the command to the end of the first step, update included.
 
-    python -m benchmarks.training [--only start,verl,trl,sam2,memory] [--steps 12]
+    python -m benchmarks.training [--only start,one-step-off,verl,trl,sam2,memory] [--steps 12]
 
-`start` is our own run with its phases, with which `verl` and `trl` compare; `sam2` and `memory` are measured directly
-(training_parts.py). TRL gets an environment of its own, made by uv in ~/.cache/segzero-benchmarks.
+`start` is our own run with its phases, which the others compare with; `one-step-off` is the same with rollouts beside
+the update; `sam2` and `memory` are measured directly (training_parts.py). TRL gets an environment of its own, made by
+uv in ~/.cache/segzero-benchmarks.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from benchmarks import training_parts
 from benchmarks.peers.shared import ANSWERS, LEARNING_RATE, MAX_ANSWER, MAX_PROMPT, PROMPTS, REWARD
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("start", "verl", "trl", "sam2", "memory")
+PARTS = ("start", "one-step-off", "verl", "trl", "sam2", "memory")
 DROPPED = 3  # steps at the start that are left out
 TRL = "1.16.0"
 TRL_PACKAGES = (
@@ -45,6 +46,7 @@ PHASES = {  # phase of our steps -> verl's timer
     "log-probs": "old_log_prob",
     "advantage": "adv",
     "update": "update_actor",
+    "rollouts": "wait",  # with one-step-off: what is left of those of the next step
     "sync": "update_weights",
 }
 
@@ -81,7 +83,7 @@ def main() -> None:
     if args.steps <= DROPPED:
         parser.error(f"--steps must be above {DROPPED}, as the first {DROPPED} are left out")
 
-    if {"start", "verl", "trl"} & set(chosen):
+    if {"start", "one-step-off", "verl", "trl"} & set(chosen):
         with tempfile.TemporaryDirectory() as temporary:
             compare_runs(chosen, args.steps, (args.keep or Path(temporary)).absolute())
     if "sam2" in chosen:
@@ -97,6 +99,10 @@ def compare_runs(chosen: list[str], steps: int, folder: Path) -> None:
     ours = run_ours(data, folder, steps)
     report(ours)
     phases(ours)
+    if "one-step-off" in chosen:
+        ahead = run_ours(data, folder, steps, "segzero.one_step_off=true")
+        report(ahead, ours)
+        phases(ahead)
     for part, run in (("verl", run_verl), ("trl", run_trl)):
         if part in chosen:
             report(run(data, folder, steps), ours)
@@ -113,14 +119,15 @@ def make_data(folder: Path, steps: int) -> Path:
 # The runs
 
 
-def run_ours(data: Path, folder: Path, steps: int) -> Run:
+def run_ours(data: Path, folder: Path, steps: int, *overrides: str) -> Run:
+    name = "ours, " + " ".join(overrides) if overrides else "ours"
     run = folder / "ours"
     shutil.rmtree(run, ignore_errors=True)
     command = [sys.executable, "-m", "segzero", "train", *common(data), f"reward={REWARD}"]
     command += [f"trainer.default_local_dir={run}", f"trainer.total_training_steps={steps}"]
     command += ["trainer.val_before_train=false", "trainer.test_freq=-1", "trainer.save_freq=-1"]
-    command += ["segzero.segmenter.path=null", "segzero.resume=none"]
-    return watch("ours", command, run / "metrics.jsonl", steps, folder)
+    command += ["segzero.segmenter.path=null", "segzero.resume=none", *overrides]
+    return watch(name, command, run / "metrics.jsonl", steps, folder)
 
 
 def run_verl(data: Path, folder: Path, steps: int) -> Run:
@@ -170,7 +177,7 @@ def watch(name: str, command: list, log: Path, steps: int, folder: Path) -> Run:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("VERL_", "VLLM_"))}
     environment |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     environment.pop("OMP_NUM_THREADS", None)  # each run chooses for itself
-    output = folder / f"{name.split()[0]}.log"
+    output = folder / f"{name.split()[0].rstrip(',')}.log"
     ends: list[float] = []
     with output.open("w") as out:
         begin = time.perf_counter()

@@ -75,13 +75,13 @@ def write_report(out: Path, run: Path, before: Evaluated, after: Evaluated, fact
     return page
 
 
-def learn(out: Path, steps: int, seed: int) -> tuple[Path, Path]:
+def learn(out: Path, steps: int, seed: int, *overrides: str) -> tuple[Path, Path]:
     """Train the shipped policy on fresh scenes; returns the folders of the run and of the merged policy."""
     from segzero.tiny.questions import HELD_OUT_SEED, make_samples, make_training_samples
 
     training = make_training_samples(steps * BATCH, TRAIN_SEED + seed)
     validation = make_samples(VALIDATION_SCENES, HELD_OUT_SEED + VALIDATION_SEED + seed)
-    return train(out, training, validation, steps, seed, "mask")
+    return train(out, training, validation, steps, seed, "mask", *overrides)
 
 
 def train(

@@ -52,6 +52,8 @@ def check(config: DictConfig) -> BatchSizes:
     _check_reward(config)
     _check_own_history(config)
     _check_filter_groups(config)
+    _check_rollout_correction(config)
+    _check_one_step_off(config)
     _check_segmenter(config)
     _check_folder(Path(config.trainer.default_local_dir))
     for path in [*data_files(config, "train"), *data_files(config, "val")]:
@@ -63,12 +65,16 @@ def check(config: DictConfig) -> BatchSizes:
 def describe(config: DictConfig, batch: BatchSizes) -> list[str]:
     """The run in words, for its first lines."""
     data, trainer = config.data, config.trainer
+    ahead = (
+        [f"rollouts one step ahead of the update; {describe_correction(config)}"] if config.segzero.one_step_off else []
+    )
     return [
         f"policy   {config.actor_rollout_ref.model.path}; frame {data.frame}, prompt {data.prompt}",
         f"data     {', '.join(map(str, data_files(config, 'train')))}",
         f"reward   {config.reward.name}; segmenter {config.segzero.segmenter.path or 'none'}",
         f"batch    {batch}",
         f"attention {describe_attention(config)}",
+        *ahead,
         f"run      {trainer.default_local_dir}; resume {config.segzero.resume}; {_hardware(config, batch)}",
     ]
 
@@ -113,6 +119,7 @@ def _check_names(config: DictConfig) -> None:
         "actor_rollout_ref.actor.strategy": STRATEGIES,
         "actor_rollout_ref.actor.optim.lr_scheduler_type": SCHEDULES,
         "actor_rollout_ref.rollout.name": ["vllm"],
+        "algorithm.rollout_correction.rollout_is": ["None", "token", "sequence"],
     }
     for key, names in choices.items():
         value = str(OmegaConf.select(config, key))
@@ -233,6 +240,46 @@ def _check_filter_groups(config: DictConfig) -> None:
             f"algorithm.filter_groups.max_num_gen_batches={batches}: a step tries so many batches of prompts at most "
             f"in search of groups that are not flat; set 2 or more"
         )
+
+
+def _check_rollout_correction(config: DictConfig) -> None:
+    correction = config.algorithm.rollout_correction
+    for key in ("rollout_is", "rollout_rs"):
+        if correction.bypass_mode and correction[key] is not None:
+            raise UserError(
+                f"algorithm.rollout_correction.{key}={correction[key]} has no effect with bypass_mode=true, which "
+                f"compares with vLLM's log-probs directly; set bypass_mode=false there, or {key}=null"
+            )
+    if correction.rollout_rs is not None and correction.rollout_rs_threshold is None:
+        raise UserError(
+            f"algorithm.rollout_correction.rollout_rs={correction.rollout_rs} needs rollout_rs_threshold beside it, "
+            f"such as 0.5_2.0"
+        )
+
+
+def _check_one_step_off(config: DictConfig) -> None:
+    if (
+        config.segzero.one_step_off
+        and config.trainer.device == "cuda"
+        and config.actor_rollout_ref.rollout.free_cache_engine
+    ):
+        raise UserError(
+            "segzero.one_step_off=true needs vLLM awake during the update; set "
+            "actor_rollout_ref.rollout.free_cache_engine=false, and gpu_memory_utilization such that both fit"
+        )
+
+
+def describe_correction(config: DictConfig) -> str:
+    """Describe how the loss takes into account that answers come from older weights."""
+    correction, loss = config.algorithm.rollout_correction, config.actor_rollout_ref.actor.policy_loss.loss_mode
+    if correction.bypass_mode and loss != "gpg":
+        return "corrected by the loss's ratio to vLLM's log-probs (bypass_mode)"
+    if correction.rollout_is is not None:
+        bound = correction.rollout_is_threshold
+        return f"corrected by importance weights per {correction.rollout_is}, at most {bound} (rollout_is)"
+    if correction.rollout_rs is not None:
+        return f"answers are left out by {correction.rollout_rs}, {correction.rollout_rs_threshold} (rollout_rs)"
+    return "NOT corrected for it: set algorithm.rollout_correction.rollout_is=token"
 
 
 def _check_segmenter(config: DictConfig) -> None:

@@ -30,6 +30,7 @@ WITHOUT_EFFECT = {
     "actor_rollout_ref.rollout.ignore_eos": "nothing; an answer ends where the policy ends it",
     "actor_rollout_ref.rollout.do_sample": "actor_rollout_ref.rollout.temperature",
     "algorithm.lam": "nothing; it belongs to gae, which needs a critic",
+    "algorithm.rollout_correction.loss_type": "actor_rollout_ref.actor.policy_loss.loss_mode",
     "algorithm.pf_ppo.": "actor_rollout_ref.actor.policy_loss.loss_mode",
     "algorithm.use_pf_ppo": "actor_rollout_ref.actor.policy_loss.loss_mode",
     "critic.": "nothing; this trainer has no critic",
@@ -61,11 +62,11 @@ WITHOUT_EFFECT = {
     "trainer.ray_wait_register_center_timeout": "nothing; nothing waits for that",
     "trainer.use_v1": "nothing; there is one trainer",
     "trainer.v1.sampler.sync_refill_failed_groups": "nothing; groups that fail end the run",
-    "trainer.v1.colocate_async.": "nothing; only trainer.v1.trainer_mode=sync is supported",
-    "trainer.v1.separate_async.": "nothing; only trainer.v1.trainer_mode=sync is supported",
+    "trainer.v1.colocate_async.": "segzero.one_step_off",
+    "trainer.v1.separate_async.": "segzero.one_step_off",
     "trainer.v1.sampler.custom_sampler.": "nothing; the trainer brings its own sampler",
-    "trainer.v1.sampler.max_off_policy_strategy": "nothing; a synchronous run is on-policy",
-    "trainer.v1.sampler.max_off_policy_threshold": "nothing; a synchronous run is on-policy",
+    "trainer.v1.sampler.max_off_policy_strategy": "segzero.one_step_off",
+    "trainer.v1.sampler.max_off_policy_threshold": "segzero.one_step_off",
     "trainer.v1.sampler.sampler_kwargs": "nothing; the trainer brings its own sampler",
     "actor_rollout_ref.actor.use_prefix_grouper": "nothing; the prefix is shared in vLLM's cache already",
     "actor_rollout_ref.model.tiled_mlp.enabled": "actor_rollout_ref.model.enable_gradient_checkpointing",
@@ -116,7 +117,10 @@ def compose(name: str = "train", overrides: Sequence[str] = ()) -> DictConfig:
             if override.input_line not in groups:
                 _set(config, override)
         if config.trainer.v1.trainer_mode != "sync":
-            raise UserError(f"trainer.v1.trainer_mode={config.trainer.v1.trainer_mode}: only sync is supported")
+            raise UserError(
+                f"trainer.v1.trainer_mode={config.trainer.v1.trainer_mode}: only sync is supported; rollouts beside "
+                f"the update are segzero.one_step_off=true"
+            )
         OmegaConf.resolve(config)
     except HydraException as error:
         raise UserError(_explain(error, name, overrides)) from None

@@ -201,9 +201,12 @@ def describe_estimates(config: DictConfig, shape: ModelShape, memory: Memory, ti
             + (f"; the segmenter {_gib(memory.segmenter)}" if memory.segmenter else ""),
         ]
         if card.memory_gb and memory.updating + memory.segmenter > card.memory_gb * 1e9:
+            awake = not config.actor_rollout_ref.rollout.free_cache_engine
             lines.append(
                 "         an update may not fit: lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu or "
                 "data.max_response_length, use more GPUs, or LoRA"
+                + "; vLLM keeps its memory (actor_rollout_ref.rollout.free_cache_engine=false)"
+                * awake
             )
     parts = sorted(((size, name) for name, size in memory.parts.items() if size > GIB / 4), reverse=True)
     answer, free = expected_answer(config), free_disk(Path(config.trainer.default_local_dir))
@@ -214,6 +217,7 @@ def describe_estimates(config: DictConfig, shape: ModelShape, memory: Memory, ti
         f"time     {_clock(time.total)} a step: writing {time.generate:.1f} s, log-probs {time.score:.1f} s, "
         f"update {time.update:.1f} s, moving weights {time.move:.1f} s, saving {time.save:.1f} s; "
         f"{steps} steps in {_clock(steps * time.total)}",
+        *_beside(time),
         f"         assuming every answer {length}, {card.tflops:g} TFLOP/s, {card.gb_per_s:g} GB/s and "
         f"{card.link_gb_per_s:g} GB/s to the next accelerator (segzero.accelerator),",
         f"         {TOKEN_SECONDS * 1e3:g} ms a token beside the arithmetic, {HOST_BYTES / 1e9:g} GB/s to the host, "
@@ -221,6 +225,13 @@ def describe_estimates(config: DictConfig, shape: ModelShape, memory: Memory, ti
         f"{'the earlier rounds of data.own_history, ' if config.data.own_history else ''}validation and the start",
     ]
     return lines
+
+
+def _beside(time: StepTime) -> list[str]:
+    """Describe what segzero.one_step_off gains."""
+    if not time.one_step_off:
+        return []
+    return [f"         at best, as writing runs beside log-probs, update and saving; in turns {time.in_turns:.1f} s"]
 
 
 def _kept(config: DictConfig) -> str:

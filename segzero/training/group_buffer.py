@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
 
-from segzero.training.rollouts import Rollouts
+from segzero.training.rollouts import HandedOver, Rollouts
 
 
 class FlatFilter(NamedTuple):
@@ -41,19 +41,21 @@ class GroupBuffer:
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, int]]:
         """Wait for a step's groups; returns their trajectories by key, in the order in which prompts were started."""
+        groups: list[HandedOver] = []
         tried, kept = batch_size, 0
         while True:
-            flat = self.rollouts.take_held_back(global_steps)
+            flat = self.rollouts.take_held_back()
             new = min(len(flat), batch_size * self.batches - tried)
             if new:
                 self.refill(new)
             for group in flat[new:]:
                 self.rollouts.hand_over(group)
             tried, kept = tried + new, kept + len(flat) - new
-            if self.rollouts.count_handed_over(global_steps) >= batch_size:
+            groups += self.rollouts.take_handed_over()
+            if len(groups) >= batch_size:
                 break
             self.rollouts.wait_for_change()
-        groups = sorted(self.rollouts.take_handed_over(global_steps), key=lambda group: group.order)
+        groups.sort(key=lambda group: group.order)
         keys, tags = [key for group in groups for key in group.keys], [tag for group in groups for tag in group.tags]
         metrics = {"rollout/refilled_groups": tried - batch_size, "rollout/kept_flat_groups": kept}
         return KVBatchMeta(keys, tags, partition_id), metrics if self.batches > 1 else {}

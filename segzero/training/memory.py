@@ -48,7 +48,7 @@ class Memory:
     """Bytes that a run needs; numbers per accelerator are those of the fullest one."""
 
     resting: float  # per accelerator: weights and optimizer between two phases
-    updating: float  # per accelerator: the same during an update, with gradients and activations, vLLM asleep
+    updating: float  # per accelerator: the same during an update, with gradients, activations and vLLM, asleep or not
     engine: float  # per accelerator: vLLM while it generates
     engine_weights: float  # of that, the weights
     segmenter: float  # per accelerator: SAM2 beside the trainer
@@ -73,10 +73,13 @@ def estimate_memory(config: DictConfig, batch: BatchSizes, shape: ModelShape) ->
     engine_width = 4 if rollout.dtype == "float32" else 2
     on_card = on_gpu and config.segzero.segmenter.device != "cpu"
     segmenter = segmenter_bytes(config)
+    engine = rollout.gpu_memory_utilization * room * 1e9 if room else 0.0
     return Memory(
         resting=at_rest / batch.gpus,
-        updating=state / batch.gpus + working_bytes(config, batch, shape) + ASLEEP_BYTES,
-        engine=rollout.gpu_memory_utilization * room * 1e9 if room else 0.0,
+        updating=state / batch.gpus
+        + working_bytes(config, batch, shape)
+        + (ASLEEP_BYTES if rollout.free_cache_engine else engine),
+        engine=engine,
         engine_weights=shape.parameters * engine_width / max(1, rollout.tensor_model_parallel_size),
         segmenter=segmenter if on_card else 0.0,
         trajectories=trajectory_bytes(config) * batch.total,
@@ -144,7 +147,8 @@ def _beside_gpus(config: DictConfig, batch: BatchSizes, shape: ModelShape) -> di
     reference = pinned(every, batch.gpus, bytes_of(config.actor_rollout_ref.ref.fsdp_config.model_dtype))
     parallel = max(1, rollout.tensor_model_parallel_size)
     # With adapters vLLM's weights are not sent anew each step, so while it sleeps they lie here.
-    asleep = pinned(every, parallel, 2) * batch.gpus / parallel if model.lora_rank else 0.0
+    sleeps = model.lora_rank and rollout.free_cache_engine
+    asleep = pinned(every, parallel, 2) * batch.gpus / parallel if sleeps else 0.0
     held = (offloaded + reference * references(config) + asleep) / nodes
     # A tied model is loaded whole by every rank, another by the first alone; nothing else is there yet.
     loading = shape.parameters * width * (batch.gpus / nodes if shape.tied else 1)

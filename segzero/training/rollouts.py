@@ -10,12 +10,12 @@ import asyncio
 import itertools
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Coroutine, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transfer_queue as tq
@@ -30,6 +30,7 @@ from segzero.training.scorer import ScoredAnswer, Scorer
 from segzero.training.tokenization import EncodedPrompt, Encoder, GeneratedAnswer
 from segzero.training.watchdog import Watchdog
 
+T = TypeVar("T")
 TRAIN = "train"  # verl's name for the partition
 MOST_VALIDATING = 128  # samples per replica at once; each waits there with its pixels, 17 MB at 840x840
 CHECK_SECONDS = 0.5  # between two looks at whether anything died
@@ -121,9 +122,10 @@ class Rollouts:
         self.watchdog = watchdog or Watchdog({})
         self.changed = threading.Event()  # a group was finished, or something broke
         self.failure: BaseException | None = None
-        self._finished: list[RolloutGroup] = []
-        self._held_back: defaultdict[int, list[tuple[PromptPlace, RolloutGroup]]] = defaultdict(list)  # by step
-        self._handed_over: defaultdict[int, list[HandedOver]] = defaultdict(list)  # by step
+        self._finished: defaultdict[int, list[RolloutGroup]] = defaultdict(list)  # by the step that trains on them
+        self._started: set[futures.Future[None]] = set()
+        self._held_back: deque[tuple[PromptPlace, RolloutGroup]] = deque()
+        self._handed_over: deque[HandedOver] = deque()
         self._prompts = itertools.count()
         self._turn = 0
         self._loop = asyncio.new_event_loop()
@@ -134,6 +136,7 @@ class Rollouts:
     def generate_sequences(self, batch: TensorDict) -> None:
         """Start n answers to each prompt of a batch from the training set."""
         step = int(batch["global_steps"])
+        self._started = {work for work in self._started if not work.done()}
         for uid, index in zip(batch["uid"], batch["index"], strict=True):
             self._start(self._train_group(PromptPlace(str(uid), int(index), step, next(self._prompts))))
 
@@ -145,28 +148,29 @@ class Rollouts:
         self.changed.clear()
         self.check()
 
-    def take_held_back(self, step: int) -> list[tuple[PromptPlace, RolloutGroup]]:
-        """Flat groups of a step that were finished since the last call."""
-        return self._held_back.pop(step, [])
+    def take_held_back(self) -> list[tuple[PromptPlace, RolloutGroup]]:
+        """Flat groups that were finished since the last call."""
+        return _drain(self._held_back)
 
     def hand_over(self, held_back: tuple[PromptPlace, RolloutGroup]) -> None:
         """Hand over a flat group nevertheless."""
         self._start(self._hand_over(*held_back))
 
-    def count_handed_over(self, step: int) -> int:
-        """The number of groups of a step whose trajectories are in the queue."""
-        return len(self._handed_over[step])
-
-    def take_handed_over(self, step: int) -> list[HandedOver]:
-        """All groups of a step whose trajectories are in the queue; they are then forgotten here."""
-        return self._handed_over.pop(step, [])
+    def take_handed_over(self) -> list[HandedOver]:
+        """Groups whose trajectories came into the queue since the last call."""
+        return _drain(self._handed_over)
 
     # Called by our own trainer
 
-    def take_finished(self) -> list[RolloutGroup]:
-        """The groups finished since the last call."""
-        self._finished, groups = [], self._finished
-        return groups
+    def take_finished(self, step: int) -> list[RolloutGroup]:
+        """Finished groups of a step, which are then forgotten here."""
+        return self._finished.pop(step, [])
+
+    def wait(self) -> None:
+        """Wait until every group that was started is handed over."""
+        while futures.wait(self._started, timeout=CHECK_SECONDS).not_done:
+            self.check()
+        self.check()
 
     def check(self) -> None:
         """Raise the first failure of a rollout or a process, if there was one."""
@@ -203,14 +207,14 @@ class Rollouts:
                 self.failure = self.failure or error
             self.changed.set()
 
-        asyncio.run_coroutine_threadsafe(guarded(), self._loop)
+        self._started.add(asyncio.run_coroutine_threadsafe(guarded(), self._loop))
 
     async def _train_group(self, place: PromptPlace) -> None:
         sample = self.samples[place.index]
         group = await self._group(sample, own=takes_own_history(sample.id, place.step, self.own_history))
-        self._finished.append(group)  # before the trainer can see its trajectories, and then take all finished groups
+        self._finished[place.step].append(group)  # before the trainer can see its trajectories, and then take them all
         if self.hold_back and group.is_flat(self.hold_back):
-            self._held_back[place.step].append((place, group))
+            self._held_back.append((place, group))
         else:
             await self._hand_over(place, group)
 
@@ -298,7 +302,12 @@ class Rollouts:
             for answer in answers
         ]
         await tq.async_kv_batch_put(keys=keys, fields=fields, tags=tags, partition_id=TRAIN)
-        self._handed_over[place.step].append(HandedOver(place.order, keys, tags))
+        self._handed_over.append(HandedOver(place.order, keys, tags))
+
+
+def _drain(queue: deque[T]) -> list[T]:
+    """Take all that is there, while another thread may append."""
+    return [queue.popleft() for _ in range(len(queue))]
 
 
 def trajectory(

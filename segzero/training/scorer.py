@@ -11,7 +11,6 @@
 (7.0, 3.0)
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -89,18 +88,14 @@ class Scorer:
         ]
 
     def end_step(self) -> None:
-        """Let the step's values count in the ranks of the next one."""
+        """Let the values of the step, now that all are there, count in the ranks of the next one."""
         if self.ranks is not None:
             self.ranks.add(self._unranked)
             self._unranked.clear()
 
     def state(self) -> dict[str, list[float]]:
-        """The ranks that a run resumed after this step starts from."""
-        if self.ranks is None:
-            return {}
-        after = copy.deepcopy(self.ranks)
-        after.add(self._unranked)
-        return after.state()
+        """The ranks that a run resumed after the last ended step starts from."""
+        return self.ranks.state() if self.ranks else {}
 
     def restore(self, state: dict[str, list[float]]) -> None:
         """Take over the ranks of an earlier run."""

@@ -37,11 +37,20 @@ class StepTime:
     update: float
     move: float  # weights to the engine, offloading, putting the engine to sleep and waking it up, and the rest
     save: float  # a checkpoint, spread over the steps between two of them
+    prefill: float = 0.0  # of generate: arithmetic, which runs beside the update's only by taking turns
+    one_step_off: bool = False
+
+    @property
+    def in_turns(self) -> float:
+        """Seconds of the whole step if one phase follows the other."""
+        return self.generate + self.score + self.update + self.move + self.save
 
     @property
     def total(self) -> float:
-        """Seconds of the whole step."""
-        return self.generate + self.score + self.update + self.move + self.save
+        """Seconds of the whole step; one step off at best: writing reads memory while the update computes."""
+        if not self.one_step_off:
+            return self.in_turns
+        return max(self.generate, self.prefill + self.score + self.update + self.save) + self.move
 
 
 def estimate_step_time(config: DictConfig, batch: BatchSizes, shape: ModelShape, prompt_tokens: float) -> StepTime:
@@ -49,12 +58,17 @@ def estimate_step_time(config: DictConfig, batch: BatchSizes, shape: ModelShape,
     answer = expected_answer(config)
     memory = estimate_memory(config, batch, shape)
     saved = memory.checkpoint / config.trainer.nnodes / DISK_BYTES
+    prefill = (
+        batch.prompts * _forward(shape, prompt_tokens, 0) / (config.segzero.accelerator.tflops * 1e12 * batch.gpus)
+    )
     return StepTime(
-        generate=_generating(config, batch, shape, memory, prompt_tokens, answer),
+        generate=prefill + _writing(config, batch, shape, memory, prompt_tokens, answer),
         score=_scoring(config, batch, shape, prompt_tokens, answer),
         update=_updating(config, batch, shape, prompt_tokens, answer),
         move=_moving(config, batch, shape, memory),
         save=saved / config.trainer.save_freq if config.trainer.save_freq > 0 else 0.0,
+        prefill=prefill,
+        one_step_off=config.segzero.one_step_off,
     )
 
 
@@ -64,10 +78,10 @@ def expected_answer(config: DictConfig) -> float:
     return min(config.segzero.expected_answer_tokens or limit, limit)
 
 
-def _generating(
+def _writing(
     config: DictConfig, batch: BatchSizes, shape: ModelShape, memory: Memory, prompt_tokens: float, answer: float
 ) -> float:
-    """Prefill, then one token after another, for as many answers at once as the cache holds."""
+    """One token after another, for as many answers at once as the cache holds."""
     rollout, card = config.actor_rollout_ref.rollout, config.segzero.accelerator
     width = rollout.tensor_model_parallel_size
     left = memory.engine - memory.engine_weights - ENGINE_BYTES  # for the cache
@@ -76,8 +90,7 @@ def _generating(
     per_replica = batch.total * width / batch.gpus
     step = memory.engine_weights / (card.gb_per_s * 1e9)
     step = max(step, 2 * shape.parameters * min(per_replica, at_once) / (card.tflops * 1e12 * width))
-    prefill = batch.prompts * _forward(shape, prompt_tokens, 0) / (card.tflops * 1e12 * batch.gpus)
-    return prefill + ceil(per_replica / at_once) * answer * (step + TOKEN_SECONDS)
+    return ceil(per_replica / at_once) * answer * (step + TOKEN_SECONDS)
 
 
 def _scoring(config: DictConfig, batch: BatchSizes, shape: ModelShape, prompt_tokens: float, answer: float) -> float:
@@ -114,8 +127,9 @@ def _moving(config: DictConfig, batch: BatchSizes, shape: ModelShape, memory: Me
         phases = 2 + (not config.algorithm.rollout_correction.bypass_mode)  # log-probs, update, transfer
         offloaded = phases * weights * bool(fsdp.param_offload)
         offloaded += (memory.checkpoint - weights) * bool(fsdp.optimizer_offload)
-        seconds += 2 * offloaded / batch.gpus / HOST_BYTES + WAKE_SECONDS
-        seconds += 2 * memory.engine_weights / HOST_BYTES * lora
+        seconds += 2 * offloaded / batch.gpus / HOST_BYTES
+        if config.actor_rollout_ref.rollout.free_cache_engine:
+            seconds += WAKE_SECONDS + 2 * memory.engine_weights / HOST_BYTES * lora
     return seconds
 
 

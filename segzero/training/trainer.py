@@ -13,7 +13,8 @@ One step, in order, with the functions that do it and the configuration keys tha
  4. Parse: `scorer.Scorer.score` calls `answer.parse_answer`, which reads boxes and points from each text.
  5. Masks: `segmenter_actor.SegmenterActor.draw`, if the reward needs them (segzero.segmenter).
  6. Reward: `rewards.Rubric.score` or the user's function (reward.name); continuous terms are then ranked by
-    `rewards.QuantileRanks`. `rollouts.trajectory` is what verl gets.
+    `rewards.QuantileRanks`. `rollouts.trajectory` is what verl gets, once `group_buffer.GroupBuffer` has all groups of
+    the step; it has flat ones replaced (algorithm.filter_groups).
  7. Log-probs: `engine.ImageEngine` opens the images and computes them under the policy before the update, unless
     those of vLLM serve (algorithm.rollout_correction.bypass_mode), and under the reference (ARR.actor.use_kl_loss).
  8. Group advantage: verl's `compute_grpo_outcome_advantage` subtracts the mean reward of the group, and divides by
@@ -25,7 +26,10 @@ One step, in order, with the functions that do it and the configuration keys tha
 11. Weights to the servers: verl's `CheckpointEngineManager.update_weights` (ARR.rollout.checkpoint_engine).
 12. Validation: `Trainer._validate` scores one greedy answer to each sample of data.val_files, every trainer.test_freq
     steps.
-13. Log: `Trainer._compute_metrics` (trainer.logger, segzero.record).
+13. Log: `Trainer._compute_metrics` (trainer.logger, segzero.record), while 1 to 6 of the next step run already.
+
+With segzero.one_step_off, 1 to 6 of the next step run beside 7 to 10 of this one, and 11 waits for them: answers come
+from the weights before the last update, never from two versions, and 12 has the servers to itself.
 
 verl keeps its resource pools, FSDP workers, vLLM replicas, weight transfer, log-probs, advantages, updates, and the
 loop itself. Each method below replaces or extends one of its parts.
@@ -33,6 +37,7 @@ loop itself. Each method below replaces or extends one of its parts.
 
 import math
 import time
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +49,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from verl.single_controller.ray import RayResourcePool
 from verl.trainer.ppo.v1 import trainer_base
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils.debug import marked_timer
 from verl.utils.tracking import Tracking
 from verl.workers.rollout.llm_server import LLMServerManager
 
@@ -107,6 +113,7 @@ class Trainer(PPOTrainerSync):
         self.settings = config.segzero
         self.progress = Progress()
         self.watchdog = Watchdog({})
+        self._place_before: dict[str, Any] | None = None  # in the data, before a batch that was started ahead
 
     # Parts
 
@@ -165,6 +172,40 @@ class Trainer(PPOTrainerSync):
         self.progress.start(self.global_steps, self.total_training_steps)
         super().fit(agent_loop_manager)
 
+    # One step
+
+    def prepare_step(self) -> dict[str, Any]:
+        """Start the step's batch, unless that was done ahead."""
+        ahead, self._place_before = self._place_before, None
+        return super().prepare_step() if ahead is None else {}
+
+    def on_sample_end(self) -> None:
+        """End the rollouts of the step, and start those of the next if they may run beside the update."""
+        super().on_sample_end()
+        self.scorer.end_step()
+        if self.settings.one_step_off:
+            self._start_next()
+
+    def on_step_end(self) -> None:
+        """Send the weights to the servers once they generate nothing: no answer is of two versions.
+
+        The next step's rollouts then start at once, beside the log of this one, but after a validation.
+        """
+        with marked_timer("wait", self.timing_raw):
+            self.rollouts.wait()
+        super().on_step_end()
+        validates = self.config.trainer.test_freq > 0 and self.global_steps % self.config.trainer.test_freq == 0
+        if not self.settings.one_step_off and not validates:
+            self._start_next()
+
+    def _start_next(self) -> None:
+        """Start the batch of the next step, if there is one."""
+        if self.global_steps < self.total_training_steps:
+            self._place_before = deepcopy(self.train_dataloader.state_dict())
+            self.global_steps += 1  # verl stamps it on what it starts
+            super().prepare_step()
+            self.global_steps -= 1
+
     def _submit_batch_to_rollout(self, batch: Any) -> int:
         """Start prompts; verl would also mark each of them in the TransferQueue, where nobody looks."""
         self.agent_loop_manager.generate_sequences(batch)
@@ -206,7 +247,7 @@ class Trainer(PPOTrainerSync):
     def _save_checkpoint(self) -> None:
         folder = checkpoints.new_unfinished(self.run, self.global_steps)
         self.actor_rollout_wg.save_checkpoint(str(folder / "actor"), None, self.global_steps, max_ckpt_to_keep=None)
-        torch.save(self.train_dataloader.state_dict(), folder / "data.pt")
+        torch.save(self._place_before or self.train_dataloader.state_dict(), folder / "data.pt")
         done = checkpoints.finish(self.run, self.global_steps, {"ranks": self.scorer.state()})
         self._saved = self.global_steps
         self._prune()
@@ -245,9 +286,9 @@ class Trainer(PPOTrainerSync):
         self, batch: Any, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
     ) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
-        groups = self.rollouts.take_finished()
-        self.scorer.end_step()
+        groups = self.rollouts.take_finished(global_steps)
         metrics.update(group_metrics(groups))
+        metrics["rollout/weights_lag"] = metrics["training/off_policy/trajectory_staleness/mean"]
         self.recorder.record(global_steps, groups, self.logger)
         self.progress.stepped(global_steps, metrics)
 

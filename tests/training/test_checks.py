@@ -135,6 +135,36 @@ def test_gpus_that_are_missing_here_are_a_remark(dry_run):
     assert "here it could not run: trainer.n_gpus_per_node=8" in dry_run("qwen2_5_vl_7b", "gpu8")
 
 
+def test_rollouts_beside_the_update_in_words(dry_run):
+    chosen = ["segzero.one_step_off=true", "actor_rollout_ref.rollout.free_cache_engine=false"]
+    chosen += ["actor_rollout_ref.rollout.gpu_memory_utilization=0.3"]
+    output = dry_run("qwen2_5_vl_3b", "gpu8_80g", *chosen)
+    assert "ahead of the update; NOT corrected for it: set algorithm.rollout_correction.rollout_is=token" in output
+    total, in_turns = map(
+        float, re.search(r"time     (\d+) s a step.*in turns ([0-9.]+) s", output, re.DOTALL).groups()
+    )
+    assert total < in_turns
+    output = dry_run("qwen2_5_vl_3b", "gpu8_80g", *chosen, "algorithm.rollout_correction.rollout_is=token")
+    assert "corrected by importance weights per token, at most 2.0" in output
+    assert "corrected by the loss's ratio to vLLM's log-probs" in dry_run("tiny", "cpu", "segzero.one_step_off=true")
+    assert "ahead of the update" not in dry_run("tiny", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("hardware", "overrides", "message"),
+    [
+        ("gpu8_80g", ["segzero.one_step_off=true"], "set actor_rollout_ref.rollout.free_cache_engine=false"),
+        ("cpu", ["algorithm.rollout_correction.rollout_is=token"], "has no effect with bypass_mode=true"),
+        ("gpu8_80g", ["algorithm.rollout_correction.rollout_is=answer"], "token"),
+        ("gpu8_80g", ["algorithm.rollout_correction.rollout_rs=seq_mean_k1"], "needs rollout_rs_threshold"),
+        ("gpu8_80g", ["algorithm.rollout_correction.loss_type=reinforce"], "policy_loss.loss_mode"),
+    ],
+)
+def test_a_correction_without_effect_is_refused(dry_run, hardware, overrides, message):
+    with pytest.raises(UserError, match=message):
+        dry_run("tiny" if hardware == "cpu" else "qwen2_5_vl_3b", hardware, *overrides)
+
+
 def test_later_rounds_are_shown_as_the_policy_reads_them_and_their_truth_cites(dry_run, folder, tmp_path):
     file = to_parquet([sample for sample in make_dialogues(8, 12) if sample.turns], tmp_path / "later.parquet")
     overrides = [f"data.train_files={file}", "reward=dialogue", "data.own_history=0.5"]

@@ -140,3 +140,15 @@ def test_time_follows_the_links_and_what_is_saved(estimated):
     found = estimated("qwen2_5_vl_7b", "gpu8")
     assert seconds(found).save == found[-1].checkpoint / 50 / 1e9
     assert seconds(estimated("qwen2_5_vl_7b", "gpu8", "trainer.save_freq=-1")).save == 0
+
+
+def test_rollouts_beside_the_update(estimated):
+    """The longer of both sets the pace; vLLM keeps its memory, and reading prompts is arithmetic, as the update is."""
+    awake = ["segzero.one_step_off=true", "actor_rollout_ref.rollout.free_cache_engine=false"]
+    in_turns, beside = estimated("qwen2_5_vl_3b", "gpu8_80g"), estimated("qwen2_5_vl_3b", "gpu8_80g", *awake)
+    time, before = seconds(beside), seconds(in_turns)
+    assert before.total == before.in_turns and time.move == before.move - 1
+    assert time.total == time.generate + time.move > time.update + time.score + time.save + time.prefill + time.move
+    short = seconds(estimated("qwen2_5_vl_3b", "gpu8_80g", *awake, "segzero.expected_answer_tokens=50"))
+    assert short.total == pytest.approx(short.prefill + short.score + short.update + short.save + short.move)
+    assert beside[-1].updating - in_turns[-1].updating == 0.5 * 80e9 - memory.ASLEEP_BYTES

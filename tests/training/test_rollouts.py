@@ -66,8 +66,8 @@ def started(samples, encoder):
     return start
 
 
-def batch(*indices):
-    return {"global_steps": 1, "uid": [f"prompt-{i}" for i in indices], "index": list(indices)}
+def batch(*indices, step=1):
+    return {"global_steps": step, "uid": [f"prompt-{i}" for i in indices], "index": list(indices)}
 
 
 def wait_for_failure(rollouts, expected, match):
@@ -112,8 +112,8 @@ def test_a_failure_while_handing_over_ends_a_step(started, monkeypatch):
     rollouts = started(write)
     rollouts.generate_sequences(batch(0))
     wait_for_failure(rollouts, ConnectionError, "the queue is gone")
-    assert [len(group.rollouts) for group in rollouts.take_finished()] == [2]
-    assert rollouts.take_finished() == []
+    assert [len(group.rollouts) for group in rollouts.take_finished(1)] == [2]
+    assert rollouts.take_finished(1) == []
 
 
 def test_the_first_failure_is_raised(started):
@@ -128,6 +128,33 @@ def test_the_first_failure_is_raised(started):
     rollouts.changed.clear()
     rollouts.generate_sequences(batch(1))
     wait_for_failure(rollouts, RayActorError, "first")
+
+
+def test_waiting_ends_when_all_groups_of_two_steps_are_handed_over(started, monkeypatch):
+    handed = []
+
+    async def take(keys, **options):
+        await asyncio.sleep(0.1)
+        handed.extend(keys)
+
+    async def mark(**options):
+        pass
+
+    monkeypatch.setattr(module.tq, "async_kv_batch_put", take)
+    monkeypatch.setattr(module.tq, "async_kv_put", mark)
+    rollouts = started(write)
+    rollouts.generate_sequences(batch(0, 1))
+    rollouts.generate_sequences(batch(2, step=2))
+    rollouts.wait()
+    assert len(handed) == 6
+    assert [len(rollouts.take_finished(step)) for step in (1, 2, 1)] == [2, 1, 0]
+
+
+def test_waiting_ends_with_a_failure(started):
+    rollouts = started(die)
+    rollouts.generate_sequences(batch(0))
+    with pytest.raises(RayActorError, match="killed"):
+        rollouts.wait()
 
 
 # Later rounds of a dialogue
@@ -169,7 +196,7 @@ def trained(started, later, encoder, monkeypatch):
         rollouts.generate_sequences(batch(0))
         assert rollouts.changed.wait(10)
         rollouts.check()
-        [group] = rollouts.take_finished()
+        [group] = rollouts.take_finished(1)
         asked = [(encoder.processor.tokenizer.decode(ids), *how) for ids, *how in rollouts.servers[0].asked]
         return asked, group, handed.pop()
 
@@ -270,7 +297,7 @@ def stepped(started, samples, encoder, monkeypatch):
         trained = [int(key.split("_")[0].removeprefix("prompt-")) for key in chosen.keys[::2]]
         assert sorted(queued) == sorted(chosen.keys) and len(chosen.keys) == 4
         assert chosen.partition_id == "train" and [tag["global_steps"] for tag in chosen.tags] == [1] * 4
-        return trained, metrics, [group.sample.id for group in rollouts.take_finished()], next(left)
+        return trained, metrics, [group.sample.id for group in rollouts.take_finished(1)], next(left)
 
     return step
 

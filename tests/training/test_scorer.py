@@ -64,15 +64,17 @@ def test_ranks_count_from_the_next_step_on(samples, encoder):
 
 
 def test_a_checkpoint_knows_the_ranks_of_the_next_step(samples, encoder):
-    """It is saved before the step ends."""
+    """And nothing of answers to the next step's prompts, which a resumed run will generate again."""
     scorer, resumed = (Scorer("soft", "multi", encoder.checkpoint.frame) for _ in range(2))
     sample = next(sample for sample in samples if len(sample.objects) == 1)
     texts = [truth_as_text(sample, encoder.checkpoint.frame), "<think>?</think><answer>[]</answer>"]
     score(scorer, sample, texts)
     score(scorer, sample, texts, validating=True)
-    resumed.restore(scorer.state())
     scorer.end_step()
-    assert resumed.state() == scorer.state()
+    ended = scorer.state()
+    score(scorer, sample, texts)
+    assert scorer.state() == ended
+    resumed.restore(ended)
     assert score(resumed, sample, texts)[0].reward.terms == score(scorer, sample, texts)[0].reward.terms
 
 
