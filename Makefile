@@ -8,6 +8,9 @@ INSTALL = $(UV) pip install --quiet --python $(BIN)/python --no-deps
 # A package without a wheel is built by what requirements/build.txt pins, and by nothing else.
 BUILD := --preview-features build-dependency-hashes --require-build-hashes --build-constraints requirements/build.txt
 PINS := $(patsubst %,requirements/%.txt,uv build $(ACCELERATOR) dev sam2)
+# Tests run in two processes; WORKERS=0 runs one test after the other, in half the memory.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 # One thread a process: several processes share the cores, and oversubscribed cores are many times slower.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
@@ -46,10 +49,11 @@ demo-ui: setup
 test: test-quick test-slow test-training
 
 test-quick: setup
-	@$(BIN)/python -m pytest -m "not slow and not training and not gpu"
+	@$(PYTEST) --dist loadfile -m "not slow and not training and not gpu"
 
 test-slow: setup browser
-	@$(BIN)/python -m pytest -m "slow and not gpu"
+	@$(PYTEST) --dist loadfile -m "slow and not gpu and not alone"
+	@$(PYTEST) -n 0 -m "slow and not gpu and alone"
 
 # The page is tested in a browser of the system's own.
 browser:
@@ -60,7 +64,7 @@ browser:
 	apt-get update -qq >/dev/null && apt-get install -y -qq --no-install-recommends chromium-headless-shell >/dev/null
 
 test-training: setup
-	@$(BIN)/python -m pytest -m "training and not gpu"
+	@$(PYTEST) --dist loadgroup -m "training and not gpu"
 
 # What only a GPU can show, in ten minutes and one block to paste: docs/install.md, "Prove it on your GPU".
 .PHONY: gpu-check

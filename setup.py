@@ -57,6 +57,7 @@ EXTRAS = {
     "dev": [
         "pytest>=8.3",
         "pytest-cov>=6.0",
+        "pytest-xdist>=3.6",
         "hypothesis>=6.100",
         "playwright>=1.50",
         "ruff>=0.9",

@@ -15,6 +15,7 @@ COUNTS = {"evaluation": 1, "serving": 1, "prepare": 2, "merge": 1}
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_nothing_acknowledged_is_lost_and_nothing_half_written_taken_for_whole(tmp_path):
     with ThreadPoolExecutor(2) as beside:
         done = beside.map(lambda name: kill_all(tmp_path, {name: COUNTS[name]}), COUNTS)

@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
     AutoModelForImageTextToText,
     BatchFeature,
     GenerationConfig,
@@ -17,13 +20,18 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.cache_utils import Cache, DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from segzero.errors import UserError, one_line
 from segzero.policy.chat_template import load_processor, render_request
 from segzero.policy.checkpoint import Checkpoint
 from segzero.policy.protocol import OnText, Reply, Request, Sampling
+from segzero.policy.vision import enlarge_operations
 
 GROWTH = 64  # tokens by which the cache grows
+KEPT = 7 / 8  # share of a batch's rows: once at most so many go on, the others leave
+ATTENTION = "segzero_sdpa"  # name of `attend` among the library's attention functions
 
 Choose = Callable[[torch.Tensor, list[int]], torch.Tensor]  # logits [B, vocabulary], places of the rows -> tokens [B]
 OnToken = Callable[[int, int], None]  # place of a row, and its next token
@@ -46,13 +54,14 @@ class TransformersPolicy:
             model = AutoModelForImageTextToText.from_pretrained(
                 checkpoint.path,
                 dtype=_pick_dtype(dtype, self.device),
-                attn_implementation="sdpa",
+                attn_implementation=ATTENTION,
                 trust_remote_code=False,
             )
         except ImportError:
             raise
         except Exception as error:  # files can be broken in many ways, and each has its own exception
             raise UserError(f"the weights of {checkpoint.path} do not load: {one_line(error)}") from error
+        enlarge_operations(model)
         self.model = model.to(self.device).eval()
         self.stops = _stop_tokens(model.generation_config, self.processor.tokenizer)
 
@@ -155,8 +164,8 @@ def generate_tokens(
     positions, _ = model.model.get_rope_index(**inputs)  # [3, B, T]
     logits = model(**inputs, position_ids=positions, past_key_values=cache, logits_to_keep=1).logits[:, -1]
     following = positions.amax(dim=(0, 2))  # [B], position of each row's latest token
-    mask = inputs["attention_mask"]
-    mask = torch.cat([mask, mask.new_ones(len(mask), limit)], 1)  # [B, T + limit]
+    mask = inputs["attention_mask"].bool()
+    mask = torch.cat([mask, mask.new_ones(len(mask), limit)], 1)[:, None, None]  # [B, 1, 1, T + limit]
 
     answers: list[list[int]] = [[] for _ in range(len(mask))]
     rows = list(range(len(mask)))  # the answer that each row of the batch belongs to
@@ -169,23 +178,59 @@ def generate_tokens(
         alive = [i for i, row in enumerate(rows) if len(answers[row]) < limit and not _ended(answers[row], stops)]
         if not alive:
             return answers
-        if len(alive) <= len(rows) / 2:  # each copy halves the batch, so that in total less than one batch is copied
-            kept = torch.tensor(alive, device=tokens.device)
-            rows = [rows[i] for i in alive]
-            tokens, following, mask = tokens[kept], following[kept], mask[kept]
+        if len(alive) <= len(rows) * KEPT:
+            order = _close_gaps(alive)
+            rows = [rows[i] for i in order]
+            tokens, following, mask = tokens[order], following[order], mask[order]
             for layer in cache.layers:
-                layer.keep(kept)
+                layer.keep(order)
         following = following + 1
         logits = model(
             input_ids=tokens[:, None],
             position_ids=following.expand(3, 1, -1).mT,  # [3, B, 1]
-            attention_mask=mask[:, : cache.get_seq_length() + 1],
+            attention_mask=mask[..., : cache.get_seq_length() + 1],  # four axes: the library takes it as it is
             past_key_values=cache,
         ).logits[:, -1]
 
 
+def _close_gaps(alive: list[int]) -> list[int]:
+    """Order of the remaining rows in which those at the end fill the places of rows that have ended.
+
+    >>> _close_gaps([0, 2, 4, 5])
+    [0, 5, 2, 4]
+    """
+    count, kept = len(alive), set(alive)
+    late = [place for place in alive if place >= count]
+    return [place if place in kept else late.pop() for place in range(count)]
+
+
 def _ended(answer: list[int], stops: Sequence[int]) -> bool:
     return bool(answer) and answer[-1] in stops
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention as in the library, which copies the cache for each head that shares keys, without these copies.
+
+    A single new token [B, heads, 1, head_dim] has no order to keep: heads that share keys become queries of one head.
+    """
+    batch, heads, count, width = query.shape
+    if count > 1 or heads == key.shape[1]:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    grouped = query.reshape(batch, key.shape[1], -1, width)  # [B, key heads, heads that share one, head_dim]
+    attended = scaled_dot_product_attention(grouped, key, value, attention_mask, scale=scaling)
+    return attended.reshape(batch, 1, heads, width), None
+
+
+AttentionInterface.register(ATTENTION, attend)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -213,10 +258,15 @@ class PreallocatedLayer(DynamicLayer):
         self.keys, self.values = self.buffer[:, :, :, :end]
         return self.keys, self.values
 
-    def keep(self, rows: torch.Tensor) -> None:
-        """Drop all rows of the batch but these."""
-        self.buffer = self.buffer[:, rows]
-        self.keys, self.values = self.buffer[:, :, :, : self.get_seq_length()]
+    def keep(self, order: list[int]) -> None:
+        """Drop all rows of the batch but these, in this order; only rows that change their place are copied."""
+        used = self.get_seq_length()
+        moved = [(new, old) for new, old in enumerate(order) if new != old]
+        if moved:
+            new, old = map(list, zip(*moved, strict=True))
+            self.buffer[:, new, :, :used] = self.buffer[:, old, :, :used]
+        self.buffer = self.buffer[:, : len(order)]
+        self.keys, self.values = self.buffer[:, :, :, :used]
 
 
 def _argmax(logits: torch.Tensor, places: list[int]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The demo as `make demo` runs it: ask, train, merge, ask again, report; benchmarks/learning.py measures the gain."""
+"""The demo: ask, train, merge, ask again, report; benchmarks/learning.py measures the gain of its 100 steps."""
 
 import json
 import re
@@ -11,13 +11,12 @@ import pytest
 @pytest.mark.training
 def test_ask_train_merge_ask_again(tmp_path):
     out = tmp_path / "demo"
-    done = subprocess.run(
-        [sys.executable, "-m", "segzero", "demo", "--out", str(out)], capture_output=True, text=True, timeout=3000
-    )
+    command = [sys.executable, "-m", "segzero", "demo", "--steps", "30", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found = re.search(r"gIoU +(0\.\d+) +(0\.\d+) +([+-]0\.\d+)", done.stdout)
     assert found, done.stdout[-3000:]
-    assert float(found[3]) > 0.03, found[0]  # benchmarks/learning.py gains more than twice that with every seed
+    assert float(found[3]) > 0.03, found[0]  # most is learnt within twenty steps: benchmarks/README.md
     page = (out / "report.html").read_text()
     assert found[1] in page and found[2] in page and page.count("<svg") == 2
     assert json.loads((out / "merged" / "segzero.json").read_text())["prompt"] == "multi"

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 from segzero import shipped
 from segzero.data.parquet import to_parquet
 from segzero.tiny.questions import make_samples
@@ -15,6 +17,17 @@ from segzero.tiny.questions import make_samples
 COMMAND = [str(Path(sys.executable).with_name("segzero")), "train"]
 SCRIPTS = Path(__file__).parents[2] / "training_scripts"
 SEGMENTER = str(shipped.segmenter_path())
+SOON = 60  # s
+# Two steps, a validation after each; the second is saved. The likeliest token always: all such runs learn from the same
+# answers. As those of a group are all alike, the advantages come from an estimator that compares over the whole batch.
+TWO_STEPS = [
+    "trainer.total_training_steps=2",
+    "trainer.save_freq=2",
+    "trainer.test_freq=1",
+    "segzero.keep_last=0",
+    "actor_rollout_ref.rollout.top_k=1",
+    "algorithm.adv_estimator=reinforce_plus_plus",
+]
 
 
 def write_one_object_scenes(folder: Path, count: int) -> None:
@@ -76,8 +89,38 @@ def wait(process: subprocess.Popen, seconds: float = 600) -> str:
     return said
 
 
+def wait_for_step(process: subprocess.Popen, step: int) -> None:
+    """Read what it says until that step has ended."""
+    heard: list[str] = []
+    assert process.stdout is not None
+    while not (heard and heard[-1].startswith(f"step {step}/")):
+        line = process.stdout.readline()
+        assert line, "".join(heard)
+        heard.append(line)
+
+
 def kill(process: subprocess.Popen) -> None:
     os.killpg(process.pid, signal.SIGKILL)
+
+
+def kill_part(process: subprocess.Popen, victim: psutil.Process) -> str:
+    """Kill one process of a run, and return the line with which the run ends soon after."""
+    victim.kill()
+    line = complaint(wait(process, SOON))
+    assert process.returncode == 2
+    return line
+
+
+def parts(process: subprocess.Popen, title: str) -> list[psutil.Process]:
+    """Processes of the run whose title begins so."""
+    return [part for part in psutil.Process(process.pid).children(recursive=True) if _titled(part, title)]
+
+
+def _titled(process: psutil.Process, title: str) -> bool:
+    try:
+        return any(part.startswith(title) for part in process.cmdline()[:1])
+    except psutil.Error:
+        return False
 
 
 def complaint(said: str) -> str:

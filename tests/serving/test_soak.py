@@ -14,6 +14,7 @@ from segzero.masks import check_rle, decode, encode
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_answers_stay_right_and_the_server_healthy_under_attack(tmp_path):
     requirements = soak(tmp_path, seconds=25, quiet=4, deadline=5, sized=bodies.SMALL)
     assert all(requirement.holds for requirement in requirements), requirements

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.launching import TWO_STEPS, start, wait
+
 # Before verl is imported: it then loads our plugin, whether or not the entry point is installed.
 os.environ.setdefault("VERL_PLATFORM", "cpu")
 os.environ.setdefault("VERL_USE_EXTERNAL_MODULES", "segzero.training.verl_glue.plugin")
@@ -67,3 +69,13 @@ def scenes(tmp_path_factory):
     to_parquet(make_samples(36, 11), folder / "train.parquet")
     to_parquet(make_samples(9, HELD_OUT_SEED + 11), folder / "val.parquet")
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished_run(scenes, tmp_path_factory) -> Path:
+    """The folder of a run with TWO_STEPS; tests leave it as it is."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    process = start(scenes, run, *TWO_STEPS)
+    output = wait(process)
+    assert process.returncode == 0, output[-3000:]
+    return run

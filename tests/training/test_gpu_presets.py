@@ -132,6 +132,7 @@ def with_adapters(tied, single, tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_full_training_is_resumed_under_another_preset_and_merged(with_adapters, untied, single, tmp_path):
     """Without offloading, then with it; a reference model; a head of its own; nothing listens to other machines."""
     run = tmp_path / "run"
@@ -146,6 +147,7 @@ def test_full_training_is_resumed_under_another_preset_and_merged(with_adapters,
         listening |= listeners(process.pid)
         time.sleep(1)
     output = wait(process)
+    assert process.returncode == 0, output[-3000:]
     assert f"resuming from {run / 'global_step_1'}" in output, output[-3000:]
     assert len(listening) > 10  # Ray, TransferQueue, vLLM, torch
     assert {address for _, address in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, listening
@@ -161,6 +163,7 @@ def test_full_training_is_resumed_under_another_preset_and_merged(with_adapters,
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_adapters_are_trained_alone_and_reach_the_engine(with_adapters, tied, tmp_path):
     process, run = with_adapters
     output = wait(process)

@@ -2,8 +2,8 @@
 
 import io
 import json
+import subprocess
 import time
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -15,17 +15,31 @@ from segzero.policy import Request, Sampling, load_policy
 from segzero.prompts import render_messages
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples
 from segzero.training.config import compose
-from tests.helpers.launching import complaint, kill, logged, start, wait
+from tests.helpers.launching import complaint, kill, start, wait
 
 pytestmark = pytest.mark.training
 
+# Pays for words about a single object, so that groups about several are flat; once a file exists, it raises.
+REWARD = """
+from pathlib import Path
 
-def test_train_be_killed_resume_merge(scenes, tmp_path):
-    run, ahead = tmp_path / "run", ["segzero.one_step_off=true", "trainer.save_freq=1"]
-    first = start(scenes, run, *ahead, "trainer.total_training_steps=50")
-    deadline = time.monotonic() + 600
-    while not (run / "global_step_2").exists() and first.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.2)
+def reward(answer, truth):
+    if Path({broken!r}).exists():
+        return 1 / 0
+    return len(answer.think.split()) + len(answer.instances) if len(truth) == 1 else 0
+"""
+
+
+def test_train_be_killed_resume_merge(scenes, tmp_path, monkeypatch):
+    """The resumed run goes on until its reward raises, which ends it in a line."""
+    run, broken = tmp_path / "run", tmp_path / "broken"
+    (tmp_path / "words.py").write_text(REWARD.format(broken=str(broken)))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    asked = ["reward=custom", "reward.name=words.reward", "segzero.one_step_off=true", "trainer.save_freq=1"]
+    asked += ["trainer.total_training_steps=500", "segzero.keep_last=0", "segzero.record=8"]
+    asked += ["algorithm.filter_groups.enable=true", "algorithm.filter_groups.max_num_gen_batches=2"]
+    first = start(scenes, run, *asked)
+    wait_for_save(run, 2, first)
     rows = rows_of(run)
     kill(first)
     first.communicate()
@@ -34,24 +48,28 @@ def test_train_be_killed_resume_merge(scenes, tmp_path):
     assert damage(run, kept) == [] and lost_rows(run, rows) == []
 
     last = kept[-1] + 2
-    again = [f"trainer.total_training_steps={last}", f"trainer.test_freq={last}"]
-    again += ["algorithm.filter_groups.enable=true", "algorithm.filter_groups.metric=presence"]
-    again += ["algorithm.filter_groups.max_num_gen_batches=2", "segzero.record=8"]
-    output = wait(start(scenes, run, *ahead, *again))
-    assert f"resuming from {run / f'global_step_{kept[-1]}'}" in output, output[-3000:]
-    steps = [row["step"] for row in logged(run)]
-    assert steps[-2:] == [kept[-1] + 1, last], output[-3000:]  # the same file goes on
-    assert 0 <= logged(run)[-1]["data"]["val/giou"] <= 1
-    check_lags([row["data"] for row in logged(run)])
-    trained = samples_by_step(run)
-    assert {last - 1, last} <= trained.keys() <= set(range(1, last + 1))
-    # Nearly all answers of the shipped policy find something, so nearly all groups are flat by this term.
-    replaced = {row["step"]: int(row["data"].get("rollout/refilled_groups", 0)) for row in logged(run)}
-    assert 0 < replaced[last] <= 4 and 0 < replaced[last - 1] <= 4 and "flat groups replaced" in output
-    order = iter(sampled_order(scenes))  # a killed run repeats the batch that was ahead; every sample is taken once
+    again = start(scenes, run, *asked, f"trainer.test_freq={last}")
+    wait_for_save(run, last, again)
+    broken.touch()
+    output = wait(again)
+    line = complaint(output)
+    assert again.returncode == 2
+    assert "ZeroDivisionError" in line and "3 failures, at samples tiny-11-" in line
+    assert f"resuming from {run / f'global_step_{kept[-1]}'}" in output
+    assert lost_rows(run, rows) == []  # the same file goes on
+    rows = [row for row in rows_of(run) if row["step"] <= last]
+    assert [row["step"] for row in rows[-2:]] == [kept[-1] + 1, last]
+    assert 0 <= rows[-1]["data"]["val/giou"] <= 1
+    check_lags([row["data"] for row in rows])
+    trained = {step: names for step, names in samples_by_step(run).items() if step <= last}
+    assert {last - 1, last} <= trained.keys()
+    replaced = {row["step"]: int(row["data"]["rollout/refilled_groups"]) for row in rows}
+    assert sum(replaced.values()) > 0 and "flat groups replaced" in output
+    order = sampled_order(scenes)  # a killed run repeats the batch that was ahead; every sample is taken once
     for step in range(1, last + 1):
-        taken = set(islice(order, 4 + replaced[step]))
-        assert trained.get(step, taken) == taken
+        taken, order = order[: 4 + replaced[step]], order[4 + replaced[step] :]
+        if order:  # the order of the next epoch is another
+            assert trained.get(step, set(taken)) == set(taken)
 
     from segzero.training.merge import merge
 
@@ -61,12 +79,21 @@ def test_train_be_killed_resume_merge(scenes, tmp_path):
     assert output[0] == output[1] and all(text.startswith("<think>") for text in output[0])
 
 
+def wait_for_save(run: Path, step: int, process: subprocess.Popen) -> None:
+    """Wait until a step is saved and logged."""
+    deadline = time.monotonic() + 600
+    while not ((run / f"global_step_{step}").exists() and any(row["step"] == step for row in rows_of(run))):
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 def check_lags(rows: list[dict]) -> None:
     """The weights of an answer are one step old; those of each call's first step, and of replacements, are new."""
     resumed = len(rows) - 2
-    lags = [row["rollout/weights_lag"] for row in rows]
-    assert lags[:-1] == [float(place not in (0, resumed)) for place in range(len(rows) - 1)]
-    assert 0 <= lags[-1] <= 1
+    for place, row in enumerate(rows):
+        most = float(place not in (0, resumed))
+        assert most * (row["rollout/refilled_groups"] == 0) <= row["rollout/weights_lag"] <= most
     for row in (rows[0], rows[resumed]):
         assert abs(row["actor/ppo_kl"]) < 1e-3  # vLLM and the trainer agree on the probabilities
 
@@ -98,13 +125,3 @@ def written(policy: Path, backend: str) -> list[str]:
     texts = [reply.text for reply in loaded.generate(requests, Sampling(max_tokens=120))]
     loaded.close()
     return texts
-
-
-def test_a_reward_that_raises_ends_the_run_in_a_line(scenes, tmp_path, monkeypatch):
-    (tmp_path / "broken_reward.py").write_text("def reward(answer, truth):\n    return 1 / 0\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    custom = ["reward=custom", "reward.name=broken_reward.reward", "segzero.segmenter.path=null"]
-    process = start(scenes, tmp_path / "run", *custom)
-    line = complaint(wait(process))
-    assert process.returncode == 2
-    assert "ZeroDivisionError" in line and "3 failures, at samples tiny-11-" in line

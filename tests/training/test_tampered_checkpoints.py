@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -102,18 +103,16 @@ def test_without_the_setting_it_would_have_run(saved, tmp_path, monkeypatch):
 
 
 @pytest.mark.training
-def test_a_run_does_not_resume_from_it(scenes, tmp_path):
+@pytest.mark.xdist_group("finished_run")
+def test_a_run_does_not_resume_from_it(scenes, tmp_path, finished_run):
     """verl opens data.pt in the run's own process, before the first step."""
     run, marker = tmp_path / "run", tmp_path / "ran"
-    process = start(scenes, run, "trainer.total_training_steps=1", "trainer.save_freq=1")
-    output = wait(process)
-    assert process.returncode == 0, output[-3000:]
-    [place] = run.glob("global_step_*")
+    place = Path(shutil.copytree(finished_run, run)) / "global_step_2"
     state = checkpoints.read_state(place)
-    place.rename(checkpoints.new_unfinished(run, 1))
-    torch.save({"_num_yielded": Attack(marker)}, run / ".global_step_1.unfinished" / "data.pt")
-    assert checkpoints.damage(checkpoints.finish(run, 1, state)) is None  # sealed as if it were whole
-    process = start(scenes, run, "trainer.total_training_steps=2", "trainer.save_freq=1")
+    place.rename(checkpoints.new_unfinished(run, 2))
+    torch.save({"_num_yielded": Attack(marker)}, run / ".global_step_2.unfinished" / "data.pt")
+    assert checkpoints.damage(checkpoints.finish(run, 2, state)) is None  # sealed as if it were whole
+    process = start(scenes, run, "trainer.total_training_steps=3", "trainer.save_freq=1")
     line = complaint(wait(process))
     assert process.returncode == 2 and "more than tensors and plain data" in line
     assert not marker.exists()
