@@ -14,6 +14,8 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 # One thread a process: several processes share the cores, and oversubscribed cores are many times slower.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+# Or pytest would rewrite the assertions of every test file anew in every process, seven seconds each time.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup demo demo-ui test test-quick test-slow test-training browser lint docs format fuzz audit lock clean
 
@@ -53,7 +55,7 @@ test-quick: setup
 
 test-slow: setup browser
 	@$(PYTEST) --dist loadfile -m "slow and not gpu and not alone"
-	@$(PYTEST) -n 0 -m "slow and not gpu and alone"
+	@$(PYTEST) -n 0 -m "alone and not gpu"
 
 # The page is tested in a browser of the system's own.
 browser:
