@@ -103,6 +103,9 @@ def compare_runs(chosen: list[str], steps: int, folder: Path) -> None:
         ahead = run_ours(data, folder, steps, "segzero.one_step_off=true")
         report(ahead, ours)
         phases(ahead)
+        for run in (ours, ahead):
+            rewards = [row["reward/mean"] for row in run.rows[-10:]]
+            print(f"  reward of the last {len(rewards)} steps, {run.name}: {statistics.mean(rewards):.3f}", flush=True)
     for part, run in (("verl", run_verl), ("trl", run_trl)):
         if part in chosen:
             report(run(data, folder, steps), ours)

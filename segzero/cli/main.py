@@ -47,6 +47,8 @@ def main() -> None:
     """Run the command; a user's mistake is one line and exit code 2."""
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers obeys it too
+    # Policy and segmenter compute side by side; threads that spin while they wait would take each other's cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text, nor answers
     try:

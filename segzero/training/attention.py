@@ -1,7 +1,9 @@
 """Choice of the trainer's attention.
 
 flash-attn is built for one torch and one CUDA, and there is no wheel for many pairs, so it is optional. Without it
-PyTorch's own attention (SDPA) is used, with padded batches: verl's batches without padding call flash-attn by name.
+PyTorch's own attention (SDPA) is used. Where prompts are shared that is the vision tower's: the language model then has
+an attention of its own (shared_prompt.py). Where they are not, SDPA needs padded batches, as verl's batches without
+padding call flash-attn by name.
 """
 
 from pathlib import Path
@@ -29,12 +31,16 @@ def choose_attention(config: DictConfig) -> None:
         raise UserError(f"{_KEY}={chosen} needs a GPU, and trainer.device={config.trainer.device}; leave it out")
     if chosen == FLASH and not has_flash():
         raise UserError(f"{_KEY}={chosen}, but flash-attn is not installed; leave it out (see `segzero docs install`)")
-    actor = config.actor_rollout_ref.actor
-    if chosen in PADDED:
-        if actor.ulysses_sequence_parallel_size > 1:
+    parallel = "actor_rollout_ref.actor.ulysses_sequence_parallel_size"
+    if config.segzero.shared_prompt:
+        if config.actor_rollout_ref.actor.ulysses_sequence_parallel_size > 1:
+            raise UserError(f"{parallel} needs rows of their own; set segzero.shared_prompt=false, or the key to 1")
+        model.use_remove_padding = model.use_fused_kernels = False  # those are for rows of their own
+    elif chosen in PADDED:
+        if config.actor_rollout_ref.actor.ulysses_sequence_parallel_size > 1:
             raise UserError(
-                "actor_rollout_ref.actor.ulysses_sequence_parallel_size needs batches without padding, and those "
-                "flash-attn; install it (`segzero docs install` says how), or set the key to 1"
+                f"{parallel} needs batches without padding, and those flash-attn; install it (`segzero docs install` "
+                f"says how), or set the key to 1"
             )
         model.use_remove_padding = False
 
@@ -43,6 +49,9 @@ def describe_attention(config: DictConfig) -> str:
     """The choice in words, for the first lines of a run."""
     model = config.actor_rollout_ref.model
     chosen = model.override_config.attn_implementation
+    if config.segzero.shared_prompt:
+        language = "flex_attention" if config.trainer.device == "cuda" else "SDPA"
+        return f"{language} over packed rows with shared prompts; vision tower {chosen}"
     batches = "batches without padding" if model.use_remove_padding else "padded batches"
     without = config.trainer.device == "cuda" and chosen != FLASH and not has_flash()
     return f"{chosen}, {batches}" + ("; flash-attn is not installed, which is optional" if without else "")

@@ -65,16 +65,14 @@ def check(config: DictConfig) -> BatchSizes:
 def describe(config: DictConfig, batch: BatchSizes) -> list[str]:
     """The run in words, for its first lines."""
     data, trainer = config.data, config.trainer
-    ahead = (
-        [f"rollouts one step ahead of the update; {describe_correction(config)}"] if config.segzero.one_step_off else []
-    )
+    ahead = f"rollouts one step ahead of the update; {describe_correction(config)}"
     return [
         f"policy   {config.actor_rollout_ref.model.path}; frame {data.frame}, prompt {data.prompt}",
         f"data     {', '.join(map(str, data_files(config, 'train')))}",
         f"reward   {config.reward.name}; segmenter {config.segzero.segmenter.path or 'none'}",
         f"batch    {batch}",
         f"attention {describe_attention(config)}",
-        *ahead,
+        *([ahead] if config.segzero.one_step_off else []),
         f"run      {trainer.default_local_dir}; resume {config.segzero.resume}; {_hardware(config, batch)}",
     ]
 
@@ -258,11 +256,8 @@ def _check_rollout_correction(config: DictConfig) -> None:
 
 
 def _check_one_step_off(config: DictConfig) -> None:
-    if (
-        config.segzero.one_step_off
-        and config.trainer.device == "cuda"
-        and config.actor_rollout_ref.rollout.free_cache_engine
-    ):
+    sleeps = config.trainer.device == "cuda" and config.actor_rollout_ref.rollout.free_cache_engine
+    if config.segzero.one_step_off and sleeps:
         raise UserError(
             "segzero.one_step_off=true needs vLLM awake during the update; set "
             "actor_rollout_ref.rollout.free_cache_engine=false, and gpu_memory_utilization such that both fit"

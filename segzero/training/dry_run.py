@@ -201,13 +201,12 @@ def describe_estimates(config: DictConfig, shape: ModelShape, memory: Memory, ti
             + (f"; the segmenter {_gib(memory.segmenter)}" if memory.segmenter else ""),
         ]
         if card.memory_gb and memory.updating + memory.segmenter > card.memory_gb * 1e9:
-            awake = not config.actor_rollout_ref.rollout.free_cache_engine
             lines.append(
                 "         an update may not fit: lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu or "
                 "data.max_response_length, use more GPUs, or LoRA"
-                + "; vLLM keeps its memory (actor_rollout_ref.rollout.free_cache_engine=false)"
-                * awake
             )
+            if not config.actor_rollout_ref.rollout.free_cache_engine:
+                lines[-1] += ", or lower actor_rollout_ref.rollout.gpu_memory_utilization, as vLLM stays awake"
     parts = sorted(((size, name) for name, size in memory.parts.items() if size > GIB / 4), reverse=True)
     answer, free = expected_answer(config), free_disk(Path(config.trainer.default_local_dir))
     length = f"of {answer:g} tokens" + (" (its limit)" if answer == config.data.max_response_length else "")

@@ -1,9 +1,12 @@
-"""verl's FSDP engine on one GPU, which opens the images where their pixels are needed.
+"""verl's FSDP engines on one GPU, which open images where their pixels are needed and compute what is shared once.
 
 A trajectory carries the path of its image, not its pixels, which at 840x840 are 17 MB. The engine opens the
 image when a micro-batch comes, and caches pixels up to a number of bytes: the n answers to a prompt and the passes
 of a step (log-probs, reference, update) share them. Within a micro-batch they share the vision tower's work too: it
-encodes each image once, and its features are repeated for every trajectory about it.
+encodes each image once, and its features are repeated for every row about it.
+
+`SharedPromptEngine` (segzero.shared_prompt=true) packs a micro-batch into one row that holds each prompt once;
+`ImageEngine` has a row with its own prompt for each answer, as verl does.
 """
 
 import os
@@ -15,26 +18,32 @@ import torch
 from tensordict import NonTensorStack, TensorDict
 from torch.distributed.fsdp import CPUOffloadPolicy
 from verl.single_controller.base.decorator import Dispatch, register
+from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_name
+from verl.utils.model import extract_multi_modal_inputs
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+from verl.workers.engine.utils import prepare_micro_batches
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from segzero.errors import UserError
 from segzero.lru import LRUCache
 from segzero.policy.checkpoint import read_checkpoint
+from segzero.training.answer_head import AnswerHead
 from segzero.training.shared_folder import has_content
+from segzero.training.shared_prompt import pack, split_groups, use_packed_rows
 from segzero.training.tokenization import open_fitted
 from segzero.training.verl_glue.patches import log_probs_in_blocks
 
-VENDOR = "segzero"  # VERL_ENGINE_VENDOR chooses the engines registered here
+# VERL_ENGINE_VENDOR chooses among the engines registered here.
+SEPARATE_ROWS, SHARED_PROMPT = "segzero", "segzero-shared-prompt"
 CACHE_BYTES = 1 << 30
 
 Pixels = dict[str, torch.Tensor]  # arguments of the model's forward: pixel_values and image_grid_thw
 
 
-@EngineRegistry.register("language_model", ["fsdp", "fsdp2"], ["cuda", "cpu"], vendor=VENDOR)
+@EngineRegistry.register("language_model", ["fsdp", "fsdp2"], ["cuda", "cpu"], vendor=SEPARATE_ROWS)
 class ImageEngine(FSDPEngineWithLMHead):
     """verl's engine; it also reads freeze_vision_tower, a key that verl 0.9.1 ignores."""
 
@@ -89,12 +98,74 @@ class ImageEngine(FSDPEngineWithLMHead):
         return pixels
 
 
+@EngineRegistry.register("language_model", ["fsdp", "fsdp2"], ["cuda", "cpu"], vendor=SHARED_PROMPT)
+class SharedPromptEngine(ImageEngine):
+    """The engine that computes each prompt once for all answers to it, in packed rows."""
+
+    def _build_module(self) -> torch.nn.Module:
+        module = super()._build_module()
+        use_packed_rows(module)
+        self.head = AnswerHead(module)
+        return module
+
+    def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict, dict]:
+        """One packed row, and the pixels of each different image."""
+        tokens, positions = micro_batch["input_ids"].values(), micro_batch["position_ids"].values()  # [T], [4, T]
+        numbers, prompt_lengths, answer_lengths = prompts_and_lengths(micro_batch)
+        packed = pack(numbers, prompt_lengths, answer_lengths).to(tokens.device)
+        self.head.expect(packed.predicting, tokens[packed.predicted], float(micro_batch["temperature"]))
+        inputs = {"input_ids": tokens[None, packed.source], "position_ids": positions[:, None, packed.source]}
+        references = [_plain(reference) for reference in micro_batch.get("multi_modal_inputs", [])]
+        first_of_prompt = [references[numbers.index(number)] for number in dict.fromkeys(numbers)] if references else []
+        different = self.shared.first_of_each([reference.get("image") for reference in first_of_prompt])
+        pixels = extract_multi_modal_inputs([self._read(first_of_prompt[i]) for i in sorted(different)])
+        return {**inputs, "attention_mask": None, "packed": packed, **pixels}, {"packed": packed}
+
+    def prepare_model_outputs(
+        self, output: Any, output_args: dict, micro_batch: TensorDict, logits_processor_func: Any
+    ) -> dict[str, torch.Tensor]:
+        """Values of the answers' tokens in verl's layout, where they stand at the token before; zero elsewhere."""
+        rows, before = micro_batch["input_ids"], output_args["packed"].predicted - 1
+        named = {"log_probs": output.logits[0]}
+        if tu.get_non_tensor_data(micro_batch, key="calculate_entropy", default=False):
+            named["entropy"] = output.logits[1]
+        empty = torch.zeros(len(rows.values()), device=before.device)
+        return {
+            name: torch.nested.nested_tensor_from_jagged(empty.index_copy(0, before, values), rows.offsets())
+            for name, values in named.items()
+        }
+
+
+def prompts_and_lengths(data: TensorDict) -> tuple[list[int], list[int], list[int]]:
+    """Number the different prompts of a batch, by tokens and image: each row's number, prompt length, answer length."""
+    prompts, answers = data["prompts"], data["responses"]
+    references = data.get("multi_modal_inputs", None)
+    numbers: dict[Any, int] = {}
+    each = []
+    for row, ids in enumerate(prompts.values().cpu().split(prompts.offsets().diff().tolist())):
+        reference = _plain(references[row]) if references is not None else {}
+        image = reference.get("image") or (row if reference else None)  # pixels of its own belong to that row alone
+        each.append(numbers.setdefault((image, ids.numpy().tobytes()), len(numbers)))
+    return each, prompts.offsets().diff().tolist(), answers.offsets().diff().tolist()
+
+
+def prepare_passes(data: TensorDict, dp_group: Any = None, **options: Any) -> tuple[list[TensorDict], list | None]:
+    """Split a batch into passes of whole groups, as many on each GPU; replaces verl's `prepare_micro_batches`."""
+    if not tu.get_non_tensor_data(data, key="use_dynamic_bsz", default=True):
+        return prepare_micro_batches(data, dp_group=dp_group, **options)
+    groups, most = prompts_and_lengths(data), int(data["max_token_len_per_gpu"])
+    count = torch.tensor([len(split_groups(*groups, most))], device=get_device_name())
+    torch.distributed.all_reduce(count, op=torch.distributed.ReduceOp.MAX, group=dp_group)
+    passes = split_groups(*groups, most, int(count))
+    return [tu.index_select_tensor_dict(data, rows) for rows in passes], passes
+
+
 class PolicyWorker(ActorRolloutRefWorker):
     """verl's worker, which gives the engine the settings that verl does not pass on."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        os.environ["VERL_ENGINE_VENDOR"] = VENDOR
+        os.environ["VERL_ENGINE_VENDOR"] = choose_engine(bool(self.config.get("shared_prompt")))
         log_probs_in_blocks()
         if get_device_name() == "cpu":
             do_not_pin()
@@ -119,6 +190,12 @@ class PolicyWorker(ActorRolloutRefWorker):
             self.actor.save_checkpoint(folder, None, step, None)
         finally:
             manager.checkpoint_save_contents = usual
+
+
+def choose_engine(shared_prompt: bool) -> str:
+    """Set how this process splits its batches into passes; returns the vendor of the engine that verl is to make."""
+    transformer_impl.prepare_micro_batches = prepare_passes if shared_prompt else prepare_micro_batches
+    return SHARED_PROMPT if shared_prompt else SEPARATE_ROWS
 
 
 def do_not_pin() -> None:

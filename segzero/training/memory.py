@@ -21,6 +21,7 @@ from segzero.training.config import data_files, needs_reference
 from segzero.training.model_shape import ModelShape, Tensors
 
 GIB = 2**30
+BLOCK_LOGITS, BLOCK_COPIES = 1 << 25, 4  # with shared prompts: answer_head.LOGITS, and float32 copies of such a block
 # Bytes per token and word of the vocabulary if logits exist for a whole pass, by bytes per element: the logits, a
 # softmax for the entropy, the gradients. Measured in float32; in bfloat16 (read) only log-softmax is in float32.
 LOGIT_BYTES = {2: 10, 4: 24}
@@ -164,18 +165,20 @@ def working_bytes(config: DictConfig, batch: BatchSizes, shape: ModelShape) -> f
     """Memory of one process during an update, without its share of weights, gradients and optimizer."""
     actor, model = config.actor_rollout_ref.actor, config.actor_rollout_ref.model
     width = 2 if config.trainer.device == "cuda" else 4  # it computes in bfloat16, and on a CPU in float32
-    prompt, longest = config.data.max_prompt_length, config.data.max_prompt_length + config.data.max_response_length
-    tokens = (batch.micro or batch.mini // batch.gpus) * longest
-    if batch.max_tokens:
-        tokens = min(tokens, max(batch.max_tokens, longest))
+    rows, tokens, prompts = tokens_of_pass(config, batch)
     whole = not model.enable_gradient_checkpointing
     activations = tokens * shape.hidden * layer_copies(shape.layers, whole) * width
     if not actor.freeze_vision_tower:
-        patches = 4 * tokens * prompt / longest  # 4 per visual token; at most one image per row
+        patches = 4 * prompts * config.data.max_prompt_length  # 4 per visual token; at most one image per prompt
         activations += patches * shape.vision_hidden * layer_copies(shape.vision_layers, whole) * width
     head_trained = not model.lora_rank
     table = shape.vocabulary * shape.hidden
-    if model.use_fused_kernels:
+    if config.segzero.shared_prompt:
+        logits = min(BLOCK_LOGITS, rows * config.data.max_response_length * shape.vocabulary) * 4.0 * BLOCK_COPIES
+        logits += table * width * head_trained  # the head's gradient
+        if config.trainer.device == "cpu":
+            activations += 4 * tokens * tokens / prompts  # a dense mask for each prompt
+    elif model.use_fused_kernels:
         copies = FUSED_COPIES + FUSED_ENTROPY_COPIES * bool(actor.entropy_coeff)
         logits = min(FUSED_TOKENS, tokens) * shape.vocabulary * 4 * copies
         logits += 2 * table * width * head_trained  # the head's gradient, and a block's share of it
@@ -185,6 +188,20 @@ def working_bytes(config: DictConfig, batch: BatchSizes, shape: ModelShape) -> f
     gathered = table * width * (1 if shape.tied else 2)
     reduced = shape.largest * (width + 4) if head_trained else 0
     return activations + max(logits, reduced) + gathered
+
+
+def tokens_of_pass(config: DictConfig, batch: BatchSizes) -> tuple[float, float, float]:
+    """Answers, tokens and prompts of one pass at their longest: a prompt for each answer, or shared by a group's."""
+    prompt, answer = config.data.max_prompt_length, config.data.max_response_length
+    group = batch.answers if config.segzero.shared_prompt else 1
+    answers = batch.micro or batch.mini // batch.gpus
+    tokens = answers * (prompt / min(group, answers) + answer)
+    if batch.max_tokens:
+        tokens = min(tokens, max(batch.max_tokens, prompt + answer))
+    of_group = prompt + min(group, answers) * answer
+    if tokens < of_group:  # a group is cut, and each part has the prompt
+        return max(1.0, (tokens - prompt) / answer), tokens, 1.0
+    return tokens / of_group * min(group, answers), tokens, tokens / of_group
 
 
 def layer_copies(layers: int, whole: bool) -> int:

@@ -212,7 +212,8 @@ class Rollouts:
     async def _train_group(self, place: PromptPlace) -> None:
         sample = self.samples[place.index]
         group = await self._group(sample, own=takes_own_history(sample.id, place.step, self.own_history))
-        self._finished[place.step].append(group)  # before the trainer can see its trajectories, and then take them all
+        # Before the trainer can see its trajectories, and then take all finished groups.
+        self._finished[place.step].append(group)
         if self.hold_back and group.is_flat(self.hold_back):
             self._held_back.append((place, group))
         else:

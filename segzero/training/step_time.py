@@ -58,9 +58,8 @@ def estimate_step_time(config: DictConfig, batch: BatchSizes, shape: ModelShape,
     answer = expected_answer(config)
     memory = estimate_memory(config, batch, shape)
     saved = memory.checkpoint / config.trainer.nnodes / DISK_BYTES
-    prefill = (
-        batch.prompts * _forward(shape, prompt_tokens, 0) / (config.segzero.accelerator.tflops * 1e12 * batch.gpus)
-    )
+    speed = config.segzero.accelerator.tflops * 1e12 * batch.gpus
+    prefill = batch.prompts * _forward(shape, prompt_tokens, 0) / speed
     return StepTime(
         generate=prefill + _writing(config, batch, shape, memory, prompt_tokens, answer),
         score=_scoring(config, batch, shape, prompt_tokens, answer),
@@ -95,13 +94,14 @@ def _writing(
 
 def _scoring(config: DictConfig, batch: BatchSizes, shape: ModelShape, prompt_tokens: float, answer: float) -> float:
     """Log-probs: a pass computes while weights are gathered; a reference lies on the host, and is copied first."""
-    work = batch.total * _forward(shape, prompt_tokens, answer) / (config.segzero.accelerator.tflops * 1e12)
-    gathered = _passes(batch, prompt_tokens + answer) * _gathered(config, batch, shape)
+    passes, prompts = _passes(config, batch, prompt_tokens, answer), _prompts(config, batch)
+    work = _forward(shape, prompts * prompt_tokens, batch.total * answer) / (config.segzero.accelerator.tflops * 1e12)
+    gathered = passes * _gathered(config, batch, shape)
     old = not config.algorithm.rollout_correction.bypass_mode
     # With adapters the reference is a second run of the policy, and nothing has to be copied.
     kl = bool(config.actor_rollout_ref.actor.use_kl_loss or config.algorithm.use_kl_in_reward)
     reference = shape.parameters * bytes_of(config.actor_rollout_ref.ref.fsdp_config.model_dtype) / batch.gpus
-    copied = _passes(batch, prompt_tokens + answer) * reference / HOST_BYTES * references(config)
+    copied = passes * reference / HOST_BYTES * references(config)
     on_host = copied if config.trainer.device == "cuda" else 0.0
     return (old + kl) * max(work / batch.gpus, gathered) + on_host
 
@@ -109,11 +109,11 @@ def _scoring(config: DictConfig, batch: BatchSizes, shape: ModelShape, prompt_to
 def _updating(config: DictConfig, batch: BatchSizes, shape: ModelShape, prompt_tokens: float, answer: float) -> float:
     """Update: forward, perhaps recomputed, and backward; weights are gathered twice and gradients summed."""
     model, speed = config.actor_rollout_ref.model, config.segzero.accelerator.tflops * 1e12 * batch.gpus
-    forward = batch.total * _forward(shape, prompt_tokens, answer)
+    forward = _forward(shape, _prompts(config, batch) * prompt_tokens, batch.total * answer)
     trained = trained_parameters(config, shape) / shape.parameters
     work = forward * (1 + bool(model.enable_gradient_checkpointing) + 1 + trained) / speed
     summed = 4 * trained_parameters(config, shape) * _others(batch) / _link(config)
-    return max(work, _passes(batch, prompt_tokens + answer) * (2 * _gathered(config, batch, shape) + summed))
+    return max(work, _passes(config, batch, prompt_tokens, answer) * (2 * _gathered(config, batch, shape) + summed))
 
 
 def _moving(config: DictConfig, batch: BatchSizes, shape: ModelShape, memory: Memory) -> float:
@@ -139,10 +139,17 @@ def _forward(shape: ModelShape, prompt_tokens: float, answer: float) -> float:
     return 2 * (language + shape.vision_parameters * 4 * prompt_tokens)
 
 
-def _passes(batch: BatchSizes, tokens: float) -> int:
+def _prompts(config: DictConfig, batch: BatchSizes) -> int:
+    """Prompts that are computed in one pass over a step's answers."""
+    return batch.prompts if config.segzero.shared_prompt else batch.total
+
+
+def _passes(config: DictConfig, batch: BatchSizes, prompt_tokens: float, answer: float) -> int:
     """Micro-batches per accelerator in one step."""
-    rows = batch.total / batch.gpus
-    return ceil(rows / batch.micro) if batch.micro else ceil(rows * tokens / (batch.max_tokens or tokens))
+    if batch.micro:
+        return ceil(batch.total / batch.gpus / batch.micro)
+    tokens = _prompts(config, batch) * prompt_tokens + batch.total * answer
+    return ceil(tokens / batch.gpus / (batch.max_tokens or prompt_tokens + answer))
 
 
 def _gathered(config: DictConfig, batch: BatchSizes, shape: ModelShape) -> float:

@@ -3,7 +3,7 @@
 import pytest
 
 from segzero import shipped
-from segzero.training import memory
+from segzero.training import answer_head, memory
 from segzero.training.batch import batch_sizes
 from segzero.training.config import compose
 from segzero.training.dry_run import describe_estimates
@@ -72,7 +72,7 @@ def test_every_preset_holds_its_model(estimated, model, hardware):
 
 @pytest.mark.parametrize("hardware", ["gpu4", "cpu"])
 def test_logits_of_a_whole_pass_are_counted_only_without_fused_kernels(estimated, hardware):
-    short = ["data.max_prompt_length=1024", "data.max_response_length=976"]
+    short = ["data.max_prompt_length=1024", "data.max_response_length=976", "segzero.shared_prompt=false"]
     config, batch, shape, fused = estimated("qwen2_5_vl_3b", hardware, *short)
     more = estimated("qwen2_5_vl_3b", hardware, *short, "actor_rollout_ref.model.use_fused_kernels=false")[-1]
     width = {"cuda": 2, "cpu": 4}[config.trainer.device]
@@ -80,6 +80,19 @@ def test_logits_of_a_whole_pass_are_counted_only_without_fused_kernels(estimated
     blocks = 512 * shape.vocabulary * 4 * 7 + 2 * shape.vocabulary * shape.hidden * width
     where = "updating" if hardware == "gpu4" else "host"
     assert getattr(more, where) - getattr(fused, where) == pytest.approx(logits - blocks, rel=0.01)
+
+
+def test_a_shared_prompt_is_counted_once_and_logits_by_the_block(estimated):
+    short = ["data.max_prompt_length=1024", "data.max_response_length=128"]
+    separate = estimated("qwen2_5_vl_3b", "gpu4", *short, "segzero.shared_prompt=false")
+    shared = estimated("qwen2_5_vl_3b", "gpu4", *short)
+    assert memory.BLOCK_LOGITS == answer_head.LOGITS
+    assert memory.tokens_of_pass(*separate[:2]) == (12000 / 1152, 12000, 12000 / 1152)
+    assert memory.tokens_of_pass(*shared[:2]) == (32, 4 * 1024 + 32 * 128, 4)  # all of a GPU's answers fit
+    assert shared[-1].updating < separate[-1].updating
+    cut = estimated("qwen2_5_vl_3b", "gpu4", "data.max_prompt_length=1000", "data.max_response_length=2000")
+    assert memory.tokens_of_pass(*cut[:2]) == (5.5, 12000, 1)  # a prompt and as many of its answers as fit
+    assert seconds(shared).update < seconds(separate).update / 3
 
 
 def test_parts_of_a_tiny_run(estimated):
@@ -134,8 +147,9 @@ def test_time_of_generating_follows_the_expected_answer(estimated):
 def test_time_follows_the_links_and_what_is_saved(estimated):
     near = seconds(estimated("qwen2_5_vl_7b", "gpu8", "segzero.accelerator.link_gb_per_s=200"))
     far = seconds(estimated("qwen2_5_vl_7b", "gpu8", "segzero.accelerator.link_gb_per_s=2"))
-    # Three passes of 20,000 tokens for 16 answers of 3,000: weights gathered twice in bfloat16, summed in float32.
-    assert far.update == pytest.approx(3 * (2 * 2 + 4) * SEVEN_B * 7 / 8 / 2e9, rel=0.01)
+    # Two passes of 20,000 tokens for 2 prompts of 1,000 and 16 answers of 2,000: weights gathered twice in bfloat16,
+    # summed in float32.
+    assert far.update == pytest.approx(2 * (2 * 2 + 4) * SEVEN_B * 7 / 8 / 2e9, rel=0.01)
     assert near.update < far.update / 5 and near.generate == far.generate
     found = estimated("qwen2_5_vl_7b", "gpu8")
     assert seconds(found).save == found[-1].checkpoint / 50 / 1e9

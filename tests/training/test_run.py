@@ -48,7 +48,8 @@ def test_train_be_killed_resume_merge(scenes, tmp_path, monkeypatch):
     assert damage(run, kept) == [] and lost_rows(run, rows) == []
 
     last = kept[-1] + 2
-    again = start(scenes, run, *asked, f"trainer.test_freq={last}")
+    weighed = [f"algorithm.rollout_correction.{choice}" for choice in ("bypass_mode=false", "rollout_is=token")]
+    again = start(scenes, run, *asked, *weighed, f"trainer.test_freq={last}")
     wait_for_save(run, last, again)
     broken.touch()
     output = wait(again)
@@ -94,8 +95,10 @@ def check_lags(rows: list[dict]) -> None:
     for place, row in enumerate(rows):
         most = float(place not in (0, resumed))
         assert most * (row["rollout/refilled_groups"] == 0) <= row["rollout/weights_lag"] <= most
-    for row in (rows[0], rows[resumed]):
-        assert abs(row["actor/ppo_kl"]) < 1e-3  # vLLM and the trainer agree on the probabilities
+    assert abs(rows[0]["actor/ppo_kl"]) < 1e-3  # vLLM and the trainer agree on the probabilities
+    fresh, older = (row["rollout_corr/rollout_is_std"] for row in rows[resumed:])
+    # Of the importance weights, which the resumed run uses instead of vLLM's log-probs.
+    assert fresh < 1e-3 and (older > 1e-3 or rows[-1]["rollout/weights_lag"] == 0)
 
 
 def samples_by_step(run: Path) -> dict[int, set[str]]:

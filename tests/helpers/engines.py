@@ -1,0 +1,187 @@
+"""Engines of the trainer in this process, and the batches that the trainer would send them."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segzero.sample import Sample
+
+COLUMNS = ("prompts", "responses", "input_ids", "position_ids", "response_mask", "loss_mask", "multi_modal_inputs")
+
+
+def resolved(policy: str | Path, run: Path, *overrides: str) -> Any:
+    """The configuration of a training on the CPU."""
+    from segzero.training.config import compose
+    from segzero.training.launch import resolve_config
+
+    common = (f"actor_rollout_ref.model.path={policy}", f"trainer.default_local_dir={run}")
+    return resolve_config(compose("train", [*common, *overrides]))
+
+
+def join_processes(folder: Path, rank: int = 0, world: int = 1) -> None:
+    """Make this process one of a group of processes that meet at a file."""
+    if not torch.distributed.is_initialized():
+        store = f"file://{folder / 'store'}"
+        torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
+
+
+def make_engine(config: Any, shared_prompt: bool) -> Any:
+    """The actor's engine, with its model, as `PolicyWorker` makes it."""
+    from verl.utils.config import omega_conf_to_dataclass
+    from verl.workers.engine import EngineRegistry
+
+    from segzero.training.engine import ImageEngine, choose_engine, do_not_pin
+    from segzero.training.verl_glue.patches import log_probs_in_blocks
+
+    log_probs_in_blocks()
+    do_not_pin()
+    os.environ["VERL_ENGINE_VENDOR"] = choose_engine(shared_prompt)
+    ImageEngine.freeze_vision_tower = config.actor_rollout_ref.actor.freeze_vision_tower
+    ImageEngine.image_options = dict(config.actor_rollout_ref.image)
+    model = omega_conf_to_dataclass(config.actor_rollout_ref.model)
+    actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
+    actor.engine.use_remove_padding = model.use_remove_padding
+    actor.engine.use_fused_kernels = model.use_fused_kernels
+    engine = EngineRegistry.new(
+        model_type="language_model",
+        backend=actor.engine.strategy,
+        model_config=model,
+        engine_config=actor.engine,
+        optimizer_config=actor.optim,
+        checkpoint_config=actor.checkpoint,
+    )
+    engine.initialize()
+    return engine
+
+
+def make_batch(encoder: Any, samples: Sequence[Sample], answers: Sequence[Sequence[Sequence[int]]], config: Any) -> Any:
+    """Trajectories as the trainer sends them: `answers` holds the token ids of each answer to each sample."""
+    from verl.utils import tensordict_utils as tu
+
+    from segzero.training.rollouts import as_batch, trajectory
+
+    rows = []
+    for sample, group in zip(samples, answers, strict=True):
+        prompt = encoder.encode(sample)
+        for ids in group:
+            row = trajectory(prompt, list(ids), [0.0] * len(ids), 0.0, encoder, str(sample.image))
+            rows.append({name: row[name] for name in COLUMNS})
+    batch, generator = as_batch(rows), torch.Generator().manual_seed(0)
+    lengths = batch["responses"].offsets()
+    for name, scale in (("advantages", 1.0), ("old_log_probs", 0.1), ("ref_log_prob", 0.1)):
+        values = scale * torch.randn(int(lengths[-1]), generator=generator)
+        batch[name] = torch.nested.nested_tensor_from_jagged(values, lengths)
+    actor = config.actor_rollout_ref.actor
+    tu.assign_non_tensor(
+        batch,
+        temperature=config.actor_rollout_ref.rollout.temperature,
+        calculate_entropy=True,
+        global_batch_size=len(rows),
+        use_remove_padding=config.actor_rollout_ref.model.use_remove_padding,
+        use_fused_kernels=config.actor_rollout_ref.model.use_fused_kernels,
+        use_dynamic_bsz=actor.use_dynamic_bsz,
+        max_token_len_per_gpu=actor.ppo_max_token_len_per_gpu,
+        micro_batch_size_per_gpu=actor.ppo_micro_batch_size_per_gpu,
+    )
+    return batch
+
+
+def loss_function(config: Any) -> Any:
+    """verl's GRPO loss of this configuration."""
+    from functools import partial
+
+    from verl.utils.config import omega_conf_to_dataclass
+    from verl.workers.utils.losses import ppo_loss
+
+    return partial(ppo_loss, config=omega_conf_to_dataclass(config.actor_rollout_ref.actor))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A policy and a batch of random answers to samples, under a configuration."""
+
+    policy: str | Path
+    folder: Path
+    samples: Sequence[Sample]
+    lengths: Sequence[Sequence[int]]  # of the answers to each sample
+    overrides: Sequence[str]
+    shared_prompt: bool
+
+    def start(self) -> tuple[Any, Any, Any]:
+        """Make the engine, the batch, and the loss with all of its terms."""
+        from segzero.policy.checkpoint import read_checkpoint
+        from segzero.training.tokenization import Encoder, load_processor
+
+        terms = ["actor_rollout_ref.actor.use_kl_loss=true", "actor_rollout_ref.actor.entropy_coeff=0.01"]
+        switch = f"segzero.shared_prompt={str(self.shared_prompt).lower()}"
+        config = resolved(self.policy, self.folder, *terms, *self.overrides, switch)
+        encoder = Encoder(read_checkpoint(self.policy), load_processor(str(self.policy)))
+        generator = torch.Generator().manual_seed(1)
+        answers = [[torch.randint(0, 150, (n,), generator=generator).tolist() for n in group] for group in self.lengths]
+        batch = make_batch(encoder, self.samples[: len(answers)], answers, config)
+        torch.manual_seed(0)  # of the adapters
+        return make_engine(config, self.shared_prompt), batch, loss_function(config)
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What an engine computes from a batch."""
+
+    loss: float
+    gradients: dict[str, torch.Tensor]
+    values: dict[str, torch.Tensor]  # log-probs and entropies at the answers' tokens, [rows, longest answer]
+
+
+def compute(job: Job, rank: int = 0, ranks: int = 1) -> Computed:
+    """Loss and gradients of a batch, and values of the answers' tokens, by one of `ranks` processes."""
+    from verl.utils import tensordict_utils as tu
+    from verl.workers.utils.padding import no_padding_2_padding
+
+    engine, batch, loss = job.start()
+    if ranks > 1:
+        share = len(batch) // ranks
+        batch = tu.index_select_tensor_dict(batch, list(range(rank * share, (rank + 1) * share)))
+    with engine.train_mode():
+        engine.optimizer_zero_grad()
+        output = engine.forward_backward_batch(batch.clone(), loss)
+        gradients = {n: p.grad.full_tensor().clone() for n, p in engine.module.named_parameters() if p.grad is not None}
+    with engine.eval_mode():
+        values = engine.infer_batch(batch.clone())["model_output"]
+    by_answer = {name: no_padding_2_padding(value, batch) for name, value in values.items()}
+    return Computed(sum(output["loss"]), gradients, by_answer)
+
+
+def train(job: Job, steps: int) -> dict[str, torch.Tensor]:
+    """Make some updates; returns how far each weight has moved."""
+    engine, batch, loss = job.start()
+    before = {name: p.full_tensor().detach().clone() for name, p in engine.module.named_parameters()}
+    for _ in range(steps):
+        with engine.train_mode():
+            engine.train_batch(batch.clone(), loss)
+    return {name: p.full_tensor().detach() - before[name] for name, p in engine.module.named_parameters()}
+
+
+def compute_on_ranks(jobs: Sequence[Job], ranks: int, folder: Path) -> list[Computed]:
+    """Compute jobs in a process per rank; every rank has the gradients, and a share of loss and values."""
+    torch.multiprocessing.spawn(_on_rank, (ranks, jobs, folder), nprocs=ranks)
+    by_rank = [torch.load(folder / f"{rank}.pt") for rank in range(ranks)]
+    return [_joined([Computed(**part) for part in parts]) for parts in zip(*by_rank, strict=True)]
+
+
+def _joined(parts: Sequence[Computed]) -> Computed:
+    values = {}
+    for name in parts[0].values:
+        rows = [row for part in parts for row in part.values[name]]
+        values[name] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return Computed(sum(part.loss for part in parts) / len(parts), parts[0].gradients, values)
+
+
+def _on_rank(rank: int, ranks: int, jobs: Sequence[Job], folder: Path) -> None:
+    torch.set_num_threads(1)
+    join_processes(folder, rank, ranks)
+    torch.save([vars(compute(job, rank, ranks)) for job in jobs], folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
