@@ -52,6 +52,8 @@ class Progress:
         parts = [f"step {step}/{self.total}", f"reward {metrics.get('reward/mean', float('nan')):.3f}"]
         if terms:
             parts[-1] += f" ({', '.join(terms[:SHOWN_TERMS])})"
+        if metrics.get("rollout/refilled_groups"):
+            parts.append(f"{metrics['rollout/refilled_groups']:.0f} flat groups replaced")
         if self.giou is not None:
             parts.append(f"gIoU {self.giou:.3f}")
         if "perf/throughput" in metrics:

@@ -26,6 +26,9 @@ from verl.utils.device import get_device_name  # isort: skip
 from verl.workers.rollout.vllm_rollout.utils import VLLM_LORA_INT_ID, VLLM_LORA_NAME, VLLM_LORA_PATH  # isort: skip
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica  # isort: skip
 
+# Ids and log-probs of the sampled tokens. Their text is made once, by `tokenization.Encoder`, and not token by token.
+NUMBERS_ALONE = {"logprobs": 0, "flat_logprobs": True, "detokenize": False}
+
 
 class GroupServer(vLLMHttpServer):
     """verl's server with a request for a whole group of answers, and a health check."""
@@ -55,9 +58,11 @@ class GroupServer(vLLMHttpServer):
         """Generate `count` answers to a prompt whose image is still a single placeholder."""
         picture = await asyncio.to_thread(open_fitted, image, checkpoint)
         prompt = TokensPrompt(prompt_token_ids=ids, multi_modal_data={"image": [picture]})
-        params = SamplingParams(n=count, logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY, **sampling)
+        # In a thread too: patches of one image are made while tokens of other groups arrive here.
+        [request] = await self.engine.renderer.render_cmpl_async([prompt])
+        params = SamplingParams(n=count, output_kind=RequestOutputKind.FINAL_ONLY, **NUMBERS_ALONE, **sampling)
         adapter = await self._adapter()
-        finals = [final async for final in self.engine.generate(prompt, params, uuid4().hex, lora_request=adapter)]
+        finals = [final async for final in self.engine.generate(request, params, uuid4().hex, lora_request=adapter)]
         outputs = finals[-1].outputs
         assert len(outputs) == count, "the engine returned fewer answers than requested"
         return [self._answer(output) for output in sorted(outputs, key=lambda output: output.index)]
@@ -74,7 +79,8 @@ class GroupServer(vLLMHttpServer):
 
     def _answer(self, output: Any) -> GeneratedAnswer:
         ids = list(output.token_ids)
-        log_probs = [step[token].logprob for step, token in zip(output.logprobs, ids, strict=True)]
+        log_probs = list(output.logprobs.logprobs)  # flat: of the sampled tokens and no others
+        assert len(log_probs) == len(ids), "the engine returned log-probs of other tokens"
         return GeneratedAnswer(ids, log_probs, output.finish_reason == "length", self.global_steps)
 
 
