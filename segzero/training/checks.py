@@ -51,6 +51,7 @@ def check(config: DictConfig) -> BatchSizes:
     check_hardware(config, batch.gpus)
     _check_reward(config)
     _check_own_history(config)
+    _check_filter_groups(config)
     _check_rollout_correction(config)
     _check_one_step_off(config)
     _check_segmenter(config)
@@ -223,6 +224,19 @@ def _check_own_history(config: DictConfig) -> None:
         raise UserError(
             f"data.own_history={share}: it must be a number from 0 to 1, the share of later rounds that are asked "
             f"after the policy's own answers"
+        )
+
+
+def _check_filter_groups(config: DictConfig) -> None:
+    chosen, name = config.algorithm.filter_groups, config.reward.name
+    known = ["reward"] if "." in name else ["reward", *(term.name for term in get_rubric(name).terms)]
+    if chosen.metric not in known:
+        raise UserError(f"algorithm.filter_groups: {unknown_name('metric', str(chosen.metric), known)}")
+    batches = chosen.max_num_gen_batches
+    if not isinstance(batches, int) or batches < 2:
+        raise UserError(
+            f"algorithm.filter_groups.max_num_gen_batches={batches}: a step tries so many batches of prompts at most "
+            f"in search of groups that are not flat; set 2 or more"
         )
 
 

@@ -31,6 +31,7 @@ from segzero.errors import UserError
 from segzero.lru import LRUCache
 from segzero.policy.checkpoint import read_checkpoint
 from segzero.training.answer_head import AnswerHead
+from segzero.training.collector import collect_as_usual
 from segzero.training.shared_folder import has_content
 from segzero.training.shared_prompt import pack, split_groups, use_packed_rows
 from segzero.training.tokenization import open_fitted
@@ -165,6 +166,7 @@ class PolicyWorker(ActorRolloutRefWorker):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        collect_as_usual()  # in a process that trains, garbage may hold a GPU's memory
         os.environ["VERL_ENGINE_VENDOR"] = choose_engine(bool(self.config.get("shared_prompt")))
         log_probs_in_blocks()
         if get_device_name() == "cpu":

@@ -11,15 +11,18 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from segzero.errors import UserError, one_line
 from segzero.io import lock, write_atomically
 from segzero.policy.checkpoint import Checkpoint, read_checkpoint
-from segzero.training import checkpoints, checks
+from segzero.training import checkpoints, checks, collector
 from segzero.training.attention import choose_attention
+from segzero.training.cluster import LOOPBACK, is_own_ray, start_ray, stop_ray
 from segzero.training.config import compose, needs_reference
 from segzero.training.hardware import check_room
 from segzero.training.memory import estimate_memory
@@ -27,14 +30,10 @@ from segzero.training.model_shape import shape_of
 from segzero.training.progress import print_stage
 from segzero.training.watchdog import cause_of_death
 
+if TYPE_CHECKING:
+    from segzero.training.trainer import Trainer
+
 PLUGIN = "segzero.training.verl_glue.plugin"
-# On one node nothing listens where another machine could reach it: TransferQueue unpickles what any client sends.
-LOOPBACK = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # makes Ray bind to 127.0.0.1, as it does by default on macOS
-    "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
-    "SEGZERO_LOOPBACK": "1",  # patches.stores_on_loopback
-}
-INHERITED = ("VERL_", "VLLM_", "TQ_", "TQDM_", "TRANSFER_QUEUE_", "OMP_", "TORCH_", "GLOO_", "SEGZERO_LOOPBACK")
 LESS_GPU_MEMORY = (
     "lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu or actor_rollout_ref.rollout.gpu_memory_utilization, turn "
     "on actor_rollout_ref.actor.fsdp_config.param_offload and optimizer_offload, use more GPUs, or LoRA"
@@ -59,7 +58,7 @@ def train(config_name: str = "train", overrides: Sequence[str] = ()) -> Path | N
         try:
             return _run(config)
         finally:
-            _stop_ray()
+            stop_ray()
 
 
 def resolve_config(config: DictConfig) -> DictConfig:
@@ -115,44 +114,39 @@ def prepare_environment(config: DictConfig) -> None:
     }
     # Explicit, because verl's own detection fails on a GPU machine without nvidia-smi on its path.
     settings["VERL_PLATFORM"] = {"cuda": "nvidia"}.get(config.trainer.device, config.trainer.device)
-    if _on_one_machine(config):
+    if is_own_ray(config):
         settings |= LOOPBACK
     if config.trainer.device == "cpu":
         settings |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+        # vLLM compiles three helper functions even if it is told to be eager: 20 s for work of microseconds.
+        settings |= {"TORCH_COMPILE_DISABLE": "1"}
         settings |= {"OMP_WAIT_POLICY": "PASSIVE"}  # spinning threads would take the cores from the other processes
         settings |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # one process fewer
     for name, value in settings.items():
         os.environ.setdefault(name, value)
 
 
-def _on_one_machine(config: DictConfig) -> bool:
-    """Whether the run starts its own Ray for one node; a cluster that is already running has its own addresses."""
-    return config.trainer.nnodes == 1 and config.ray_kwargs.ray_init.get("address") in (None, "local")
-
-
 def _run(config: DictConfig) -> Path:
     run = Path(config.trainer.default_local_dir)
     checkpoints.discard_unfinished(run)
-    print_stage("starting Ray")
-    _start_ray(config)
-    print_stage("loading verl")
-    warnings.filterwarnings("ignore", module="verl")  # for each engine that is not installed
-    import transfer_queue as tq
-    from verl.utils.config import validate_config
-
-    _assert_plugin()
-    from segzero.training.trainer import Trainer
-
-    try:
-        validate_config(config, use_reference_policy=needs_reference(config), use_critic=False)
-    except (AssertionError, ValueError) as error:
-        raise UserError(f"configuration: {one_line(error, 1000)}") from error
     with open_dict(config):
         config.transfer_queue.enable = True
-    tq.init(config.transfer_queue)
+    print_stage("starting Ray and loading verl")
+    import ray.dashboard.optional_deps  # noqa: F401  # what ray.init imports, lest two threads import it at once
+
+    with ThreadPoolExecutor(1) as beside:  # Ray and the TransferQueue are other processes: this one would only wait
+        loaded = beside.submit(_load_trainer)
+        start_ray(config)
+        import transfer_queue as tq
+
+        tq.init(config.transfer_queue)
+        trainer_class = loaded.result()
+    collector.collect_as_usual()
     trainer = None
     try:
-        trainer = Trainer(config)
+        validate(config)
+        print_stage("reading data; starting the rollout engine's process")
+        trainer = trainer_class(config)
         trainer.init()
         trainer.fit(trainer.start_rollouts())
         return run
@@ -170,30 +164,23 @@ def _run(config: DictConfig) -> Path:
         tq.close()
 
 
-def _start_ray(config: DictConfig) -> None:
-    import ray
+def _load_trainer() -> type["Trainer"]:
+    """Import verl and the trainer, which takes 10 s of one core."""
+    warnings.filterwarnings("ignore", module="verl")  # for each engine that is not installed
+    _assert_plugin()
+    from segzero.training.trainer import Trainer
 
-    options = OmegaConf.to_container(config.ray_kwargs.ray_init)
-    assert isinstance(options, dict)
-    inherited = [name for name in os.environ if name.startswith(INHERITED)]
-    given = {name: value for name, value in (options.pop("runtime_env", None) or {}).items() if value is not None}
-    given["env_vars"] = {name: os.environ[name] for name in inherited} | given.get("env_vars", {})
-    options["runtime_env"] = given
-    options.setdefault("address", "local")  # not a cluster that happens to run on this machine
+    return Trainer
+
+
+def validate(config: DictConfig) -> None:
+    """Let verl check its part of the configuration."""
+    from verl.utils.config import validate_config
+
     try:
-        ray.init(logging_level="warning", **{str(k): v for k, v in options.items() if v is not None})
-    except ConnectionError as error:
-        raise UserError(
-            f"can't join the Ray cluster at ray_kwargs.ray_init.address={options['address']}: {one_line(error)}. Is it "
-            f"up (`ray status`)? If its `ray start` said that token authentication is enabled, set RAY_AUTH_MODE=token"
-        ) from error
-
-
-def _stop_ray() -> None:
-    import ray
-
-    if ray.is_initialized():
-        ray.shutdown()
+        validate_config(config, use_reference_policy=needs_reference(config), use_critic=False)
+    except (AssertionError, ValueError) as error:
+        raise UserError(f"configuration: {one_line(error, 1000)}") from error
 
 
 def _assert_plugin() -> None:

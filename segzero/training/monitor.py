@@ -20,8 +20,6 @@ from segzero.sample import Sample
 from segzero.training.rollouts import History, Rollout, RolloutGroup
 from segzero.viz.panel import beside
 
-FLAT = 1e-6  # a group whose rewards differ by less teaches nothing: its advantages are rounding errors
-
 # Numbers
 
 
@@ -34,7 +32,7 @@ def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     metrics = {"reward/mean": float(np.mean(totals)), "reward/std": float(np.std(totals))}
     for name in sorted({name for each in terms for name in each}):
         metrics[f"reward/{name}/mean"] = float(np.mean([each[name] for each in terms if name in each]))
-    metrics["reward/flat_groups"] = float(np.mean([np.ptp(group.totals) < FLAT for group in groups]))
+    metrics["reward/flat_groups"] = float(np.mean([group.is_flat() for group in groups]))
     errors = Counter(rollout.scored.answer.error or "none" for rollout in rollouts)
     for code, count in errors.items():
         if code != "none":

@@ -11,7 +11,7 @@ _STARTED = time.monotonic()
 
 
 def print_stage(text: str) -> None:
-    """Print one line for a part of the start, which takes a minute or two: it shows that the run moves."""
+    """Print one line for a part of the start, which takes from half a minute to two: it shows that the run moves."""
     print(f"[{time.monotonic() - _STARTED:4.0f} s] {text}", flush=True)
 
 
@@ -52,6 +52,8 @@ class Progress:
         parts = [f"step {step}/{self.total}", f"reward {metrics.get('reward/mean', float('nan')):.3f}"]
         if terms:
             parts[-1] += f" ({', '.join(terms[:SHOWN_TERMS])})"
+        if metrics.get("rollout/refilled_groups"):
+            parts.append(f"{metrics['rollout/refilled_groups']:.0f} flat groups replaced")
         if self.giou is not None:
             parts.append(f"gIoU {self.giou:.3f}")
         if "perf/throughput" in metrics:

@@ -7,14 +7,15 @@ opened here, and the prompt is made and tokenized once for all of them.
 """
 
 import asyncio
+import itertools
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Coroutine, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transfer_queue as tq
@@ -29,9 +30,11 @@ from segzero.training.scorer import ScoredAnswer, Scorer
 from segzero.training.tokenization import EncodedPrompt, Encoder, GeneratedAnswer
 from segzero.training.watchdog import Watchdog
 
+T = TypeVar("T")
 TRAIN = "train"  # verl's name for the partition
 MOST_VALIDATING = 128  # samples per replica at once; each waits there with its pixels, 17 MB at 840x840
 CHECK_SECONDS = 0.5  # between two looks at whether anything died
+FLAT = 1e-6  # a group whose rewards differ by less teaches nothing: its advantages are rounding errors
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +75,31 @@ class RolloutGroup:
         """The rewards that the policy learns from."""
         return [rollout.total for rollout in self.rollouts]
 
+    def is_flat(self, value: str = "reward") -> bool:
+        """True if all answers earn the same reward, or the same in the term of that name; one without it earns 0."""
+        terms = [rollout.scored.reward.terms.get(value, 0.0) for rollout in self.rollouts]
+        earned = self.totals if value == "reward" else terms
+        return max(earned) - min(earned) < FLAT
+
+
+@dataclass(frozen=True)
+class PromptPlace:
+    """A prompt of a batch: its name in the TransferQueue, its sample, its step, and its place in the order of start."""
+
+    uid: str
+    index: int
+    step: int
+    order: int
+
+
+@dataclass(frozen=True, eq=False)
+class HandedOver:
+    """Keys and tags of a group's trajectories in the queue."""
+
+    order: int
+    keys: list[str]
+    tags: list[dict[str, Any]]
+
 
 class Rollouts:
     """Calls the replicas and the scorer from an event loop in a thread of its own."""
@@ -85,15 +113,20 @@ class Rollouts:
         rollout_config: Any,
         watchdog: Watchdog | None = None,
         own_history: float = 0.0,
+        hold_back: str | None = None,
     ) -> None:
         self.servers, self.samples, self.encoder, self.scorer = list(servers), samples, encoder, scorer
         self.config = rollout_config
         self.own_history = own_history  # share of later rounds whose prompt shows the policy's own earlier answers
+        self.hold_back = hold_back  # the value by which flat groups are not handed over by themselves; None: all are
         self.watchdog = watchdog or Watchdog({})
         self.changed = threading.Event()  # a group was finished, or something broke
         self.failure: BaseException | None = None
         self._finished: defaultdict[int, list[RolloutGroup]] = defaultdict(list)  # by the step that trains on them
         self._started: set[futures.Future[None]] = set()
+        self._held_back: deque[tuple[PromptPlace, RolloutGroup]] = deque()
+        self._handed_over: deque[HandedOver] = deque()
+        self._prompts = itertools.count()
         self._turn = 0
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="rollouts", daemon=True).start()
@@ -105,7 +138,27 @@ class Rollouts:
         step = int(batch["global_steps"])
         self._started = {work for work in self._started if not work.done()}
         for uid, index in zip(batch["uid"], batch["index"], strict=True):
-            self._start(self._train_group(str(uid), int(index), step))
+            self._start(self._train_group(PromptPlace(str(uid), int(index), step, next(self._prompts))))
+
+    # Called by the group buffer, in the trainer's thread
+
+    def wait_for_change(self) -> None:
+        """Wait until a group is finished or handed over, at most half a second; raises what broke."""
+        self.changed.wait(CHECK_SECONDS)
+        self.changed.clear()
+        self.check()
+
+    def take_held_back(self) -> list[tuple[PromptPlace, RolloutGroup]]:
+        """Flat groups that were finished since the last call."""
+        return _drain(self._held_back)
+
+    def hand_over(self, held_back: tuple[PromptPlace, RolloutGroup]) -> None:
+        """Hand over a flat group nevertheless."""
+        self._start(self._hand_over(*held_back))
+
+    def take_handed_over(self) -> list[HandedOver]:
+        """Groups whose trajectories came into the queue since the last call."""
+        return _drain(self._handed_over)
 
     # Called by our own trainer
 
@@ -156,12 +209,15 @@ class Rollouts:
 
         self._started.add(asyncio.run_coroutine_threadsafe(guarded(), self._loop))
 
-    async def _train_group(self, uid: str, index: int, step: int) -> None:
-        sample = self.samples[index]
-        group = await self._group(sample, own=takes_own_history(sample.id, step, self.own_history))
+    async def _train_group(self, place: PromptPlace) -> None:
+        sample = self.samples[place.index]
+        group = await self._group(sample, own=takes_own_history(sample.id, place.step, self.own_history))
         # Before the trainer can see its trajectories, and then take all finished groups.
-        self._finished[step].append(group)
-        await self._hand_over(uid, index, step, group)
+        self._finished[place.step].append(group)
+        if self.hold_back and group.is_flat(self.hold_back):
+            self._held_back.append((place, group))
+        else:
+            await self._hand_over(place, group)
 
     async def _group(self, sample: Sample, validating: bool = False, own: bool = False) -> RolloutGroup:
         """Make the prompt, generate its answers, and score them."""
@@ -225,29 +281,34 @@ class Rollouts:
             "max_tokens": config.response_length,
         }
 
-    async def _hand_over(self, uid: str, index: int, step: int, group: RolloutGroup) -> None:
-        """Put a group's trajectories where verl's trainer looks for them, then mark the group as finished."""
+    async def _hand_over(self, place: PromptPlace, group: RolloutGroup) -> None:
+        """Put a group's trajectories where verl's workers look for them, and then let the buffer know their keys."""
         image, answers = str(group.sample.image), [rollout.generated for rollout in group.rollouts]
         rows = [
             trajectory(group.encoded, answer.ids, answer.log_probs, total, self.encoder, image)
             for answer, total in zip(answers, group.totals, strict=True)
         ]
-        fields = as_batch([{**row, "uid": uid, "index": index} for row in rows])
-        keys = [f"{uid}_{number}_0" for number in range(len(rows))]
+        fields = as_batch([{**row, "uid": place.uid, "index": place.index} for row in rows])
+        keys = [f"{place.uid}_{number}_0" for number in range(len(rows))]
         tags = [
             {
                 "status": "success",
                 "prompt_len": len(group.encoded),
                 "response_len": len(answer.ids),
                 "seq_len": len(group.encoded) + len(answer.ids),
-                "global_steps": step,
+                "global_steps": place.step,
                 "min_global_steps": answer.weights_step,
                 "max_global_steps": answer.weights_step,
             }
             for answer in answers
         ]
         await tq.async_kv_batch_put(keys=keys, fields=fields, tags=tags, partition_id=TRAIN)
-        await tq.async_kv_put(key=uid, partition_id=TRAIN, tag={"status": "finished"})
+        self._handed_over.append(HandedOver(place.order, keys, tags))
+
+
+def _drain(queue: deque[T]) -> list[T]:
+    """Take all that is there, while another thread may append."""
+    return [queue.popleft() for _ in range(len(queue))]
 
 
 def trajectory(

@@ -76,16 +76,23 @@ class Encoder:
 
     def positions(self, prompt: EncodedPrompt, answer_length: int) -> torch.Tensor:
         """Position ids int64 [4, prompt + answer]: plain, then time, row and column as mRoPE counts them."""
-        ids = torch.tensor([prompt.ids])
-        mrope, _ = self.processor.get_rope_index(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            image_grid_thw=torch.tensor([prompt.grid]),
-            mm_token_type_ids=(ids == self.processor.image_token_id).long(),
-        )  # [3, 1, prompt]
+        mrope = _prompt_positions(self.processor, prompt)
         following = mrope.max() + 1 + torch.arange(answer_length)  # text moves all three at once
-        vision = torch.cat([mrope[:, 0], following.expand(3, -1)], dim=1)
+        vision = torch.cat([mrope, following.expand(3, -1)], dim=1)
         return torch.cat([torch.arange(vision.shape[1])[None], vision]).long()
+
+
+@lru_cache(maxsize=128)  # all answers to a prompt ask for the same
+def _prompt_positions(processor: Any, prompt: EncodedPrompt) -> torch.Tensor:
+    """mRoPE's positions of a prompt [3, prompt]."""
+    ids = torch.tensor([prompt.ids])
+    mrope, _ = processor.get_rope_index(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        image_grid_thw=torch.tensor([prompt.grid]),
+        mm_token_type_ids=(ids == processor.image_token_id).long(),
+    )  # [3, 1, prompt]
+    return mrope[:, 0]
 
 
 def open_fitted(path: str, checkpoint: Checkpoint) -> Image.Image:

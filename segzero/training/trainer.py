@@ -13,7 +13,8 @@ One step, in order, with the functions that do it and the configuration keys tha
  4. Parse: `scorer.Scorer.score` calls `answer.parse_answer`, which reads boxes and points from each text.
  5. Masks: `segmenter_actor.SegmenterActor.draw`, if the reward needs them (segzero.segmenter).
  6. Reward: `rewards.Rubric.score` or the user's function (reward.name); continuous terms are then ranked by
-    `rewards.QuantileRanks`. `rollouts.trajectory` is what verl gets.
+    `rewards.QuantileRanks`. `rollouts.trajectory` is what verl gets, once `group_buffer.GroupBuffer` has all groups of
+    the step; it has flat ones replaced (algorithm.filter_groups).
  7. Log-probs: `engine.SharedPromptEngine` opens the images and computes them under the policy before the update, unless
     those of vLLM serve (algorithm.rollout_correction.bypass_mode), and under the reference (ARR.actor.use_kl_loss).
  8. Group advantage: verl's `compute_grpo_outcome_advantage` subtracts the mean reward of the group, and divides by
@@ -25,7 +26,7 @@ One step, in order, with the functions that do it and the configuration keys tha
 11. Weights to the servers: verl's `CheckpointEngineManager.update_weights` (ARR.rollout.checkpoint_engine).
 12. Validation: `Trainer._validate` scores one greedy answer to each sample of data.val_files, every trainer.test_freq
     steps.
-13. Log: `Trainer._compute_metrics` (trainer.logger, segzero.record).
+13. Log: `Trainer._compute_metrics` (trainer.logger, segzero.record), while 1 to 6 of the next step run already.
 
 With segzero.one_step_off, 1 to 6 of the next step run beside 7 to 10 of this one, and 11 waits for them: answers come
 from the weights before the last update, never from two versions, and 12 has the servers to itself.
@@ -47,7 +48,6 @@ from omegaconf import DictConfig, open_dict
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from verl.single_controller.ray import RayResourcePool
 from verl.trainer.ppo.v1 import trainer_base
-from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.debug import marked_timer
 from verl.utils.tracking import Tracking
@@ -57,27 +57,17 @@ from segzero.errors import UserError
 from segzero.io import write_json
 from segzero.segmenter import load_segmenter
 from segzero.training import checkpoints, metrics_log
+from segzero.training.cluster import is_own_ray
 from segzero.training.engine import PolicyWorker
+from segzero.training.group_buffer import GroupBuffer, flat_filter
 from segzero.training.monitor import Recorder, group_metrics, validation_metrics
 from segzero.training.progress import Progress, print_stage
-from segzero.training.rollouts import CHECK_SECONDS, Rollouts
+from segzero.training.rollouts import Rollouts
 from segzero.training.scorer import Scorer
 from segzero.training.segmenter_actor import SegmenterActor
 from segzero.training.shared_folder import check_shared
 from segzero.training.vllm_server import GroupReplica
 from segzero.training.watchdog import Watchdog
-
-
-class WakingBuffer(ReplayBuffer):
-    """verl's replay buffer, woken up when a group is finished instead of polling every 2 s."""
-
-    rollouts: Rollouts
-
-    def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
-        self.rollouts.changed.wait(CHECK_SECONDS)
-        self.rollouts.changed.clear()
-        self.rollouts.check()
-        return last_debug_time
 
 
 class ServerManager(LLMServerManager):
@@ -128,15 +118,15 @@ class Trainer(PPOTrainerSync):
 
     # Parts
 
-    def _build_replay_buffer(self) -> WakingBuffer:
-        sampler = self.config.trainer.v1.sampler
-        return WakingBuffer(
-            trainer_mode=self.trainer_mode,
-            trainer_config={},
-            max_off_policy_threshold=sampler.max_off_policy_threshold,
-            max_off_policy_strategy=sampler.max_off_policy_strategy,
-            sampler_kwargs={},
-        )
+    def init(self) -> None:
+        """Start all parts, first the processes of the servers if it is known where they will be."""
+        if is_own_ray(self.config):
+            start_servers(self.config)
+        super().init()
+
+    def _build_replay_buffer(self) -> GroupBuffer:
+        self.flat_filter = flat_filter(self.config)
+        return GroupBuffer(self._add_prompts_to_generate, self.flat_filter.batches if self.flat_filter else 1)
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()
@@ -178,6 +168,7 @@ class Trainer(PPOTrainerSync):
             rollout,
             self.watchdog,
             own_history=self.config.data.own_history,
+            hold_back=self.flat_filter.value if self.flat_filter else None,
         )
         self.replay_buffer.rollouts = rollouts
         return rollouts
@@ -191,7 +182,7 @@ class Trainer(PPOTrainerSync):
     # One step
 
     def prepare_step(self) -> dict[str, Any]:
-        """Start the step's batch, unless that was done beside the update before."""
+        """Start the step's batch, unless that was done ahead."""
         ahead, self._place_before = self._place_before, None
         return super().prepare_step() if ahead is None else {}
 
@@ -199,17 +190,33 @@ class Trainer(PPOTrainerSync):
         """End the rollouts of the step, and start those of the next if they may run beside the update."""
         super().on_sample_end()
         self.scorer.end_step()
-        if self.settings.one_step_off and self.global_steps < self.total_training_steps:
+        if self.settings.one_step_off:
+            self._start_next()
+
+    def on_step_end(self) -> None:
+        """Send the weights to the servers once they generate nothing: no answer is of two versions.
+
+        The next step's rollouts then start at once, beside the log of this one, but after a validation.
+        """
+        with marked_timer("wait", self.timing_raw):
+            self.rollouts.wait()
+        super().on_step_end()
+        validates = self.config.trainer.test_freq > 0 and self.global_steps % self.config.trainer.test_freq == 0
+        if not self.settings.one_step_off and not validates:
+            self._start_next()
+
+    def _start_next(self) -> None:
+        """Start the batch of the next step, if there is one."""
+        if self.global_steps < self.total_training_steps:
             self._place_before = deepcopy(self.train_dataloader.state_dict())
             self.global_steps += 1  # verl stamps it on what it starts
             super().prepare_step()
             self.global_steps -= 1
 
-    def on_step_end(self) -> None:
-        """Send the weights to the servers once they generate nothing: no answer is of two versions."""
-        with marked_timer("wait", self.timing_raw):
-            self.rollouts.wait()
-        super().on_step_end()
+    def _submit_batch_to_rollout(self, batch: Any) -> int:
+        """Start prompts; verl would also mark each of them in the TransferQueue, where nobody looks."""
+        self.agent_loop_manager.generate_sequences(batch)
+        return len(batch)
 
     def _balance_batch(self, batch: Any, metrics: dict, **options: Any) -> Any:
         """verl spreads a prompt's answers over the GPUs; kept together, they share a pass of the vision tower."""
@@ -315,6 +322,14 @@ def whole_groups(groups: list[str], lengths: list[int], ranks: int) -> list[int]
 
 def _lengths(batch: Any) -> list[int]:
     return [tag["seq_len"] for tag in batch.tags]
+
+
+def start_servers(config: DictConfig) -> None:
+    """Start the processes of all replicas, which then import vLLM while the trainers start."""
+    rollout = config.actor_rollout_ref.rollout
+    of_one = rollout.tensor_model_parallel_size * rollout.data_parallel_size * rollout.pipeline_model_parallel_size
+    for rank in range(config.trainer.n_gpus_per_node // of_one):
+        GroupReplica(rank, rollout, config.actor_rollout_ref.model, rollout.n_gpus_per_node).start_early()
 
 
 def start_segmenter(settings: DictConfig, pool: RayResourcePool) -> Any | None:

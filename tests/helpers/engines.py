@@ -63,6 +63,7 @@ def make_batch(encoder: Any, samples: Sequence[Sample], answers: Sequence[Sequen
     from verl.utils import tensordict_utils as tu
 
     from segzero.training.rollouts import as_batch, trajectory
+    from segzero.training.verl_glue.patches import ragged_last
 
     rows = []
     for sample, group in zip(samples, answers, strict=True):
@@ -71,6 +72,9 @@ def make_batch(encoder: Any, samples: Sequence[Sample], answers: Sequence[Sequen
             row = trajectory(prompt, list(ids), [0.0] * len(ids), 0.0, encoder, str(sample.image))
             rows.append({name: row[name] for name in COLUMNS})
     batch, generator = as_batch(rows), torch.Generator().manual_seed(0)
+    for name in COLUMNS[:-1]:  # verl's packing leaves columns alone whose rows are equally long
+        if not batch[name].is_nested:
+            batch[name] = ragged_last(list(batch[name].unbind()))
     lengths = batch["responses"].offsets()
     for name, scale in (("advantages", 1.0), ("old_log_probs", 0.1), ("ref_log_prob", 0.1)):
         values = scale * torch.randn(int(lengths[-1]), generator=generator)

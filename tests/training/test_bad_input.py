@@ -101,6 +101,8 @@ def segzero_train(shared, tmp_path, monkeypatch, capsys):
         ("actor_rollout_ref.rollout.n=1", "use 2 or more"),
         ("data.train_batch_size=null", "must be a whole number"),
         ("data.train_batch_size=2.5", "must be a whole number"),
+        ("algorithm.filter_groups.metric=acc", "unknown metric 'acc'; known: reward, thinking, format"),
+        ("algorithm.filter_groups.max_num_gen_batches=0", "groups that are not flat; set 2 or more"),
         ("data.own_history=1.5", "data.own_history=1.5: it must be a number from 0 to 1"),
         ("data.own_history=-0.1", "it must be a number from 0 to 1"),
         ("data.own_history=nan", "it must be a number from 0 to 1"),

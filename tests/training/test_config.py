@@ -67,7 +67,7 @@ def test_values_of_other_kinds_than_the_default_where_they_make_sense():
         ("actor.optim.lr=3", "did you mean 'actor_rollout_ref.actor.optim.lr'"),
         ("trainer.resume_mode=auto", "no effect; use segzero.resume"),
         ("actor_rollout_ref.actor.use_prefix_grouper=true", "no effect; use nothing; the prefix is shared"),
-        ("algorithm.filter_groups.enable=true", "no effect; use nothing yet"),
+        ("algorithm.filter_groups.max_inflight_gen_batches=2", "no effect; use nothing; each dropped group"),
         ("actor_rollout_ref.rollout.multi_turn.enable=true", "no effect; use data=dialogues"),
         ("actor_rollout_ref.rollout.agent.default_agent_loop=x", "no effect; use nothing; segzero.training.rollouts"),
         ("actor_rollout_ref.model.lora.rank=8", "no effect; use actor_rollout_ref.model.lora_rank"),

@@ -9,6 +9,7 @@ from ray.exceptions import RayActorError
 
 from segzero.errors import UserError
 from segzero.training import rollouts as module
+from segzero.training.group_buffer import GroupBuffer
 from segzero.training.rollouts import Rollouts
 from segzero.training.scorer import Scorer
 from segzero.training.tokenization import GeneratedAnswer
@@ -183,7 +184,6 @@ def trained(started, later, encoder, monkeypatch):
         handed.extend([] if fields is None else [fields])
 
     monkeypatch.setattr(module.tq, "async_kv_batch_put", take)
-    monkeypatch.setattr(module.tq, "async_kv_put", take)
 
     def train(texts, own_history=1.0, sample=later):
         left = iter(texts)
@@ -249,3 +249,90 @@ def test_validation_shows_the_true_history(started, later, encoder):
     [group] = rollouts.validate([later])
     assert group.history == "true"
     assert [(ids, count) for ids, count, _ in rollouts.servers[0].asked] == [(encoder.encode(later).unexpanded, 1)]
+
+
+# Flat groups
+
+WRONG = "no idea"
+
+
+@pytest.fixture
+def stepped(started, samples, encoder, monkeypatch):
+    """stepped(flat, batches) -> the samples that a step of two trains on, its metrics, and what the rollouts finished.
+
+    The groups about the samples of the numbers in `flat` earn the same twice; `refill` takes the next samples.
+    """
+    queued = []
+
+    async def put(keys, fields, **options):
+        queued.extend(keys)
+
+    monkeypatch.setattr(module.tq, "async_kv_batch_put", put)
+
+    def answer(text):
+        ids = encoder.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return GeneratedAnswer(ids, [-0.1] * len(ids), False, 0)
+
+    def step(flat, batches, value="reward"):
+        queued.clear()
+        numbers = {tuple(encoder.encode(sample).unexpanded): number for number, sample in enumerate(samples)}
+
+        class Replica(Server):
+            async def remote(self, ids, image, checkpoint, count, sampling):
+                number = numbers[tuple(ids)]
+                await asyncio.sleep(0.05 if number == 1 else 0.01)
+                return [answer(WRONG), answer(WRONG if number in flat else FOUND)]
+
+        rollouts = started(write, hold_back=value)
+        rollouts.servers = [Replica(write)]
+        left = iter(range(2, len(samples)))
+
+        def refill(count):
+            rollouts.generate_sequences(batch(*[next(left) for _ in range(count)]))
+
+        rollouts.generate_sequences(batch(0, 1))
+        buffer = GroupBuffer(refill, batches)
+        buffer.rollouts = rollouts
+        chosen, metrics = buffer.sample(1, "train", 2)
+        trained = [int(key.split("_")[0].removeprefix("prompt-")) for key in chosen.keys[::2]]
+        assert sorted(queued) == sorted(chosen.keys) and len(chosen.keys) == 4
+        assert chosen.partition_id == "train" and [tag["global_steps"] for tag in chosen.tags] == [1] * 4
+        return trained, metrics, [group.sample.id for group in rollouts.take_finished(1)], next(left)
+
+    return step
+
+
+def test_flat_groups_are_replaced_by_new_prompts(stepped, samples):
+    trained, metrics, finished, following = stepped(flat={0, 2}, batches=4)
+    assert trained == [1, 3]  # 2 came for 0, and 3 for 2; in the order of start, though 1 took longest
+    assert metrics == {"rollout/refilled_groups": 2, "rollout/kept_flat_groups": 0}
+    assert sorted(finished) == sorted(sample.id for sample in samples[:4])  # dropped groups are counted and recorded
+    assert following == 4  # no prompt was taken from the data and not tried
+
+
+def test_after_the_limit_flat_groups_are_trained_on(stepped):
+    trained, metrics, finished, following = stepped(flat=set(range(9)), batches=2)
+    assert len(trained) == 2 and set(trained) <= {1, 2, 3}  # the last ones found
+    assert metrics == {"rollout/refilled_groups": 2, "rollout/kept_flat_groups": 2}
+    assert len(finished) == 4 and following == 4
+
+
+def test_a_term_may_decide_what_is_flat(stepped):
+    trained, metrics, *_ = stepped(flat=set(), batches=2, value="no_such_term")
+    assert metrics == {"rollout/refilled_groups": 2, "rollout/kept_flat_groups": 2} and len(trained) == 2
+    trained, metrics, *_ = stepped(flat={1}, batches=3, value="format")
+    assert trained == [0, 2] and metrics["rollout/refilled_groups"] == 1
+
+
+def test_without_a_filter_all_groups_are_trained_on(stepped):
+    trained, metrics, *_ = stepped(flat={0, 1}, batches=1, value=None)
+    assert trained == [0, 1] and metrics == {}
+
+
+def test_a_dead_replica_ends_the_wait_for_groups(started):
+    rollouts = started(die)
+    rollouts.generate_sequences(batch(0, 1))
+    buffer = GroupBuffer(rollouts.generate_sequences)
+    buffer.rollouts = rollouts
+    with pytest.raises(RayActorError, match="killed"):
+        buffer.sample(1, "train", 2)

@@ -19,14 +19,14 @@ from tests.helpers.launching import complaint, kill, start, wait
 
 pytestmark = pytest.mark.training
 
-# Pays for words until a file exists, then raises.
+# Pays for words about a single object, so that groups about several are flat; once a file exists, it raises.
 REWARD = """
 from pathlib import Path
 
 def reward(answer, truth):
     if Path({broken!r}).exists():
         return 1 / 0
-    return len(answer.think.split()) + len(answer.instances)
+    return len(answer.think.split()) + len(answer.instances) if len(truth) == 1 else 0
 """
 
 
@@ -36,7 +36,8 @@ def test_train_be_killed_resume_merge(scenes, tmp_path, monkeypatch):
     (tmp_path / "words.py").write_text(REWARD.format(broken=str(broken)))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     asked = ["reward=custom", "reward.name=words.reward", "segzero.one_step_off=true", "trainer.save_freq=1"]
-    asked += ["trainer.total_training_steps=500", "segzero.keep_last=0"]
+    asked += ["trainer.total_training_steps=500", "segzero.keep_last=0", "segzero.record=8"]
+    asked += ["algorithm.filter_groups.enable=true", "algorithm.filter_groups.max_num_gen_batches=2"]
     first = start(scenes, run, *asked)
     wait_for_save(run, 2, first)
     rows = rows_of(run)
@@ -63,8 +64,13 @@ def test_train_be_killed_resume_merge(scenes, tmp_path, monkeypatch):
     check_lags([row["data"] for row in rows])
     trained = {step: names for step, names in samples_by_step(run).items() if step <= last}
     assert {last - 1, last} <= trained.keys()
+    replaced = {row["step"]: int(row["data"]["rollout/refilled_groups"]) for row in rows}
+    assert sum(replaced.values()) > 0 and "flat groups replaced" in output
     order = sampled_order(scenes)  # a killed run repeats the batch that was ahead; every sample is taken once
-    assert all(names == set(order[4 * step - 4 : 4 * step]) for step, names in trained.items())
+    for step in range(1, last + 1):
+        taken, order = order[: 4 + replaced[step]], order[4 + replaced[step] :]
+        if order:  # the order of the next epoch is another
+            assert trained.get(step, set(taken)) == set(taken)
 
     from segzero.training.merge import merge
 
@@ -84,13 +90,15 @@ def wait_for_save(run: Path, step: int, process: subprocess.Popen) -> None:
 
 
 def check_lags(rows: list[dict]) -> None:
-    """The weights of an answer are one step old, and those of each call's first step are new."""
+    """The weights of an answer are one step old; those of each call's first step, and of replacements, are new."""
     resumed = len(rows) - 2
-    expected = [float(place not in (0, resumed)) for place in range(len(rows))]
-    assert [row["rollout/weights_lag"] for row in rows] == expected
+    for place, row in enumerate(rows):
+        most = float(place not in (0, resumed))
+        assert most * (row["rollout/refilled_groups"] == 0) <= row["rollout/weights_lag"] <= most
     assert abs(rows[0]["actor/ppo_kl"]) < 1e-3  # vLLM and the trainer agree on the probabilities
     fresh, older = (row["rollout_corr/rollout_is_std"] for row in rows[resumed:])
-    assert fresh < 1e-3 < older  # of the importance weights, which the resumed run uses instead of vLLM's log-probs
+    # Of the importance weights, which the resumed run uses instead of vLLM's log-probs.
+    assert fresh < 1e-3 and (older > 1e-3 or rows[-1]["rollout/weights_lag"] == 0)
 
 
 def samples_by_step(run: Path) -> dict[int, set[str]]:

@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 BLOCK = 1 << 24  # logits per block
@@ -168,6 +169,65 @@ def load_numpy_states() -> None:
 
     kinds = [type(np.dtype(name)) for name in ("uint32", "uint8")]
     torch.serialization.add_safe_globals([_reconstruct, np.ndarray, np.dtype, *kinds])
+
+
+def fewer_ray_processes(logs: bool) -> None:
+    """Spare three helper processes of a Ray that serves one run on one machine; ray.init has no option for them.
+
+    They are the autoscaler's monitor, the monitor of logs unless they are shown, and a dashboard that was turned off,
+    of which Ray still starts the part for usage statistics. Each imports Ray, and the start waits for it.
+    """
+    from ray._private import parameter, services
+
+    configure, serve = parameter.RayParams.__init__, services.start_api_server
+
+    def init(self: Any, *args: Any, **options: Any) -> None:
+        configure(self, *args, **({"no_monitor": True, "include_log_monitor": logs} | options))
+
+    def start_api_server(include_dashboard: bool | None, *args: Any, **options: Any) -> tuple[Any, Any]:
+        return (None, None) if include_dashboard is False else serve(include_dashboard, *args, **options)
+
+    parameter.RayParams.__init__, services.start_api_server = init, start_api_server
+
+
+def fork_engine() -> None:
+    """Fork vLLM's engine from its server on a CPU, where it would start Python and import vLLM a second time.
+
+    vLLM spawns it in a Ray actor, as CUDA would not survive a fork, and Ray's threads don't. On a CPU there is no CUDA,
+    and the engine has no use for Ray.
+    """
+    import multiprocessing
+
+    import ray
+    import vllm.v1.engine.core as core
+    import vllm.v1.engine.utils as utils
+
+    run = core.EngineCoreProc.run_engine_core
+
+    def run_forked(*args: Any, **options: Any) -> None:
+        _leave_ray()
+        # Where Ray has set a process's title, the library that vLLM uses can't.
+        core.set_process_title = lambda name: ray._raylet.setproctitle(f"VLLM::{name}")
+        keep_linear_weights()  # when the server imported this plugin, it was no rollout's process yet
+        run(*args, **options)
+
+    core.EngineCoreProc.run_engine_core = staticmethod(run_forked)
+    utils.get_mp_context = lambda: multiprocessing.get_context("fork")
+
+
+def _leave_ray() -> None:
+    """Cut a forked process off from its parent's Ray, which otherwise would not see the parent die."""
+    import gc
+    import signal
+
+    from ray._private.worker import global_worker
+
+    global_worker.set_mode(None)  # Ray's functions then say that it is not connected
+    gc.freeze()  # the parent's objects are never finalized here
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for descriptor in list(Path("/proc/self/fd").iterdir()):
+        if descriptor.is_socket():
+            os.close(int(descriptor.name))
 
 
 EVERYWHERE: tuple[Callable[[], None], ...] = (pack_equal_lengths, load_numpy_states)
