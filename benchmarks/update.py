@@ -175,7 +175,7 @@ def pixels_of(job: Any, batch: Any) -> Any:
     from segzero.training.tokenization import open_fitted
 
     frame = next((o.partition("=")[2] for o in job.overrides if o.startswith("data.frame=")), None)
-    checkpoint, processor = read_checkpoint(job.policy, frame), hf_processor(str(job.policy))
+    checkpoint, processor = read_checkpoint(job.policy, frame), hf_processor(str(job.policy), trust_remote_code=False)
     rows = []
     for reference in batch["multi_modal_inputs"]:
         image = open_fitted(getattr(reference, "data", reference)["image"], checkpoint)

@@ -89,7 +89,10 @@ def stock_config(rows: Path, steps: int, overrides: list[str]):
         for key in OURS:
             parent, _, name = key.rpartition(".")
             del (OmegaConf.select(config, parent) if parent else config)[name]
-        del config.actor_rollout_ref["image"]
+        del config.actor_rollout_ref["image"], config.actor_rollout_ref["shared_prompt"]
+        model = config.actor_rollout_ref.model  # verl's defaults need flash-attn
+        model.override_config.attn_implementation, model.use_remove_padding = "sdpa", False
+        model.use_fused_kernels = False
         config.data.train_files = config.data.val_files = str(rows)
         config.data.custom_cls = {"path": None, "name": None}
         config.reward.num_workers = 1

@@ -12,6 +12,23 @@ from segzero.sample import Sample
 COLUMNS = ("prompts", "responses", "input_ids", "position_ids", "response_mask", "loss_mask", "multi_modal_inputs")
 
 
+def keep_forwards(monkeypatch: Any) -> None:
+    """Restore, at the end of a test, what verl replaces in transformers' classes."""
+    from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen2_5_vl
+    from transformers.models.qwen2_vl import modeling_qwen2_vl as qwen2_vl
+    from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen3_vl
+    from transformers.models.qwen3_vl_moe import modeling_qwen3_vl_moe as qwen3_vl_moe
+
+    families = [(qwen2_vl, "Qwen2VL"), (qwen2_5_vl, "Qwen2_5_VL"), (qwen3_vl, "Qwen3VL"), (qwen3_vl_moe, "Qwen3VLMoe")]
+    for module, name in families:
+        for part in ("ForConditionalGeneration", "Model"):
+            owner = getattr(module, name + part)
+            monkeypatch.setattr(owner, "forward", owner.forward)
+        vision = getattr(module, name + "VisionModel", None)
+        if hasattr(vision, "fast_pos_embed_interpolate"):
+            monkeypatch.setattr(vision, "fast_pos_embed_interpolate", vision.fast_pos_embed_interpolate)
+
+
 def resolved(policy: str | Path, run: Path, *overrides: str) -> Any:
     """The configuration of a training on the CPU."""
     from segzero.training.config import compose

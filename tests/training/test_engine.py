@@ -7,10 +7,6 @@ from PIL import Image
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForImageTextToText
-from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen2_5_vl
-from transformers.models.qwen2_vl import modeling_qwen2_vl as qwen2_vl
-from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen3_vl
-from transformers.models.qwen3_vl_moe import modeling_qwen3_vl_moe as qwen3_vl_moe
 from verl.models.transformers.monkey_patch import apply_monkey_patch
 
 from segzero.errors import UserError
@@ -24,18 +20,14 @@ from segzero.training.engine import (
 )
 from segzero.training.tokenization import open_fitted
 from segzero.training.trainer import whole_groups
+from tests.helpers.engines import keep_forwards
 from tests.helpers.random_checkpoints import FAMILIES
-
-PATCHED = [(qwen2_vl, "Qwen2VL"), (qwen2_5_vl, "Qwen2_5_VL"), (qwen3_vl, "Qwen3VL"), (qwen3_vl_moe, "Qwen3VLMoe")]
 
 
 @pytest.fixture
 def load(checkpoints, monkeypatch):
     """load(family) -> a model with verl's forward; the library's own forward is restored afterwards."""
-    for module, name in PATCHED:
-        for part in ("ForConditionalGeneration", "Model"):
-            owner = getattr(module, name + part)
-            monkeypatch.setattr(owner, "forward", owner.forward)
+    keep_forwards(monkeypatch)
 
     def load(family):
         net = AutoModelForImageTextToText.from_pretrained(

@@ -158,7 +158,9 @@ def dialogue_samples(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     engines.join_processes(tmp_path_factory.mktemp("alone"))
-    yield
+    with pytest.MonkeyPatch.context() as patches:
+        engines.keep_forwards(patches)
+        yield
     torch.distributed.destroy_process_group()
 
 
