@@ -93,6 +93,7 @@ def stock_config(rows: Path, steps: int, overrides: list[str]):
         model = config.actor_rollout_ref.model  # verl's defaults need flash-attn
         model.override_config.attn_implementation, model.use_remove_padding = "sdpa", False
         model.use_fused_kernels = False
+        config.actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes = 64
         config.data.train_files = config.data.val_files = str(rows)
         config.data.custom_cls = {"path": None, "name": None}
         config.reward.num_workers = 1
