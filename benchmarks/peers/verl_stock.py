@@ -116,6 +116,7 @@ def set_environment(config) -> None:
 
     prepare_environment(config)
     del os.environ["VERL_ENGINE_VENDOR"]
+    del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]  # verl's agent loops unpickle the prompts that they are given
     os.environ["VERL_ENGINE_DEVICE"] = "cuda"  # the only name for which verl's FSDP engine is registered
 
 
