@@ -1,15 +1,18 @@
 """Memory of real training runs on a CPU against the estimates of dry_run.
 
-Each configuration is trained for two steps of two answers per prompt. Every half second the proportional set sizes
-(PSS, in which a page that several processes share counts once in all) of the run and its descendants are added up; the
-largest sum is the measured peak. The estimate is `segzero.training.memory.estimate_memory` for that configuration.
+Each configuration is trained for two steps of two prompts, most of them with two answers to each. Every half second
+the proportional set sizes (PSS, in which a page that several processes share counts once in all) of the run and its
+descendants are added up; the largest sum is the measured peak. The estimate is
+`segzero.training.memory.estimate_memory` for that configuration.
 
-    python -m benchmarks.estimates [--only tiny,plain,kl,logits]
+    python -m benchmarks.estimates [--only tiny,plain,kl,group,logits]
 
 tiny    the shipped policy, hardware=cpu
 plain   Qwen's vocabulary on a narrow Qwen2.5-VL of random weights, hardware=cpu, no KL loss
 kl      the same with KL loss and its reference model, as hardware=gpu4 has it, rehearse=cpu
-logits  the same as plain, one prompt per step, with the logits of a whole pass in memory (use_fused_kernels=false)
+group   the same as plain, four answers of up to 48 tokens to each prompt
+logits  the same as plain, one prompt per step, in rows of their own and with the logits of a whole pass in memory
+        (segzero.shared_prompt=false, use_fused_kernels=false)
 """
 
 import argparse
@@ -38,9 +41,10 @@ RUNS = {
     "tiny": ["hardware=cpu", "data.max_response_length=48"],
     "plain": ["hardware=cpu", *REAL, NO_KL],
     "kl": ["hardware=gpu4", "rehearse=cpu", *REAL],
+    "group": ["hardware=cpu", *REAL, NO_KL, "data.max_response_length=48", "actor_rollout_ref.rollout.n=4"],
     "logits": [
-        *("hardware=cpu", *REAL, NO_KL),
-        *("data.train_batch_size=1", "actor_rollout_ref.model.use_fused_kernels=false"),
+        *("hardware=cpu", *REAL, NO_KL, "data.train_batch_size=1"),
+        *("segzero.shared_prompt=false", "actor_rollout_ref.model.use_fused_kernels=false"),
     ],
 }
 

@@ -31,6 +31,7 @@ FULL = [
     "actor_rollout_ref.rollout.load_format=dummy",
 ]
 FUSED = "actor_rollout_ref.model.use_fused_kernels"
+SHARED = "segzero.shared_prompt"
 EAGER = "actor_rollout_ref.rollout.enforce_eager=true"  # saves a minute where compilation is checked elsewhere
 
 
@@ -124,6 +125,17 @@ def fused(setting: Setting) -> str:
     norms = [each["updates"]["static"]["grad_norm"] for each in (plain, results)]
     summary = f"probabilities differ by {apart:.1e}, gradient norms are {norms[0]:.4f} and {norms[1]:.4f}"
     if apart > CLOSE or not math.isclose(*norms, rel_tol=CLOSE):
+        raise Failed(summary)
+    return f"equal: {summary}"
+
+
+def shared(setting: Setting) -> str:
+    """Check rows with shared prompts (flex attention on a GPU) against rows with a prompt of their own."""
+    own, packed = (same_batch(setting, "sdpa", "float32", *given) for given in ([], [f"{SHARED}=true"]))
+    apart = compare(own, packed)
+    norms = [each["updates"][passes]["grad_norm"] for each in (own, packed) for passes in ("static", "dynamic")]
+    summary = f"probabilities differ by {apart:.1e}, gradient norms are {min(norms):.4f} to {max(norms):.4f}"
+    if apart > CLOSE or not math.isclose(min(norms), max(norms), rel_tol=CLOSE):
         raise Failed(summary)
     return f"equal: {summary}"
 
@@ -258,7 +270,8 @@ def drift(rows: list[dict[str, float]]) -> float:
 def run_batch(setting: Setting, attention: str, precision: str, *overrides: str) -> CommandResult:
     """Run the trainer's worker on a batch of given answers: see same_batch.py."""
     fixed = [*GPU1, *FULL, "actor_rollout_ref.actor.fsdp_config.use_torch_compile=false"]
-    fixed += [f"+actor_rollout_ref.model.override_config.attn_implementation={attention}", f"{FUSED}=false"]
+    fixed += [f"+actor_rollout_ref.model.override_config.attn_implementation={attention}"]
+    fixed += [f"{FUSED}=false", f"{SHARED}=false"]
     return setting.module(
         batch_name(attention, precision, overrides),
         "same_batch",
@@ -298,6 +311,7 @@ def all_lines() -> list[Line]:
         Line("platform", "platform", 90, platform),
         Line("dynamic", "dynamic micro-batches", 150, dynamic),
         Line("fused", "fused kernels", 150, fused),
+        Line("shared", "shared prompts", 150, shared),
         Line("attention", "attention", 150, attention),
         Line("segmenter", "SAM2", 120, segmenter),
         Line("full", "full fine-tuning", 240, full),

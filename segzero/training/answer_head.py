@@ -80,8 +80,8 @@ class AnswerHead:
         head = model.get_output_embeddings()
         if type(head) is not torch.nn.Linear or head.bias is not None:
             raise UserError(
-                f"segzero.shared_prompt=true needs a plain linear head, and this model's is {type(head).__name__}; "
-                f"set it to false"
+                f"segzero.shared_prompt=true needs a linear head without bias or adapter; this model's is a "
+                f"{type(head).__module__}.{type(head).__name__}: set it to false, or leave the head out of LoRA"
             )
         self.linear = head
         head.forward = self._score

@@ -31,18 +31,16 @@ def choose_attention(config: DictConfig) -> None:
         raise UserError(f"{_KEY}={chosen} needs a GPU, and trainer.device={config.trainer.device}; leave it out")
     if chosen == FLASH and not has_flash():
         raise UserError(f"{_KEY}={chosen}, but flash-attn is not installed; leave it out (see `segzero docs install`)")
-    parallel = "actor_rollout_ref.actor.ulysses_sequence_parallel_size"
-    if config.segzero.shared_prompt:
-        if config.actor_rollout_ref.actor.ulysses_sequence_parallel_size > 1:
-            raise UserError(f"{parallel} needs rows of their own; set segzero.shared_prompt=false, or the key to 1")
-        model.use_remove_padding = model.use_fused_kernels = False  # those are for rows of their own
-    elif chosen in PADDED:
+    shared = config.segzero.shared_prompt
+    if shared or chosen in PADDED:
         if config.actor_rollout_ref.actor.ulysses_sequence_parallel_size > 1:
             raise UserError(
-                f"{parallel} needs batches without padding, and those flash-attn; install it (`segzero docs install` "
-                f"says how), or set the key to 1"
+                "actor_rollout_ref.actor.ulysses_sequence_parallel_size needs segzero.shared_prompt=false and "
+                "flash-attn (`segzero docs install` says how to install it); set the key to 1"
             )
         model.use_remove_padding = False
+    if shared:
+        model.use_fused_kernels = False  # verl's, which compute from rows of their own
 
 
 def describe_attention(config: DictConfig) -> str:

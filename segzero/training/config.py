@@ -190,7 +190,7 @@ def _set(config: DictConfig, override: Any) -> None:
     wanted, unset = _kind(default), value is None and not isinstance(default, DictConfig)
     if wanted and not unset and _kind(value) != wanted and "${" not in str(value):
         raise UserError(f"{line}: it must be {wanted}")
-    OmegaConf.update(config, key, value)
+    OmegaConf.update(config, key, value, force_add=OPEN.match(f"{key}.") is not None)
 
 
 def _instead_of(key: str) -> str | None:

@@ -106,8 +106,11 @@ class SharedPromptEngine(ImageEngine):
     def _build_module(self) -> torch.nn.Module:
         module = super()._build_module()
         use_packed_rows(module)
-        self.head = AnswerHead(module)
         return module
+
+    def _build_fsdp_module(self, module: torch.nn.Module) -> torch.nn.Module:
+        self.head = AnswerHead(module)  # here, where the model has its adapters
+        return super()._build_fsdp_module(module)
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict, dict]:
         """One packed row, and the pixels of each different image."""

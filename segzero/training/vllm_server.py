@@ -95,8 +95,7 @@ class GroupReplica(vLLMReplica):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.server_class = self
-        self._begun: list[Any] = []
+        self.server_class = StartedServers(self.waiting)
 
     def start_early(self) -> None:
         """Start this replica's server on this node, for `launch_servers` to use."""
@@ -104,7 +103,7 @@ class GroupReplica(vLLMReplica):
         name = f"{self._get_server_name_prefix()}server_{self.replica_rank}_0{self.name_suffix}"
         environment = dict.fromkeys(get_platform().ray_noset_envvars(), "1") | get_platform().rollout_env_vars()
         here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
-        self.waiting[name] = self._new_server(
+        self.waiting[name] = new_server(
             name=name,
             scheduling_strategy=here,
             runtime_env={"env_vars": environment},
@@ -116,21 +115,28 @@ class GroupReplica(vLLMReplica):
         try:
             await super().launch_servers()
         finally:
-            await asyncio.gather(*self._begun)
+            await asyncio.gather(*self.server_class.begun)
 
-    # The class of servers, as verl's launch_servers uses it: server_class.options(...).remote(...).
 
-    def options(self, **options: Any) -> "GroupReplica":
+class StartedServers:
+    """Stand-in for Ray's class of servers, which verl's `launch_servers` calls as `.options(...).remote(...)`."""
+
+    def __init__(self, waiting: dict[str, Any]) -> None:
+        self.waiting = waiting
+        self.begun: list[Any] = []  # a promise for each server
+
+    def options(self, **options: Any) -> "StartedServers":
         """Take note of the options of the next server."""
         self._options = options
         return self
 
     def remote(self, **arguments: Any) -> Any:
         """The server of these options: the one that waits, or else a new one."""
-        server = self.waiting.pop(self._options["name"], None) or self._new_server(**self._options)
-        self._begun.append(server.begin.remote(**arguments))
+        server = self.waiting.pop(self._options["name"], None) or new_server(**self._options)
+        self.begun.append(server.begin.remote(**arguments))
         return server
 
-    @staticmethod
-    def _new_server(**options: Any) -> Any:
-        return ray.remote(GroupServer).options(**options).remote()
+
+def new_server(**options: Any) -> Any:
+    """Start a server's process, without a task yet."""
+    return ray.remote(GroupServer).options(**options).remote()

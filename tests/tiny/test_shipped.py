@@ -128,6 +128,6 @@ if __name__ == "__main__":
         }
         for sample in make_samples(72, HELD_OUT_SEED + 2)
     ]
-    replies = engine.generate(requests, SamplingParams(temperature=0, max_tokens=192))
+    replies = engine.generate(requests, SamplingParams(temperature=0, max_tokens=192), use_tqdm=False)
     pathlib.Path(sys.argv[1]).write_text(json.dumps([reply.outputs[0].text for reply in replies]))
 """

@@ -137,7 +137,9 @@ def test_full_training_is_resumed_under_another_preset_and_merged(with_adapters,
     """Without offloading, then with it; a reference model; a head of its own; nothing listens to other machines."""
     run = tmp_path / "run"
     output = wait(rehearse("run_visionreasoner_7b_4x80G", untied, single, run, "trainer.total_training_steps=1"))
-    assert "attention sdpa, padded batches" in output and (run / "metrics.jsonl").exists(), output[-3000:]
+    assert "attention SDPA over packed rows with shared prompts" in output and (run / "metrics.jsonl").exists(), output[
+        -3000:
+    ]
     [first] = logged(run)
     assert first["data"]["prompt_length/mean"] > 1040
     assert first["data"]["training/rollout_probs_diff_mean"] < 1e-4  # vLLM and the trainer compute alike

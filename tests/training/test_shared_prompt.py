@@ -210,8 +210,14 @@ def test_two_ranks_compute_the_gradients_of_one(checkpoints, samples, alone, tmp
 
 
 def test_a_head_with_a_bias_is_refused():
-    with pytest.raises(UserError, match="needs a plain linear head"):
+    with pytest.raises(UserError, match="needs a linear head without bias or adapter"):
         AnswerHead(SimpleNamespace(get_output_embeddings=lambda: torch.nn.Linear(2, 2)))
+
+
+def test_an_adapter_on_the_head_is_refused(policy, samples, tmp_path):
+    modules = "actor_rollout_ref.model.target_modules=[q_proj,lm_head]"
+    with pytest.raises(UserError, match="needs a linear head without bias or adapter"):
+        engines.compute(engines.Job(policy, tmp_path, samples, LENGTHS, [*LORA, modules], True))
 
 
 def test_a_sliding_window_is_refused(checkpoints):
