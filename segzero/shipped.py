@@ -29,6 +29,11 @@ def segmenter_path() -> Path:
     return weights_path() / "sam2"
 
 
+def model_path(name: str) -> str:
+    """Path of the shipped `policy` or `segmenter`, as the configuration files name them."""
+    return str({"policy": policy_path, "segmenter": segmenter_path}[name]())
+
+
 def config_dir() -> Path:
     """The folder of the YAML files."""
     return _folder("configs", "train.yaml")

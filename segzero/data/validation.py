@@ -24,9 +24,9 @@ LOOSE = 0.5  # least IoU of a box with its mask's tightest box
 LONGEST = 800  # letters, some 200 tokens: what a prompt of 1300 tokens leaves beside the image and the template
 
 
-def true_answer(sample: Sample, frame: Frame, format: str) -> str:
+def true_answer(sample: Sample, frame: Frame, format: str, think: str = "The truth.") -> str:
     """Write a sample's truth as a policy would; a single point is written twice where the format has two."""
-    return render_answer(Answer("The truth.", _true_instances(sample, frame, format)), format)
+    return render_answer(Answer(think, _true_instances(sample, frame, format)), format)
 
 
 def _true_instances(sample: Sample, frame: Frame, format: str) -> tuple[Instance, ...]:

@@ -38,21 +38,35 @@ OnToken = Callable[[int, int], None]  # place of a row, and its next token
 
 
 class TransformersPolicy:
-    """A checkpoint whose weights are in this process; `batch_size` bounds the answers generated at once."""
+    """A checkpoint whose weights are in this process; `batch_size` bounds the answers generated at once.
+
+    `model` is the checkpoint's model where it is loaded already, with `ATTENTION` in its language model.
+    """
 
     supports_concurrency = False
 
-    def __init__(self, checkpoint: Checkpoint, device: str = "auto", dtype: str = "auto", batch_size: int = 64) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: str = "auto",
+        dtype: str = "auto",
+        batch_size: int = 64,
+        model: PreTrainedModel | None = None,
+    ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size {batch_size} must be at least 1")
         self.checkpoint = checkpoint
         self.name, self.frame, self.prompt = checkpoint.path, checkpoint.frame, checkpoint.prompt
         self.batch_size = batch_size
-        self.device = _pick_device(device)
+        self.device = _pick_device(device) if model is None else model.device
         self.processor = load_processor(checkpoint)
+        self.model = self._load(dtype) if model is None else model
+        self.stops = _stop_tokens(self.model.generation_config, self.processor.tokenizer)
+
+    def _load(self, dtype: str) -> PreTrainedModel:
         try:
             model = AutoModelForImageTextToText.from_pretrained(
-                checkpoint.path,
+                self.checkpoint.path,
                 dtype=_pick_dtype(dtype, self.device),
                 attn_implementation=ATTENTION,
                 trust_remote_code=False,
@@ -60,10 +74,9 @@ class TransformersPolicy:
         except ImportError:
             raise
         except Exception as error:  # files can be broken in many ways, and each has its own exception
-            raise UserError(f"the weights of {checkpoint.path} do not load: {one_line(error)}") from error
+            raise UserError(f"the weights of {self.checkpoint.path} do not load: {one_line(error)}") from error
         enlarge_operations(model)
-        self.model = model.to(self.device).eval()
-        self.stops = _stop_tokens(model.generation_config, self.processor.tokenizer)
+        return model.to(self.device).eval()
 
     def generate(self, requests: list[Request], sampling: Sampling = Sampling()) -> list[Reply]:
         """Answer each request, in order. Too little CUDA memory halves the batches."""

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segzero.errors import UserError, one_line
-from segzero.shipped import config_dir
+from segzero.shipped import config_dir, model_path
 
 # Keys of verl without effect here, or sections (with a dot at the end) -> the key to use instead.
 WITHOUT_EFFECT = {
@@ -162,7 +162,7 @@ def _files(name: str, groups: tuple[str, ...]) -> DictConfig:
     from hydra import initialize_config_dir
 
     if not OmegaConf.has_resolver("shipped"):
-        OmegaConf.register_new_resolver("shipped", _shipped)
+        OmegaConf.register_new_resolver("shipped", model_path)
     search = f"hydra.searchpath=[file://{_engine_configs()}]"
     with initialize_config_dir(str(config_dir()), version_base=None):
         return hydra_compose(name, overrides=[search, *groups], return_hydra_config=False)
@@ -270,13 +270,6 @@ def engine_package() -> Path:
 
 def _engine_configs() -> Path:
     return engine_package() / "trainer" / "config"
-
-
-def _shipped(model: str) -> str:
-    """Path of a model that comes with the package."""
-    from segzero import shipped
-
-    return str({"policy": shipped.policy_path, "segmenter": shipped.segmenter_path}[model]())
 
 
 def _explain(error: Exception, name: str, overrides: Sequence[str]) -> str:

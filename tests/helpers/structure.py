@@ -30,6 +30,7 @@ FLOORS = (
     ("segzero.dialogue",),
     ("segzero.evaluation",),
     ("segzero.tiny", "segzero.training"),
+    ("segzero.supervised",),
     ("segzero.serving",),
     ("segzero.cli", "segzero.__main__"),
 )

@@ -1,0 +1,1 @@
+"""Supervised training: answers learnt by heart before reinforcement learning."""

@@ -1,0 +1,193 @@
+"""The loop of supervised training under accelerate: schedule, passes, states to resume from, validation.
+
+A state holds the trained weights and the optimizer. The order of the samples follows from the seed and the step alone,
+so that a resumed run sees what an undisturbed one would have seen.
+"""
+
+import io
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from omegaconf import DictConfig
+from torch import nn
+
+from segzero.errors import UserError, one_line
+from segzero.io import write_atomically
+from segzero.sample import Sample
+from segzero.training import metrics_log
+
+STATE = "state.pt"
+
+
+class Learner(Protocol):
+    """A module with a loss; its trained parameters are those that require gradients."""
+
+    def passes(self, samples: Sequence[Sample], count: int | None = None) -> list[list[Any]]:
+        """Prepare samples and divide them into passes, as few as fit into memory or a given number."""
+        ...
+
+    def weight(self, rows: Sequence[Any]) -> int:
+        """The number by which the summed loss of rows is divided."""
+        ...
+
+
+@dataclass
+class Position:
+    """A place in a run."""
+
+    step: int = 0
+    best: float = -math.inf  # of the validations so far
+
+
+def fit(
+    learner: nn.Module,
+    samples: Sequence[Sample],
+    config: DictConfig,
+    validate: Callable[[], dict[str, float]] | None,
+    export: Callable[[str], None],
+    log: Callable[[str], None] = print,
+) -> Position:
+    """Train for `config.steps` updates; `export` writes the model as `best` or `last` under config.out."""
+    accelerator = Accelerator(mixed_precision=mixed_precision(config.precision))
+    out = Path(config.out)
+    trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
+    position = Position()
+    if config.resume == "auto" and (out / STATE).is_file():
+        position = load_state(out / STATE, learner, optimizer, accelerator.device)
+        log(f"resuming from step {position.step}")
+    wrapped, optimizer = accelerator.prepare(learner, optimizer)
+    stream = batches(samples, config.batch, config.seed, position.step)
+    while position.step < config.steps:
+        rate = config.lr * share_of_rate(position.step, config.steps, config.warm_up, config.final_lr)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        figures = update(wrapped, learner, next(stream), accelerator, optimizer, trained, config.clip)
+        position.step += 1
+        last = position.step == config.steps
+        if validate is not None and (position.step % config.val_every == 0 or last) and accelerator.is_main_process:
+            figures |= validate()
+            if figures["val/giou"] > position.best:
+                position.best = figures["val/giou"]
+                export("best")
+        if accelerator.is_main_process:
+            metrics_log.append(out / metrics_log.NAME, position.step, {**figures, "lr": rate})
+            if position.step % 10 == 0 or last or "val/giou" in figures:
+                log(_line(position.step, config.steps, figures))
+            if position.step % config.save_every == 0 or last:
+                save_state(out / STATE, learner, optimizer, position)
+        accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        export("last")
+    return position
+
+
+def update(
+    wrapped: nn.Module,
+    learner: Any,
+    samples: Sequence[Sample],
+    accelerator: Accelerator,
+    optimizer: torch.optim.Optimizer,
+    trained: Sequence[nn.Parameter],
+    clip: float,
+) -> dict[str, float]:
+    """Make one update from a batch, of which each process takes its share."""
+    own = samples[accelerator.process_index :: accelerator.num_processes]
+    passes = learner.passes(own)
+    most = int(accelerator.gather(torch.tensor([len(passes)], device=accelerator.device)).max())
+    if len(passes) < most:
+        passes = learner.passes(own, most)
+    weight = torch.tensor([sum(map(learner.weight, passes))], device=accelerator.device)
+    weight = float(accelerator.gather(weight).sum())
+    summed = torch.zeros((), device=accelerator.device)
+    for number, rows in enumerate(passes, 1):
+        sync = accelerator.no_sync(wrapped) if number < most else nullcontext()
+        with sync, accelerator.autocast():
+            loss = wrapped(rows)
+            # Gradients are averaged over processes.
+            accelerator.backward(loss * accelerator.num_processes / weight)
+        summed += loss.detach()
+    norm = torch.nn.utils.clip_grad_norm_(trained, clip)
+    if torch.isfinite(norm):
+        optimizer.step()
+    optimizer.zero_grad()
+    total = accelerator.gather(summed[None]).sum()
+    return {"loss": float(total) / weight, "grad_norm": float(norm)}
+
+
+def share_of_rate(step: int, steps: int, warm_up: float, final: float) -> float:
+    """Share of the learning rate at a step: a linear rise, then half a cosine.
+
+    >>> [round(share_of_rate(step, 100, 0.1, 0.0), 2) for step in (0, 9, 10, 55, 99)]
+    [0.1, 1.0, 1.0, 0.5, 0.0]
+    """
+    rise = round(warm_up * steps)
+    if step < rise:
+        return (step + 1) / rise
+    done = (step - rise) / max(1, steps - rise)
+    return final + (1 - final) * (1 + math.cos(math.pi * done)) / 2
+
+
+def batches(samples: Sequence[Sample], size: int, seed: int, start: int = 0) -> Iterator[list[Sample]]:
+    """Endless batches from the `start`-th on; each epoch has an order of its own, and none is cut short."""
+    place = start * size
+    while True:
+        batch: list[Sample] = []
+        while len(batch) < size:
+            epoch, index = divmod(place, len(samples))
+            batch.append(samples[_order(len(samples), seed, epoch)[index]])
+            place += 1
+        yield batch
+
+
+@lru_cache(maxsize=2)
+def _order(count: int, seed: int, epoch: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(count, generator=generator).tolist()
+
+
+def save_state(file: Path, learner: nn.Module, optimizer: Any, position: Position) -> None:
+    """Write what a run needs to go on, whole or not at all."""
+    content = io.BytesIO()
+    weights = {name: p.detach().cpu() for name, p in learner.named_parameters() if p.requires_grad}
+    state = {"step": position.step, "best": position.best, "weights": weights, "optimizer": optimizer.state_dict()}
+    torch.save(state, content)
+    write_atomically(file, content.getvalue())
+
+
+def load_state(file: Path, learner: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Position:
+    """Set weights and optimizer to a state."""
+    try:
+        state = torch.load(file, map_location=device, weights_only=True)
+        parameters = {name: p for name, p in learner.named_parameters() if p.requires_grad}
+        if parameters.keys() != state["weights"].keys():
+            raise ValueError("it holds other weights than this run trains")
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(state["weights"][name])
+        optimizer.load_state_dict(state["optimizer"])
+        return Position(int(state["step"]), float(state["best"]))
+    except Exception as error:  # a file can be broken in many ways, and each has its own exception
+        raise UserError(
+            f"can't resume from {file}: {one_line(error, 200)}; set resume=none, or `out` to another folder"
+        ) from None
+
+
+def mixed_precision(precision: str) -> str:
+    """Accelerate's name of a precision; auto: bfloat16 on a GPU."""
+    if precision == "auto":
+        precision = "bfloat16" if torch.cuda.is_available() else "float32"
+    return {"bfloat16": "bf16", "float32": "no"}[precision]
+
+
+def _line(step: int, steps: int, figures: dict[str, float]) -> str:
+    shown = [f"loss {figures['loss']:.4f}"]
+    shown += [f"{name.removeprefix('val/')} {value:.3f}" for name, value in figures.items() if name.startswith("val/")]
+    return f"step {step}/{steps}  " + "  ".join(shown)

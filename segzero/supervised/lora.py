@@ -1,0 +1,42 @@
+"""Adapters on a language model's layers (LoRA, through PEFT), and weights with adapters merged into them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+VISION = r".*(visual|vision_tower|multi_modal_projector).*"
+
+
+def add_adapters(net: Any, rank: int, alpha: int, dropout: float) -> Any:
+    """Freeze a vision-language model and put adapters on its language model's linear layers; returns PEFT's wrapper.
+
+    The layers are replaced in place, so that `net` itself computes with them, too. Adapters are in float32.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", exclude_modules=VISION
+    )
+    wrapper = get_peft_model(net, config)
+    for parameter in net.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return wrapper
+
+
+@torch.no_grad()
+def merged_weights(net: Any) -> dict[str, Tensor]:
+    """The model's weights by the names they have without adapters, with each adapter's product added to its layer."""
+    from peft.tuners.lora import LoraLayer
+
+    adapted = {name: module for name, module in net.named_modules() if isinstance(module, LoraLayer)}
+    weights = {}
+    for name, tensor in net.state_dict().items():
+        if "lora_" in name:
+            continue
+        layer, _, rest = name.partition(".base_layer.")
+        if rest == "weight" and layer in adapted:
+            tensor = (tensor.float() + adapted[layer].get_delta_weight("default").float()).to(tensor.dtype)
+        weights[f"{layer}.{rest}" if rest else layer] = tensor
+    return weights

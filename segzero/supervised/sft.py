@@ -1,0 +1,158 @@
+"""`segzero sft`: a policy learns think-chains and answers by heart, in the prompt and format of `segzero train`.
+
+The loss is on the answers alone. The best step by validation gIoU, of masks that the segmenter draws from the policy's
+greedy answers, becomes a checkpoint that `segzero train` and every other command loads.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from segzero import shipped
+from segzero.data.parquet import from_parquet
+from segzero.errors import UserError, one_line
+from segzero.evaluation import metrics
+from segzero.evaluation.predict import answer
+from segzero.io import lock, new_folder, write_atomically
+from segzero.pipeline import SegZeroPipeline
+from segzero.policy import Sampling
+from segzero.policy.checkpoint import read_checkpoint, write_card
+from segzero.sample import Sample
+from segzero.segmenter import load_segmenter
+from segzero.supervised.answers import answer_text
+from segzero.supervised.loop import fit, mixed_precision
+from segzero.supervised.lora import add_adapters, merged_weights
+from segzero.supervised.policy_learner import PolicyLearner
+from segzero.supervised.settings import compose, data_files, model_path
+from segzero.training.dataset import FilterReport, filter_usable
+from segzero.training.tokenization import Encoder, load_processor
+
+MAX_ANSWER = 1024  # tokens of a validation answer
+SHOWN = 2  # answers that a dry run shows
+
+
+@dataclass(frozen=True)
+class Data:
+    """Samples of a run, and what was left out."""
+
+    train: list[Sample]
+    val: list[Sample]
+    report: FilterReport
+
+
+def sft(overrides: Sequence[str] = ()) -> Path | None:
+    """Train and return the run's folder; with dry_run=true print what the run would do, and return None."""
+    config = compose("sft", overrides)
+    checkpoint = read_checkpoint(model_path(config.model), config.frame, config.prompt)
+    encoder = Encoder(checkpoint, load_processor(checkpoint.path))
+    data = read_data(config, encoder)
+    print("\n".join(describe(config, encoder, data)), flush=True)
+    if config.dry_run:
+        return None
+    out = Path(config.out)
+    with lock(out, f"another training is at work in {out}; wait for it, or set `out` to another folder"):
+        write_atomically(out / "config.yaml", OmegaConf.to_yaml(config).encode())
+        learner = load_learner(config, encoder)
+        segmenter = load_segmenter(config.segmenter or shipped.segmenter_path()) if data.val else None
+
+        def validate() -> dict[str, float]:
+            assert segmenter is not None
+            with learner.generating() as policy:
+                return scores(SegZeroPipeline(policy, segmenter, sampling=Sampling(max_tokens=MAX_ANSWER)), data.val)
+
+        fit(learner, data.train, config, validate if data.val else None, lambda name: save(learner, out / name))
+    return out
+
+
+def read_data(config: DictConfig, encoder: Encoder) -> Data:
+    """Read and try all samples; those that can't be trained on are left out and counted."""
+    report = FilterReport()
+    kept: dict[str, list[Sample]] = {}
+    for split in ("train", "val"):
+        files = data_files(config.data, split)
+        every = chain.from_iterable(from_parquet(file) for file in files)
+        wanted = islice(every, config.val_samples) if split == "val" else every
+        counted = report if split == "train" else FilterReport()
+        usable = [one.sample for one in filter_usable(wanted, encoder, config.max_prompt_length, counted)]
+        if split == "train" and encoder.format == "seg_zero":
+            for sample in usable:
+                if len(sample.objects) != 1:
+                    report.unreadable[sample.id] = f"the prompt asks for one object, and it has {len(sample.objects)}"
+            usable = [sample for sample in usable if len(sample.objects) == 1]
+        kept[split] = usable
+    kept["val"] = [sample for sample in kept["val"] if sample.mask() is not None]  # others have nothing to compare with
+    if not kept["train"]:
+        raise UserError(f"no usable sample in {config.data}: {report}")
+    return Data(kept["train"], kept["val"], report)
+
+
+def describe(config: DictConfig, encoder: Encoder, data: Data) -> list[str]:
+    """Say what the run is about to do; a dry run also shows what two samples teach."""
+    checkpoint, epochs = encoder.checkpoint, config.steps * config.batch / len(data.train)
+    trains = f"adapters of rank {config.lora_rank}" if config.lora_rank else "all weights"
+    vision = "vision tower frozen" if config.lora_rank or config.freeze_vision_tower else "vision tower trained, too"
+    lines = [
+        f"policy   {checkpoint.path}; frame {checkpoint.frame}, prompt {checkpoint.prompt}; {trains}, {vision}",
+        f"data     {config.data}: {data.report}; {len(data.val)} for validation",
+        f"batch    {config.batch} samples an update, {config.steps} updates, {epochs:.1f} epochs; "
+        f"up to {config.tokens_per_pass} tokens a pass, {mixed_precision(config.precision)} mixed precision",
+        f"run      {config.out}; resume {config.resume}",
+    ]
+    if config.dry_run:
+        for sample in data.train[:SHOWN]:
+            text = answer_text(sample, checkpoint.frame, encoder.format)
+            lines += [f"sample   {sample.id}: {sample.question}", f"  {text}"]
+    return lines
+
+
+def load_learner(config: DictConfig, encoder: Encoder) -> PolicyLearner:
+    """Load the policy's weights and choose which of them are trained."""
+    from accelerate import PartialState
+    from transformers import AutoModelForImageTextToText
+
+    half = mixed_precision(config.precision) == "bf16"
+    try:
+        net = AutoModelForImageTextToText.from_pretrained(
+            encoder.checkpoint.path,
+            # A step of 1e-5 is lost in bfloat16's rounding: what is trained is in float32, a frozen base need not be.
+            dtype=torch.bfloat16 if half and config.lora_rank else torch.float32,
+            attn_implementation="sdpa",
+            trust_remote_code=False,
+        )
+    except ImportError:
+        raise
+    except Exception as error:  # files can be broken in many ways, and each has its own exception
+        raise UserError(f"the weights of {encoder.checkpoint.path} do not load: {one_line(error)}") from error
+    if config.lora_rank:
+        add_adapters(net, config.lora_rank, config.lora_alpha, config.lora_dropout)
+    elif config.freeze_vision_tower:
+        net.model.visual.requires_grad_(False)
+    if config.gradient_checkpointing:
+        net.gradient_checkpointing_enable({"use_reentrant": False})
+    return PolicyLearner(net.to(PartialState().device).train(), encoder, config.tokens_per_pass)
+
+
+def scores(pipeline: SegZeroPipeline, samples: Sequence[Sample]) -> dict[str, float]:
+    """Figures of validation, by the scorer of `segzero eval`."""
+    rows = [row for start in range(0, len(samples), 64) for _, row in answer(pipeline, samples[start : start + 64])]
+    each = [row.score for row in rows if row.score is not None]
+    figures = {"val/giou": metrics.giou(each), "val/ciou": metrics.ciou(each), "val/n_acc": metrics.n_acc(each)}
+    return {name: value for name, value in figures.items() if value == value}  # no N-acc where all have a target
+
+
+def save(learner: PolicyLearner, folder: Path) -> None:
+    """Write the policy as a checkpoint that from_pretrained loads, adapters merged; an older one is replaced."""
+    net, checkpoint = learner.net, learner.encoder.checkpoint
+    fresh = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    with new_folder(fresh) as unfinished:
+        net.save_pretrained(unfinished, state_dict=merged_weights(net))
+        learner.encoder.processor.save_pretrained(unfinished)
+        write_card(unfinished, checkpoint.prompt, checkpoint.frame)
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
