@@ -55,7 +55,7 @@ def fit(
     log: Callable[[str], None] = print,
 ) -> Position:
     """Train for `config.steps` updates; `export` writes the model as `best` or `last` under config.out."""
-    accelerator = Accelerator(mixed_precision=mixed_precision(config.precision))
+    accelerator = Accelerator(mixed_precision=mixed_precision(config.precision), cpu=not torch.cuda.is_available())
     out = Path(config.out)
     trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)

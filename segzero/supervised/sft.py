@@ -6,11 +6,13 @@ greedy answers, becomes a checkpoint that `segzero train` and every other comman
 
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from omegaconf import DictConfig, OmegaConf
 
 from segzero import shipped
@@ -51,21 +53,28 @@ def sft(overrides: Sequence[str] = ()) -> Path | None:
     checkpoint = read_checkpoint(model_path(config.model), config.frame, config.prompt)
     encoder = Encoder(checkpoint, load_processor(checkpoint.path))
     data = read_data(config, encoder)
-    print("\n".join(describe(config, encoder, data)), flush=True)
+    processes = PartialState(cpu=not torch.cuda.is_available())  # which would not count processes on a CPU otherwise
+    out = Path(config.out)
+    if config.batch < processes.num_processes:
+        raise UserError(f"batch={config.batch} is less than a sample for each of {processes.num_processes} processes")
+    if processes.is_main_process:
+        print("\n".join(describe(config, encoder, data)), flush=True)
     if config.dry_run:
         return None
-    out = Path(config.out)
-    with lock(out, f"another training is at work in {out}; wait for it, or set `out` to another folder"):
-        write_atomically(out / "config.yaml", OmegaConf.to_yaml(config).encode())
-        learner = load_learner(config, encoder)
-        segmenter = load_segmenter(config.segmenter or shipped.segmenter_path()) if data.val else None
+    busy = f"another training is at work in {out}; wait for it, or set `out` to another folder"
+    with lock(out, busy) if processes.is_main_process else nullcontext():
+        learner = load_learner(config, encoder, processes.device)
+        segmenter = None
+        if processes.is_main_process:
+            write_atomically(out / "config.yaml", OmegaConf.to_yaml(config).encode())
+            segmenter = load_segmenter(config.segmenter or shipped.segmenter_path()) if data.val else None
 
         def validate() -> dict[str, float]:
             assert segmenter is not None
             with learner.generating() as policy:
                 return scores(SegZeroPipeline(policy, segmenter, sampling=Sampling(max_tokens=MAX_ANSWER)), data.val)
 
-        fit(learner, data.train, config, validate if data.val else None, lambda name: save(learner, out / name))
+        fit(learner, data.train, config, validate if segmenter else None, lambda name: save(learner, out / name))
     return out
 
 
@@ -110,9 +119,8 @@ def describe(config: DictConfig, encoder: Encoder, data: Data) -> list[str]:
     return lines
 
 
-def load_learner(config: DictConfig, encoder: Encoder) -> PolicyLearner:
+def load_learner(config: DictConfig, encoder: Encoder, device: torch.device) -> PolicyLearner:
     """Load the policy's weights and choose which of them are trained."""
-    from accelerate import PartialState
     from transformers import AutoModelForImageTextToText
 
     half = mixed_precision(config.precision) == "bf16"
@@ -134,7 +142,7 @@ def load_learner(config: DictConfig, encoder: Encoder) -> PolicyLearner:
         net.model.visual.requires_grad_(False)
     if config.gradient_checkpointing:
         net.gradient_checkpointing_enable({"use_reentrant": False})
-    return PolicyLearner(net.to(PartialState().device).train(), encoder, config.tokens_per_pass)
+    return PolicyLearner(net.to(device).train(), encoder, config.tokens_per_pass)
 
 
 def scores(pipeline: SegZeroPipeline, samples: Sequence[Sample]) -> dict[str, float]:
