@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from segzero.answer import POINTS
 from segzero.data.validation import true_answer
 from segzero.frames import Frame
 from segzero.masks import decode, points_of
@@ -13,7 +14,7 @@ def answer_text(sample: Sample, frame: Frame, format: str) -> str:
     think = sample.meta.get("think")
     if not isinstance(think, str) or not think.strip():
         think = template_think(sample)
-    pointed = replace(sample, objects=tuple(_with_points(true, sample) for true in sample.objects))
+    pointed = replace(sample, objects=tuple(_with_points(true, sample, POINTS[format]) for true in sample.objects))
     return true_answer(pointed, frame, format, " ".join(think.split()))
 
 
@@ -28,10 +29,10 @@ def template_think(sample: Sample) -> str:
     return f'I look for "{sample.question}". {found or "Nothing in the image matches."}'
 
 
-def _with_points(true: Object, sample: Sample) -> Object:
-    """Give an object without points one from its mask, or the middle of its box."""
-    if true.points:
+def _with_points(true: Object, sample: Sample, count: int) -> Object:
+    """Give an object with fewer points than a format has those of its mask, or the middle of its box."""
+    if len(true.points) >= count:
         return true
-    points = points_of(decode(true.rle, sample.size), 2) if true.rle is not None else ()
+    points = points_of(decode(true.rle, sample.size), count) if true.rle is not None else true.points
     x0, y0, x1, y1 = true.box
     return replace(true, points=points or (((x0 + x1) / 2, (y0 + y1) / 2),))

@@ -279,7 +279,7 @@ def test_the_launcher_passes_a_dry_run(tmp_path):
     ended = subprocess.run(command, env=os.environ | places, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert "frame stretch(840), prompt seg_zero; adapters of rank 64" in ended.stdout
-    assert "'points_1'" in ended.stdout and not (tmp_path / "run").exists()
+    assert '"points_1"' in ended.stdout and not (tmp_path / "run").exists()
 
 
 def test_names_of_the_configuration_stand_for_paths(monkeypatch):
