@@ -95,6 +95,17 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """Make a folder as `new_folder` does, in place of an older one, which goes when the new one is whole."""
+    fresh = path.with_name(f".{path.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    with new_folder(fresh) as unfinished:
+        yield unfinished
+    shutil.rmtree(path, ignore_errors=True)
+    fresh.rename(path)
+
+
 def append_line(file: Path, line: bytes) -> None:
     """Append a line to a file, which is created if there is none: whole and on the disk, or not at all.
 

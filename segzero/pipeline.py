@@ -92,6 +92,10 @@ class SegZeroPipeline:
         """The prompt that the policy is given, a name in segzero.prompts."""
         return self.prompt or self.policy.prompt
 
+    def fits(self, image: Image.Image) -> None:
+        """Refuse an image of a shape that the policy can't see."""
+        self.policy.frame.model_size(image.size)
+
     def __call__(
         self, images: Sequence[ImageLike], questions: Sequence[str], notes: Sequence[str] = ()
     ) -> list[Segmentation]:

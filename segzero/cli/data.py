@@ -145,12 +145,13 @@ def scenes(
     folder: Annotated[Path, typer.Argument(help="The folder to make.")],
     train: Annotated[int, typer.Option(help="Training samples.", min=1)] = 1920,
     val: Annotated[int, typer.Option(help="Validation samples.", min=1)] = 200,
+    questions: Annotated[int, typer.Option(help="Most questions about a training scene.", min=1)] = 1,
 ) -> None:
     """Make training data of synthetic scenes, which the shipped models can learn from: train.parquet, val.parquet."""
     from segzero.tiny.scene_files import write_scenes
 
     require("datasets")
-    for file in write_scenes(folder, train, val):
+    for file in write_scenes(folder, train, val, questions):
         console.print(str(file))
 
 

@@ -17,8 +17,8 @@ from segzero.cli.doctor import doctor
 from segzero.cli.infer import infer
 from segzero.cli.segment import segment
 from segzero.cli.serve import serve
-from segzero.cli.sft import sft
 from segzero.cli.train import merge, train
+from segzero.cli.tune import sft, tune
 from segzero.errors import UserError
 
 app = typer.Typer(
@@ -38,7 +38,7 @@ def options(version: Annotated[bool, typer.Option("--version", help="Print the v
         raise typer.Exit
 
 
-for command in (infer, segment, demo, train, sft, merge, chat, serve, demo_ui, doctor, docs):
+for command in (infer, segment, demo, train, sft, tune, merge, chat, serve, demo_ui, doctor, docs):
     app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(evaluate.app, name="eval")

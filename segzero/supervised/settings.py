@@ -14,8 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 from segzero import shipped
 from segzero.errors import UserError, one_line
 
-AT_LEAST_ONE = ("steps", "batch", "tokens_per_pass", "max_prompt_length", "val_every", "val_samples", "save_every")
-FROM_ZERO = ("lr", "weight_decay", "lora_rank", "lora_dropout", "warm_up", "final_lr")
+AT_LEAST_ONE = {"steps", "batch", "tokens_per_pass", "rows_per_pass", "max_prompt_length"}
+AT_LEAST_ONE |= {"val_every", "val_samples", "save_every"}
+FROM_ZERO = {"lr", "weight_decay", "lora_rank", "lora_dropout", "warm_up", "final_lr", "cache_gb"}
+FROM_ZERO |= {"mask_weight", "dice_weight", "presence_weight", "score_weight"}
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -55,10 +57,10 @@ def _set(config: DictConfig, key: str, text: str) -> None:
 
 
 def _check(config: DictConfig) -> None:
-    for key in AT_LEAST_ONE:
+    for key in filter(AT_LEAST_ONE.__contains__, config):
         if not (isinstance(config[key], int) and config[key] >= 1):
             raise UserError(f"{key}={config[key]}: it must be a whole number from 1 on")
-    for key in FROM_ZERO:
+    for key in filter(FROM_ZERO.__contains__, config):
         if not config[key] >= 0:
             raise UserError(f"{key}={config[key]}: it must be 0 or more")
     if config.precision not in PRECISIONS:

@@ -4,7 +4,6 @@ The loss is on the answers alone. The best step by validation gIoU, of masks tha
 greedy answers, becomes a checkpoint that `segzero train` and every other command loads.
 """
 
-import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from segzero.data.parquet import from_parquet
 from segzero.errors import UserError, one_line
 from segzero.evaluation import metrics
 from segzero.evaluation.predict import answer
-from segzero.io import lock, new_folder, write_atomically
+from segzero.io import lock, replaced_folder, write_atomically
 from segzero.pipeline import SegZeroPipeline
 from segzero.policy import Sampling
 from segzero.policy.checkpoint import read_checkpoint, write_card
@@ -156,11 +155,7 @@ def scores(pipeline: SegZeroPipeline, samples: Sequence[Sample]) -> dict[str, fl
 def save(learner: PolicyLearner, folder: Path) -> None:
     """Write the policy as a checkpoint that from_pretrained loads, adapters merged; an older one is replaced."""
     net, checkpoint = learner.net, learner.encoder.checkpoint
-    fresh = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    with new_folder(fresh) as unfinished:
+    with replaced_folder(folder) as unfinished:
         net.save_pretrained(unfinished, state_dict=merged_weights(net))
         learner.encoder.processor.save_pretrained(unfinished)
         write_card(unfinished, checkpoint.prompt, checkpoint.frame)
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)

@@ -8,9 +8,9 @@ clearly on the other side, "different" needs a single odd one out.
 []
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 
 import numpy as np
 
@@ -73,6 +73,25 @@ def make_training_samples(count: int, seed: int) -> list[Sample]:
     return [_sample(seed, index, 224) for index in islice(indices, count)]
 
 
+def make_shared_samples(questions: int, seed: int) -> Iterator[Sample]:
+    """Make samples without end, up to so many about each scene, of different kinds.
+
+    >>> first, second = islice(make_shared_samples(2, 7), 2)
+    >>> first.image == second.image, first.category == second.category
+    (True, False)
+    """
+    for index in count():
+        rng = np.random.default_rng((seed, index))
+        scene = make_scene(rng)
+        kinds: dict[str, list[Question]] = {}
+        for question in questions_of(scene, rng):
+            kinds.setdefault(question.kind, []).append(question)
+        image = scene.png()
+        for number, kind in enumerate(list(rng.permutation(list(kinds)))[:questions]):
+            chosen = kinds[kind][rng.integers(len(kinds[kind]))]
+            yield _as_sample(f"tiny-{seed}-{index}-{number}", scene, image, chosen)
+
+
 def _sample(seed: int, index: int, size: int) -> Sample:
     rng = np.random.default_rng((seed, index))
     kind = KINDS[index % len(KINDS)]
@@ -80,17 +99,20 @@ def _sample(seed: int, index: int, size: int) -> Sample:
     while not of_kind:
         scene = make_scene(rng, size)
         of_kind = [q for q in questions_of(scene, rng) if q.kind == kind]
-    question = of_kind[rng.integers(len(of_kind))]
+    return _as_sample(f"tiny-{seed}-{index}", scene, scene.png(), of_kind[rng.integers(len(of_kind))])
+
+
+def _as_sample(id: str, scene: Scene, image: bytes, question: Question) -> Sample:
     return Sample(
-        id=f"tiny-{seed}-{index}",
-        image=scene.png(),
+        id=id,
+        image=image,
         question=question.text,
-        width=size,
-        height=size,
+        width=scene.size,
+        height=scene.size,
         objects=tuple(Object(s.box, (s.point,), encode(s.mask)) for s in question.targets),
-        category=kind,
+        category=question.kind,
         source="tiny",
-        meta={"kind": kind, "think": question.think, "shapes": [s.box for s in scene.shapes]},
+        meta={"kind": question.kind, "think": question.think, "shapes": [s.box for s in scene.shapes]},
     )
 
 

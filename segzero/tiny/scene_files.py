@@ -4,19 +4,29 @@
 (PosixPath('data/scenes/train.parquet'), PosixPath('data/scenes/val.parquet'))
 """
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from segzero.data.parquet import to_parquet
-from segzero.tiny.questions import HELD_OUT_SEED, make_samples, make_training_samples
+from segzero.sample import Sample
+from segzero.tiny.questions import HELD_OUT_SEED, make_samples, make_shared_samples, make_training_samples
 
 TRAIN_SEED = 7_000  # none of the seeds that the shipped models were trained with
 VALIDATION_SEED = HELD_OUT_SEED + 7
 
 
-def write_scenes(folder: str | Path, train: int = 1920, val: int = 200) -> tuple[Path, Path]:
-    """Write train.parquet and val.parquet with so many samples; the same numbers always give the same samples."""
+def write_scenes(folder: str | Path, train: int = 1920, val: int = 200, questions: int = 1) -> tuple[Path, Path]:
+    """Write train.parquet and val.parquet with so many samples; the same numbers always give the same samples.
+
+    With `questions` above 1 there are up to so many questions about each training scene, of different kinds.
+    """
     folder = Path(folder)
+    if questions > 1:
+        training: Iterator[Sample] = islice(make_shared_samples(questions, TRAIN_SEED), train)
+    else:
+        training = iter(make_training_samples(train, TRAIN_SEED))
     return (
-        to_parquet(make_training_samples(train, TRAIN_SEED), folder / "train.parquet"),
+        to_parquet(training, folder / "train.parquet"),
         to_parquet(make_samples(val, VALIDATION_SEED), folder / "val.parquet"),
     )

@@ -1,0 +1,176 @@
+"""A vision-language model that reads: states of its last layer for an image and a text about it.
+
+Heads that predict masks start from these states. The vision tower is frozen, so an image's features are computed once
+and can be kept; several texts about an image share them.
+
+>>> reader = Reader.load("Qwen/Qwen2.5-VL-3B-Instruct")                                    # doctest: +SKIP
+>>> seen = reader.see([image])                                                             # doctest: +SKIP
+>>> [reading] = reader.read(seen, [reader.question("the mug")])                            # doctest: +SKIP
+>>> reading.states[reading.marked].shape  # of the question's own words                    # doctest: +SKIP
+torch.Size([2, 2048])
+"""
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from segzero.device import find_device
+from segzero.errors import UserError, one_line
+from segzero.frames import Frame
+from segzero.policy.checkpoint import read_checkpoint
+from segzero.prompts import normalise
+
+
+@dataclass(frozen=True, eq=False)
+class SeenImage:
+    """Features of one image by the frozen vision tower."""
+
+    features: Any  # what the model's own get_image_features returns for it
+    grid: tuple[int, int]  # rows and columns of its tokens in the language model
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the features."""
+        tensors = [*self.features.pooler_output, *(getattr(self.features, "deepstack_features", None) or ())]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text about an image, with the part of it that matters to a head."""
+
+    before: str  # with the placeholder of the image
+    marked: str
+    after: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """States of the language model's last layer for one image and one text."""
+
+    states: Tensor  # [tokens, width]
+    tokens: Tensor  # int64 [tokens]
+    marked: Tensor  # bool [tokens], the tokens of the text's marked part
+
+
+class Reader:
+    """A vision-language model, its processor, and how images are fitted for it."""
+
+    def __init__(self, net: Any, processor: Any, frame: Frame, name: str, device: torch.device) -> None:
+        self.net, self.processor, self.frame, self.name, self.device = net, processor, frame, name, device
+        self.width: int = net.config.get_text_config().hidden_size
+        self.image_token: int = net.config.image_token_id
+        for parameter in net.parameters():
+            parameter.requires_grad_(False)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "auto", dtype: str = "auto") -> "Reader":
+        """Load a Qwen2-VL, Qwen2.5-VL or Qwen3-VL by folder or hub name."""
+        target = find_device(device)
+        kind = dtype if dtype != "auto" else "bfloat16" if target.type == "cuda" else "float32"
+        checkpoint = read_checkpoint(path)
+        try:
+            processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
+            net = AutoModelForImageTextToText.from_pretrained(
+                path, dtype=getattr(torch, kind), attn_implementation="sdpa", trust_remote_code=False
+            )
+        except ImportError:
+            raise
+        except Exception as error:  # files can be broken in many ways, and each has its own exception
+            raise UserError(f"the vision-language model {path} does not load: {one_line(error)}") from error
+        return cls(net.to(target).eval(), processor, checkpoint.frame, str(path), target)
+
+    def question(self, question: str) -> Text:
+        """Render a question as the user's turn of a chat, with the question's own words marked."""
+        words = normalise(question)
+        content = [{"type": "image"}, {"type": "text", "text": words}]
+        rendered = self.processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+        before, found, after = rendered.rpartition(words)
+        assert found, "chat templates keep the user's words"
+        return Text(before, words, after)
+
+    @torch.no_grad()
+    def see(self, images: Sequence[Image.Image]) -> list[SeenImage]:
+        """Compute the features of images, one after the other, as their sizes differ."""
+        return [self._see(image) for image in images]
+
+    def read(self, seen: Sequence[SeenImage], texts: Sequence[Text]) -> list[Reading]:
+        """Read each text beside its image, as one batch; rows of different length do not influence each other."""
+        rows = [self._tokens(text, one) for text, one in zip(texts, seen, strict=True)]
+        length = max(len(ids) for ids, _ in rows)
+        tokens = torch.full((len(rows), length), self._padding)
+        mask = torch.zeros(len(rows), length, dtype=torch.long)
+        for row, (ids, _) in enumerate(rows):
+            tokens[row, : len(ids)], mask[row, : len(ids)] = torch.tensor(ids), 1
+        tokens = tokens.to(self.device)
+        states = self._states(tokens, mask.to(self.device), seen)  # [B, L, width]
+        return [
+            Reading(states[row, : len(ids)], tokens[row, : len(ids)], torch.tensor(marked, device=self.device))
+            for row, (ids, marked) in enumerate(rows)
+        ]
+
+    def _see(self, image: Image.Image) -> SeenImage:
+        inputs = self.processor.image_processor(images=[self.frame.fit(image)], return_tensors="pt")
+        pixels, grid = inputs["pixel_values"].to(self.device, self.net.dtype), inputs["image_grid_thw"].to(self.device)
+        features = self.net.model.get_image_features(pixels, grid)
+        features.last_hidden_state = None  # of every patch; nothing needs it
+        rows, columns = (grid[0, 1:] // self._merge).tolist()
+        return SeenImage(features, (rows, columns))
+
+    def _tokens(self, text: Text, seen: SeenImage) -> tuple[list[int], list[bool]]:
+        """Tokens of a text, the image's in their number, and which of them are marked."""
+        place, count = self.processor.image_token, seen.grid[0] * seen.grid[1]
+        before = text.before.replace(place, place * count)
+        whole = before + text.marked + text.after
+        encoded = self.processor.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+        begin, end = len(before), len(before) + len(text.marked)
+        marked = [a < end and b > begin and b > a for a, b in encoded["offset_mapping"]]
+        assert encoded["input_ids"].count(self.image_token) == count, "the text has one image"
+        return encoded["input_ids"], marked
+
+    def _states(self, tokens: Tensor, mask: Tensor, seen: Sequence[SeenImage]) -> Tensor:
+        grids = [[1, rows * self._merge, columns * self._merge] for rows, columns in (one.grid for one in seen)]
+        with self._given(joined_features([one.features for one in seen])):
+            return self.net.model(
+                input_ids=tokens,
+                attention_mask=mask,
+                pixel_values=torch.empty(0, device=self.device),  # the features are there already
+                image_grid_thw=torch.tensor(grids, device=self.device),
+                mm_token_type_ids=(tokens == self.image_token).int(),
+                use_cache=False,
+            ).last_hidden_state
+
+    @property
+    def _merge(self) -> int:
+        """Patches along each side of an image's token."""
+        return self.net.model.visual.spatial_merge_size
+
+    @contextmanager
+    def _given(self, features: Any) -> Any:
+        """Let the model take these features of images instead of computing them."""
+        self.net.model.get_image_features = lambda *_, **__: features
+        try:
+            yield
+        finally:
+            del self.net.model.get_image_features
+
+    @property
+    def _padding(self) -> int:
+        return self.processor.tokenizer.pad_token_id or 0
+
+
+def joined_features(several: Sequence[Any]) -> Any:
+    """Join the features of images into what `get_image_features` returns for all of them at once."""
+    joined = type(several[0])(**several[0])
+    joined.pooler_output = tuple(tensor for each in several for tensor in each.pooler_output)
+    if getattr(several[0], "deepstack_features", None):
+        levels = zip(*(each.deepstack_features for each in several), strict=True)
+        joined.deepstack_features = [torch.cat(level) for level in levels]
+    return joined

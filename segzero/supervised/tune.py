@@ -1,0 +1,161 @@
+"""`segzero tune`: a head learns masks from samples, on top of frozen encoders.
+
+The best step by validation gIoU becomes a mask model that `segzero infer --mask-model` loads.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from omegaconf import DictConfig, OmegaConf
+
+from segzero import shipped
+from segzero.data.parquet import from_parquet
+from segzero.errors import UserError, unknown_name
+from segzero.evaluation import metrics
+from segzero.io import lock, replaced_folder, write_atomically
+from segzero.mask_model.prompt_model import PromptModel
+from segzero.mask_model.protocol import MaskModel, MaskQuestion
+from segzero.prompts import normalise
+from segzero.sample import Sample
+from segzero.supervised.loop import fit, mixed_precision
+from segzero.supervised.lora import add_adapters, merged_weights
+from segzero.supervised.mask_learner import MaskLearner, Weights
+from segzero.supervised.settings import compose, data_files, model_path
+
+HEADS = {"prompt": "prompt_head"}  # head -> its file in configs/supervised
+ANSWERED_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class MaskSamples:
+    """Samples of a run, and why others were left out."""
+
+    train: list[Sample]
+    val: list[Sample]
+    left_out: dict[str, str]  # sample id -> reason
+
+    def __str__(self) -> str:
+        text = f"{len(self.train)} samples of {len({sample.image for sample in self.train})} images"
+        if self.left_out:
+            name, reason = next(iter(self.left_out.items()))
+            text += f"; {len(self.left_out)} left out (first: {name}: {reason})"
+        return f"{text}; {len(self.val)} for validation"
+
+
+def tune(head: str, overrides: Sequence[str] = ()) -> Path | None:
+    """Train and return the run's folder; with dry_run=true print what the run would do, and return None."""
+    if head not in HEADS:
+        raise unknown_name("head", head, list(HEADS))
+    config = compose(HEADS[head], overrides)
+    processes = PartialState(cpu=not torch.cuda.is_available())  # which would not count processes on a CPU otherwise
+    out = Path(config.out)
+    if config.batch < processes.num_processes:
+        raise UserError(f"batch={config.batch} is less than a sample for each of {processes.num_processes} processes")
+    model = load_model(config, processes.device)
+    data = read_samples(config, model)
+    if processes.is_main_process:
+        print("\n".join(describe(config, model, data)), flush=True)
+    if config.dry_run:
+        return None
+    weights = Weights(config.mask_weight, config.dice_weight, config.presence_weight, config.score_weight)
+    learner = MaskLearner(model, config.rows_per_pass, int(config.cache_gb * 2**30), weights).train()
+
+    def validate() -> dict[str, float]:
+        learner.eval()
+        figures = mask_scores(model, data.val)
+        learner.train()
+        return figures
+
+    def export(name: str) -> None:
+        with replaced_folder(out / name) as unfinished:
+            model.save(unfinished, merged_weights(model.net))
+
+    busy = f"another training is at work in {out}; wait for it, or set `out` to another folder"
+    with lock(out, busy) if processes.is_main_process else nullcontext():
+        if processes.is_main_process:
+            write_atomically(out / "config.yaml", OmegaConf.to_yaml(config).encode())
+        fit(learner, data.train, config, validate if data.val else None, export)
+    return out
+
+
+def load_model(config: DictConfig, device: torch.device) -> PromptModel:
+    """Load the encoders with an untrained head, and choose what is trained: head, SAM2's decoder, language model."""
+    half = mixed_precision(config.precision) == "bf16" and config.lora_rank
+    torch.manual_seed(config.seed)
+    segmenter = config.segmenter or shipped.segmenter_path()
+    model = PromptModel.start(model_path(config.model), segmenter, str(device), "bfloat16" if half else "float32")
+    if config.lora_rank:
+        add_adapters(model.net, config.lora_rank, config.lora_alpha, config.lora_dropout)
+    else:
+        model.net.model.language_model.requires_grad_(True)
+    model.sam.mask_decoder.requires_grad_(True)
+    # Both belong to what the frozen encoder computes, and to the token that is not used.
+    for unused in (model.sam.mask_decoder.conv_s0, model.sam.mask_decoder.conv_s1):
+        unused.requires_grad_(False)
+    return model
+
+
+def read_samples(config: DictConfig, model: PromptModel) -> MaskSamples:
+    """Read and try all samples; those that can't be learnt from are left out, with the reason."""
+    left_out: dict[str, str] = {}
+    kept: dict[str, list[Sample]] = {}
+    for split in ("train", "val"):
+        every = chain.from_iterable(from_parquet(file) for file in data_files(config.data, split))
+        kept[split] = []
+        for sample in islice(every, config.val_samples) if split == "val" else every:
+            try:
+                _try(sample, model)
+                kept[split].append(sample)
+            except UserError as error:
+                left_out[sample.id] = str(error)
+    if not kept["train"]:
+        name, reason = next(iter(left_out.items()), ("", "it is empty"))
+        raise UserError(f"no usable sample in {config.data}: {name} {reason}".replace("  ", " "))
+    return MaskSamples(kept["train"], kept["val"], left_out)
+
+
+def _try(sample: Sample, model: PromptModel) -> None:
+    """Refuse a sample without a mask, with an image of another size or shape, or without a question."""
+    if sample.mask() is None:
+        raise UserError("an object has no mask")
+    normalise(sample.question)
+    image = sample.open()
+    if image.size != sample.size:
+        raise UserError(f"its image is {image.width}x{image.height}, not {sample.width}x{sample.height}")
+    model.fits(image)
+
+
+def describe(config: DictConfig, model: PromptModel, data: MaskSamples) -> list[str]:
+    """Say what the run is about to do; a dry run also names two samples."""
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    epochs = config.steps * config.batch / len(data.train)
+    language = f"adapters of rank {config.lora_rank}" if config.lora_rank else "all weights of the language model"
+    lines = [
+        f"model    {model.reader.name}, frame {model.reader.frame}; {model.segmenter.name}",
+        f"trains   the head, SAM2's mask decoder, {language}: {trained:,} weights",
+        f"data     {config.data}: {data}",
+        f"batch    {config.batch} questions an update, {config.steps} updates, {epochs:.1f} epochs; "
+        f"{mixed_precision(config.precision)} mixed precision",
+        f"run      {config.out}; resume {config.resume}",
+    ]
+    if config.dry_run:
+        for sample in data.train[:2]:
+            lines.append(f"sample   {sample.id}: {sample.question}: {len(sample.objects)} objects")
+    return lines
+
+
+def mask_scores(model: MaskModel, samples: Sequence[Sample]) -> dict[str, float]:
+    """Figures of a mask model on samples, by the metrics of `segzero eval`."""
+    each = []
+    for start in range(0, len(samples), ANSWERED_AT_ONCE):
+        some = samples[start : start + ANSWERED_AT_ONCE]
+        answers = model.answer([MaskQuestion(sample.open(), sample.question) for sample in some])
+        for sample, answer in zip(some, answers, strict=True):
+            each.append(metrics.score_masks(answer.mask, sample.mask(), sample.ignore))
+    figures = {"val/giou": metrics.giou(each), "val/ciou": metrics.ciou(each), "val/n_acc": metrics.n_acc(each)}
+    return {name: value for name, value in figures.items() if value == value}  # no N-acc where all have a target
