@@ -62,7 +62,8 @@ def fit(
     position = Position()
     if config.resume == "auto" and (out / STATE).is_file():
         position = load_state(out / STATE, learner, optimizer, accelerator.device)
-        log(f"resuming from step {position.step}")
+        if accelerator.is_main_process:
+            log(f"resuming from step {position.step}")
     wrapped, optimizer = accelerator.prepare(learner, optimizer)
     stream = batches(samples, config.batch, config.seed, position.step)
     while position.step < config.steps:

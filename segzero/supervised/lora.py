@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-VISION = r".*(visual|vision_tower|multi_modal_projector).*"
+VISION = ".*visual.*"
 
 
-def add_adapters(net: Any, rank: int, alpha: int, dropout: float) -> Any:
-    """Freeze a vision-language model and put adapters on its language model's linear layers; returns PEFT's wrapper.
+def add_adapters(net: Any, rank: int, alpha: int, dropout: float) -> None:
+    """Freeze a vision-language model and put adapters on its language model's linear layers.
 
     The layers are replaced in place, so that `net` itself computes with them, too. Adapters are in float32.
     """
@@ -18,11 +18,10 @@ def add_adapters(net: Any, rank: int, alpha: int, dropout: float) -> Any:
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", exclude_modules=VISION
     )
-    wrapper = get_peft_model(net, config)
+    get_peft_model(net, config)
     for parameter in net.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    return wrapper
 
 
 @torch.no_grad()
