@@ -23,6 +23,7 @@ CALLS = {
     "demo --steps 0 --scenes 1": INFER,
     "train": TRAIN,
     "train dry_run=true": TRAIN,
+    "sft data=data": TRAIN,
     "merge run/global_step_1 --out merged": TRAIN,
     "chat scene.png": INFER,
     "serve --port 1": SERVE,
