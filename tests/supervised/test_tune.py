@@ -140,8 +140,6 @@ def test_losses_by_hand():
     assert float(losses.cross_entropy(torch.zeros_like(truth), truth)) == pytest.approx(np.log(2))
     found = losses.mask_iou(torch.cat([sure, -sure, -torch.ones(1, 2, 2)]), torch.cat([truth, truth, 0 * truth]))
     assert found.tolist() == [1, 0, 1]
-        torch.cat([sure, -sure, -torch.ones(1, 2, 2)]), torch.cat([truth, truth, 0 * truth])
-    ).tolist() == [1, 0, 1]
 
 
 # A run
