@@ -29,9 +29,9 @@ class MaskPipeline:
     @classmethod
     def from_pretrained(cls, path: str | Path, device: str = "auto") -> "MaskPipeline":
         """Load a mask model's folder."""
-        from segzero.mask_model.prompt_model import PromptModel
+        from segzero.mask_model.load import load_mask_model
 
-        return cls(PromptModel.load(path, device))
+        return cls(load_mask_model(path, device))
 
     def fits(self, image: Image.Image) -> None:
         """Refuse an image of a shape that the model can't see."""

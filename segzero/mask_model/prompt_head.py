@@ -8,11 +8,11 @@ that an answer does not depend on which others share its batch.
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from segzero.mask_model.network import Decoded
 from segzero.mask_model.reader import Reading
 
 
@@ -34,15 +34,6 @@ class PromptHead(nn.Module):
         """States of words [N, states] and of the turn's end [states] -> sparse [N, prompts] and dense [prompts]."""
         sparse = self.sparse(self.norm(words)) * self.sparse_scale
         return sparse, self.dense(self.norm(end)) * self.dense_scale.clamp(min=0.01)
-
-
-@dataclass(frozen=True, eq=False)
-class Decoded:
-    """Masks of a batch as SAM2's decoder predicts them."""
-
-    logits: Tensor  # [B, h, w]
-    scores: Tensor  # [B], the IoU that the decoder expects
-    presence: Tensor  # [B], logit of anything being there
 
 
 def end_of_turn(reading: Reading, end_token: int) -> Tensor:

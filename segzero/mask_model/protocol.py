@@ -42,7 +42,7 @@ class AnsweredMask:
 
 
 class MaskModel(Protocol):
-    """A model that answers questions with masks. Make one with `load_mask_model`."""
+    """A model that answers questions with masks. `segzero.mask_model.load.load_mask_model` makes one."""
 
     name: str  # the checkpoint, as it was named
 

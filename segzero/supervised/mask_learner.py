@@ -1,4 +1,4 @@
-"""A prompt head that learns masks: loss of a batch, with the frozen encoders' features kept for later epochs."""
+"""A mask model that learns from samples: loss of a batch, with the frozen towers' features kept for later epochs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +10,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
 from segzero.images import image_key
 from segzero.lru import LRUCache
-from segzero.mask_model.prompt_model import PromptModel
-from segzero.mask_model.reader import SeenImage
+from segzero.mask_model.network import Decoded, EncodedImage, MaskNetwork
 from segzero.masks import decode
 from segzero.sample import Sample
-from segzero.segmenter.protocol import Embeddings
 from segzero.supervised.losses import cross_entropy, dice, mask_iou
 
 
@@ -32,8 +30,7 @@ class Weights:
 class MaskRow:
     """A question about an encoded image, with its true mask."""
 
-    seen: SeenImage
-    embedded: Embeddings
+    image: EncodedImage
     question: str
     truth: Tensor  # float [H, W], 0 or 1
 
@@ -41,10 +38,10 @@ class MaskRow:
 class MaskLearner(nn.Module):
     """A mask model whose forward pass returns the loss of questions, summed over them."""
 
-    def __init__(self, model: PromptModel, most_rows: int, cache_bytes: int, weights: Weights) -> None:
+    def __init__(self, model: MaskNetwork, most_rows: int, cache_bytes: int, weights: Weights) -> None:
         super().__init__()
         self.model, self.most_rows, self.weights = model, most_rows, weights
-        self.encoded: LRUCache = LRUCache(cache_bytes, lambda pair: pair[0].nbytes + pair[1].nbytes)
+        self.encoded: LRUCache = LRUCache(cache_bytes, lambda image: image.nbytes)
 
     def passes(self, samples: Sequence[Sample], count: int | None = None) -> list[list[MaskRow]]:
         """Encode samples and divide them into passes of at most `most_rows`, or a given number of passes."""
@@ -55,7 +52,7 @@ class MaskLearner(nn.Module):
     def encode(self, samples: Sequence[Sample]) -> list[MaskRow]:
         """Encode the images of samples, each once, and decode the true masks."""
         keys = [image_key(sample.image) for sample in samples]
-        found: dict[str, tuple[SeenImage, Embeddings]] = {}
+        found: dict[str, EncodedImage] = {}
         missing: dict[str, Sample] = {}
         for key, sample in zip(keys, samples, strict=True):
             if (kept := self.encoded.get(key)) is not None:
@@ -63,13 +60,11 @@ class MaskLearner(nn.Module):
             else:
                 missing[key] = sample
         if missing:
-            images = [sample.open() for sample in missing.values()]
-            embeddings = self.model.segmenter.embed(images)
-            for place, (key, seen) in enumerate(zip(missing, self.model.reader.see(images), strict=True)):
-                found[key] = seen, embeddings[place].copy()
-                self.encoded.put(key, found[key])
-        rows = zip(keys, samples, strict=True)
-        return [MaskRow(*found[key], question=sample.question, truth=true_mask(sample)) for key, sample in rows]
+            images = self.model.see([sample.open() for sample in missing.values()])
+            for key, image in zip(missing, images, strict=True):
+                found[key] = image
+                self.encoded.put(key, image)
+        return [MaskRow(found[key], s.question, true_mask(s)) for key, s in zip(keys, samples, strict=True)]
 
     def weight(self, rows: Sequence[MaskRow]) -> int:
         """Number of questions."""
@@ -77,16 +72,23 @@ class MaskLearner(nn.Module):
 
     def forward(self, rows: Sequence[MaskRow]) -> Tensor:
         """Loss of questions; where nothing is there, the mask's own terms are left out."""
-        decoded = self.model([r.seen for r in rows], [r.embedded for r in rows], [r.question for r in rows])
-        size = decoded.logits.shape[-2:]
-        truth = torch.stack([interpolate(r.truth[None, None], size, mode="area")[0, 0] > 0.5 for r in rows])
-        truth = truth.float().to(decoded.logits.device)
-        there = torch.tensor([float(r.truth.any()) for r in rows], device=truth.device)
-        weights = self.weights
-        masks = weights.mask * cross_entropy(decoded.logits, truth) + weights.dice * dice(decoded.logits, truth)
-        scores = weights.score * (decoded.scores - mask_iou(decoded.logits, truth)) ** 2
+        decoded = self.model([row.image for row in rows], [row.question for row in rows])
+        there = torch.tensor([float(row.truth.any()) for row in rows], device=decoded.presence.device)
         presence = binary_cross_entropy_with_logits(decoded.presence, there, reduction="none")
-        return ((masks + scores) * there + weights.presence * presence).sum()
+        by_size: dict[torch.Size, list[int]] = {}
+        for place in there.nonzero()[:, 0].tolist():
+            by_size.setdefault(decoded.logits[place].shape, []).append(place)
+        masks = [self._loss(decoded, rows, places) for places in by_size.values()]
+        return sum(masks, self.weights.presence * presence.sum())
+
+    def _loss(self, decoded: Decoded, rows: Sequence[MaskRow], places: Sequence[int]) -> Tensor:
+        """Loss of masks of one size against what is there."""
+        logits = torch.stack([decoded.logits[place] for place in places])
+        truth = torch.stack([_resized(rows[place].truth, logits.shape[-2:]) for place in places]).to(logits.device)
+        weights = self.weights
+        masks = weights.mask * cross_entropy(logits, truth) + weights.dice * dice(logits, truth)
+        scores = weights.score * (decoded.scores[list(places)] - mask_iou(logits, truth)) ** 2
+        return (masks + scores).sum()
 
 
 def true_mask(sample: Sample) -> Tensor:
@@ -94,3 +96,8 @@ def true_mask(sample: Sample) -> Tensor:
     rle = sample.mask()
     assert rle is not None, "samples without masks are left out before"
     return torch.from_numpy(decode(rle, sample.size).astype(np.float32))
+
+
+def _resized(truth: Tensor, size: torch.Size) -> Tensor:
+    """A true mask at a decoder's resolution, 0 or 1: pixels of which more than half is inside."""
+    return (interpolate(truth[None, None], tuple(size), mode="area")[0, 0] > 0.5).float()

@@ -24,6 +24,7 @@ CALLS = {
     "train": TRAIN,
     "train dry_run=true": TRAIN,
     "sft data=data": TRAIN,
+    "tune data=data": TRAIN,
     "merge run/global_step_1 --out merged": TRAIN,
     "chat scene.png": INFER,
     "serve --port 1": SERVE,

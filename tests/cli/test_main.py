@@ -18,7 +18,7 @@ from segzero.tiny.questions import make_samples
 from segzero.tiny.scene_files import write_scenes
 
 COMMANDS = {
-    "infer", "segment", "demo", "train", "sft", "merge", "chat", "serve", "demo-ui", "doctor", "docs",
+    "infer", "segment", "demo", "train", "sft", "tune", "merge", "chat", "serve", "demo-ui", "doctor", "docs",
     "data check", "data show", "data prepare", "data export", "data scenes",
     "eval", "eval rescore", "eval compare",
 }  # fmt: skip
@@ -64,7 +64,7 @@ def test_help_of_infer_has_every_option_with_its_default(run):
     rows = dict(re.findall(r"^│ +--([\w-]+) .*?  (\S.*?) +│$", out, re.MULTILINE))
     assert set(rows) == {
         "questions", "out", "format", "policy", "segmenter", "policy-backend", "segmenter-backend", "device", "frame",
-        "prompt", "temperature", "max-tokens", "seed", "batch", "max-pixels", "help",
+        "prompt", "temperature", "max-tokens", "seed", "batch", "max-pixels", "help", "mask-model",
     }  # fmt: skip
     assert rows["batch"].endswith("Images at once. [default: 64]")
     assert rows["max-pixels"].endswith("Refuse larger images. [default: 89000000]")

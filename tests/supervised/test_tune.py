@@ -9,6 +9,7 @@ import torch
 from segzero import shipped
 from segzero.data.parquet import to_parquet
 from segzero.errors import UserError
+from segzero.mask_model.load import load_mask_model
 from segzero.mask_model.prompt_model import PromptModel
 from segzero.mask_model.protocol import MaskQuestion
 from segzero.mask_model.reader import Reader
@@ -127,7 +128,7 @@ def test_where_nothing_is_there_only_its_presence_is_learnt():
     learner = MaskLearner(model_of("lora_rank=0"), 16, 1 << 28, Weights(1, 1, 1, 1))
     absent = [sample for sample in make_samples(18, 61) if sample.empty]
     rows = learner.encode(absent)
-    decoded = learner.model([r.seen for r in rows], [r.embedded for r in rows], [r.question for r in rows])
+    decoded = learner.model([row.image for row in rows], [row.question for row in rows])
     expected = torch.nn.functional.softplus(decoded.presence).sum()
     assert absent and float(learner(rows).detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
 
@@ -154,7 +155,7 @@ def test_a_saved_model_answers_as_it_did_with_its_adapters(tmp_path):
     from segzero.supervised.lora import merged_weights
 
     model.save(tmp_path, merged_weights(model.net))
-    loaded = PromptModel.load(tmp_path, "cpu")
+    loaded = load_mask_model(tmp_path, "cpu")
     for one, other in zip(model.answer(questions_of()), loaded.answer(questions_of()), strict=True):
         np.testing.assert_allclose(one.logits, other.logits, rtol=1e-3, atol=1e-4)
 
@@ -216,14 +217,14 @@ def test_a_damaged_model_is_refused(run, tmp_path):
 
     folder = shutil.copytree(run / "last", tmp_path / "model")
     (folder / "mask_model.json").write_text('{"head": "light"}')
-    with pytest.raises(UserError, match="names no head that is known here; there is: prompt"):
-        PromptModel.load(folder)
+    with pytest.raises(UserError, match="names the head 'light'; there is: prompt"):
+        load_mask_model(folder)
     (folder / "mask_model.json").write_text('{"head": "prompt"}')
     from safetensors.torch import save_file
 
     save_file({"norm.weight": torch.zeros(3)}, folder / "head.safetensors")
     with pytest.raises(UserError, match="is not for"):
-        PromptModel.load(folder)
+        load_mask_model(folder)
     (folder / "head.safetensors").write_bytes(b"torn")
     with pytest.raises(UserError, match="can't be read"):
-        PromptModel.load(folder)
+        load_mask_model(folder)

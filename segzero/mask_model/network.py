@@ -1,0 +1,118 @@
+"""The base of mask models: encode images once, predict masks for questions about them, answer, save.
+
+A network registers its trained parts as modules, so that a training loop finds their parameters. Images are encoded by
+frozen towers, and what they compute is kept and shared by all questions about an image.
+"""
+
+import json
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from segzero.errors import UserError, one_line
+from segzero.mask_model.protocol import AnsweredMask, MaskQuestion
+from segzero.mask_model.reader import Reader
+
+HEAD, CARD, POLICY = "head.safetensors", "mask_model.json", "policy"  # files and folders of a saved model
+
+
+class EncodedImage(Protocol):
+    """Features of one image by the frozen towers, for any number of questions."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """Masks of B questions as a decoder predicts them."""
+
+    logits: Sequence[Tensor]  # [h, w] each, over the whole image
+    scores: Tensor  # [B], the IoU that the decoder expects
+    presence: Tensor  # [B], logit of anything being there
+
+
+class MaskNetwork(nn.Module):
+    """A mask model as it is trained; the same forward pass serves training, evaluation and inference."""
+
+    def __init__(self, reader: Reader, head: nn.Module, name: str = "") -> None:
+        super().__init__()
+        self.reader, self.head, self.name = reader, head, name
+        self.net = reader.net
+
+    @abstractmethod
+    def see(self, images: Sequence[Image.Image]) -> list[Any]:
+        """Encode images by the frozen towers; each result is an `EncodedImage`."""
+
+    @abstractmethod
+    def forward(self, encoded: Sequence[Any], questions: Sequence[str]) -> Decoded:
+        """Predict a mask for each question about the encoded image beside it."""
+
+    @abstractmethod
+    def save(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        """Write the model with these weights of the language model. The folder is there and empty."""
+
+    @torch.inference_mode()
+    def answer(self, questions: Sequence[MaskQuestion]) -> list[AnsweredMask]:
+        """Answer each question, in order; an image that several ask about is encoded once."""
+        if not questions:
+            return []
+        images = {id(question.image): question.image for question in questions}
+        encoded = dict(zip(images, self.see(list(images.values())), strict=True))
+        decoded = self([encoded[id(q.image)] for q in questions], [q.question for q in questions])
+        return [
+            AnsweredMask(logits.float().cpu().numpy(), float(score), float(presence.sigmoid()), question.image.size)
+            for logits, score, presence, question in zip(
+                decoded.logits, decoded.scores, decoded.presence, questions, strict=True
+            )
+        ]
+
+    def fits(self, image: Image.Image) -> None:
+        """Refuse images of a shape that the language model can't see."""
+        self.reader.frame.model_size(image.size)
+
+    def close(self) -> None:
+        """Release memory; the model can't be used afterwards."""
+        for name in list(self._modules):
+            delattr(self, name)
+        del self.reader
+
+
+def save_head(folder: Path, model: MaskNetwork, weights: dict[str, Tensor], kind: str, **settings: Any) -> None:
+    """Write a model's head, its language model with these weights, and the card that names the kind of head."""
+    save_file({name: tensor.contiguous() for name, tensor in model.head.state_dict().items()}, folder / HEAD)
+    model.net.save_pretrained(folder / POLICY, state_dict=weights)
+    model.reader.processor.save_pretrained(folder / POLICY)
+    (folder / CARD).write_text(json.dumps({"head": kind, **settings}) + "\n")
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The card of a saved model: the kind of its head, and the head's settings."""
+    try:
+        card = json.loads((folder / CARD).read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"no mask model in {folder}: {one_line(error, 200)}; `segzero tune` writes one") from None
+    if not isinstance(card, dict) or not isinstance(card.get("head"), str):
+        raise UserError(f"{folder / CARD} names no head; `segzero tune` writes one that does")
+    return card
+
+
+def load_head(folder: Path, head: nn.Module) -> None:
+    """Set a head to the weights of a saved model."""
+    try:
+        weights = load_file(folder / HEAD)
+    except Exception as error:  # safetensors has exceptions of its own
+        raise UserError(f"{folder / HEAD} can't be read: {one_line(error, 200)}") from None
+    try:
+        head.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{folder / HEAD} is not for {folder / POLICY}: {one_line(error, 200)}") from None
