@@ -9,7 +9,7 @@ Frame(kind='stretch', side=840, ...)
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,15 +78,15 @@ def read_checkpoint(path: str | Path, frame: str | Frame | None = None, prompt: 
     return checkpoint
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
-    """Read a policy's config.json; refuse numbers with which no model could be built."""
+def read_config(path: str | Path, families: Sequence[str] = tuple(FAMILY_FRAMES)) -> dict[str, Any]:
+    """Read the config.json of a model of these families; refuse numbers with which none could be built."""
     path = str(path)
     config = _read_json(path, "config.json")
     if config is None:
         raise UserError(f"no checkpoint at {path}: no config.json there; give the folder that save_pretrained wrote")
     family = config.get("model_type")
-    if not isinstance(family, str) or family not in FAMILY_FRAMES:
-        known = ", ".join(FAMILY_FRAMES)
+    if not isinstance(family, str) or family not in families:
+        known = ", ".join(families)
         raise UserError(f"{path} holds a {str(family)[:100]!r} model; a policy is one of {known}")
     for name in ("text_config", "vision_config"):
         if not isinstance(config.get(name, {}), dict):
