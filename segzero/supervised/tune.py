@@ -18,12 +18,13 @@ from segzero.data.parquet import from_parquet
 from segzero.errors import UserError, unknown_name
 from segzero.evaluation import metrics
 from segzero.io import lock, replaced_folder, write_atomically
+from segzero.mask_model.network import ADAPTERS
 from segzero.mask_model.prompt_model import PromptModel
 from segzero.mask_model.protocol import MaskModel, MaskQuestion
 from segzero.prompts import normalise
 from segzero.sample import Sample
 from segzero.supervised.loop import fit, mixed_precision
-from segzero.supervised.lora import add_adapters, merged_weights
+from segzero.supervised.lora import add_adapters, merged_weights, save_adapters
 from segzero.supervised.mask_learner import MaskLearner, Weights
 from segzero.supervised.settings import compose, data_files, model_path
 
@@ -73,7 +74,9 @@ def tune(head: str, overrides: Sequence[str] = ()) -> Path | None:
 
     def export(name: str) -> None:
         with replaced_folder(out / name) as unfinished:
-            model.save(unfinished, merged_weights(model.net))
+            if config.adapters_only:
+                save_adapters(model.net, unfinished / ADAPTERS)
+            model.save(unfinished, None if config.adapters_only else merged_weights(model.net))
 
     busy = f"another training is at work in {out}; wait for it, or set `out` to another folder"
     with lock(out, busy) if processes.is_main_process else nullcontext():
@@ -136,7 +139,7 @@ def describe(config: DictConfig, model: PromptModel, data: MaskSamples) -> list[
     epochs = config.steps * config.batch / len(data.train)
     language = f"adapters of rank {config.lora_rank}" if config.lora_rank else "all weights of the language model"
     lines = [
-        f"model    {model.reader.name}, frame {model.reader.frame}; {model.segmenter.name}",
+        f"model    {model.reader.checkpoint.path}, frame {model.reader.frame}; {model.segmenter.name}",
         f"trains   the head, SAM2's mask decoder, {language}: {trained:,} weights",
         f"data     {config.data}: {data}",
         f"batch    {config.batch} questions an update, {config.steps} updates, {epochs:.1f} epochs; "
