@@ -17,17 +17,16 @@ from torch.nn.functional import cross_entropy
 
 from segzero.errors import UserError
 from segzero.mask_model.light_head import LightHead
-from segzero.mask_model.network import POLICY, Decoded, MaskNetwork, load_head, save_head
+from segzero.mask_model.network import Decoded, MaskNetwork, language_model_of, load_head, save_head
 from segzero.mask_model.reader import Reader, Reading, SeenImage, Text
 from segzero.prompts import normalise
 
 SEG, REJ = "[SEG]", "[REJ]"
+MOST = 1 << 62
 
 
 class LightModel(MaskNetwork):
     """Reader and light head; the reader's language model knows [SEG] and [REJ]."""
-
-    expressions = 5  # most questions about an image that share an answer in training
 
     def __init__(self, reader: Reader, head: LightHead, name: str = "") -> None:
         super().__init__(reader, head, name)
@@ -44,16 +43,17 @@ class LightModel(MaskNetwork):
     @classmethod
     def load(cls, folder: Path, device: str = "auto", dtype: str = "auto") -> "LightModel":
         """Load a model that `save` wrote."""
-        reader = Reader.load(folder / POLICY, device, dtype)
+        policy = language_model_of(folder)
+        reader = Reader.load(policy, device, dtype)
         known = reader.processor.tokenizer.get_vocab()
         for token in (SEG, REJ):
-            if not known.get(token, 1 << 62) < reader.net.get_input_embeddings().num_embeddings:
-                raise UserError(f"the model in {folder / POLICY} has no token {token}; `segzero tune --head light` adds it")
+            if not known.get(token, MOST) < reader.net.get_input_embeddings().num_embeddings:
+                raise UserError(f"the model in {policy} has no token {token}, which `segzero tune --head light` adds")
         model = cls(reader, _head(reader))
         load_head(folder, model.head)
         return model
 
-    def save(self, folder: Path, weights: dict[str, Tensor]) -> None:
+    def save(self, folder: Path, weights: dict[str, Tensor] | None) -> None:
         """Write the model: head, and language model with these weights. The folder is there and empty."""
         save_head(folder, self, weights, "light")
 

@@ -23,12 +23,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from segzero.device import find_device
 from segzero.errors import UserError, one_line
-from segzero.frames import FAMILY_FRAMES, Frame, stretch
 from segzero.mask_model.tower import Grid, tower_of
-from segzero.policy.checkpoint import read_checkpoint, read_config
+from segzero.policy.adapters import is_adapter, load_base, merge_into
+from segzero.policy.checkpoint import FAMILIES_READ, Checkpoint, read_checkpoint
 from segzero.prompts import normalise
-
-MOST_SIDE = 4096  # of InternVL's tile, in pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,9 +71,9 @@ class Reader:
 
     keep_patches = False
 
-    def __init__(self, net: Any, processor: Any, frame: Frame, name: str, device: torch.device) -> None:
-        self.net, self.processor, self.frame, self.name, self.device = net, processor, frame, name, device
-        self.tower = tower_of(net, processor)
+    def __init__(self, net: Any, processor: Any, checkpoint: Checkpoint, device: torch.device) -> None:
+        self.net, self.processor, self.checkpoint, self.device = net, processor, checkpoint, device
+        self.frame, self.tower = checkpoint.frame, tower_of(net, processor)
         self.width: int = net.config.get_text_config().hidden_size
         self.image_token: int = net.config.image_token_id
         for parameter in net.parameters():
@@ -83,20 +81,27 @@ class Reader:
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto", dtype: str = "auto") -> "Reader":
-        """Load a Qwen2-VL, Qwen2.5-VL, Qwen3-VL or InternVL by folder or hub name."""
+        """Load a Qwen2-VL, Qwen2.5-VL, Qwen3-VL or InternVL by folder or hub name.
+
+        Adapters are merged into their base.
+        """
         target = find_device(device)
         kind = dtype if dtype != "auto" else "bfloat16" if target.type == "cuda" else "float32"
-        frame = _frame(path)
+        adapted = is_adapter(path)
+        checkpoint = read_checkpoint(path, families=FAMILIES_READ)
         try:
             processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
-            net = AutoModelForImageTextToText.from_pretrained(
-                path, dtype=getattr(torch, kind), attn_implementation="sdpa", trust_remote_code=False
-            )
-        except ImportError:
+            if adapted:
+                net = merge_into(load_base(path), path).to(getattr(torch, kind))
+            else:
+                net = AutoModelForImageTextToText.from_pretrained(
+                    path, dtype=getattr(torch, kind), attn_implementation="sdpa", trust_remote_code=False
+                )
+        except (ImportError, UserError):
             raise
         except Exception as error:  # files can be broken in many ways, and each has its own exception
             raise UserError(f"the vision-language model {path} does not load: {one_line(error)}") from error
-        return cls(net.to(target).eval(), processor, frame, str(path), target)
+        return cls(net.to(target).eval(), processor, checkpoint, target)
 
     def question(self, question: str) -> Text:
         """Render a question as the user's turn of a chat, with the question's own words marked."""
@@ -166,15 +171,3 @@ class Reader:
     @property
     def _padding(self) -> int:
         return self.processor.tokenizer.pad_token_id or 0
-
-
-def _frame(path: str | Path) -> Frame:
-    """How images are fitted for a checkpoint; InternVL sees one tile, of its vision tower's size."""
-    config = read_config(path, [*FAMILY_FRAMES, "internvl"])
-    if config["model_type"] != "internvl":
-        return read_checkpoint(path).frame
-    side = (config.get("vision_config") or {}).get("image_size", 448)
-    side = side[0] if isinstance(side, list) and side else side
-    if not isinstance(side, int) or not 0 < side <= MOST_SIDE:
-        raise UserError(f"config.json in {path}: image_size is {str(side)[:100]}; it should be a side in pixels")
-    return stretch(side)

@@ -24,6 +24,8 @@ DEFAULT_PROMPT = "multi"
 
 MOST_BYTES = 16 << 20  # per small file of a checkpoint
 MOST_LAYERS = 1000
+TILED = "internvl"  # of fixed tiles; read by mask models
+FAMILIES_READ = (*FAMILY_FRAMES, TILED)
 _MOST = {"num_hidden_layers": MOST_LAYERS, "depth": MOST_LAYERS, "vocab_size": 1 << 22}
 
 # Checkpoints that carry no card: the last part of their name -> prompt. All were trained in stretch(840).
@@ -53,13 +55,21 @@ class Checkpoint:
         return size[0] * size[1] // self.factor**2
 
 
-def read_checkpoint(path: str | Path, frame: str | Frame | None = None, prompt: str | None = None) -> Checkpoint:
+def read_checkpoint(
+    path: str | Path,
+    frame: str | Frame | None = None,
+    prompt: str | None = None,
+    families: Sequence[str] = tuple(FAMILY_FRAMES),
+) -> Checkpoint:
     """Read the small files of a checkpoint folder, or of a model on the hub (its cache is enough)."""
     path = str(Path(path).expanduser())
-    config = read_config(path)
+    config = read_config(path, families)
     family = config["model_type"]
     factor, min_pixels, max_pixels = _processor_limits(path)
-    default = frame_for(family, min_pixels, max_pixels, factor)
+    if family == TILED:
+        default = stretch(_tile_side(config, path))
+    else:
+        default = frame_for(family, min_pixels, max_pixels, factor)
 
     own_prompt, own_frame = _read_card(path) or released(path)
     frame = frame or own_frame or default
@@ -184,6 +194,14 @@ def _max_length(config: dict[str, Any], path: str) -> int:
     length = text.get("max_position_embeddings", 32768)
     _check_whole(length, f"config.json in {path}: max_position_embeddings")
     return length
+
+
+def _tile_side(config: dict[str, Any], path: str) -> int:
+    """Side of the one tile that InternVL sees, in pixels."""
+    side = config.get("vision_config", {}).get("image_size", 448)
+    side = side[0] if isinstance(side, list) and side else side
+    _check_whole(side, f"config.json in {path}: image_size")
+    return int(side)
 
 
 def _check_whole(value: Any, where: str) -> None:

@@ -27,7 +27,7 @@ from segzero.sample import Sample
 from segzero.segmenter import load_segmenter
 from segzero.supervised.answers import answer_text
 from segzero.supervised.loop import fit, mixed_precision
-from segzero.supervised.lora import add_adapters, merged_weights
+from segzero.supervised.lora import add_adapters, merged_weights, save_adapters
 from segzero.supervised.policy_learner import PolicyLearner
 from segzero.supervised.settings import compose, data_files, model_path
 from segzero.training.dataset import FilterReport, filter_usable
@@ -73,7 +73,13 @@ def sft(overrides: Sequence[str] = ()) -> Path | None:
             with learner.generating() as policy:
                 return scores(SegZeroPipeline(policy, segmenter, sampling=Sampling(max_tokens=MAX_ANSWER)), data.val)
 
-        fit(learner, data.train, config, validate if segmenter else None, lambda name: save(learner, out / name))
+        fit(
+            learner,
+            data.train,
+            config,
+            validate if segmenter else None,
+            lambda name: save(learner, out / name, config.adapters_only),
+        )
     return out
 
 
@@ -152,10 +158,13 @@ def scores(pipeline: SegZeroPipeline, samples: Sequence[Sample]) -> dict[str, fl
     return {name: value for name, value in figures.items() if value == value}  # no N-acc where all have a target
 
 
-def save(learner: PolicyLearner, folder: Path) -> None:
-    """Write the policy as a checkpoint that from_pretrained loads, adapters merged; an older one is replaced."""
+def save(learner: PolicyLearner, folder: Path, adapters_only: bool = False) -> None:
+    """Write the policy as a checkpoint that from_pretrained loads, adapters merged or alone; replace an older one."""
     net, checkpoint = learner.net, learner.encoder.checkpoint
     with replaced_folder(folder) as unfinished:
-        net.save_pretrained(unfinished, state_dict=merged_weights(net))
+        if adapters_only:
+            save_adapters(net, unfinished)
+        else:
+            net.save_pretrained(unfinished, state_dict=merged_weights(net))
         learner.encoder.processor.save_pretrained(unfinished)
         write_card(unfinished, checkpoint.prompt, checkpoint.frame)
