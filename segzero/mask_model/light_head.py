@@ -18,18 +18,18 @@ PIXELS = 4  # channels of a pixel before the last convolution
 class LightHead(nn.Module):
     """Mask decoder over images' features, for any number of [SEG] states about each."""
 
-    def __init__(self, detail: int, states: int, patch: int, dropout: float = 0.1) -> None:
+    def __init__(self, detail: int, states: int, patch: int) -> None:
         super().__init__()
         self.patch = patch
         self.details = nn.LayerNorm(detail)
         self.image = nn.Sequential(nn.LayerNorm(states), nn.Linear(states, detail))
         self.text = nn.Sequential(nn.LayerNorm(states), nn.Linear(states, detail))
-        self.look = nn.TransformerDecoderLayer(detail, HEADS, detail, dropout, batch_first=True)
+        self.look = nn.TransformerDecoderLayer(detail, HEADS, detail, 0.0, batch_first=True)
         self.enlarge = DynamicUpsample(detail)
         self.fuse = nn.Linear(3 * detail, detail)
         self.modulate = nn.Linear(detail, 2 * detail)
         self.match = Match(detail)
-        self.ask = nn.TransformerEncoderLayer(detail, HEADS, detail, dropout, batch_first=True)
+        self.ask = nn.TransformerEncoderLayer(detail, HEADS, detail, 0.0, batch_first=True)
         self.cells = nn.Conv2d(detail, PIXELS * patch * patch, 3, padding=1)
         self.norm = nn.GroupNorm(1, PIXELS * patch * patch)
         self.smooth = nn.Conv2d(PIXELS, 1, 5, padding=2)

@@ -97,6 +97,7 @@ class LightModel(MaskNetwork):
             asked |= zip(group, reading.states[self._decisions(reading).nonzero()[:, 0] - 1], strict=True)
             by_grid.setdefault(_patches(encoded[group[0]]).shape, []).append(number)
         logits: dict[int, Tensor] = {}
+        scores: dict[int, Tensor] = {}
         for numbers in by_grid.values():
             seen = [encoded[groups[number][0]] for number in numbers]
             image = [self._image_states(readings[number], one) for number, one in zip(numbers, seen, strict=True)]
@@ -109,9 +110,10 @@ class LightModel(MaskNetwork):
                 torch.tensor(owners, device=self.reader.device),
             )
             logits |= zip(rows, masks, strict=True)
+            scores |= zip(rows, expected_iou(masks), strict=True)
         order = range(len(logits))
         seg, rej = self._words(torch.stack([asked[row] for row in order]))[:, self.own_tokens].T
-        return Decoded([logits[row] for row in order], expected_iou([logits[row] for row in order]), seg - rej)
+        return Decoded([logits[row] for row in order], torch.stack([scores[row] for row in order]), seg - rej)
 
     def _decisions(self, reading: Reading) -> Tensor:
         """Which tokens of a reading are [SEG] or [REJ], bool [tokens]."""
@@ -141,14 +143,12 @@ class LightModel(MaskNetwork):
         return summed / owner.bincount()
 
 
-def expected_iou(logits: Sequence[Tensor]) -> Tensor:
-    """IoU to be expected of masks if their pixels are as likely inside as their logits say, [B]."""
-
-    def one(mask: Tensor) -> Tensor:
-        inside, likely = mask > 0, mask.detach().float().sigmoid()
-        return likely[inside].sum() / (inside.sum() + likely[~inside].sum())
-
-    return torch.stack([one(mask) for mask in logits])
+@torch.no_grad()
+def expected_iou(logits: Tensor) -> Tensor:
+    """IoU to be expected of masks [B, h, w] if their pixels are as likely inside as their logits say, [B]."""
+    inside, likely = (logits > 0).float().flatten(1), logits.float().sigmoid().flatten(1)
+    both = (likely * inside).sum(1)
+    return both / (inside.sum(1) + likely.sum(1) - both).clamp(min=1e-6)
 
 
 def _by_image(encoded: Sequence[SeenImage], most: int) -> list[list[int]]:

@@ -185,7 +185,7 @@ def test_a_dry_run_writes_nothing(data, tmp_path, run_segzero):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["tune", "--head", "light"], "unknown head 'light'"),
+        (["tune", "--head", "heavy"], "unknown head 'heavy'"),
         (["tune", "rows_per_pass=0"], "rows_per_pass=0: it must be a whole number from 1 on"),
         (["tune", "data=/nowhere"], "no data for training"),
         (["infer", "x.png", "it", "--mask-model", "/nowhere"], "no mask model in /nowhere"),
