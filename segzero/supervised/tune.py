@@ -23,7 +23,7 @@ from segzero.mask_model.prompt_model import PromptModel
 from segzero.mask_model.protocol import MaskModel, MaskQuestion
 from segzero.prompts import normalise
 from segzero.sample import Sample
-from segzero.supervised.loop import fit, mixed_precision
+from segzero.supervised.loop import can_be_tried, fit, held, mixed_precision, trial
 from segzero.supervised.lora import add_adapters, merged_weights, save_adapters
 from segzero.supervised.mask_learner import MaskLearner, Weights
 from segzero.supervised.settings import compose, data_files, model_path
@@ -61,10 +61,13 @@ def tune(head: str, overrides: Sequence[str] = ()) -> Path | None:
     data = read_samples(config, model)
     if processes.is_main_process:
         print("\n".join(describe(config, model, data)), flush=True)
-    if config.dry_run:
-        return None
     weights = Weights(config.mask_weight, config.dice_weight, config.presence_weight, config.score_weight)
     learner = MaskLearner(model, config.rows_per_pass, int(config.cache_gb * 2**30), weights).train()
+    if config.dry_run:
+        tried = trial(learner, data.train, config) if can_be_tried(model) else None
+        if processes.is_main_process and tried:
+            print(f"tried    {tried.report(config.steps)}")
+        return None
 
     def validate() -> dict[str, float]:
         learner.eval()
@@ -147,6 +150,7 @@ def describe(config: DictConfig, model: PromptModel, data: MaskSamples) -> list[
         f"run      {config.out}; resume {config.resume}",
     ]
     if config.dry_run:
+        lines.append(f"memory   {held(model)}; kept images {config.cache_gb} GB at most")
         for sample in data.train[:2]:
             lines.append(f"sample   {sample.id}: {sample.question}: {len(sample.objects)} objects")
     return lines
