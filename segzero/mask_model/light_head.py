@@ -54,7 +54,7 @@ class LightHead(nn.Module):
 
 
 class Match(nn.Module):
-    """How well each cell matches a text, in several ways at once."""
+    """Similarity of each cell to a text, in several subspaces."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -19,13 +19,12 @@ from segzero.data.parquet import from_parquet
 from segzero.errors import UserError, unknown_name
 from segzero.evaluation import metrics
 from segzero.io import lock, replaced_folder, write_atomically
-from segzero.mask_model.network import ADAPTERS
 from segzero.mask_model.load import KINDS
 from segzero.mask_model.network import ADAPTERS, CARD, MaskNetwork, read_card
 from segzero.mask_model.protocol import MaskModel, MaskQuestion
 from segzero.prompts import normalise
 from segzero.sample import Sample
-from segzero.supervised.loop import fit, mixed_precision
+from segzero.supervised.loop import can_be_tried, fit, held, mixed_precision, trial
 from segzero.supervised.lora import add_adapters, merged_weights, save_adapters
 from segzero.supervised.mask_learner import MaskLearner, Weights
 from segzero.supervised.settings import compose, data_files, model_path
@@ -64,10 +63,13 @@ def tune(head: str, overrides: Sequence[str] = ()) -> Path | None:
     data = read_samples(config, model)
     if processes.is_main_process:
         print("\n".join(describe(config, model, data)), flush=True)
-    if config.dry_run:
-        return None
     weights = Weights(**{name: config.get(f"{name}_weight", 0) for name in TERMS})
     learner = MaskLearner(model, config.rows_per_pass, int(config.cache_gb * 2**30), weights).train()
+    if config.dry_run:
+        tried = trial(learner, data.train, config) if can_be_tried(model) else None
+        if processes.is_main_process and tried:
+            print(f"tried    {tried.report(config.steps)}")
+        return None
 
     def validate() -> dict[str, float]:
         learner.eval()
@@ -160,6 +162,7 @@ def describe(config: DictConfig, model: MaskNetwork, data: MaskSamples) -> list[
         f"run      {config.out}; resume {config.resume}",
     ]
     if config.dry_run:
+        lines.append(f"memory   {held(model)}; kept images {config.cache_gb} GB at most")
         for sample in data.train[:2]:
             lines.append(f"sample   {sample.id}: {sample.question}: {len(sample.objects)} objects")
     return lines

@@ -1,6 +1,7 @@
 """Prompt heads: states and masks do not depend on a batch's company, what should learn does, and models load again."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -176,6 +177,7 @@ def test_a_run_leaves_a_model_that_infer_takes(run, tmp_path, run_segzero):
 def test_a_dry_run_writes_nothing(data, tmp_path, run_segzero):
     code, output, _ = run_segzero("tune", f"data={data}", f"out={tmp_path / 'run'}", "dry_run=true", *QUICK)
     assert code == 0 and "12 samples of 12 images; 4 for validation" in output and output.count("sample   ") == 2
+    assert re.search(r"tried    \d+\.\d\d s an update, .* h in all; \d+\.\d GiB", output)
     assert not (tmp_path / "run").exists()
 
 
@@ -216,8 +218,8 @@ def test_a_damaged_model_is_refused(run, tmp_path):
     import shutil
 
     folder = shutil.copytree(run / "last", tmp_path / "model")
-    (folder / "mask_model.json").write_text('{"head": "light"}')
-    with pytest.raises(UserError, match="names the head 'light'; there is: prompt"):
+    (folder / "mask_model.json").write_text('{"head": "heavy"}')
+    with pytest.raises(UserError, match="names the head 'heavy'; there is: prompt, light"):
         load_mask_model(folder)
     (folder / "mask_model.json").write_text('{"head": "prompt"}')
     from safetensors.torch import save_file
