@@ -30,8 +30,8 @@ class LightHead(nn.Module):
         self.modulate = nn.Linear(detail, 2 * detail)
         self.match = Match(detail)
         self.ask = nn.TransformerEncoderLayer(detail, HEADS, detail, 0.0, batch_first=True)
+        self.coarse = nn.Linear(detail, 1)
         self.cells = nn.Conv2d(detail, PIXELS * patch * patch, 3, padding=1)
-        self.norm = nn.GroupNorm(1, PIXELS * patch * patch)
         self.smooth = nn.Conv2d(PIXELS, 1, 5, padding=2)
 
     def forward(self, detail: Tensor, image: Tensor, asked: Tensor, owners: Tensor) -> Tensor:
@@ -49,8 +49,9 @@ class LightHead(nn.Module):
         scale, shift = self.modulate(text).chunk(2, dim=-1)
         each = self.ask(fused * (1 + scale) + shift + self.match(fused, text))
         grid = each.transpose(1, 2).unflatten(2, shape)
-        pixels = pixel_shuffle(self.norm(self.cells(grid)).relu(), self.patch)
-        return self.smooth(pixels)[:, 0]
+        pixels = nn.functional.gelu(pixel_shuffle(self.cells(grid), self.patch))
+        coarse = self.coarse(each).transpose(1, 2).unflatten(2, shape)
+        return self.smooth(pixels)[:, 0] + interpolate(coarse, scale_factor=self.patch, mode="bilinear")[:, 0]
 
 
 class Match(nn.Module):
