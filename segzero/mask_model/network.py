@@ -46,6 +46,9 @@ class Decoded:
 class MaskNetwork(nn.Module):
     """A mask model as it is trained; the same forward pass serves training, evaluation and inference."""
 
+    kind = ""  # of its head, once it is loaded
+    memory = False
+
     def __init__(self, reader: Reader, head: nn.Module, name: str = "") -> None:
         super().__init__()
         self.reader, self.head, self.name = reader, head, name
@@ -77,6 +80,11 @@ class MaskNetwork(nn.Module):
                 decoded.logits, decoded.scores, decoded.presence, questions, strict=True
             )
         ]
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.reader.device
 
     def fits(self, image: Image.Image) -> None:
         """Refuse images of a shape that the language model can't see."""
