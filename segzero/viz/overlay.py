@@ -59,7 +59,7 @@ class Drawable(Protocol):
 def draw_overlay(
     image: Image.Image, instances: Sequence[Drawable], size: Size | None = None, boxes: bool = True
 ) -> Image.Image:
-    """Draw instances on a copy of the image, with or without boxes; small images are enlarged a whole number of times."""
+    """Draw instances on a copy of the image, with or without boxes; small ones are enlarged a whole number of times."""
     if size is None:
         times = max(1, math.ceil(READABLE / max(image.size)))
         size = image.width * times, image.height * times

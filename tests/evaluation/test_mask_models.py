@@ -179,4 +179,3 @@ def test_the_command_evaluates_and_compares(held_out, mask_model, tmp_path, run_
 def test_options_without_effect_are_refused(more, problem, run_segzero):
     code, _, error = run_segzero("eval", "--benchmark", "own", "--mask-model", "m", *more)
     assert code == 2 and problem in error and error.count("\n") == 1
-
