@@ -1,4 +1,4 @@
-"""Load a mask model from the folder that `segzero tune` wrote, whatever its head is.
+"""Load a mask model from the folder that `segzero tune` wrote, whatever its head is, or from ConverSeg's own files.
 
 >>> model = load_mask_model("runs/prompt_head/best")                                       # doctest: +SKIP
 >>> [answer] = model.answer([MaskQuestion(image, "what keeps the rain off")])              # doctest: +SKIP
@@ -7,6 +7,7 @@
 from pathlib import Path
 
 from segzero.errors import UserError
+from segzero.mask_model.converseg import ConverSegModel
 from segzero.mask_model.network import CARD, MaskNetwork, read_card
 from segzero.mask_model.prompt_model import PromptModel
 
@@ -14,11 +15,14 @@ KINDS: dict[str, type[PromptModel]] = {"prompt": PromptModel}
 
 
 def load_mask_model(path: str | Path, device: str = "auto", dtype: str = "auto") -> MaskNetwork:
-    """Load a mask model; its card says which head it has."""
+    """Load a mask model; its card says which head it has. A folder of ConverSeg's raw files has no card."""
     folder = Path(path)
-    kind = read_card(folder)["head"]
-    if kind not in KINDS:
-        raise UserError(f"{folder / CARD} names the head {kind!r}; there is: {', '.join(KINDS)}")
-    model = KINDS[kind].load(folder, device, dtype)
+    if any(folder.glob("*_plm_*.torch")) and not (folder / CARD).exists():
+        model: PromptModel = ConverSegModel.load(folder, device, dtype)
+    else:
+        kind = read_card(folder)["head"]
+        if kind not in KINDS:
+            raise UserError(f"{folder / CARD} names the head {kind!r}; there is: {', '.join(KINDS)}")
+        model = KINDS[kind].load(folder, device, dtype)
     model.name = str(path)
     return model.eval()

@@ -96,6 +96,10 @@ class Reader:
         assert found, "chat templates keep the user's words"
         return Text(before, words, after)
 
+    def fit(self, image: Image.Image) -> Image.Image:
+        """Resize an image to the size at which the model sees it."""
+        return self.frame.fit(image)
+
     @torch.no_grad()
     def see(self, images: Sequence[Image.Image]) -> list[SeenImage]:
         """Compute the features of images, one after the other, as their sizes differ."""
@@ -117,7 +121,7 @@ class Reader:
         ]
 
     def _see(self, image: Image.Image) -> SeenImage:
-        inputs = self.processor.image_processor(images=[self.frame.fit(image)], return_tensors="pt")
+        inputs = self.processor.image_processor(images=[self.fit(image)], return_tensors="pt")
         pixels, grid = inputs["pixel_values"].to(self.device, self.net.dtype), inputs["image_grid_thw"].to(self.device)
         features = self.net.model.get_image_features(pixels, grid)
         features.last_hidden_state = None  # of every patch; nothing needs it
