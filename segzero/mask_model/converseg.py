@@ -21,13 +21,12 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from segzero.device import find_device
 from segzero.errors import UserError, one_line
-from segzero.frames import Frame
 from segzero.mask_model.converseg_files import RawFiles, RawLanguage, check_language, read_adapters, read_language
 from segzero.mask_model.network import Decoded
 from segzero.mask_model.prompt_head import PromptHead
 from segzero.mask_model.prompt_model import PromptImage, PromptModel
 from segzero.mask_model.reader import Reader, Reading, Text
-from segzero.policy.checkpoint import read_checkpoint
+from segzero.policy.checkpoint import Checkpoint, read_checkpoint
 from segzero.segmenter.meta_weights import architecture, find_architecture, make_sam2, read_tensors
 from segzero.segmenter.protocol import Embeddings
 from segzero.segmenter.transformers import IMAGES_AT_ONCE, TransformersSegmenter
@@ -52,8 +51,8 @@ MASKS = {
 class ConverSegReader(Reader):
     """A language model that reads a question as written, and an image at its own size."""
 
-    def __init__(self, net: Any, processor: Any, frame: Frame, name: str, device: torch.device) -> None:
-        super().__init__(net, processor, frame, name, device)
+    def __init__(self, net: Any, processor: Any, checkpoint: Checkpoint, device: torch.device) -> None:
+        super().__init__(net, processor, checkpoint, device)
         added = processor.tokenizer.added_tokens_decoder
         none = [i for i, token in added.items() if token.special or any(n in token.content.lower() for n in NOT_TEXT)]
         self.no_words = torch.tensor(sorted({*none, *processor.tokenizer.all_special_ids}), device=device)
@@ -162,4 +161,4 @@ def build_reader(
         config, dtype=getattr(torch, kind), attn_implementation="sdpa", trust_remote_code=False
     )
     net.load_state_dict(weights)
-    return ConverSegReader(net.to(device).eval(), processor, checkpoint.frame, base, device)
+    return ConverSegReader(net.to(device).eval(), processor, checkpoint, device)

@@ -19,10 +19,10 @@ from torch import Tensor
 from segzero.errors import UserError, one_line
 from segzero.io import read_json
 from segzero.mask_model.prompt_head import PromptHead
+from segzero.policy.adapters import CARD, PREFIX, WEIGHTS
 from segzero.segmenter.meta_weights import check_shapes, read_tensors
 
-BACKBONE, ADAPTER, BASE_LAYER = "backbone.base_model.model.", "base_model.model.", ".base_layer."
-ADAPTER_FOLDER, CONFIG, ADAPTER_WEIGHTS = "lora_plm_adapter", "adapter_config.json", "adapter_model.safetensors"
+BACKBONE, BASE_LAYER, ADAPTER_FOLDER = f"backbone.{PREFIX}", ".base_layer.", "lora_plm_adapter"
 HEAD_NAMES = {"txt_norm": "norm", "to_sparse": "sparse", "to_dense": "dense"}
 HEAD_NAMES |= {"scale": "sparse_scale", "temp": "dense_scale"}
 PLAIN = {"use_dora": False, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}, "modules_to_save": None}
@@ -82,23 +82,23 @@ class RawLanguage:
 def read_adapters(folder: str | Path) -> RawAdapters:
     """Read a folder of adapters that PEFT wrote."""
     place = Path(folder).expanduser()
-    if not (place / CONFIG).is_file():
-        raise UserError(f"no adapters in {folder}: there is no {CONFIG}")
+    if not (place / CARD).is_file():
+        raise UserError(f"no adapters in {folder}: there is no {CARD}")
     try:
-        config: dict[str, Any] = read_json(place / CONFIG, "peft_type")
+        config: dict[str, Any] = read_json(place / CARD, "peft_type")
     except ValueError as error:
-        raise UserError(f"{place / CONFIG} can't be read: {one_line(error, 200)}") from None
+        raise UserError(f"{place / CARD} can't be read: {one_line(error, 200)}") from None
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if config.get("peft_type") != "LORA" or not isinstance(rank, int) or not isinstance(alpha, int | float) or rank < 1:
-        raise UserError(f"{place / CONFIG} describes no LoRA adapters with r and lora_alpha")
+        raise UserError(f"{place / CARD} describes no LoRA adapters with r and lora_alpha")
     for name, plain in PLAIN.items():
         if config.get(name) not in (None, plain):
-            raise UserError(f"{place / CONFIG}: {name} is not supported")
+            raise UserError(f"{place / CARD}: {name} is not supported")
     try:
-        found = load_file(place / ADAPTER_WEIGHTS)
+        found = load_file(place / WEIGHTS)
     except Exception as error:  # safetensors has exceptions of its own
-        raise UserError(f"{place / ADAPTER_WEIGHTS} can't be read: {one_line(error, 200)}") from None
-    named = {name.removeprefix(ADAPTER): tensor for name, tensor in found.items()}
+        raise UserError(f"{place / WEIGHTS} can't be read: {one_line(error, 200)}") from None
+    named = {name.removeprefix(PREFIX): tensor for name, tensor in found.items()}
     return RawAdapters(_factors(named, "", place), alpha / rank, rank, str(config.get("base_model_name_or_path") or ""))
 
 

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from segzero.errors import UserError, one_line
 from segzero.mask_model.protocol import AnsweredMask, MaskQuestion
 from segzero.mask_model.reader import Reader
+from segzero.policy.checkpoint import write_card
 
-HEAD, CARD, POLICY = "head.safetensors", "mask_model.json", "policy"  # files and folders of a saved model
+HEAD, CARD = "head.safetensors", "mask_model.json"  # files of a saved model
+POLICY, ADAPTERS = "policy", "adapters"  # its language model is in one of these folders: whole, or what was learnt
 
 
 class EncodedImage(Protocol):
@@ -58,8 +60,8 @@ class MaskNetwork(nn.Module):
         """Predict a mask for each question about the encoded image beside it."""
 
     @abstractmethod
-    def save(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        """Write the model with these weights of the language model. The folder is there and empty."""
+    def save(self, folder: Path, weights: dict[str, Tensor] | None) -> None:
+        """Write the model with these weights of the language model, or without it. The folder is there and empty."""
 
     @torch.inference_mode()
     def answer(self, questions: Sequence[MaskQuestion]) -> list[AnsweredMask]:
@@ -87,12 +89,23 @@ class MaskNetwork(nn.Module):
         del self.reader
 
 
-def save_head(folder: Path, model: MaskNetwork, weights: dict[str, Tensor], kind: str, **settings: Any) -> None:
-    """Write a model's head, its language model with these weights, and the card that names the kind of head."""
+def save_head(folder: Path, model: MaskNetwork, weights: dict[str, Tensor] | None, kind: str, **settings: Any) -> None:
+    """Write a model's head, the card that names its kind, and the language model with these weights.
+
+    Without weights the caller writes what was learnt into ADAPTERS.
+    """
     save_file({name: tensor.contiguous() for name, tensor in model.head.state_dict().items()}, folder / HEAD)
-    model.net.save_pretrained(folder / POLICY, state_dict=weights)
-    model.reader.processor.save_pretrained(folder / POLICY)
+    language_model = folder / (ADAPTERS if weights is None else POLICY)
+    if weights is not None:
+        model.net.save_pretrained(language_model, state_dict=weights)
+    model.reader.processor.save_pretrained(language_model)
+    write_card(language_model, model.reader.checkpoint.prompt, model.reader.frame)
     (folder / CARD).write_text(json.dumps({"head": kind, **settings}) + "\n")
+
+
+def language_model_of(folder: Path) -> Path:
+    """The folder of a saved model's language model, or of the adapters that stand for it."""
+    return folder / POLICY if (folder / POLICY).is_dir() else folder / ADAPTERS
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -115,4 +128,4 @@ def load_head(folder: Path, head: nn.Module) -> None:
     try:
         head.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(f"{folder / HEAD} is not for {folder / POLICY}: {one_line(error, 200)}") from None
+        raise UserError(f"{folder / HEAD} is not for {language_model_of(folder)}: {one_line(error, 200)}") from None

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from segzero.mask_model.network import POLICY, Decoded, MaskNetwork, load_head, save_head
+from segzero.mask_model.network import Decoded, MaskNetwork, language_model_of, load_head, save_head
 from segzero.mask_model.prompt_head import PromptHead, decode, end_of_turn
 from segzero.mask_model.reader import Reader, Reading, SeenImage
 from segzero.segmenter.protocol import Embeddings, join
@@ -52,12 +52,12 @@ class PromptModel(MaskNetwork):
     @classmethod
     def load(cls, folder: Path, device: str = "auto", dtype: str = "auto") -> "PromptModel":
         """Load a model that `save` wrote."""
-        model = cls.start(folder / POLICY, folder / SEGMENTER, device, dtype)
+        model = cls.start(language_model_of(folder), folder / SEGMENTER, device, dtype)
         load_head(folder, model.head)
         return model
 
-    def save(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        """Write the model: head, language model with these weights, SAM2. The folder is there and empty."""
+    def save(self, folder: Path, weights: dict[str, Tensor] | None) -> None:
+        """Write the model: head, SAM2, language model with these weights. The folder is there and empty."""
         save_head(folder, self, weights, "prompt")
         self.sam.save_pretrained(folder / SEGMENTER)
         self.segmenter.processor.save_pretrained(folder / SEGMENTER)

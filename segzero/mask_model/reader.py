@@ -23,8 +23,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from segzero.device import find_device
 from segzero.errors import UserError, one_line
-from segzero.frames import Frame
-from segzero.policy.checkpoint import read_checkpoint
+from segzero.policy.adapters import is_adapter, load_base, merge_into
+from segzero.policy.checkpoint import Checkpoint, read_checkpoint
 from segzero.prompts import normalise
 
 
@@ -63,8 +63,9 @@ class Reading:
 class Reader:
     """A vision-language model, its processor, and how images are fitted for it."""
 
-    def __init__(self, net: Any, processor: Any, frame: Frame, name: str, device: torch.device) -> None:
-        self.net, self.processor, self.frame, self.name, self.device = net, processor, frame, name, device
+    def __init__(self, net: Any, processor: Any, checkpoint: Checkpoint, device: torch.device) -> None:
+        self.net, self.processor, self.checkpoint, self.device = net, processor, checkpoint, device
+        self.frame = checkpoint.frame
         self.width: int = net.config.get_text_config().hidden_size
         self.image_token: int = net.config.image_token_id
         for parameter in net.parameters():
@@ -72,20 +73,24 @@ class Reader:
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto", dtype: str = "auto") -> "Reader":
-        """Load a Qwen2-VL, Qwen2.5-VL or Qwen3-VL by folder or hub name."""
+        """Load a Qwen2-VL, Qwen2.5-VL or Qwen3-VL by folder or hub name; adapters are merged into their base."""
         target = find_device(device)
         kind = dtype if dtype != "auto" else "bfloat16" if target.type == "cuda" else "float32"
+        adapted = is_adapter(path)
         checkpoint = read_checkpoint(path)
         try:
             processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
-            net = AutoModelForImageTextToText.from_pretrained(
-                path, dtype=getattr(torch, kind), attn_implementation="sdpa", trust_remote_code=False
-            )
-        except ImportError:
+            if adapted:
+                net = merge_into(load_base(path), path).to(getattr(torch, kind))
+            else:
+                net = AutoModelForImageTextToText.from_pretrained(
+                    path, dtype=getattr(torch, kind), attn_implementation="sdpa", trust_remote_code=False
+                )
+        except (ImportError, UserError):
             raise
         except Exception as error:  # files can be broken in many ways, and each has its own exception
             raise UserError(f"the vision-language model {path} does not load: {one_line(error)}") from error
-        return cls(net.to(target).eval(), processor, checkpoint.frame, str(path), target)
+        return cls(net.to(target).eval(), processor, checkpoint, target)
 
     def question(self, question: str) -> Text:
         """Render a question as the user's turn of a chat, with the question's own words marked."""

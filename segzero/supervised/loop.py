@@ -6,12 +6,15 @@ so that a resumed run sees what an undisturbed one would have seen.
 
 import io
 import math
+import resource
+import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -26,16 +29,16 @@ from segzero.training import metrics_log
 STATE = "state.pt"
 
 
-class Learner(Protocol):
-    """A module with a loss; its trained parameters are those that require gradients."""
+class Learner(nn.Module):
+    """A module whose forward pass returns a summed loss; what requires gradients is trained."""
 
+    @abstractmethod
     def passes(self, samples: Sequence[Sample], count: int | None = None) -> list[list[Any]]:
         """Prepare samples and divide them into passes, as few as fit into memory or a given number."""
-        ...
 
+    @abstractmethod
     def weight(self, rows: Sequence[Any]) -> int:
         """The number by which the summed loss of rows is divided."""
-        ...
 
 
 @dataclass
@@ -46,8 +49,28 @@ class Position:
     best: float = -math.inf  # of the validations so far
 
 
+@dataclass(frozen=True)
+class Trial:
+    """Time and memory of an update, measured."""
+
+    first: float  # seconds of an update whose images are new
+    later: float  # seconds of an update whose images were encoded before
+    peak: int  # bytes, of a GPU or else of the process
+
+    def report(self, steps: int) -> str:
+        """Say what an update and a whole run need.
+
+        >>> Trial(2.0, 0.5, 3 << 30).report(3600)                                 # doctest: +SKIP
+        '2.00 s an update, 0.50 s with images seen before; 0.5 to 2.0 h in all; 3.0 GiB on the GPU'
+        """
+        place = "on the GPU" if torch.cuda.is_available() else "of memory"
+        whole = " to ".join(f"{seconds * steps / 3600:.1f}" for seconds in sorted({self.later, self.first}))
+        each = f"{self.first:.2f} s an update, {self.later:.2f} s with images seen before"
+        return f"{each}; {whole} h in all; {self.peak / 2**30:.1f} GiB {place}"
+
+
 def fit(
-    learner: nn.Module,
+    learner: Learner,
     samples: Sequence[Sample],
     config: DictConfig,
     validate: Callable[[], dict[str, float]] | None,
@@ -55,10 +78,9 @@ def fit(
     log: Callable[[str], None] = print,
 ) -> Position:
     """Train for `config.steps` updates; `export` writes the model as `best` or `last` under config.out."""
-    accelerator = Accelerator(mixed_precision=mixed_precision(config.precision), cpu=not torch.cuda.is_available())
+    accelerator = _accelerator(config)
     out = Path(config.out)
-    trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
+    trained, optimizer = _optimizer(learner, config)
     position = Position()
     if config.resume == "auto" and (out / STATE).is_file():
         position = load_state(out / STATE, learner, optimizer, accelerator.device)
@@ -90,9 +112,53 @@ def fit(
     return position
 
 
+def trial(learner: Learner, samples: Sequence[Sample], config: DictConfig) -> Trial:
+    """Make the first update of a run three times with a learning rate of 0, so that nothing is learnt."""
+    accelerator = _accelerator(config)
+    trained, optimizer = _optimizer(learner, config)
+    wrapped, optimizer = accelerator.prepare(learner, optimizer)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    batch, seconds = next(batches(samples, config.batch, config.seed)), []
+    for _ in range(3):
+        begin = time.perf_counter()
+        update(wrapped, learner, batch, accelerator, optimizer, trained, config.clip)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begin)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else kilobytes << 10
+    return Trial(seconds[0], min(seconds[1:]), peak)
+
+
+def held(module: nn.Module) -> str:
+    """Say how much memory weights, gradients and AdamW take, before activations and images."""
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+    trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    learning = 12 * trained  # gradient and two moments in float32
+    return (
+        f"{(weights + learning) / 1e9:.1f} GB a process before activations and images: weights {weights / 1e9:.1f}, "
+        f"gradients and AdamW {learning / 1e9:.1f}, of {trained:,} trained weights"
+    )
+
+
+def can_be_tried(module: nn.Module) -> bool:
+    """Whether a dry run can make an update here in little time: on a GPU, or with a small model."""
+    return torch.cuda.is_available() or sum(parameter.numel() for parameter in module.parameters()) < 1e8
+
+
+def _accelerator(config: DictConfig) -> Accelerator:
+    return Accelerator(mixed_precision=mixed_precision(config.precision), cpu=not torch.cuda.is_available())
+
+
+def _optimizer(learner: Learner, config: DictConfig) -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
+    trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+    return trained, torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
+
+
 def update(
     wrapped: nn.Module,
-    learner: Any,
+    learner: Learner,
     samples: Sequence[Sample],
     accelerator: Accelerator,
     optimizer: torch.optim.Optimizer,

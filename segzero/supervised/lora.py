@@ -1,9 +1,12 @@
-"""Adapters on a language model's layers (LoRA, through PEFT), and weights with adapters merged into them."""
+"""Adapters on a language model's layers (LoRA, through PEFT): put them on, save them, merge them."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from segzero.policy.adapters import PREFIX, WEIGHTS, keep_in_float32
 
 VISION = ".*visual.*"
 
@@ -19,9 +22,19 @@ def add_adapters(net: Any, rank: int, alpha: int, dropout: float) -> None:
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", exclude_modules=VISION
     )
     get_peft_model(net, config)
-    for parameter in net.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    keep_in_float32(net)
+
+
+def save_adapters(net: Any, folder: Path) -> None:
+    """Write a model's adapters as PEFT loads them beside their base, and the configuration of that."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    tensors = get_peft_model_state_dict(net, save_embedding_layers=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
+    net.peft_config["default"].save_pretrained(folder)
+    net.config.save_pretrained(folder)
 
 
 @torch.no_grad()

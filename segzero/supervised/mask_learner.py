@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
 from segzero.images import image_key
@@ -13,6 +13,7 @@ from segzero.lru import LRUCache
 from segzero.mask_model.network import Decoded, EncodedImage, MaskNetwork
 from segzero.masks import decode
 from segzero.sample import Sample
+from segzero.supervised.loop import Learner
 from segzero.supervised.losses import cross_entropy, dice, mask_iou
 
 
@@ -35,7 +36,7 @@ class MaskRow:
     truth: Tensor  # float [H, W], 0 or 1
 
 
-class MaskLearner(nn.Module):
+class MaskLearner(Learner):
     """A mask model whose forward pass returns the loss of questions, summed over them."""
 
     def __init__(self, model: MaskNetwork, most_rows: int, cache_bytes: int, weights: Weights) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from segzero.images import image_key, load_image
 from segzero.lru import LRUCache
@@ -14,6 +14,7 @@ from segzero.policy.transformers import ATTENTION as GENERATING
 from segzero.policy.transformers import TransformersPolicy
 from segzero.sample import Sample
 from segzero.supervised.answers import answer_text
+from segzero.supervised.loop import Learner
 from segzero.training.answer_head import AnswerHead
 from segzero.training.shared_prompt import ATTENTION, pack, split_groups, use_packed_rows
 from segzero.training.tokenization import Encoder
@@ -31,7 +32,7 @@ class AnsweredPrompt:
     image: str | bytes
 
 
-class PolicyLearner(nn.Module):
+class PolicyLearner(Learner):
     """A policy whose forward pass returns the negative log-probability of answers, summed over their tokens."""
 
     def __init__(self, net: Any, encoder: Encoder, most_tokens: int) -> None:

@@ -65,6 +65,8 @@ def _check(config: DictConfig) -> None:
             raise UserError(f"{key}={config[key]}: it must be 0 or more")
     if config.precision not in PRECISIONS:
         raise UserError(f"precision={config.precision}: use one of {', '.join(PRECISIONS)}")
+    if config.adapters_only and not config.lora_rank:
+        raise UserError("adapters_only=true, but lora_rank=0 trains all weights; leave one of them out")
     if config.resume not in ("auto", "none"):
         raise UserError(f"resume={config.resume}: use auto or none")
 

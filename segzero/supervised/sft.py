@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -26,11 +27,12 @@ from segzero.policy.checkpoint import read_checkpoint, write_card
 from segzero.sample import Sample
 from segzero.segmenter import load_segmenter
 from segzero.supervised.answers import answer_text
-from segzero.supervised.loop import fit, mixed_precision
-from segzero.supervised.lora import add_adapters, merged_weights
+from segzero.supervised.loop import can_be_tried, fit, held, mixed_precision, trial
+from segzero.supervised.lora import add_adapters, merged_weights, save_adapters
 from segzero.supervised.policy_learner import PolicyLearner
 from segzero.supervised.settings import compose, data_files, model_path
 from segzero.training.dataset import FilterReport, filter_usable
+from segzero.training.model_shape import build_empty_model
 from segzero.training.tokenization import Encoder, load_processor
 
 MAX_ANSWER = 1024  # tokens of a validation answer
@@ -59,6 +61,9 @@ def sft(overrides: Sequence[str] = ()) -> Path | None:
     if processes.is_main_process:
         print("\n".join(describe(config, encoder, data)), flush=True)
     if config.dry_run:
+        lines = explain_dry_run(config, encoder, data, processes.device)
+        if processes.is_main_process:
+            print("\n".join(lines))
         return None
     busy = f"another training is at work in {out}; wait for it, or set `out` to another folder"
     with lock(out, busy) if processes.is_main_process else nullcontext():
@@ -73,7 +78,13 @@ def sft(overrides: Sequence[str] = ()) -> Path | None:
             with learner.generating() as policy:
                 return scores(SegZeroPipeline(policy, segmenter, sampling=Sampling(max_tokens=MAX_ANSWER)), data.val)
 
-        fit(learner, data.train, config, validate if segmenter else None, lambda name: save(learner, out / name))
+        fit(
+            learner,
+            data.train,
+            config,
+            validate if segmenter else None,
+            lambda name: save(learner, out / name, config.adapters_only),
+        )
     return out
 
 
@@ -100,48 +111,63 @@ def read_data(config: DictConfig, encoder: Encoder) -> Data:
 
 
 def describe(config: DictConfig, encoder: Encoder, data: Data) -> list[str]:
-    """Say what the run is about to do; a dry run also shows what two samples teach."""
+    """Say what the run is about to do."""
     checkpoint, epochs = encoder.checkpoint, config.steps * config.batch / len(data.train)
     trains = f"adapters of rank {config.lora_rank}" if config.lora_rank else "all weights"
     vision = "vision tower frozen" if config.lora_rank or config.freeze_vision_tower else "vision tower trained, too"
-    lines = [
+    return [
         f"policy   {checkpoint.path}; frame {checkpoint.frame}, prompt {checkpoint.prompt}; {trains}, {vision}",
         f"data     {config.data}: {data.report}; {len(data.val)} for validation",
         f"batch    {config.batch} samples an update, {config.steps} updates, {epochs:.1f} epochs; "
         f"up to {config.tokens_per_pass} tokens a pass, {mixed_precision(config.precision)} mixed precision",
         f"run      {config.out}; resume {config.resume}",
     ]
-    if config.dry_run:
-        for sample in data.train[:SHOWN]:
-            text = answer_text(sample, checkpoint.frame, encoder.format)
-            lines += [f"sample   {sample.id}: {sample.question}", f"  {text}"]
-    return lines
 
 
 def load_learner(config: DictConfig, encoder: Encoder, device: torch.device) -> PolicyLearner:
     """Load the policy's weights and choose which of them are trained."""
     from transformers import AutoModelForImageTextToText
 
-    half = mixed_precision(config.precision) == "bf16"
     try:
         net = AutoModelForImageTextToText.from_pretrained(
-            encoder.checkpoint.path,
-            # A step of 1e-5 is lost in bfloat16's rounding: what is trained is in float32, a frozen base need not be.
-            dtype=torch.bfloat16 if half and config.lora_rank else torch.float32,
-            attn_implementation="sdpa",
-            trust_remote_code=False,
+            encoder.checkpoint.path, dtype=_dtype(config), attn_implementation="sdpa", trust_remote_code=False
         )
     except ImportError:
         raise
     except Exception as error:  # files can be broken in many ways, and each has its own exception
         raise UserError(f"the weights of {encoder.checkpoint.path} do not load: {one_line(error)}") from error
+    choose_trained(net, config)
+    if config.gradient_checkpointing:
+        net.gradient_checkpointing_enable({"use_reentrant": False})
+    return PolicyLearner(net.to(device).train(), encoder, config.tokens_per_pass)
+
+
+def choose_trained(net: Any, config: DictConfig) -> None:
+    """Put adapters on the language model, or freeze the vision tower if that is wanted."""
     if config.lora_rank:
         add_adapters(net, config.lora_rank, config.lora_alpha, config.lora_dropout)
     elif config.freeze_vision_tower:
         net.model.visual.requires_grad_(False)
-    if config.gradient_checkpointing:
-        net.gradient_checkpointing_enable({"use_reentrant": False})
-    return PolicyLearner(net.to(device).train(), encoder, config.tokens_per_pass)
+
+
+def _dtype(config: DictConfig) -> torch.dtype:
+    """Dtype of the weights: a step of 1e-5 is lost in bfloat16's rounding, so only a frozen base is in bfloat16."""
+    half = mixed_precision(config.precision) == "bf16"
+    return torch.bfloat16 if half and config.lora_rank else torch.float32
+
+
+def explain_dry_run(config: DictConfig, encoder: Encoder, data: Data, device: torch.device) -> list[str]:
+    """Say what a run needs: memory from the shapes of the weights, time from an update where one can be tried."""
+    _, empty = build_empty_model(encoder.checkpoint.path)
+    choose_trained(empty.to(_dtype(config)), config)
+    lines = [f"memory   {held(empty)}"]
+    for sample in data.train[:SHOWN]:
+        text = answer_text(sample, encoder.checkpoint.frame, encoder.format)
+        lines += [f"sample   {sample.id}: {sample.question}", f"  {text}"]
+    if can_be_tried(empty):
+        tried = trial(load_learner(config, encoder, device), data.train, config)
+        lines.append(f"tried    {tried.report(config.steps)}")
+    return lines
 
 
 def scores(pipeline: SegZeroPipeline, samples: Sequence[Sample]) -> dict[str, float]:
@@ -152,10 +178,13 @@ def scores(pipeline: SegZeroPipeline, samples: Sequence[Sample]) -> dict[str, fl
     return {name: value for name, value in figures.items() if value == value}  # no N-acc where all have a target
 
 
-def save(learner: PolicyLearner, folder: Path) -> None:
-    """Write the policy as a checkpoint that from_pretrained loads, adapters merged; an older one is replaced."""
+def save(learner: PolicyLearner, folder: Path, adapters_only: bool = False) -> None:
+    """Write the policy as a checkpoint that from_pretrained loads, adapters merged or alone; replace an older one."""
     net, checkpoint = learner.net, learner.encoder.checkpoint
     with replaced_folder(folder) as unfinished:
-        net.save_pretrained(unfinished, state_dict=merged_weights(net))
+        if adapters_only:
+            save_adapters(net, unfinished)
+        else:
+            net.save_pretrained(unfinished, state_dict=merged_weights(net))
         learner.encoder.processor.save_pretrained(unfinished)
         write_card(unfinished, checkpoint.prompt, checkpoint.frame)

@@ -18,12 +18,13 @@ from segzero.data.parquet import from_parquet
 from segzero.errors import UserError, unknown_name
 from segzero.evaluation import metrics
 from segzero.io import lock, replaced_folder, write_atomically
+from segzero.mask_model.network import ADAPTERS
 from segzero.mask_model.prompt_model import PromptModel
 from segzero.mask_model.protocol import MaskModel, MaskQuestion
 from segzero.prompts import normalise
 from segzero.sample import Sample
-from segzero.supervised.loop import fit, mixed_precision
-from segzero.supervised.lora import add_adapters, merged_weights
+from segzero.supervised.loop import can_be_tried, fit, held, mixed_precision, trial
+from segzero.supervised.lora import add_adapters, merged_weights, save_adapters
 from segzero.supervised.mask_learner import MaskLearner, Weights
 from segzero.supervised.settings import compose, data_files, model_path
 
@@ -60,10 +61,13 @@ def tune(head: str, overrides: Sequence[str] = ()) -> Path | None:
     data = read_samples(config, model)
     if processes.is_main_process:
         print("\n".join(describe(config, model, data)), flush=True)
-    if config.dry_run:
-        return None
     weights = Weights(config.mask_weight, config.dice_weight, config.presence_weight, config.score_weight)
     learner = MaskLearner(model, config.rows_per_pass, int(config.cache_gb * 2**30), weights).train()
+    if config.dry_run:
+        tried = trial(learner, data.train, config) if can_be_tried(model) else None
+        if processes.is_main_process and tried:
+            print(f"tried    {tried.report(config.steps)}")
+        return None
 
     def validate() -> dict[str, float]:
         learner.eval()
@@ -73,7 +77,9 @@ def tune(head: str, overrides: Sequence[str] = ()) -> Path | None:
 
     def export(name: str) -> None:
         with replaced_folder(out / name) as unfinished:
-            model.save(unfinished, merged_weights(model.net))
+            if config.adapters_only:
+                save_adapters(model.net, unfinished / ADAPTERS)
+            model.save(unfinished, None if config.adapters_only else merged_weights(model.net))
 
     busy = f"another training is at work in {out}; wait for it, or set `out` to another folder"
     with lock(out, busy) if processes.is_main_process else nullcontext():
@@ -136,7 +142,7 @@ def describe(config: DictConfig, model: PromptModel, data: MaskSamples) -> list[
     epochs = config.steps * config.batch / len(data.train)
     language = f"adapters of rank {config.lora_rank}" if config.lora_rank else "all weights of the language model"
     lines = [
-        f"model    {model.reader.name}, frame {model.reader.frame}; {model.segmenter.name}",
+        f"model    {model.reader.checkpoint.path}, frame {model.reader.frame}; {model.segmenter.name}",
         f"trains   the head, SAM2's mask decoder, {language}: {trained:,} weights",
         f"data     {config.data}: {data}",
         f"batch    {config.batch} questions an update, {config.steps} updates, {epochs:.1f} epochs; "
@@ -144,6 +150,7 @@ def describe(config: DictConfig, model: PromptModel, data: MaskSamples) -> list[
         f"run      {config.out}; resume {config.resume}",
     ]
     if config.dry_run:
+        lines.append(f"memory   {held(model)}; kept images {config.cache_gb} GB at most")
         for sample in data.train[:2]:
             lines.append(f"sample   {sample.id}: {sample.question}: {len(sample.objects)} objects")
     return lines

@@ -29,6 +29,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from segzero.errors import UserError
 from segzero.lru import LRUCache
+from segzero.policy.adapters import keep_in_float32
 from segzero.policy.checkpoint import read_checkpoint
 from segzero.training.answer_head import AnswerHead
 from segzero.training.collector import collect_as_usual
@@ -65,7 +66,8 @@ class ImageEngine(FSDPEngineWithLMHead):
 
     def _build_lora_module(self, module: torch.nn.Module) -> torch.nn.Module:
         module = super()._build_lora_module(module)
-        keep_adapters_in_float32(module)
+        # verl casts them to the base's half precision. FSDP2 needs a single dtype among the trained parameters.
+        keep_in_float32(module)
         return module
 
     def _build_fsdp_module(self, module: torch.nn.Module) -> torch.nn.Module:
@@ -263,16 +265,6 @@ def freeze_vision(module: torch.nn.Module) -> int:
         # With LoRA, transformers asks the tower's first layer for gradients too, and all of it would be recomputed.
         tower.forward = torch.no_grad()(tower.forward)
     return frozen
-
-
-def keep_adapters_in_float32(module: torch.nn.Module) -> None:
-    """Undo verl's cast of adapters to the base's half precision, in which a step of 1e-5 is lost in rounding.
-
-    FSDP2 needs a single dtype among the trained parameters, which these are; it computes in its own dtype.
-    """
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
 
 
 def gather_head(module: torch.nn.Module) -> None:

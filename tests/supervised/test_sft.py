@@ -268,6 +268,7 @@ def test_a_state_of_another_run_is_refused(tmp_path):
 def test_a_dry_run_shows_what_is_taught_and_writes_nothing(data, run_segzero, tmp_path):
     code, output, _ = run_segzero("sft", f"data={data}", f"out={tmp_path / 'run'}", "dry_run=true", *QUICK)
     assert code == 0 and "18 samples; 4 for validation" in output and output.count("<think>") == 2
+    assert "0.0 GB a process" in output and "of 493,536 trained weights" in output and " s an update, " in output
     assert not (tmp_path / "run").exists()
 
 
@@ -275,10 +276,11 @@ def test_a_dry_run_shows_what_is_taught_and_writes_nothing(data, run_segzero, tm
 def test_the_launcher_passes_a_dry_run(tmp_path):
     write_one_object_scenes(tmp_path, 30)
     places = {"MODEL_PATH": str(write_released("qwen2_5_vl_3b", tmp_path / "3b")), "DATA": str(tmp_path)}
-    command = ["bash", SCRIPTS / "run_sft_3b.sh", "dry_run=true", f"out={tmp_path / 'run'}"]
+    command = ["bash", SCRIPTS / "run_sft_3b.sh", "dry_run=true", "precision=bfloat16", f"out={tmp_path / 'run'}"]
     ended = subprocess.run(command, env=os.environ | places, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert "frame stretch(840), prompt seg_zero; adapters of rank 64" in ended.stdout
+    assert "9.4 GB a process before activations and images: weights 8.0, gradients and AdamW 1.4," in ended.stdout
     assert '"points_1"' in ended.stdout and not (tmp_path / "run").exists()
 
 

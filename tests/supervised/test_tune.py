@@ -1,6 +1,7 @@
 """Prompt heads: states and masks do not depend on a batch's company, what should learn does, and models load again."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -176,6 +177,7 @@ def test_a_run_leaves_a_model_that_infer_takes(run, tmp_path, run_segzero):
 def test_a_dry_run_writes_nothing(data, tmp_path, run_segzero):
     code, output, _ = run_segzero("tune", f"data={data}", f"out={tmp_path / 'run'}", "dry_run=true", *QUICK)
     assert code == 0 and "12 samples of 12 images; 4 for validation" in output and output.count("sample   ") == 2
+    assert re.search(r"tried    \d+\.\d\d s an update, .* h in all; \d+\.\d GiB", output)
     assert not (tmp_path / "run").exists()
 
 

@@ -10,12 +10,12 @@ from transformers import AutoModelForImageTextToText
 from verl.models.transformers.monkey_patch import apply_monkey_patch
 
 from segzero.errors import UserError
+from segzero.policy.adapters import keep_in_float32
 from segzero.sample import Sample
 from segzero.training.engine import (
     SharedFeatures,
     freeze_vision,
     gather_head,
-    keep_adapters_in_float32,
     vision_towers,
 )
 from segzero.training.tokenization import open_fitted
@@ -194,7 +194,7 @@ def test_adapters_on_a_half_precision_base_are_in_float32():
 
     base = torch.nn.Sequential(torch.nn.Linear(8, 8)).to(torch.bfloat16)
     net = get_peft_model(base, LoraConfig(r=2, target_modules=["0"]), autocast_adapter_dtype=False)
-    keep_adapters_in_float32(net)
+    keep_in_float32(net)
     kinds = {(p.requires_grad, p.dtype) for p in net.parameters()}
     assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
 
