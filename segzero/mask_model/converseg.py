@@ -21,13 +21,13 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from segzero.device import find_device
 from segzero.errors import UserError, one_line
-from segzero.mask_model.converseg_files import RawFiles, RawLanguage, check_language, read_adapters, read_language
+from segzero.mask_model.converseg_files import RawFiles, RawLanguage, read_adapters, read_language
 from segzero.mask_model.network import Decoded
 from segzero.mask_model.prompt_head import PromptHead
 from segzero.mask_model.prompt_model import PromptImage, PromptModel
 from segzero.mask_model.reader import Reader, Reading, Text
 from segzero.policy.checkpoint import Checkpoint, read_checkpoint
-from segzero.segmenter.meta_weights import architecture, find_architecture, make_sam2, read_tensors
+from segzero.segmenter.meta_weights import architecture, check_shapes, find_architecture, make_sam2, read_tensors
 from segzero.segmenter.protocol import Embeddings
 from segzero.segmenter.transformers import IMAGES_AT_ONCE, TransformersSegmenter
 
@@ -82,12 +82,11 @@ class ConverSegModel(PromptModel):
         """Load a checkpoint for answers, its adapters merged; `mask_token` is `best` as published, or `trained`."""
         adapters = read_adapters(files.lora)
         language = read_language(files.plm, adapters)
+        base = files.base or adapters.base or BASE
         target = find_device(device)
         segmenter = load_sam2(files.sam, files.model_cfg, target)
-        base = files.base or adapters.base or BASE
-        reader = build_reader(base, language, segmenter, files.plm, target, dtype)
-        head = PromptHead(reader.width, segmenter.model.prompt_encoder.hidden_size)
-        head.load_state_dict(language.head)
+        reader = build_reader(base, language.merged(), target, dtype, files.plm)
+        head = build_head(language, reader.width, segmenter.model.prompt_encoder.hidden_size, files.plm)
         model = cls(reader, segmenter, head.to(target), files.plm.stem)
         model.best_of_three = mask_token == "best"
         return model.eval()
@@ -140,25 +139,32 @@ def load_sam2(file: Path, config: str | None, device: torch.device) -> Transform
 
 
 def build_reader(
-    base: str, language: RawLanguage, segmenter: TransformersSegmenter, file: Path, device: torch.device, dtype: str
+    base: str, weights: dict[str, Tensor], device: torch.device, dtype: str, file: str | Path
 ) -> ConverSegReader:
-    """Build a language model of its base's configuration and these weights, after names and shapes are checked."""
+    """Build a language model of its base's configuration and these weights, once names and shapes are checked."""
     checkpoint = read_checkpoint(base)
+    kind = dtype if dtype != "auto" else "bfloat16" if device.type == "cuda" else "float32"
     try:
         config = AutoConfig.from_pretrained(base, trust_remote_code=False)
         with torch.device("meta"):
             wanted = AutoModelForImageTextToText.from_config(config, trust_remote_code=False).state_dict()
-        width, channels = config.get_text_config().hidden_size, segmenter.model.prompt_encoder.hidden_size
-        check_language(language, wanted, width, channels, file)
+        check_shapes(weights, wanted, file, f"for the language model {base}")
         processor = AutoProcessor.from_pretrained(base, trust_remote_code=False)
     except UserError:
         raise
     except Exception as error:  # files can be broken in many ways, and each has its own exception
         raise UserError(f"the vision-language model {base} does not load: {one_line(error)}") from error
-    kind = dtype if dtype != "auto" else "bfloat16" if device.type == "cuda" else "float32"
-    weights = {name: tensor.to(getattr(torch, kind)) for name, tensor in language.merged().items()}
     net = AutoModelForImageTextToText.from_config(
         config, dtype=getattr(torch, kind), attn_implementation="sdpa", trust_remote_code=False
     )
     net.load_state_dict(weights)
     return ConverSegReader(net.to(device).eval(), processor, checkpoint, device)
+
+
+def build_head(language: RawLanguage, width: int, channels: int, file: str | Path) -> PromptHead:
+    """Build the head of a checkpoint for a language model and a SAM2 of these widths."""
+    head = PromptHead(width, channels)
+    what = f"a head for a language model of width {width} and a SAM2 of {channels}"
+    check_shapes(language.head, head.state_dict(), file, what)
+    head.load_state_dict(language.head)
+    return head

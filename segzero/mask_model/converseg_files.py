@@ -7,7 +7,6 @@
 Names and shapes are compared with those of the models that they are for, before any model is built.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ from torch import Tensor
 
 from segzero.errors import UserError, one_line
 from segzero.io import read_json
-from segzero.mask_model.prompt_head import PromptHead
 from segzero.policy.adapters import CARD, PREFIX, WEIGHTS
-from segzero.segmenter.meta_weights import check_shapes, read_tensors
+from segzero.segmenter.meta_weights import read_tensors
 
 BACKBONE, BASE_LAYER, ADAPTER_FOLDER = f"backbone.{PREFIX}", ".base_layer.", "lora_plm_adapter"
 HEAD_NAMES = {"txt_norm": "norm", "to_sparse": "sparse", "to_dense": "dense"}
@@ -70,13 +68,18 @@ class RawLanguage:
     adapters: RawAdapters
     head: dict[str, Tensor]  # by the names of `PromptHead`
 
-    def merged(self, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """Weights of the language model, with the adapters of these layers added; without any given, of all."""
+    def merged(self) -> dict[str, Tensor]:
+        """Weights of the language model with its adapters added."""
         weights = dict(self.weights)
-        for layer in self.adapters.factors if layers is None else layers:
-            down, up = (factor.float() for factor in self.adapters.factors[layer])
-            weights[f"{layer}.weight"] = weights[f"{layer}.weight"].float() + self.adapters.scale * (up @ down)
+        for layer, factors in self.adapters.factors.items():
+            weights[f"{layer}.weight"] = weights[f"{layer}.weight"].float() + product(factors, self.adapters.scale)
         return weights
+
+
+def product(factors: Factors, scale: float) -> Tensor:
+    """The matrix that an adapter adds to the weights of its layer."""
+    down, up = (factor.float() for factor in factors)
+    return scale * (up @ down)
 
 
 def read_adapters(folder: str | Path) -> RawAdapters:
@@ -102,8 +105,11 @@ def read_adapters(folder: str | Path) -> RawAdapters:
     return RawAdapters(_factors(named, "", place), alpha / rank, rank, str(config.get("base_model_name_or_path") or ""))
 
 
-def read_language(file: Path, adapters: RawAdapters) -> RawLanguage:
-    """Read the file of a language model and its head; the adapters beside it take the place of those in it."""
+def read_language(file: Path, adapters: RawAdapters | None, scale: float = 2.0) -> RawLanguage:
+    """Read the file of a language model and its head; the adapters beside it take the place of those in it.
+
+    Without any beside it, its own are taken, for which it does not say the `scale`.
+    """
     found = read_tensors(file, "plm")
     backbone = {name.removeprefix(BACKBONE): tensor for name, tensor in found.items() if name.startswith(BACKBONE)}
     own = _factors({name: tensor for name, tensor in backbone.items() if ".lora_" in name}, ".default", file)
@@ -111,6 +117,7 @@ def read_language(file: Path, adapters: RawAdapters) -> RawLanguage:
     head = {_head_name(name): tensor for name, tensor in found.items() if not name.startswith("backbone.")}
     if not weights or "sparse.bias" not in head:
         raise UserError(f"{file} holds no language model with adapters and ConverSeg's head")
+    adapters = adapters or RawAdapters(own, scale, len(next(iter(own.values()))[0]), "")
     shapes, others = ({layer: (a.shape, b.shape) for layer, (a, b) in f.items()} for f in (own, adapters.factors))
     if shapes != others:
         layer = next(iter(sorted(name for name in shapes | others if shapes.get(name) != others.get(name))))
@@ -120,14 +127,6 @@ def read_language(file: Path, adapters: RawAdapters) -> RawLanguage:
         if weight.shape != (len(up), down.shape[1]):
             raise UserError(f"the adapters for {adapters.base or 'another base'} do not fit {file}: {layer}.weight")
     return RawLanguage(weights, adapters, head)
-
-
-def check_language(language: RawLanguage, wanted: dict[str, Tensor], states: int, channels: int, file: Path) -> None:
-    """Refuse a language model of another base, and a head for other widths."""
-    with torch.device("meta"):
-        head = PromptHead(states, channels).state_dict()
-    check_shapes(language.head, head, file, f"a head for a language model of width {states} and a SAM2 of {channels}")
-    check_shapes(language.weights, wanted, file, "for that language model")
 
 
 def _factors(weights: dict[str, Tensor], adapter: str, where: Path) -> dict[str, Factors]:

@@ -76,8 +76,12 @@ def fit(
     validate: Callable[[], dict[str, float]] | None,
     export: Callable[[str], None],
     log: Callable[[str], None] = print,
+    after: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Position:
-    """Train for `config.steps` updates; `export` writes the model as `best` or `last` under config.out."""
+    """Train for `config.steps` updates; `export` writes the model as `best` or `last` under config.out.
+
+    `after` gets each step and its figures.
+    """
     accelerator = _accelerator(config)
     out = Path(config.out)
     trained, optimizer = _optimizer(learner, config)
@@ -102,6 +106,8 @@ def fit(
                 export("best")
         if accelerator.is_main_process:
             metrics_log.append(out / metrics_log.NAME, position.step, {**figures, "lr": rate})
+            if after is not None:
+                after(position.step, {**figures, "lr": rate})
             if position.step % 10 == 0 or last or "val/giou" in figures:
                 log(_line(position.step, config.steps, figures))
             if position.step % config.save_every == 0 or last:
