@@ -117,6 +117,13 @@ class ConverSegModel(PromptModel):
         decoded = super().forward(encoded, questions)
         return replace(decoded, presence=torch.full_like(decoded.scores, SURE))
 
+    def train_with(self) -> None:
+        """Let all of SAM2's decoder learn that leads to the mask of the first token, and nothing else."""
+        super().train_with()
+        decoder = self.sam.mask_decoder
+        for unused in (decoder.output_hypernetworks_mlps[1:], decoder.iou_prediction_head, decoder.pred_obj_score_head):
+            unused.requires_grad_(False)
+
     def words(self, reading: Reading) -> Tensor:
         """Tokens that become sparse prompts: all but special ones, those of the chat template, too."""
         reader = self.reader

@@ -8,17 +8,18 @@ from pathlib import Path
 
 from segzero.errors import UserError
 from segzero.mask_model.converseg import ConverSegModel
+from segzero.mask_model.light_model import LightModel
 from segzero.mask_model.network import CARD, MaskNetwork, read_card
 from segzero.mask_model.prompt_model import PromptModel
 
-KINDS: dict[str, type[PromptModel]] = {"prompt": PromptModel}
+KINDS: dict[str, type[PromptModel] | type[LightModel]] = {"prompt": PromptModel, "light": LightModel}
 
 
 def load_mask_model(path: str | Path, device: str = "auto", dtype: str = "auto") -> MaskNetwork:
     """Load a mask model; its card says which head it has. A folder of ConverSeg's raw files has no card."""
     folder = Path(path)
     if any(folder.glob("*_plm_*.torch")) and not (folder / CARD).exists():
-        model: PromptModel = ConverSegModel.load(folder, device, dtype)
+        model: MaskNetwork = ConverSegModel.load(folder, device, dtype)
     else:
         kind = read_card(folder)["head"]
         if kind not in KINDS:

@@ -23,8 +23,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from segzero.device import find_device
 from segzero.errors import UserError, one_line
+from segzero.mask_model.tower import Grid, tower_of
 from segzero.policy.adapters import is_adapter, load_base, merge_into
-from segzero.policy.checkpoint import Checkpoint, read_checkpoint
+from segzero.policy.checkpoint import FAMILIES_READ, Checkpoint, read_checkpoint
 from segzero.prompts import normalise
 
 
@@ -33,12 +34,14 @@ class SeenImage:
     """Features of one image by the frozen vision tower."""
 
     features: Any  # what the model's own get_image_features returns for it
-    grid: tuple[int, int]  # rows and columns of its tokens in the language model
+    grid: Grid  # of its tokens in the language model
+    patches: Tensor | None = None  # [rows, columns, width], the last layer's, if the reader keeps them
 
     @property
     def nbytes(self) -> int:
         """Bytes of the features."""
         tensors = [*self.features.pooler_output, *(getattr(self.features, "deepstack_features", None) or ())]
+        tensors += [] if self.patches is None else [self.patches]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
@@ -61,11 +64,16 @@ class Reading:
 
 
 class Reader:
-    """A vision-language model, its processor, and how images are fitted for it."""
+    """A vision-language model, its processor, and how images are fitted for it.
+
+    With `keep_patches` the features of each patch are kept with an image, which takes a multiple of its memory.
+    """
+
+    keep_patches = False
 
     def __init__(self, net: Any, processor: Any, checkpoint: Checkpoint, device: torch.device) -> None:
         self.net, self.processor, self.checkpoint, self.device = net, processor, checkpoint, device
-        self.frame = checkpoint.frame
+        self.frame, self.tower = checkpoint.frame, tower_of(net, processor)
         self.width: int = net.config.get_text_config().hidden_size
         self.image_token: int = net.config.image_token_id
         for parameter in net.parameters():
@@ -73,11 +81,14 @@ class Reader:
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto", dtype: str = "auto") -> "Reader":
-        """Load a Qwen2-VL, Qwen2.5-VL or Qwen3-VL by folder or hub name; adapters are merged into their base."""
+        """Load a Qwen2-VL, Qwen2.5-VL, Qwen3-VL or InternVL by folder or hub name.
+
+        Adapters are merged into their base.
+        """
         target = find_device(device)
         kind = dtype if dtype != "auto" else "bfloat16" if target.type == "cuda" else "float32"
         adapted = is_adapter(path)
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(path, families=FAMILIES_READ)
         try:
             processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
             if adapted:
@@ -126,17 +137,15 @@ class Reader:
         ]
 
     def _see(self, image: Image.Image) -> SeenImage:
-        inputs = self.processor.image_processor(images=[self.fit(image)], return_tensors="pt")
-        pixels, grid = inputs["pixel_values"].to(self.device, self.net.dtype), inputs["image_grid_thw"].to(self.device)
-        features = self.net.model.get_image_features(pixels, grid)
-        features.last_hidden_state = None  # of every patch; nothing needs it
-        rows, columns = (grid[0, 1:] // self._merge).tolist()
-        return SeenImage(features, (rows, columns))
+        features, grid = self.tower.see(self.fit(image))
+        patches = self.tower.patches(features, grid) if self.keep_patches else None
+        features.last_hidden_state = None  # of every patch, and nothing else needs it
+        return SeenImage(features, grid, patches)
 
     def _tokens(self, text: Text, seen: SeenImage) -> tuple[list[int], list[bool]]:
         """Tokens of a text, the image's in their number, and which of them are marked."""
         place, count = self.processor.image_token, seen.grid[0] * seen.grid[1]
-        before = text.before.replace(place, place * count)
+        before = text.before.replace(place, self.tower.placeholder(count))
         whole = before + text.marked + text.after
         encoded = self.processor.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
         begin, end = len(before), len(before) + len(text.marked)
@@ -145,21 +154,14 @@ class Reader:
         return encoded["input_ids"], marked
 
     def _states(self, tokens: Tensor, mask: Tensor, seen: Sequence[SeenImage]) -> Tensor:
-        grids = [[1, rows * self._merge, columns * self._merge] for rows, columns in (one.grid for one in seen)]
-        with self._given(joined_features([one.features for one in seen])):
+        with self._given(self.tower.join([one.features for one in seen])):
             return self.net.model(
                 input_ids=tokens,
                 attention_mask=mask,
                 pixel_values=torch.empty(0, device=self.device),  # the features are there already
-                image_grid_thw=torch.tensor(grids, device=self.device),
-                mm_token_type_ids=(tokens == self.image_token).int(),
                 use_cache=False,
+                **self.tower.inputs(tokens, [one.grid for one in seen]),
             ).last_hidden_state
-
-    @property
-    def _merge(self) -> int:
-        """Patches along each side of an image's token."""
-        return self.net.model.visual.spatial_merge_size
 
     @contextmanager
     def _given(self, features: Any) -> Any:
@@ -173,13 +175,3 @@ class Reader:
     @property
     def _padding(self) -> int:
         return self.processor.tokenizer.pad_token_id or 0
-
-
-def joined_features(several: Sequence[Any]) -> Any:
-    """Join the features of images into what `get_image_features` returns for all of them at once."""
-    joined = type(several[0])(**several[0])
-    joined.pooler_output = tuple(tensor for each in several for tensor in each.pooler_output)
-    if getattr(several[0], "deepstack_features", None):
-        levels = zip(*(each.deepstack_features for each in several), strict=True)
-        joined.deepstack_features = [torch.cat(level) for level in levels]
-    return joined

@@ -6,7 +6,6 @@ A step of the flags is a pass of `batch_size` questions, of which `acc` make an 
 """
 
 import math
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import islice
@@ -109,7 +108,7 @@ def start(flags: TrainFlags, config: DictConfig, device: torch.device) -> Conver
     put_adapters(reader.net, flags, adapters)
     model = ConverSegModel(reader, segmenter, head.to(device), flags.name)
     model.best_of_three = False
-    train_decoder(model.sam.mask_decoder)
+    model.train_with()
     return model
 
 
@@ -135,17 +134,3 @@ def put_adapters(net: nn.Module, flags: TrainFlags, known: RawAdapters | None) -
         with torch.no_grad():
             layers[layer].lora_A["default"].weight.copy_(factors[layer][0])
             layers[layer].lora_B["default"].weight.copy_(factors[layer][1])
-
-
-def train_decoder(decoder: nn.Module) -> None:
-    """Choose what is trained of SAM2's decoder: all that leads to the mask of the first token."""
-    decoder.requires_grad_(True)
-    unused: Sequence[nn.Module] = (
-        decoder.conv_s0,  # part of what the frozen encoder computes
-        decoder.conv_s1,
-        decoder.output_hypernetworks_mlps[1:],
-        decoder.iou_prediction_head,
-        decoder.pred_obj_score_head,
-    )
-    for module in unused:
-        module.requires_grad_(False)
