@@ -59,6 +59,7 @@ def arguments(data, out, *more):
         "lr=1e-3",
         "warm_up=0",
         "lora_rank=2",
+        "lora_dropout=0",
         "val_every=9",
         "val_samples=2",
         "save_every=1",
