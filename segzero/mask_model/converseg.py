@@ -97,7 +97,7 @@ class ConverSegModel(PromptModel):
         return cls.from_files(RawFiles.of_folder(folder), device, dtype)
 
     @property
-    def protocol(self) -> str:
+    def protocol(self) -> str:  # type: ignore[override]
         """The path from a question to a mask, in words, for reports."""
         return PROTOCOL.format(mask=MASKS["best" if self.best_of_three else "trained"])
 

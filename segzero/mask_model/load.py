@@ -13,17 +13,16 @@ from segzero.mask_model.network import CARD, MaskNetwork, read_card
 from segzero.mask_model.prompt_model import PromptModel
 
 KINDS: dict[str, type[PromptModel] | type[LightModel]] = {"prompt": PromptModel, "light": LightModel}
+RAW = "converseg"
 
 
 def load_mask_model(path: str | Path, device: str = "auto", dtype: str = "auto") -> MaskNetwork:
     """Load a mask model; its card says which head it has. A folder of ConverSeg's raw files has no card."""
     folder = Path(path)
-    if any(folder.glob("*_plm_*.torch")) and not (folder / CARD).exists():
-        model: MaskNetwork = ConverSegModel.load(folder, device, dtype)
-    else:
-        kind = read_card(folder)["head"]
-        if kind not in KINDS:
-            raise UserError(f"{folder / CARD} names the head {kind!r}; there is: {', '.join(KINDS)}")
-        model = KINDS[kind].load(folder, device, dtype)
-    model.name = str(path)
+    raw = any(folder.glob("*_plm_*.torch")) and not (folder / CARD).exists()
+    kind = RAW if raw else read_card(folder)["head"]
+    if not raw and kind not in KINDS:
+        raise UserError(f"{folder / CARD} names the head {kind!r}; there is: {', '.join(KINDS)}")
+    model: MaskNetwork = (ConverSegModel if raw else KINDS[kind]).load(folder, device, dtype)
+    model.name, model.kind = str(path), kind
     return model.eval()

@@ -45,6 +45,9 @@ class MaskModel(Protocol):
     """A model that answers questions with masks. `segzero.mask_model.load.load_mask_model` makes one."""
 
     name: str  # the checkpoint, as it was named
+    kind: str  # of its head
+    memory: bool  # whether earlier masks of a dialogue change its answers
+    protocol: str  # the published path from a question to a mask, where that is followed; else empty
 
     def answer(self, questions: Sequence[MaskQuestion]) -> list[AnsweredMask]:
         """Answer each question, in order."""
