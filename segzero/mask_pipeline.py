@@ -53,7 +53,7 @@ class MaskPipeline:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The kind of the head, what an answer is, whether earlier masks matter, and the published path that is kept."""
+        """The kind of the head, what an answer is, if earlier masks matter, and a published path."""
         protocol = {"protocol": self.model.protocol} if self.model.protocol else {}
         answer = "one mask, without boxes or points"
         return {"head": self.model.kind, "answer": answer, "memory": self.model.memory} | protocol
