@@ -63,9 +63,10 @@ class MaskPipeline:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The kind of the head, what an answer is, and whether earlier masks matter."""
+        """The kind of the head, what an answer is, if earlier masks matter, how rejections count, a published path."""
         settings = {"head": self.model.kind, "answer": "one mask, without boxes or points", "memory": self.model.memory}
-        return settings | {"gres": GRES["published" if self.draw_rejected else "generative"]}
+        settings["gres"] = GRES["published" if self.draw_rejected else "generative"]
+        return settings | ({"protocol": self.model.protocol} if self.model.protocol else {})
 
     def fits(self, image: Image.Image) -> None:
         """Refuse an image of a shape that the model can't see."""
