@@ -70,7 +70,7 @@ class PromptModel(MaskNetwork):
         """Predict a mask for each question about the image beside it."""
         texts = [self.reader.question(question) for question in questions]
         readings = self.reader.read([image.seen for image in encoded], texts)
-        prompts = [self.head(r.states[r.marked].float(), end_of_turn(r, self.end_token).float()) for r in readings]
+        prompts = [self.head(r.at(r.marked).float(), end_of_turn(r, self.end_token).float()) for r in readings]
         sparse, dense = zip(*prompts, strict=True)
         joined = join([image.embedded for image in encoded])
         features: list[Tensor] = [level.to(self.reader.device) for level in joined.features]
