@@ -25,7 +25,7 @@ def sft(overrides: Overrides = None) -> None:
 @needs("train")
 def tune(
     overrides: Overrides = None,
-    head: Annotated[str, typer.Option(help="prompt: text states become SAM2's prompts (ConverSeg-Net).")] = "prompt",
+    head: Annotated[str, typer.Option(help="prompt: text states become SAM2's prompts; light: no SAM2.")] = "prompt",
 ) -> None:
     """Teach a head to predict masks from a vision-language model's states."""
     from segzero.supervised.tune import tune as train

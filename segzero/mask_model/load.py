@@ -7,10 +7,11 @@
 from pathlib import Path
 
 from segzero.errors import UserError
+from segzero.mask_model.light_model import LightModel
 from segzero.mask_model.network import CARD, MaskNetwork, read_card
 from segzero.mask_model.prompt_model import PromptModel
 
-KINDS: dict[str, type[PromptModel]] = {"prompt": PromptModel}
+KINDS: dict[str, type[PromptModel] | type[LightModel]] = {"prompt": PromptModel, "light": LightModel}
 
 
 def load_mask_model(path: str | Path, device: str = "auto", dtype: str = "auto") -> MaskNetwork:

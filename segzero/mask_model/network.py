@@ -41,10 +41,15 @@ class Decoded:
     logits: Sequence[Tensor]  # [h, w] each, over the whole image
     scores: Tensor  # [B], the IoU that the decoder expects
     presence: Tensor  # [B], logit of anything being there
+    answer_loss: Tensor | None = None  # [B], in training, of a model that also learns to write
 
 
 class MaskNetwork(nn.Module):
     """A mask model as it is trained; the same forward pass serves training, evaluation and inference."""
+
+    own_tokens: Sequence[int] = ()  # that the model added to the language model's, and learns
+    expressions = 1  # most questions about an image that share an answer in training
+    trained = "the head"  # in words, beside the language model
 
     def __init__(self, reader: Reader, head: nn.Module, name: str = "") -> None:
         super().__init__()
@@ -58,6 +63,18 @@ class MaskNetwork(nn.Module):
     @abstractmethod
     def forward(self, encoded: Sequence[Any], questions: Sequence[str]) -> Decoded:
         """Predict a mask for each question about the encoded image beside it."""
+
+    def learn(self, encoded: Sequence[Any], questions: Sequence[str], there: Sequence[bool]) -> Decoded:
+        """Predict masks in training, when it is known whether anything is there."""
+        return self(encoded, questions)
+
+    def train_with(self) -> None:
+        """Let what is trained beside head and language model learn."""
+
+    @property
+    def encoders(self) -> str:
+        """The frozen parts, in words."""
+        return f"{self.reader.checkpoint.path}, frame {self.reader.frame}"
 
     @abstractmethod
     def save(self, folder: Path, weights: dict[str, Tensor] | None) -> None:

@@ -32,6 +32,8 @@ class PromptImage:
 class PromptModel(MaskNetwork):
     """Reader, prompt head and SAM2."""
 
+    trained = "the head, SAM2's mask decoder"
+
     def __init__(self, reader: Reader, segmenter: TransformersSegmenter, head: PromptHead, name: str = "") -> None:
         super().__init__(reader, head, name)
         self.segmenter, self.sam = segmenter, segmenter.model
@@ -59,6 +61,17 @@ class PromptModel(MaskNetwork):
         save_head(folder, self, weights, "prompt")
         self.sam.save_pretrained(folder / SEGMENTER)
         self.segmenter.processor.save_pretrained(folder / SEGMENTER)
+
+    def train_with(self) -> None:
+        """Let SAM2's mask decoder learn, but for what belongs to the frozen encoder's features."""
+        self.sam.mask_decoder.requires_grad_(True)
+        for unused in (self.sam.mask_decoder.conv_s0, self.sam.mask_decoder.conv_s1):
+            unused.requires_grad_(False)
+
+    @property
+    def encoders(self) -> str:
+        """The frozen parts, in words."""
+        return f"{super().encoders}; {self.segmenter.name}"
 
     def see(self, images: Sequence[Image.Image]) -> list[PromptImage]:
         """Encode images by the vision tower and by SAM2's encoder."""

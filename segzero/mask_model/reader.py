@@ -23,8 +23,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from segzero.device import find_device
 from segzero.errors import UserError, one_line
+from segzero.mask_model.tower import Grid, tower_of
 from segzero.policy.adapters import is_adapter, load_base, merge_into
-from segzero.policy.checkpoint import Checkpoint, read_checkpoint
+from segzero.policy.checkpoint import FAMILIES_READ, Checkpoint, read_checkpoint
 from segzero.policy.shared_prompt import PackedRow, pack, use_packed_rows
 from segzero.prompts import normalise
 
@@ -34,12 +35,14 @@ class SeenImage:
     """Features of one image by the frozen vision tower."""
 
     features: Any  # what the model's own get_image_features returns for it
-    grid: tuple[int, int]  # rows and columns of its tokens in the language model
+    grid: Grid  # of its tokens in the language model
+    patches: Tensor | None = None  # [rows, columns, width], the last layer's, if the reader keeps them
 
     @property
     def nbytes(self) -> int:
         """Bytes of the features."""
         tensors = [*self.features.pooler_output, *(getattr(self.features, "deepstack_features", None) or ())]
+        tensors += [] if self.patches is None else [self.patches]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
@@ -67,11 +70,16 @@ class Reading:
 
 
 class Reader:
-    """A vision-language model, its processor, and how images are fitted for it."""
+    """A vision-language model, its processor, and how images are fitted for it.
+
+    With `keep_patches` the features of each patch are kept with an image, which takes a multiple of its memory.
+    """
+
+    keep_patches = False
 
     def __init__(self, net: Any, processor: Any, checkpoint: Checkpoint, device: torch.device) -> None:
         self.net, self.processor, self.checkpoint, self.device = net, processor, checkpoint, device
-        self.frame = checkpoint.frame
+        self.frame, self.tower = checkpoint.frame, tower_of(net, processor)
         self.width: int = net.config.get_text_config().hidden_size
         self.image_token: int = net.config.image_token_id
         for parameter in net.parameters():
@@ -80,11 +88,14 @@ class Reader:
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto", dtype: str = "auto") -> "Reader":
-        """Load a Qwen2-VL, Qwen2.5-VL or Qwen3-VL by folder or hub name; adapters are merged into their base."""
+        """Load a Qwen2-VL, Qwen2.5-VL, Qwen3-VL or InternVL by folder or hub name.
+
+        Adapters are merged into their base.
+        """
         target = find_device(device)
         kind = dtype if dtype != "auto" else "bfloat16" if target.type == "cuda" else "float32"
         adapted = is_adapter(path)
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(path, families=FAMILIES_READ)
         try:
             processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
             if adapted:
@@ -125,8 +136,8 @@ class Reader:
         packed = replace(packed, dense=True)
         tokens = torch.tensor([token for ids, _ in rows for token in (*ids, self._padding)])
         each = zip(rows, shared, seen, strict=True)
-        positions = [self._positions(ids, prefix, one) for (ids, _), prefix, one in each]
-        states = self._states(tokens, torch.cat(positions, dim=1), packed.to(self.device), list(images.values()))
+        positions = [self.tower.positions(ids[:prefix], one.grid, len(ids) + 1) for (ids, _), prefix, one in each]
+        states = self._states(tokens, torch.cat(positions, dim=-1), packed.to(self.device), list(images.values()))
         place = torch.full_like(tokens, -1)  # of each text's tokens in the packed row
         place[packed.source] = torch.arange(len(packed))
         readings, start = [], 0
@@ -140,17 +151,15 @@ class Reader:
         return readings
 
     def _see(self, image: Image.Image) -> SeenImage:
-        inputs = self.processor.image_processor(images=[self.frame.fit(image)], return_tensors="pt")
-        pixels, grid = inputs["pixel_values"].to(self.device, self.net.dtype), inputs["image_grid_thw"].to(self.device)
-        features = self.net.model.get_image_features(pixels, grid)
-        features.last_hidden_state = None  # of every patch; nothing needs it
-        rows, columns = (grid[0, 1:] // self._merge).tolist()
-        return SeenImage(features, (rows, columns))
+        features, grid = self.tower.see(self.frame.fit(image))
+        patches = self.tower.patches(features, grid) if self.keep_patches else None
+        features.last_hidden_state = None  # of every patch, and nothing else needs it
+        return SeenImage(features, grid, patches)
 
     def _tokens(self, text: Text, seen: SeenImage) -> tuple[list[int], list[bool]]:
         """Tokens of a text, the image's in their number, and which of them are marked."""
         place, count = self.processor.image_token, seen.grid[0] * seen.grid[1]
-        before = text.before.replace(place, place * count)
+        before = text.before.replace(place, self.tower.placeholder(count))
         whole = before + text.marked + text.after
         encoded = self.processor.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
         begin, end = len(before), len(before) + len(text.marked)
@@ -158,34 +167,18 @@ class Reader:
         assert encoded["input_ids"].count(self.image_token) == count, "the text has one image"
         return encoded["input_ids"], marked
 
-    def _positions(self, ids: list[int], prefix: int, seen: SeenImage) -> Tensor:
-        """Positions int64 [4, tokens + 1]: plain, then time, row and column as mRoPE counts them."""
-        image = torch.tensor([ids[:prefix]])
-        grid = torch.tensor([[1, *(side * self._merge for side in seen.grid)]])
-        kinds = (image == self.image_token).int()
-        mrope = self.net.model.get_rope_index(image, mm_token_type_ids=kinds, image_grid_thw=grid)[0][:, 0]
-        following = mrope.max() + 1 + torch.arange(len(ids) + 1 - prefix)  # text moves all three at once
-        vision = torch.cat([mrope, following.expand(3, -1)], dim=1)
-        return torch.cat([torch.arange(vision.shape[1])[None], vision]).long()
-
     def _states(self, tokens: Tensor, positions: Tensor, packed: PackedRow, seen: Sequence[SeenImage]) -> Tensor:
         """States [length, width] of a packed row."""
-        grids = [[1, rows * self._merge, columns * self._merge] for rows, columns in (one.grid for one in seen)]
-        with self._given(joined_features([one.features for one in seen])):
+        with self._given(self.tower.join([one.features for one in seen])):
             return self.net.model(
                 input_ids=tokens.to(self.device)[None, packed.source],
-                position_ids=positions.to(self.device)[:, None, packed.source],
+                position_ids=positions.to(self.device)[..., packed.source].unsqueeze(-2),
                 attention_mask=None,
                 packed=packed,
                 pixel_values=torch.empty(0, device=self.device),  # the features are there already
-                image_grid_thw=torch.tensor(grids, device=self.device),
                 use_cache=False,
+                **self.tower.inputs([one.grid for one in seen]),
             ).last_hidden_state[0]
-
-    @property
-    def _merge(self) -> int:
-        """Patches along each side of an image's token."""
-        return self.net.model.visual.spatial_merge_size
 
     @contextmanager
     def _given(self, features: Any) -> Any:
@@ -199,13 +192,3 @@ class Reader:
     @property
     def _padding(self) -> int:
         return self.processor.tokenizer.pad_token_id or 0
-
-
-def joined_features(several: Sequence[Any]) -> Any:
-    """Join the features of images into what `get_image_features` returns for all of them at once."""
-    joined = type(several[0])(**several[0])
-    joined.pooler_output = tuple(tensor for each in several for tensor in each.pooler_output)
-    if getattr(several[0], "deepstack_features", None):
-        levels = zip(*(each.deepstack_features for each in several), strict=True)
-        joined.deepstack_features = [torch.cat(level) for level in levels]
-    return joined

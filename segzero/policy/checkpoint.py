@@ -9,7 +9,7 @@ Frame(kind='stretch', side=840, ...)
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ DEFAULT_PROMPT = "multi"
 
 MOST_BYTES = 16 << 20  # per small file of a checkpoint
 MOST_LAYERS = 1000
+TILED = "internvl"  # of fixed tiles; read by mask models
+FAMILIES_READ = (*FAMILY_FRAMES, TILED)
 _MOST = {"num_hidden_layers": MOST_LAYERS, "depth": MOST_LAYERS, "vocab_size": 1 << 22}
 
 # Checkpoints that carry no card: the last part of their name -> prompt. All were trained in stretch(840).
@@ -53,13 +55,21 @@ class Checkpoint:
         return size[0] * size[1] // self.factor**2
 
 
-def read_checkpoint(path: str | Path, frame: str | Frame | None = None, prompt: str | None = None) -> Checkpoint:
+def read_checkpoint(
+    path: str | Path,
+    frame: str | Frame | None = None,
+    prompt: str | None = None,
+    families: Sequence[str] = tuple(FAMILY_FRAMES),
+) -> Checkpoint:
     """Read the small files of a checkpoint folder, or of a model on the hub (its cache is enough)."""
     path = str(Path(path).expanduser())
-    config = read_config(path)
+    config = read_config(path, families)
     family = config["model_type"]
     factor, min_pixels, max_pixels = _processor_limits(path)
-    default = frame_for(family, min_pixels, max_pixels, factor)
+    if family == TILED:
+        default = stretch(_tile_side(config, path))
+    else:
+        default = frame_for(family, min_pixels, max_pixels, factor)
 
     own_prompt, own_frame = _read_card(path) or released(path)
     frame = frame or own_frame or default
@@ -78,15 +88,15 @@ def read_checkpoint(path: str | Path, frame: str | Frame | None = None, prompt: 
     return checkpoint
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
-    """Read a policy's config.json; refuse numbers with which no model could be built."""
+def read_config(path: str | Path, families: Sequence[str] = tuple(FAMILY_FRAMES)) -> dict[str, Any]:
+    """Read the config.json of a model of these families; refuse numbers with which none could be built."""
     path = str(path)
     config = _read_json(path, "config.json")
     if config is None:
         raise UserError(f"no checkpoint at {path}: no config.json there; give the folder that save_pretrained wrote")
     family = config.get("model_type")
-    if not isinstance(family, str) or family not in FAMILY_FRAMES:
-        known = ", ".join(FAMILY_FRAMES)
+    if not isinstance(family, str) or family not in families:
+        known = ", ".join(families)
         raise UserError(f"{path} holds a {str(family)[:100]!r} model; a policy is one of {known}")
     for name in ("text_config", "vision_config"):
         if not isinstance(config.get(name, {}), dict):
@@ -184,6 +194,14 @@ def _max_length(config: dict[str, Any], path: str) -> int:
     length = text.get("max_position_embeddings", 32768)
     _check_whole(length, f"config.json in {path}: max_position_embeddings")
     return length
+
+
+def _tile_side(config: dict[str, Any], path: str) -> int:
+    """Side of the one tile that InternVL sees, in pixels."""
+    side = config.get("vision_config", {}).get("image_size", 448)
+    side = side[0] if isinstance(side, list) and side else side
+    _check_whole(side, f"config.json in {path}: image_size")
+    return int(side)
 
 
 def _check_whole(value: Any, where: str) -> None:

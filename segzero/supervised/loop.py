@@ -9,10 +9,11 @@ import math
 import resource
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from segzero.errors import UserError, one_line
+from segzero.images import image_key
 from segzero.io import write_atomically
 from segzero.sample import Sample
 from segzero.training import metrics_log
@@ -87,7 +89,7 @@ def fit(
         if accelerator.is_main_process:
             log(f"resuming from step {position.step}")
     wrapped, optimizer = accelerator.prepare(learner, optimizer)
-    stream = batches(samples, config.batch, config.seed, position.step)
+    stream = batches(samples, config.batch, config.seed, position.step, config.get("expressions", 1))
     while position.step < config.steps:
         rate = config.lr * share_of_rate(position.step, config.steps, config.warm_up, config.final_lr)
         for group in optimizer.param_groups:
@@ -119,7 +121,8 @@ def trial(learner: Learner, samples: Sequence[Sample], config: DictConfig) -> Tr
     wrapped, optimizer = accelerator.prepare(learner, optimizer)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
-    batch, seconds = next(batches(samples, config.batch, config.seed)), []
+    seconds: list[float] = []
+    batch = next(batches(samples, config.batch, config.seed, together=config.get("expressions", 1)))
     for _ in range(3):
         begin = time.perf_counter()
         update(wrapped, learner, batch, accelerator, optimizer, trained, config.clip)
@@ -166,7 +169,8 @@ def update(
     clip: float,
 ) -> dict[str, float]:
     """Make one update from a batch, of which each process takes its share."""
-    own = samples[accelerator.process_index :: accelerator.num_processes]
+    bounds = [len(samples) * place // accelerator.num_processes for place in range(accelerator.num_processes + 1)]
+    own = samples[bounds[accelerator.process_index] : bounds[accelerator.process_index + 1]]
     passes = learner.passes(own)
     most = int(accelerator.gather(torch.tensor([len(passes)], device=accelerator.device)).max())
     if len(passes) < most:
@@ -202,22 +206,36 @@ def share_of_rate(step: int, steps: int, warm_up: float, final: float) -> float:
     return final + (1 - final) * (1 + math.cos(math.pi * done)) / 2
 
 
-def batches(samples: Sequence[Sample], size: int, seed: int, start: int = 0) -> Iterator[list[Sample]]:
-    """Endless batches from the `start`-th on; each epoch has an order of its own, and none is cut short."""
+def batches(
+    samples: Sequence[Sample], size: int, seed: int, start: int = 0, together: int = 1
+) -> Iterator[list[Sample]]:
+    """Endless batches from the `start`-th on; each epoch has an order of its own, and none is cut short.
+
+    Up to `together` samples of an image are drawn at a time.
+    """
+    images = range(len(samples)) if together == 1 else [image_key(sample.image) for sample in samples]
+    order = lru_cache(maxsize=2)(partial(_order, images, seed, together))
     place = start * size
     while True:
         batch: list[Sample] = []
         while len(batch) < size:
             epoch, index = divmod(place, len(samples))
-            batch.append(samples[_order(len(samples), seed, epoch)[index]])
+            batch.append(samples[order(epoch)[index]])
             place += 1
         yield batch
 
 
-@lru_cache(maxsize=2)
-def _order(count: int, seed: int, epoch: int) -> list[int]:
+def _order(images: Sequence[Hashable], seed: int, together: int, epoch: int) -> list[int]:
+    """Places of samples in an epoch's order, given the image of each."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.randperm(count, generator=generator).tolist()
+    order = torch.randperm(len(images), generator=generator).tolist()
+    groups: dict[tuple[Hashable, int], list[int]] = {}  # each stands where its first sample does
+    counts: Counter[Hashable] = Counter()
+    for place in order:
+        image = images[place]
+        groups.setdefault((image, counts[image] // together), []).append(place)
+        counts[image] += 1
+    return [place for group in groups.values() for place in group]
 
 
 def save_state(file: Path, learner: nn.Module, optimizer: Any, position: Position) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -14,17 +15,22 @@ from segzero.mask_model.network import Decoded, EncodedImage, MaskNetwork
 from segzero.masks import decode
 from segzero.sample import Sample
 from segzero.supervised.loop import Learner
-from segzero.supervised.losses import cross_entropy, dice, mask_iou
+from segzero.supervised.losses import cross_entropy, dice, focal, mask_iou
 
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """Weights of the terms of the loss; `presence` and `score` teach "nothing there" and the expected IoU."""
+    """Weights of the terms of the loss, of which a head may leave some out.
 
-    mask: float
-    dice: float
-    presence: float
-    score: float
+    `presence` and `score` teach "nothing there" and the expected IoU, `answer` the words of models that write.
+    """
+
+    mask: float = 0.0  # cross-entropy of pixels
+    dice: float = 0.0
+    presence: float = 0.0
+    score: float = 0.0
+    focal: float = 0.0
+    answer: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +51,14 @@ class MaskLearner(Learner):
         self.encoded: LRUCache = LRUCache(cache_bytes, lambda image: image.nbytes)
 
     def passes(self, samples: Sequence[Sample], count: int | None = None) -> list[list[MaskRow]]:
-        """Encode samples and divide them into passes of at most `most_rows`, or a given number of passes."""
+        """Encode samples and divide them into passes of at most `most_rows`, or a given number of passes.
+
+        Neighbours stay together: they may be about one image.
+        """
         rows = self.encode(samples)
         count = count or -(-len(rows) // self.most_rows)
-        return [rows[place::count] for place in range(count)]
+        bounds = [len(rows) * place // count for place in range(count + 1)]
+        return [rows[begin:end] for begin, end in pairwise(bounds)]
 
     def encode(self, samples: Sequence[Sample]) -> list[MaskRow]:
         """Encode the images of samples, each once, and decode the true masks."""
@@ -73,23 +83,32 @@ class MaskLearner(Learner):
 
     def forward(self, rows: Sequence[MaskRow]) -> Tensor:
         """Loss of questions; where nothing is there, the mask's own terms are left out."""
-        decoded = self.model([row.image for row in rows], [row.question for row in rows])
-        there = torch.tensor([float(row.truth.any()) for row in rows], device=decoded.presence.device)
+        known = [bool(row.truth.any()) for row in rows]
+        decoded = self.model.learn([row.image for row in rows], [row.question for row in rows], known)
+        there = torch.tensor(known, dtype=decoded.presence.dtype, device=decoded.presence.device)
         presence = binary_cross_entropy_with_logits(decoded.presence, there, reduction="none")
+        answers = self.weights.presence * presence.sum()
+        if decoded.answer_loss is not None:
+            answers = answers + self.weights.answer * decoded.answer_loss.sum()
         by_size: dict[torch.Size, list[int]] = {}
         for place in there.nonzero()[:, 0].tolist():
             by_size.setdefault(decoded.logits[place].shape, []).append(place)
         masks = [self._loss(decoded, rows, places) for places in by_size.values()]
-        return sum(masks, self.weights.presence * presence.sum())
+        return sum(masks, answers)
 
     def _loss(self, decoded: Decoded, rows: Sequence[MaskRow], places: Sequence[int]) -> Tensor:
         """Loss of masks of one size against what is there."""
         logits = torch.stack([decoded.logits[place] for place in places])
         truth = torch.stack([_resized(rows[place].truth, logits.shape[-2:]) for place in places]).to(logits.device)
         weights = self.weights
-        masks = weights.mask * cross_entropy(logits, truth) + weights.dice * dice(logits, truth)
-        scores = weights.score * (decoded.scores[list(places)] - mask_iou(logits, truth)) ** 2
-        return (masks + scores).sum()
+        masks = weights.dice * dice(logits, truth)
+        if weights.mask:
+            masks = masks + weights.mask * cross_entropy(logits, truth)
+        if weights.focal:
+            masks = masks + weights.focal * focal(logits, truth)
+        if weights.score:
+            masks = masks + weights.score * (decoded.scores[list(places)] - mask_iou(logits, truth)) ** 2
+        return masks.sum()
 
 
 def true_mask(sample: Sample) -> Tensor:

@@ -5,9 +5,10 @@ The best step by validation gIoU becomes a mask model that `segzero infer --mask
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -18,8 +19,8 @@ from segzero.data.parquet import from_parquet
 from segzero.errors import UserError, unknown_name
 from segzero.evaluation import metrics
 from segzero.io import lock, replaced_folder, write_atomically
-from segzero.mask_model.network import ADAPTERS
-from segzero.mask_model.prompt_model import PromptModel
+from segzero.mask_model.load import KINDS
+from segzero.mask_model.network import ADAPTERS, CARD, MaskNetwork, read_card
 from segzero.mask_model.protocol import MaskModel, MaskQuestion
 from segzero.prompts import normalise
 from segzero.sample import Sample
@@ -28,7 +29,8 @@ from segzero.supervised.lora import add_adapters, merged_weights, save_adapters
 from segzero.supervised.mask_learner import MaskLearner, Weights
 from segzero.supervised.settings import compose, data_files, model_path
 
-HEADS = {"prompt": "prompt_head"}  # head -> its file in configs/supervised
+HEADS = {name: f"{name}_head" for name in KINDS}  # head -> its file in configs/supervised
+TERMS = [field.name for field in fields(Weights)]
 ANSWERED_AT_ONCE = 32
 
 
@@ -57,11 +59,11 @@ def tune(head: str, overrides: Sequence[str] = ()) -> Path | None:
     out = Path(config.out)
     if config.batch < processes.num_processes:
         raise UserError(f"batch={config.batch} is less than a sample for each of {processes.num_processes} processes")
-    model = load_model(config, processes.device)
+    model = load_model(config, processes.device, head)
     data = read_samples(config, model)
     if processes.is_main_process:
         print("\n".join(describe(config, model, data)), flush=True)
-    weights = Weights(config.mask_weight, config.dice_weight, config.presence_weight, config.score_weight)
+    weights = Weights(**{name: config.get(f"{name}_weight", 0) for name in TERMS})
     learner = MaskLearner(model, config.rows_per_pass, int(config.cache_gb * 2**30), weights).train()
     if config.dry_run:
         tried = trial(learner, data.train, config) if can_be_tried(model) else None
@@ -89,24 +91,34 @@ def tune(head: str, overrides: Sequence[str] = ()) -> Path | None:
     return out
 
 
-def load_model(config: DictConfig, device: torch.device) -> PromptModel:
-    """Load the encoders with an untrained head, and choose what is trained: head, SAM2's decoder, language model."""
+def load_model(config: DictConfig, device: torch.device, head: str = "prompt") -> MaskNetwork:
+    """Load the encoders, with an untrained head or that of a saved mask model, and choose what is trained."""
     half = mixed_precision(config.precision) == "bf16" and config.lora_rank
     torch.manual_seed(config.seed)
-    segmenter = config.segmenter or shipped.segmenter_path()
-    model = PromptModel.start(model_path(config.model), segmenter, str(device), "bfloat16" if half else "float32")
+    path, kind = model_path(config.model), KINDS[head]
+    place: dict[str, Any] = {"device": str(device), "dtype": "bfloat16" if half else "float32"}
+    if Path(path, CARD).is_file():
+        if (saved := read_card(Path(path))["head"]) != head:
+            raise UserError(f"{path} is a model with the head {saved!r}; use --head {saved}")
+        if config.get("segmenter"):
+            raise UserError(f"{path} brings its segmenter along; leave out segmenter={config.segmenter}")
+        model = kind.load(Path(path), **place)
+    else:
+        if "segmenter" in config:
+            place["segmenter"] = config.segmenter or shipped.segmenter_path()
+        model = kind.start(path, **place)
+    model.expressions = config.get("expressions", 1)
     if config.lora_rank:
-        add_adapters(model.net, config.lora_rank, config.lora_alpha, config.lora_dropout)
+        add_adapters(model.net, config.lora_rank, config.lora_alpha, config.lora_dropout, model.own_tokens)
     else:
         model.net.model.language_model.requires_grad_(True)
-    model.sam.mask_decoder.requires_grad_(True)
-    # Both belong to what the frozen encoder computes, and to the token that is not used.
-    for unused in (model.sam.mask_decoder.conv_s0, model.sam.mask_decoder.conv_s1):
-        unused.requires_grad_(False)
+        if model.own_tokens:
+            model.net.get_output_embeddings().requires_grad_(True)
+    model.train_with()
     return model
 
 
-def read_samples(config: DictConfig, model: PromptModel) -> MaskSamples:
+def read_samples(config: DictConfig, model: MaskNetwork) -> MaskSamples:
     """Read and try all samples; those that can't be learnt from are left out, with the reason."""
     left_out: dict[str, str] = {}
     kept: dict[str, list[Sample]] = {}
@@ -125,7 +137,7 @@ def read_samples(config: DictConfig, model: PromptModel) -> MaskSamples:
     return MaskSamples(kept["train"], kept["val"], left_out)
 
 
-def _try(sample: Sample, model: PromptModel) -> None:
+def _try(sample: Sample, model: MaskNetwork) -> None:
     """Refuse a sample without a mask, with an image of another size or shape, or without a question."""
     if sample.mask() is None:
         raise UserError("an object has no mask")
@@ -136,14 +148,14 @@ def _try(sample: Sample, model: PromptModel) -> None:
     model.fits(image)
 
 
-def describe(config: DictConfig, model: PromptModel, data: MaskSamples) -> list[str]:
+def describe(config: DictConfig, model: MaskNetwork, data: MaskSamples) -> list[str]:
     """Say what the run is about to do; a dry run also names two samples."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     epochs = config.steps * config.batch / len(data.train)
     language = f"adapters of rank {config.lora_rank}" if config.lora_rank else "all weights of the language model"
     lines = [
-        f"model    {model.reader.checkpoint.path}, frame {model.reader.frame}; {model.segmenter.name}",
-        f"trains   the head, SAM2's mask decoder, {language}: {trained:,} weights",
+        f"model    {model.encoders}",
+        f"trains   {model.trained}, {language}: {trained:,} weights",
         f"data     {config.data}: {data}",
         f"batch    {config.batch} questions an update, {config.steps} updates, {epochs:.1f} epochs; "
         f"{mixed_precision(config.precision)} mixed precision",

@@ -35,6 +35,9 @@ def build_checkpoint(family: str, folder: Path, real_vocabulary: bool = False, t
     import torch
     import transformers
 
+    if family == "internvl":
+        _build_internvl(folder, tied)
+        return
     tokenizer = _qwen_tokenizer() if real_vocabulary else _byte_tokenizer()
     token = tokenizer.convert_tokens_to_ids
     text = {
@@ -97,7 +100,39 @@ def build_checkpoint(family: str, folder: Path, real_vocabulary: bool = False, t
     ).save_pretrained(folder)
 
 
-def _byte_tokenizer():
+def _build_internvl(folder: Path, tied: bool) -> None:
+    """One tile of 56x56 with patches of 14, in the library's own classes."""
+    import torch
+    import transformers
+
+    marks = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+    tokenizer = _byte_tokenizer(extra_special_tokens=marks | {"video_token": "<video>"})
+    token = tokenizer.convert_tokens_to_ids
+    text = {"model_type": "qwen2", "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 96}
+    text |= {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "bos_token_id": None}
+    text |= {"max_position_embeddings": 4096, "initializer_range": 0.2, "eos_token_id": token("<|im_end|>")}
+    vision = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
+    vision |= {"image_size": 56, "patch_size": 14, "initializer_range": 0.2}
+    config = transformers.InternVLConfig(
+        text_config=text | {"tie_word_embeddings": tied},
+        vision_config=vision,
+        image_token_id=token("<IMG_CONTEXT>"),
+        image_seq_length=4,
+        tie_word_embeddings=tied,
+    )
+    torch.manual_seed(0)
+    transformers.InternVLForConditionalGeneration(config).save_pretrained(folder)
+    size = {"height": 56, "width": 56}
+    transformers.InternVLProcessor(
+        image_processor=transformers.GotOcr2ImageProcessor(size=size, crop_to_patches=True),
+        tokenizer=tokenizer,
+        video_processor=transformers.InternVLVideoProcessor(size=size),
+        image_seq_length=4,
+        chat_template=CHAT_TEMPLATE.replace("<|vision_start|><|image_pad|><|vision_end|>", "<IMG_CONTEXT>\n"),
+    ).save_pretrained(folder)
+
+
+def _byte_tokenizer(**special):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -105,7 +140,8 @@ def _byte_tokenizer():
     tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    ends = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **ends, **special)
     fast.add_special_tokens({"additional_special_tokens": SPECIAL_TOKENS})
     fast.chat_template = CHAT_TEMPLATE
     return fast

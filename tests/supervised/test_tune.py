@@ -191,7 +191,7 @@ def test_a_dry_run_writes_nothing(data, tmp_path, run_segzero):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["tune", "--head", "light"], "unknown head 'light'"),
+        (["tune", "--head", "heavy"], "unknown head 'heavy'"),
         (["tune", "rows_per_pass=0"], "rows_per_pass=0: it must be a whole number from 1 on"),
         (["tune", "data=/nowhere"], "no data for training"),
         (["infer", "x.png", "it", "--mask-model", "/nowhere"], "no mask model in /nowhere"),
@@ -222,8 +222,8 @@ def test_a_damaged_model_is_refused(run, tmp_path):
     import shutil
 
     folder = shutil.copytree(run / "last", tmp_path / "model")
-    (folder / "mask_model.json").write_text('{"head": "light"}')
-    with pytest.raises(UserError, match="names the head 'light'; there is: prompt"):
+    (folder / "mask_model.json").write_text('{"head": "heavy"}')
+    with pytest.raises(UserError, match="names the head 'heavy'; there is: prompt, light"):
         load_mask_model(folder)
     (folder / "mask_model.json").write_text('{"head": "prompt"}')
     from safetensors.torch import save_file
