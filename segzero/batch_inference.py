@@ -11,8 +11,7 @@ from unicodedata import normalize
 from segzero.errors import UserError, unknown_name
 from segzero.images import find_images, load_image
 from segzero.io import write_atomically
-from segzero.mask_pipeline import MaskPipeline
-from segzero.pipeline import Query, SegZeroPipeline
+from segzero.pipeline import Pipeline, Query
 from segzero.prompts import normalise
 from segzero.result import FORMATS, Segmentation, coco_dataset
 
@@ -70,7 +69,7 @@ def jobs_from(file: Path) -> list[Job]:
     return _named(pairs)
 
 
-def run(pipeline: SegZeroPipeline | MaskPipeline, jobs: Iterable[Job], max_pixels: int) -> Iterator[Outcome]:
+def run(pipeline: Pipeline, jobs: Iterable[Job], max_pixels: int) -> Iterator[Outcome]:
     """Yield an outcome for every job, in order; an image that can't be read is one too, so nothing is dropped."""
     todo = iter(jobs)
     while chunk := list(islice(todo, pipeline.batch)):

@@ -5,13 +5,16 @@
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any, ClassVar
 
 from PIL import Image
 
 from segzero.errors import UserError
+from segzero.frames import Frame, relative
 from segzero.images import load_image
 from segzero.mask_model.protocol import AnsweredMask, MaskModel, MaskQuestion
 from segzero.masks import box_of
@@ -21,10 +24,15 @@ from segzero.result import InstanceMask, Segmentation
 
 @dataclass
 class MaskPipeline:
-    """A mask model behind the interface of `SegZeroPipeline`; `batch` bounds how many images are held at once."""
+    """A mask model behind the interface of `SegZeroPipeline`; `batch` bounds how many images are held at once.
+
+    Each answer is one instance, with the mask of all that the question asks for and the box around it.
+    """
 
     model: MaskModel
     batch: int = 64
+    undivided: ClassVar[bool] = True
+    memories: ClassVar[tuple[str, ...]] = ("masks",)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, device: str = "auto") -> "MaskPipeline":
@@ -33,29 +41,60 @@ class MaskPipeline:
 
         return cls(load_mask_model(path, device))
 
+    @property
+    def frame(self) -> Frame:
+        """Any frame: a mask model reads and writes no numbers."""
+        return relative()
+
+    @property
+    def models(self) -> dict[str, Any]:
+        """The mask model."""
+        return {"mask_model": self.model}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The kind of the head, what an answer is, and whether earlier masks matter."""
+        return {"head": self.model.kind, "answer": "one mask, without boxes or points", "memory": self.model.memory}
+
     def fits(self, image: Image.Image) -> None:
         """Refuse an image of a shape that the model can't see."""
         self.model.fits(image)
 
+    def close(self) -> None:
+        """Close the model."""
+        self.model.close()
+
     def __call__(self, images: Sequence[ImageLike], questions: Sequence[str]) -> list[Segmentation]:
         """Answer each question about its image with a mask, in order."""
+        return list(self.stream(images, questions))
+
+    def stream(self, images: Sequence[ImageLike], questions: Sequence[str]) -> Iterator[Segmentation]:
+        """Yield results a batch at a time, for progress bars and for more images than fit into memory."""
         if len(images) != len(questions):
             raise UserError(f"{len(images)} images but {len(questions)} questions; give one question for each image")
-        results: list[Segmentation] = []
-        for start in range(0, len(images), self.batch):
-            rows = zip(images[start : start + self.batch], questions[start : start + self.batch], strict=True)
-            results += self.run([Query(load_image(image), question) for image, question in rows])
-        return results
+        rows = zip(images, questions, strict=True)
+        while batch := list(islice(rows, self.batch)):
+            yield from self.run([Query(load_image(image), question) for image, question in batch])
 
     def run(self, queries: Sequence[Query]) -> list[Segmentation]:
         """Answer one batch of queries, each with the mask of all that it asks for as a single instance."""
         begin = time.perf_counter()
-        answers = self.model.answer([MaskQuestion(query.image, query.question) for query in queries])
+        answers = self.model.answer([MaskQuestion(query.image, query.question, query.earlier) for query in queries])
         seconds = (time.perf_counter() - begin) / max(1, len(queries))
         return [
-            Segmentation(query.image, query.question, _instances(one), timings={"mask_model": seconds})
+            Segmentation(
+                query.image, query.question, _instances(one), timings={"mask_model": seconds}, undivided=self.undivided
+            )
             for query, one in zip(queries, answers, strict=True)
         ]
+
+    def ask(self, queries: Sequence[Query]) -> list[Segmentation]:
+        """Answer queries: masks come at once."""
+        return self.run(queries)
+
+    def draw(self, outputs: Sequence[Segmentation]) -> list[Segmentation]:
+        """Return what `ask` has drawn already."""
+        return list(outputs)
 
 
 def _instances(answer: AnsweredMask) -> tuple[InstanceMask, ...]:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 from PIL import Image
 
@@ -20,7 +21,7 @@ from segzero.answer import Answer, Instance, parse_answer
 from segzero.errors import UserError
 from segzero.frames import Frame, Size, clip_box, clip_point
 from segzero.images import load_image
-from segzero.masks import Box, Point
+from segzero.masks import Box, Mask, Point
 from segzero.policy import Policy, Request, Sampling, load_policy
 from segzero.prompts import get_prompt, render_messages
 from segzero.result import InstanceMask, Segmentation
@@ -32,7 +33,7 @@ ImageLike = str | Path | bytes | Image.Image
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """One question about one image, in the words that the policy reads.
+    """One question about one image, in the words that the model reads.
 
     `on_text` is called with the full text so far while the answer is generated. It may restart from an empty text.
     """
@@ -42,6 +43,50 @@ class Query:
     notes: str = ""  # earlier rounds of a dialogue, as segzero.dialogue.prompting writes them
     extra_images: tuple[Image.Image, ...] = ()  # the image once more, marked or enlarged
     on_text: Callable[[str], object] | None = None
+    earlier: tuple[Mask, ...] = ()  # masks [H, W] to which the question refers; for models that take masks, not notes
+
+
+class Pipeline(Protocol):
+    """The interface from questions to masks on which evaluation, dialogues and server depend, whatever the models."""
+
+    batch: int  # bounds how many images are held at once
+    undivided: ClassVar[bool]  # answers are one mask for all that was asked for, without boxes or points
+    memories: ClassVar[tuple[str, ...]]  # ways of showing earlier rounds (segzero.dialogue.memory), the default first
+
+    @property
+    def frame(self) -> Frame:
+        """The numbers in which places are written for the model."""
+        ...
+
+    @property
+    def models(self) -> dict[str, Any]:
+        """The models by what they are for."""
+        ...
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Protocol of a report: prompt, decoding and the like, by name."""
+        ...
+
+    def fits(self, image: Image.Image) -> None:
+        """Refuse an image of a shape that the models can't see."""
+        ...
+
+    def run(self, queries: Sequence[Query]) -> list[Segmentation]:
+        """Answer one batch of queries with masks."""
+        ...
+
+    def ask(self, queries: Sequence[Query]) -> list[Any]:
+        """Answer as far as later questions need it: a `PolicyOutput`, or a `Segmentation` where masks come at once."""
+        ...
+
+    def draw(self, outputs: Sequence[Any]) -> list[Segmentation]:
+        """Turn what `ask` returned into results with masks."""
+        ...
+
+    def close(self) -> None:
+        """Release the models; the pipeline can't be used afterwards."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +112,8 @@ class SegZeroPipeline:
     prompt: str = ""  # a name in segzero.prompts; empty: the one the policy was trained with
     sampling: Sampling = GREEDY
     batch: int = 64
+    undivided: ClassVar[bool] = False
+    memories: ClassVar[tuple[str, ...]] = ("text", "marks", "crop")
 
     @classmethod
     def from_pretrained(
@@ -91,6 +138,33 @@ class SegZeroPipeline:
     def prompt_name(self) -> str:
         """The prompt that the policy is given, a name in segzero.prompts."""
         return self.prompt or self.policy.prompt
+
+    @property
+    def frame(self) -> Frame:
+        """The numbers that the policy reads and writes."""
+        return self.policy.frame
+
+    @property
+    def models(self) -> dict[str, Any]:
+        """Policy and segmenter."""
+        return {"policy": self.policy, "segmenter": self.segmenter}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Frame, prompt and decoding."""
+        greedy = self.sampling.temperature == 0
+        return {
+            "frame": str(self.frame),
+            "prompt": self.prompt_name,
+            "format": get_prompt(self.prompt_name).format,
+            "decoding": "greedy" if greedy else f"temperature {self.sampling.temperature}",
+            "max_tokens": self.sampling.max_tokens,
+            "seed": self.sampling.seed,
+        }
+
+    def close(self) -> None:
+        """Close the policy."""
+        self.policy.close()
 
     def fits(self, image: Image.Image) -> None:
         """Refuse an image of a shape that the policy can't see."""

@@ -73,6 +73,7 @@ class Segmentation:
         error: None, or one of `segzero.answer.ERRORS`.
         warnings: objects that were left out of the answer and why, each one of `segzero.answer.ERRORS`.
         timings: seconds by part of the pipeline.
+        undivided: the one instance is everything that was asked for, not told apart, and its box is the mask's own.
     """
 
     image: Image.Image = field(repr=False)
@@ -83,6 +84,7 @@ class Segmentation:
     error: str | None = None
     warnings: tuple[str, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
+    undivided: bool = False
 
     def __post_init__(self) -> None:
         size = (self.image.height, self.image.width)
@@ -116,7 +118,7 @@ class Segmentation:
 
     def plot(self) -> Image.Image:
         """Draw masks, boxes and points on the image, one colour per instance; small images are enlarged."""
-        return draw_overlay(self.image, self.instances)
+        return draw_overlay(self.image, self.instances, boxes=not self.undivided)
 
     def panel(self, truth: Sequence[Drawable] | None = None) -> Image.Image:
         """Draw a sheet with the question, the image, the overlay beside it and the reasoning below.
@@ -132,6 +134,7 @@ class Segmentation:
             raw_text=self.raw_text,
             warnings=self.warnings,
             truth=truth,
+            boxes=not self.undivided,
         )
 
     def save(self, folder: str | Path, name: str = "result", formats: Sequence[str] = FORMATS) -> dict[str, Path]:
@@ -177,6 +180,7 @@ class Segmentation:
                 for instance in self
             ],
             "timings": dict(self.timings),
+            "undivided": self.undivided,
         }
 
     def to_json(self) -> str:

@@ -50,6 +50,19 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
     return {family: root / family for family in FAMILIES}
 
 
+@pytest.fixture(scope="session")
+def mask_model(tmp_path_factory) -> Path:
+    """The folder of a mask model on the shipped encoders, whose head has learnt nothing."""
+    from segzero import shipped
+    from segzero.mask_model.prompt_model import PromptModel
+    from segzero.supervised.lora import merged_weights
+
+    folder = tmp_path_factory.mktemp("mask_model")
+    model = PromptModel.start(shipped.policy_path(), shipped.segmenter_path(), "cpu")
+    model.save(folder, merged_weights(model.net))
+    return folder
+
+
 @pytest.fixture
 def run_segzero(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
     """Run `segzero ARGS` in this process; returns its exit code, output and error output."""

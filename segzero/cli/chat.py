@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from segzero.cli.options import MaxPixelsOption, ModelOptions, takes_dataclasses
+from segzero.errors import UserError
 from segzero.extras import needs
 from segzero.image_structure import MAX_PIXELS
 
@@ -31,11 +32,14 @@ def chat(
     from segzero.dialogue.dialogue import Dialogue
     from segzero.dialogue.memory import get_memory
     from segzero.images import load_image
+    from segzero.pipeline import SegZeroPipeline
 
     if memory is not None:
         get_memory(memory)  # an unknown name is reported before models are loaded
     picture = load_image(image, max_pixels=max_pixels)
     pipeline = models.load()
+    if not isinstance(pipeline, SegZeroPipeline):
+        raise UserError("a dialogue needs a policy and a segmenter; leave --mask-model out")
     if resume is not None:
         dialogue = Dialogue.load(resume, picture, pipeline, memory)
     else:

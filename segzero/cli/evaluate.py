@@ -20,7 +20,7 @@ from segzero.extras import needs
 
 if TYPE_CHECKING:
     from segzero.evaluation.benchmarks import Records, Task
-    from segzero.evaluation.predict import EvaluationModels
+    from segzero.evaluation.predict import Loader
 
 app = typer.Typer(help="Benchmarks: answers, masks, figures one can publish.", no_args_is_help=True)
 
@@ -119,7 +119,7 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Evaluate a policy and a segmenter. Stopped, the same command goes on where it was."""
+    """Evaluate a policy and a segmenter, or a mask model. Stopped, the same command goes on where it was."""
     if context.invoked_subcommand is not None:
         return
     _check(options)
@@ -147,6 +147,8 @@ def _check(options: EvalOptions) -> None:
         raise unknown_name("output", output, list(LAYOUTS))
     if config != "default":
         raise UserError(f"--hf_config {config}: only the configuration 'default' is read")
+    longest = ("max_tokens", options.run.max_tokens, RunOptions.max_tokens)
+    options.models.check_alone(longest, ("output", output, ScriptOptions.output))
 
 
 def _jobs(options: EvalOptions) -> list[_Job]:
@@ -274,10 +276,12 @@ def _evaluate(jobs: list[_Job], options: EvalOptions, values: dict[str, object])
                 show_rounds(read_json(job.folder / "metrics.json"), job.folder)
 
 
-def _models(options: EvalOptions) -> "EvaluationModels":
-    from segzero.evaluation.predict import EvaluationModels
+def _models(options: EvalOptions) -> "Loader":
+    from segzero.evaluation.predict import EvaluationMaskModel, EvaluationModels
 
-    models = options.models
+    models, run = options.models, options.run
+    if models.mask_model is not None:
+        return EvaluationMaskModel(models.mask_model, models.backends.device, run.batch, run.cache.expanduser())
     return EvaluationModels(
         policy_or_shipped(models.policy),
         segmenter_or_shipped(models.segmenter),
@@ -286,9 +290,9 @@ def _models(options: EvalOptions) -> "EvaluationModels":
         models.backends.device,
         models.backends.frame,
         models.backends.prompt,
-        options.run.max_tokens,
-        options.run.batch,
-        options.run.cache.expanduser(),
+        run.max_tokens,
+        run.batch,
+        run.cache.expanduser(),
     )
 
 

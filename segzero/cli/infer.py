@@ -1,7 +1,7 @@
 """`segzero infer`: masks for a question about images."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +15,6 @@ from segzero.image_structure import MAX_PIXELS
 
 if TYPE_CHECKING:
     from segzero.batch_inference import Job, Outcome
-    from segzero.pipeline import SegZeroPipeline
     from segzero.policy import Sampling
 
 console = Console(highlight=False, markup=False, emoji=False)  # paths, questions and answers may hold brackets
@@ -50,27 +49,18 @@ def infer(
     ] = "panel,json",
     *,
     models: ModelOptions,
-    mask_model: Annotated[
-        Path | None, typer.Option(help="Instead of policy and segmenter: a mask model that `segzero tune` wrote.")
-    ] = None,
     sampling: SamplingOptions,
     batch: Annotated[int, typer.Option(help="Images at once.", min=1)] = 64,
     max_pixels: MaxPixelsOption = MAX_PIXELS,
 ) -> None:
     """Answer a question about images with masks."""
     from segzero import batch_inference
-    from segzero.mask_pipeline import MaskPipeline
 
     jobs = _jobs(images, question, questions)
     formats = tuple(split_commas(format))
     batch_inference.check_formats(formats)
-    pipeline: SegZeroPipeline | MaskPipeline
-    if mask_model is None:
-        pipeline = models.load(sampling.sampling())
-    elif models.policy or models.segmenter:
-        raise UserError("--mask-model stands in place of --policy and --segmenter; leave them out")
-    else:
-        pipeline = MaskPipeline.from_pretrained(mask_model, device=models.backends.device)
+    models.check_alone(*((one.name, getattr(sampling, one.name), one.default) for one in fields(sampling)))
+    pipeline = models.load(sampling.sampling())
     pipeline.batch = batch
     outcomes = batch_inference.save(batch_inference.run(pipeline, jobs, max_pixels), out, formats)
     failed = _print_outcomes(outcomes, len(jobs))

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from segzero import shipped
+from segzero.errors import UserError
 
 if TYPE_CHECKING:
+    from segzero.mask_pipeline import MaskPipeline
     from segzero.pipeline import SegZeroPipeline
     from segzero.policy import Sampling
 
@@ -40,19 +42,27 @@ class BackendOptions:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """A policy and a segmenter."""
+    """A policy and a segmenter, or a mask model in their place."""
 
     policy: Annotated[
         str | None,
         typer.Option("--policy", help="Folder, hub name or server of a Qwen-VL checkpoint; default: the shipped one."),
     ] = None
     segmenter: SegmenterOption = None
+    mask_model: Annotated[
+        str | None,
+        typer.Option("--mask-model", help="Instead of policy and segmenter: a mask model that `segzero tune` wrote."),
+    ] = None
     backends: BackendOptions = field(default_factory=BackendOptions)
 
-    def load(self, sampling: "Sampling | None" = None) -> "SegZeroPipeline":
-        """Load both; a model that is not named is the shipped one, and a line says so."""
+    def load(self, sampling: "Sampling | None" = None) -> "SegZeroPipeline | MaskPipeline":
+        """Load them; a model that is not named is the shipped one, and a line says so."""
+        from segzero.mask_pipeline import MaskPipeline
         from segzero.pipeline import SegZeroPipeline
 
+        if self.mask_model is not None:
+            self.check_alone()
+            return MaskPipeline.from_pretrained(self.mask_model, self.backends.device)
         return SegZeroPipeline.from_pretrained(
             policy_or_shipped(self.policy),
             segmenter_or_shipped(self.segmenter),
@@ -63,6 +73,21 @@ class ModelOptions:
             prompt=self.backends.prompt,
             sampling=sampling,
         )
+
+    def check_alone(self, *others: tuple[str, object, object]) -> None:
+        """Refuse options that a mask model takes no part in; `others` are names, values and defaults of a command's."""
+        if self.mask_model is None:
+            return
+        of_models = [("policy", self.policy), ("segmenter", self.segmenter)]
+        of_backends = ["policy_backend", "segmenter_backend", "frame", "prompt"]
+        rows = [
+            *((name, value, None) for name, value in of_models),
+            *((name, getattr(self.backends, name), getattr(BackendOptions(), name)) for name in of_backends),
+            *others,
+        ]
+        given = [f"--{name.replace('_', '-')}" for name, value, default in rows if value != default]
+        if given:
+            raise UserError(f"--mask-model stands in place of policy and segmenter; leave {', '.join(given)} out")
 
 
 def policy_or_shipped(path: str | None) -> str:

@@ -1,5 +1,7 @@
 """Memory modes: earlier rounds for the policy as text, as numbered marks in a second image, or as crops in one.
 
+The mode `masks` is for mask models, which take earlier masks as they are.
+
 >>> context = MEMORIES["text"](question, registry, image, policy.frame, rounds=4)            # doctest: +SKIP
 >>> context.question                                                                     # doctest: +SKIP
 'what is printed on <box>[84, 168, 504, 672]</box>'
@@ -20,9 +22,10 @@ from segzero.dialogue.references import Question, Reference, references_in, writ
 from segzero.dialogue.registry import Region, Registry, Round
 from segzero.errors import UserError, unknown_name
 from segzero.frames import Frame, Size
-from segzero.masks import Box
+from segzero.masks import Box, Mask, decode, union
 from segzero.viz.overlay import MAX_DRAWN, draw_overlay
 
+MASKS = "masks"  # the mode of mask models
 RECENT = 4  # rounds that a prompt shows in full
 OLDER = 12  # rounds before them that get one line each; still older ones are only counted
 LISTED = 12  # regions of one round that are listed one by one
@@ -38,6 +41,7 @@ class PromptContext:
     question: str
     notes: str = ""
     image: Image.Image | None = None
+    earlier: tuple[Mask, ...] = ()  # a mask [H, W] for each reference
 
 
 Memory = Callable[[Question, Registry, Image.Image | None, Frame, int], PromptContext]
@@ -45,6 +49,8 @@ Memory = Callable[[Question, Registry, Image.Image | None, Frame, int], PromptCo
 
 def get_memory(name: str) -> Memory:
     """The memory mode with this name."""
+    if name == MASKS:
+        return as_masks
     if name not in MEMORIES:
         raise unknown_name("memory mode", name, list(MEMORIES))
     return MEMORIES[name]
@@ -122,6 +128,17 @@ def as_crops(
         *_history(registry, rounds, lambda round: f"{len(round.regions)} found"),
     ]
     return PromptContext(_words(question, name), "\n".join(notes), picture)
+
+
+def as_masks(
+    question: Question, registry: Registry, image: Image.Image | None, frame: Frame, rounds: int
+) -> PromptContext:
+    """Keep the question's words, and give the mask of all regions of each reference beside them."""
+    earlier = [
+        decode(union([region.rle for region in reference.regions], registry.size), registry.size)
+        for reference in references_in(question)
+    ]
+    return PromptContext(_words(question, lambda reference: reference.words), earlier=tuple(earlier))
 
 
 MEMORIES: dict[str, Memory] = {"text": as_text, "marks": as_marks, "crop": as_crops}

@@ -12,7 +12,7 @@
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,8 +26,8 @@ from segzero.dialogue.references import read_question, references_in
 from segzero.dialogue.registry import Region, Registry, Round
 from segzero.errors import UserError
 from segzero.frames import Frame, Size
-from segzero.masks import RLE, Box, Point, box_rle, decode, points_of
-from segzero.pipeline import in_pixels
+from segzero.masks import RLE, Box, Mask, Point, box_rle, decode, points_of
+from segzero.pipeline import Query, in_pixels
 from segzero.prompts import render_messages
 from segzero.sample import Sample
 
@@ -39,9 +39,14 @@ class PolicyPrompt:
     question: str
     notes: str = ""  # earlier rounds; empty if the question refers to none
     extra_images: tuple[Image.Image, ...] = ()  # the image once more, marked or enlarged
+    earlier: tuple[Mask, ...] = ()  # for a model that takes masks
     boxes: PromptBoxes = field(default_factory=PromptBoxes)  # in the policy's numbers
     rounds: tuple[int, ...] = ()  # that the question refers to
     answer_is_empty: bool = False  # every object it refers to was found to be absent; the policy need not be called
+
+    def query(self, image: Image.Image, on_text: Callable[[str], object] | None = None) -> Query:
+        """The query for a pipeline; `on_text` is called while an answer is generated."""
+        return Query(image, self.question, self.notes, self.extra_images, on_text, self.earlier)
 
     def messages(self, prompt: str) -> list[dict]:
         """The chat messages for the policy's template; `prompt` is a name in segzero.prompts."""
@@ -60,8 +65,8 @@ def build_prompt(
 ) -> PolicyPrompt:
     """Write a question for the policy, after the rounds of a registry.
 
-    `memory` is how it shows earlier rounds: text, marks or crop, of which the last two need the `image`; `recent` is
-    how many of them it shows in full. `about` is the round that "it" means, if not the last.
+    `memory` is how it shows earlier rounds: text, marks or crop, of which the last two need the `image`, or masks;
+    `recent` is how many of them it shows in full. `about` is the round that "it" means, if not the last.
     """
     parts = read_question(question, registry, about)
     references = references_in(parts)
@@ -73,6 +78,7 @@ def build_prompt(
         question=context.question,
         notes=context.notes,
         extra_images=() if context.image is None else (context.image,),
+        earlier=context.earlier,
         boxes=PromptBoxes(referred, boxes_in(f"{context.notes}\n{context.question}") - referred),
         rounds=tuple(dict.fromkeys(number for reference in references for number in reference.rounds)),
         answer_is_empty=bool(references) and all(reference.empty for reference in references),

@@ -5,7 +5,7 @@
 ...     DiskCachedPolicy(policy, cache, {"sha256": "5f2c..."}), DiskCachedSegmenter(segmenter, cache, {...})
 ... )
 
-Both classes are used like the model that they wrap. A file of the cache that can't be read is written anew.
+These classes are used like the models that they wrap. A file of the cache that can't be read is written anew.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ from PIL import Image
 from segzero.errors import UserError
 from segzero.images import pixels_key
 from segzero.io import write_atomically
+from segzero.mask_model.protocol import AnsweredMask, MaskModel, MaskQuestion
 from segzero.masks import decode, encode
 from segzero.policy import Policy, Reply, Request, Sampling
 from segzero.segmenter import Embeddings, MaskPrediction, MaskPrompt, Segmenter
@@ -63,6 +64,7 @@ class DiskCachedPolicy:
 
     def __init__(self, policy: Policy, cache: Cache, identity: Identity) -> None:
         self.policy, self.cache, self.identity = policy, cache, dict(identity)
+        self.uncached = policy
         self.name, self.frame, self.prompt = policy.name, policy.frame, policy.prompt
 
     def generate(self, requests: list[Request], sampling: Sampling = Sampling()) -> list[Reply]:
@@ -109,6 +111,7 @@ class DiskCachedSegmenter:
 
     def __init__(self, segmenter: Segmenter, cache: Cache, identity: Identity) -> None:
         self.segmenter, self.cache, self.identity = segmenter, cache, dict(identity)
+        self.uncached = segmenter
         self.name = segmenter.name
 
     def embed(self, images: Sequence[Image.Image]) -> Embeddings:
@@ -168,3 +171,47 @@ class DiskCachedSegmenter:
 def _key(prompt: MaskPrompt) -> str:
     assert prompt.mask is None
     return key_of(prompt.box, prompt.points, prompt.labels)
+
+
+class DiskCachedMaskModel:
+    """A mask model whose answers are kept on the disk."""
+
+    def __init__(self, model: MaskModel, cache: Cache, identity: Identity) -> None:
+        self.uncached, self.cache, self.identity = model, cache, dict(identity)
+        self.name, self.kind, self.memory = model.name, model.kind, model.memory
+
+    def answer(self, questions: Sequence[MaskQuestion]) -> list[AnsweredMask]:
+        """Answer each question, in order."""
+        places = [self._place(question) for question in questions]
+        answers = [
+            _read_answer(self.cache.get(place), question.image.size)
+            for place, question in zip(places, questions, strict=True)
+        ]
+        new = [number for number, answer in enumerate(answers) if answer is None]
+        if new:
+            for number, answer in zip(new, self.uncached.answer([questions[n] for n in new]), strict=True):
+                kept = {"rle": encode(answer.mask), "score": answer.score, "presence": answer.presence}
+                self.cache.put(places[number], kept)
+                answers[number] = answer
+        return [answer for answer in answers if answer is not None]
+
+    def fits(self, image: Image.Image) -> None:
+        """Refuse an image of a shape that the model can't see."""
+        self.uncached.fits(image)
+
+    def close(self) -> None:
+        """Close the model."""
+        self.uncached.close()
+
+    def _place(self, question: MaskQuestion) -> str:
+        earlier = [encode(mask) for mask in question.earlier]
+        key = key_of(self.identity, pixels_key(question.image), question.question, earlier)
+        return f"mask_answers/{key[:2]}/{key}.json"
+
+
+def _read_answer(value: Any, size: tuple[int, int]) -> AnsweredMask | None:
+    try:
+        mask, score, presence = decode(value["rle"], size), float(value["score"]), float(value["presence"])
+    except (TypeError, KeyError, ValueError, UserError):
+        return None
+    return AnsweredMask(np.where(mask, 1, -1).astype(np.float32), score, presence, size)

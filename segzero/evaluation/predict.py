@@ -12,24 +12,24 @@ are; with predicted history the policy is asked all earlier questions too, and i
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from PIL import Image
 
 from segzero.answer import Answer
 from segzero.dialogue.prompting import add_answer, build_prompt, registry_from_turns
 from segzero.dialogue.references import LostReference
-from segzero.dialogue.registry import Registry
+from segzero.dialogue.registry import Registry, Round
 from segzero.errors import TimedOut, Unavailable, UserError
 from segzero.evaluation.benchmarks import Record, Unreadable
-from segzero.evaluation.cache import Cache, DiskCachedPolicy, DiskCachedSegmenter
+from segzero.evaluation.cache import Cache, DiskCachedMaskModel, DiskCachedPolicy, DiskCachedSegmenter
 from segzero.evaluation.predictions import Prediction
 from segzero.evaluation.provenance import comparable, settings_of
 from segzero.evaluation.scoring import Row
-from segzero.frames import Frame
-from segzero.pipeline import PolicyOutput, Query, SegZeroPipeline
+from segzero.mask_pipeline import MaskPipeline
+from segzero.pipeline import Pipeline, PolicyOutput, Query, SegZeroPipeline
 from segzero.policy import Sampling, load_policy
 from segzero.result import Segmentation
 from segzero.sample import Sample
@@ -40,7 +40,35 @@ HISTORIES = (TRUE, PREDICTED)
 EMPTY_ANSWER = Answer()  # readable, without objects
 UNREADABLE_ANSWER = Answer(error="no_answer")  # stands for a failed round in the prompts of later ones
 
-Reply = TypeVar("Reply", Segmentation, PolicyOutput)
+Output = PolicyOutput | Segmentation
+Reply = TypeVar("Reply", bound=Output)
+
+
+class Loader(Protocol):
+    """Names of models, and how they are run."""
+
+    def load(self) -> tuple[Pipeline, dict[str, Any]]:
+        """Load the models; returns the pipeline, and the settings that a resumed evaluation must share."""
+        ...
+
+
+@dataclass(frozen=True)
+class EvaluationMaskModel:
+    """The folder of a mask model, and how it is run."""
+
+    path: str
+    device: str = "auto"
+    batch: int = 16
+    cache: Path | None = None  # folder of answers that are computed only once
+
+    def load(self) -> tuple[MaskPipeline, dict[str, Any]]:
+        """Load the model; returns the pipeline, and the settings that a resumed evaluation must share."""
+        pipeline = MaskPipeline.from_pretrained(self.path, self.device)
+        settings = settings_of(pipeline)
+        model = pipeline.model
+        if self.cache:
+            model = DiskCachedMaskModel(model, Cache(self.cache), comparable(settings)["mask_model"])
+        return MaskPipeline(model, self.batch), settings
 
 
 @dataclass(frozen=True)
@@ -78,9 +106,7 @@ def with_cache(pipeline: SegZeroPipeline, folder: Path) -> SegZeroPipeline:
     )
 
 
-def answer(
-    pipeline: SegZeroPipeline, records: Sequence[Record], history: str | None = None
-) -> list[tuple[Prediction, Row]]:
+def answer(pipeline: Pipeline, records: Sequence[Record], history: str | None = None) -> list[tuple[Prediction, Row]]:
     """Predict and score each record, in order. An error that concerns one record alone becomes its failure.
 
     `history`: the earlier rounds that the prompts of dialogues show, TRUE (default) or PREDICTED.
@@ -93,7 +119,7 @@ def answer(
             predictions[place] = Prediction.failed(record, "unreadable", record.problem)
             continue
         try:
-            image = _open(record, pipeline.policy.frame, images)
+            image = _open(record, pipeline, images)
         except UserError as error:
             predictions[place] = Prediction.failed(record, "image_error", str(error))
             continue
@@ -107,17 +133,18 @@ def answer(
             predictions[place] = Prediction.failed(one.sample, outcome.code, outcome.problem)
         else:
             predictions[place] = Prediction.from_result(one.sample, outcome)
-    return [predictions[place].scored(record) for place, record in enumerate(records)]
+    undivided = pipeline.undivided
+    return [replace(predictions[place], undivided=undivided).scored(record) for place, record in enumerate(records)]
 
 
-def _open(sample: Sample, frame: Frame, images: dict[str | bytes, Image.Image]) -> Image.Image:
+def _open(sample: Sample, pipeline: Pipeline, images: dict[str | bytes, Image.Image]) -> Image.Image:
     """Open the sample's image, once for all rounds of a dialogue."""
     if sample.image not in images:
         images[sample.image] = sample.open()
     image = images[sample.image]
     if image.size != sample.size:
         raise UserError(f"its image is {image.width}x{image.height}, its record says {sample.width}x{sample.height}")
-    frame.model_size(image.size)  # refuses shapes that the policy cannot process
+    pipeline.fits(image)
     return image
 
 
@@ -153,39 +180,36 @@ class _Turn:
     history: Registry
 
 
-def ask_with_true_history(pipeline: SegZeroPipeline, rounds: Sequence[DialogueRound]) -> list[Segmentation | Failure]:
+def ask_with_true_history(pipeline: Pipeline, rounds: Sequence[DialogueRound]) -> list[Segmentation | Failure]:
     """Answer each round with the true objects of its earlier rounds in the prompt."""
     turns = [_Turn(one.sample.id, one.image, one.sample.question, one.true_history) for one in rounds]
-    replies = _ask(turns, pipeline.policy.frame, pipeline.run)
+    replies = _ask(turns, pipeline, pipeline.run)
     return [_empty_result(one) if reply is None else reply for one, reply in zip(rounds, replies, strict=True)]
 
 
-def ask_with_predicted_history(
-    pipeline: SegZeroPipeline, rounds: Sequence[DialogueRound]
-) -> list[Segmentation | Failure]:
+def ask_with_predicted_history(pipeline: Pipeline, rounds: Sequence[DialogueRound]) -> list[Segmentation | Failure]:
     """Answer each round after the policy's own answers to the earlier questions.
 
     All first questions are asked in one batch, then all second ones, and so on. A question that several samples share
     (the same image and the same questions before it) is asked once. Masks are drawn only for the samples' own rounds.
     """
-    frame = pipeline.policy.frame
     # Key of each question of each round: the image, and all questions up to that one.
     keys = [[(id(one.image), one.questions[: depth + 1]) for depth in range(len(one.questions))] for one in rounds]
     histories: dict[tuple, Registry] = {}  # key -> all rounds up to that one
-    replies: dict[tuple, PolicyOutput | Failure | None] = {}
+    replies: dict[tuple, Output | Failure | None] = {}
     for depth in range(max(map(len, keys), default=0)):
         turns: dict[tuple, _Turn] = {}
         for one, own in zip(rounds, keys, strict=True):
             if depth < len(own):
                 history = histories[own[depth - 1]] if depth else Registry(one.sample.size)
                 turns.setdefault(own[depth], _Turn(one.sample.id, one.image, one.questions[depth], history))
-        answered = any(isinstance(reply, PolicyOutput) for reply in replies.values())
-        new = _ask(list(turns.values()), frame, pipeline.ask, answered)
+        answered = any(isinstance(reply, Output) for reply in replies.values())
+        new = _ask(list(turns.values()), pipeline, pipeline.ask, answered)
         for (key, turn), reply in zip(turns.items(), new, strict=True):
             replies[key] = reply
-            histories[key] = add_answer(turn.history, turn.question, _answer_of(reply), frame)
+            histories[key] = _remember(turn, reply, pipeline)
     last = [replies[own[-1]] for own in keys]
-    drawn = iter(pipeline.draw([reply for reply in last if isinstance(reply, PolicyOutput)]))
+    drawn = iter(pipeline.draw([reply for reply in last if isinstance(reply, Output)]))
     return [
         _empty_result(one) if reply is None else reply if isinstance(reply, Failure) else next(drawn)
         for one, reply in zip(rounds, last, strict=True)
@@ -196,14 +220,17 @@ def _empty_result(one: DialogueRound) -> Segmentation:
     return Segmentation(one.image, one.sample.question)
 
 
-def _answer_of(reply: PolicyOutput | Failure | None) -> Answer:
-    if isinstance(reply, PolicyOutput):
-        return reply.answer
-    return EMPTY_ANSWER if reply is None else UNREADABLE_ANSWER
+def _remember(turn: _Turn, reply: Output | Failure | None, pipeline: Pipeline) -> Registry:
+    """Add a question with its answer to the rounds before it."""
+    history, question = turn.history, turn.question
+    if isinstance(reply, Segmentation):
+        return history.add(Round(len(history.rounds) + 1, question, history.number(question, reply.instances)))
+    answer = reply.answer if isinstance(reply, PolicyOutput) else EMPTY_ANSWER if reply is None else UNREADABLE_ANSWER
+    return add_answer(history, question, answer, pipeline.frame)
 
 
 def _ask(
-    turns: Sequence[_Turn], frame: Frame, ask: Callable[[list[Query]], list[Reply]], answered: bool = False
+    turns: Sequence[_Turn], pipeline: Pipeline, ask: Callable[[list[Query]], list[Reply]], answered: bool = False
 ) -> list[Reply | Failure | None]:
     """Ask the policy each question; None where it refers to nothing, so that the answer is empty without asking.
 
@@ -213,13 +240,13 @@ def _ask(
     queries: dict[int, Query] = {}  # by place in `turns`
     for place, turn in enumerate(turns):
         try:
-            prompt = build_prompt(turn.question, turn.history, frame)
+            prompt = build_prompt(turn.question, turn.history, pipeline.frame, memory=pipeline.memories[0])
         except UserError as error:
             code = "lost_reference" if isinstance(error, LostReference) else "policy_error"
             replies[place] = Failure(code, str(error))
             continue
         if not prompt.answer_is_empty:
-            queries[place] = Query(turn.image, prompt.question, prompt.notes)
+            queries[place] = prompt.query(turn.image)
     ids = [turns[place].sample_id for place in queries]
     for place, reply in zip(queries, _ask_all(list(queries.values()), ids, ask, answered), strict=True):
         replies[place] = reply

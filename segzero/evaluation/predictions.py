@@ -51,6 +51,7 @@ class Prediction:
     objects: tuple[PredictedObject, ...] = ()
     score: Score | None = None  # None where the truth has no masks, and until the prediction is scored
     seconds: Mapping[str, float] = field(default_factory=dict)
+    undivided: bool = False  # its object is one mask for all that was asked for, and the box around that mask
 
     @classmethod
     def from_result(cls, sample: Sample, result: Segmentation) -> "Prediction":
@@ -77,7 +78,7 @@ class Prediction:
         """Compute the row of the figures; each call scores the sample anew."""
         if isinstance(record, Unreadable):
             return Row(self.id, error="unreadable", lost=True)
-        return score_sample(record, self.objects, self.error)
+        return score_sample(record, self.objects, self.error, self.undivided)
 
     def result(self, sample: Sample, image: Image.Image) -> Segmentation:
         """Restore the pipeline's result from the prediction of that sample, whose image is given."""
@@ -86,7 +87,9 @@ class Prediction:
             InstanceMask(nothing if o.mask is None else decode(o.mask, image.size), o.box, o.points, o.score)
             for o in self.objects
         )
-        return Segmentation(image, sample.question, masks, self.think, self.raw_text, self.error)
+        return Segmentation(
+            image, sample.question, masks, self.think, self.raw_text, self.error, undivided=self.undivided
+        )
 
     def to_line(self) -> str:
         """Write it as one JSON object without line breaks."""
@@ -104,6 +107,7 @@ class Prediction:
             "pred_empty": score and score.pred_empty,
             "true_empty": score and score.true_empty,
             "seconds": dict(self.seconds),
+            **({"undivided": True} if self.undivided else {}),
         }
         return json.dumps(line, allow_nan=False)  # ASCII, so that a lone surrogate in an answer can be written
 
@@ -128,7 +132,10 @@ class Prediction:
                 raise ValueError("objects or seconds are missing")
             id, question, raw_text, think, problem = texts
             objects = tuple(_read_object(value) for value in values["objects"])
-            return cls(id, question, raw_text, think, values["error"], problem, objects, score, values["seconds"])
+            undivided = values.get("undivided", False) is True
+            return cls(
+                id, question, raw_text, think, values["error"], problem, objects, score, values["seconds"], undivided
+            )
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise UserError(f"it is no line of predictions: {' '.join(str(error).split())[:200]}") from error
 

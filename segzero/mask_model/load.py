@@ -21,5 +21,5 @@ def load_mask_model(path: str | Path, device: str = "auto", dtype: str = "auto")
     if kind not in KINDS:
         raise UserError(f"{folder / CARD} names the head {kind!r}; there is: {', '.join(KINDS)}")
     model = KINDS[kind].load(folder, device, dtype)
-    model.name = str(path)
+    model.name, model.kind = str(path), kind
     return model.eval()

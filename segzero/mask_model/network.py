@@ -47,6 +47,8 @@ class Decoded:
 class MaskNetwork(nn.Module):
     """A mask model as it is trained; the same forward pass serves training, evaluation and inference."""
 
+    kind = ""  # of its head, once it is loaded
+    memory = False
     own_tokens: Sequence[int] = ()  # that the model added to the language model's, and learns
     expressions = 1  # most questions about an image that share an answer in training
     trained = "the head"  # in words, beside the language model
@@ -94,6 +96,11 @@ class MaskNetwork(nn.Module):
                 decoded.logits, decoded.scores, decoded.presence, questions, strict=True
             )
         ]
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.reader.device
 
     def fits(self, image: Image.Image) -> None:
         """Refuse images of a shape that the language model can't see."""

@@ -45,6 +45,8 @@ class MaskModel(Protocol):
     """A model that answers questions with masks. `segzero.mask_model.load.load_mask_model` makes one."""
 
     name: str  # the checkpoint, as it was named
+    kind: str  # of its head
+    memory: bool  # whether earlier masks of a dialogue change its answers
 
     def answer(self, questions: Sequence[MaskQuestion]) -> list[AnsweredMask]:
         """Answer each question, in order."""

@@ -18,8 +18,6 @@ from omegaconf import DictConfig, OmegaConf
 from segzero import shipped
 from segzero.data.parquet import from_parquet
 from segzero.errors import UserError, one_line
-from segzero.evaluation import metrics
-from segzero.evaluation.predict import answer
 from segzero.io import lock, replaced_folder, write_atomically
 from segzero.pipeline import SegZeroPipeline
 from segzero.policy import Sampling
@@ -31,6 +29,7 @@ from segzero.supervised.loop import can_be_tried, fit, held, mixed_precision, tr
 from segzero.supervised.lora import add_adapters, merged_weights, save_adapters
 from segzero.supervised.policy_learner import PolicyLearner
 from segzero.supervised.settings import compose, data_files, model_path
+from segzero.supervised.validation import scores
 from segzero.training.dataset import FilterReport, filter_usable
 from segzero.training.model_shape import build_empty_model
 from segzero.training.tokenization import Encoder, load_processor
@@ -168,14 +167,6 @@ def explain_dry_run(config: DictConfig, encoder: Encoder, data: Data, device: to
         tried = trial(load_learner(config, encoder, device), data.train, config)
         lines.append(f"tried    {tried.report(config.steps)}")
     return lines
-
-
-def scores(pipeline: SegZeroPipeline, samples: Sequence[Sample]) -> dict[str, float]:
-    """Figures of validation, by the scorer of `segzero eval`."""
-    rows = [row for start in range(0, len(samples), 64) for _, row in answer(pipeline, samples[start : start + 64])]
-    each = [row.score for row in rows if row.score is not None]
-    figures = {"val/giou": metrics.giou(each), "val/ciou": metrics.ciou(each), "val/n_acc": metrics.n_acc(each)}
-    return {name: value for name, value in figures.items() if value == value}  # no N-acc where all have a target
 
 
 def save(learner: PolicyLearner, folder: Path, adapters_only: bool = False) -> None:

@@ -17,21 +17,20 @@ from omegaconf import DictConfig, OmegaConf
 from segzero import shipped
 from segzero.data.parquet import from_parquet
 from segzero.errors import UserError, unknown_name
-from segzero.evaluation import metrics
 from segzero.io import lock, replaced_folder, write_atomically
 from segzero.mask_model.load import KINDS
 from segzero.mask_model.network import ADAPTERS, CARD, MaskNetwork, read_card
-from segzero.mask_model.protocol import MaskModel, MaskQuestion
+from segzero.mask_pipeline import MaskPipeline
 from segzero.prompts import normalise
 from segzero.sample import Sample
 from segzero.supervised.loop import can_be_tried, fit, held, mixed_precision, trial
 from segzero.supervised.lora import add_adapters, merged_weights, save_adapters
 from segzero.supervised.mask_learner import MaskLearner, Weights
 from segzero.supervised.settings import compose, data_files, model_path
+from segzero.supervised.validation import scores
 
 HEADS = {name: f"{name}_head" for name in KINDS}  # head -> its file in configs/supervised
 TERMS = [field.name for field in fields(Weights)]
-ANSWERED_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def tune(head: str, overrides: Sequence[str] = ()) -> Path | None:
 
     def validate() -> dict[str, float]:
         learner.eval()
-        figures = mask_scores(model, data.val)
+        figures = scores(MaskPipeline(model), data.val)
         learner.train()
         return figures
 
@@ -166,15 +165,3 @@ def describe(config: DictConfig, model: MaskNetwork, data: MaskSamples) -> list[
         for sample in data.train[:2]:
             lines.append(f"sample   {sample.id}: {sample.question}: {len(sample.objects)} objects")
     return lines
-
-
-def mask_scores(model: MaskModel, samples: Sequence[Sample]) -> dict[str, float]:
-    """Figures of a mask model on samples, by the metrics of `segzero eval`."""
-    each = []
-    for start in range(0, len(samples), ANSWERED_AT_ONCE):
-        some = samples[start : start + ANSWERED_AT_ONCE]
-        answers = model.answer([MaskQuestion(sample.open(), sample.question) for sample in some])
-        for sample, answer in zip(some, answers, strict=True):
-            each.append(metrics.score_masks(answer.mask, sample.mask(), sample.ignore))
-    figures = {"val/giou": metrics.giou(each), "val/ciou": metrics.ciou(each), "val/n_acc": metrics.n_acc(each)}
-    return {name: value for name, value in figures.items() if value == value}  # no N-acc where all have a target

@@ -56,8 +56,10 @@ class Drawable(Protocol):
     def number(self) -> int | None: ...  # number to show; None: its place in the list
 
 
-def draw_overlay(image: Image.Image, instances: Sequence[Drawable], size: Size | None = None) -> Image.Image:
-    """Draw instances on a copy of the image; small images are enlarged a whole number of times."""
+def draw_overlay(
+    image: Image.Image, instances: Sequence[Drawable], size: Size | None = None, boxes: bool = True
+) -> Image.Image:
+    """Draw instances on a copy of the image, with or without boxes; small ones are enlarged a whole number of times."""
     if size is None:
         times = max(1, math.ceil(READABLE / max(image.size)))
         size = image.width * times, image.height * times
@@ -66,16 +68,17 @@ def draw_overlay(image: Image.Image, instances: Sequence[Drawable], size: Size |
     pen = max(1.0, math.sqrt(size[0] * size[1]) / 450)  # line width, in which everything else is measured
     numbers = [instance.number or place for place, instance in enumerate(instances[:MAX_DRAWN], 1)]
     shown = [(instance, color_of(number - 1)) for number, instance in zip(numbers, instances, strict=False)]
-    boxes = [_on_canvas(instance.box, scale, size) for instance, _ in shown]
-    for box, (_, color) in zip(boxes, shown, strict=True):  # under the masks, as contours tell more than boxes
-        _draw_box(canvas, box, color, pen)
+    places = [_on_canvas(instance.box, scale, size) for instance, _ in shown]
+    if boxes:
+        for box, (_, color) in zip(places, shown, strict=True):  # under the masks, as contours tell more than boxes
+            _draw_box(canvas, box, color, pen)
     for instance, color in shown:
         _draw_mask(canvas, instance.mask, color, pen)
     taken: list[Box] = []  # places that labels should not cover
     for instance, color in shown:
         for x, y in instance.points:
             taken.append(_draw_point(canvas, ((x + 0.5) * scale[0], (y + 0.5) * scale[1]), color, pen))
-    for number, box, (instance, color) in zip(numbers, boxes, shown, strict=True):
+    for number, box, (instance, color) in zip(numbers, places, shown, strict=True):
         if len(instances) > 1 or instance.number:
             _draw_label(canvas, str(number), box, color, pen, taken)
     return canvas

@@ -27,16 +27,17 @@ def draw_panel(
     raw_text: str = "",
     warnings: Sequence[str] = (),
     truth: Sequence[Drawable] | None = None,
+    boxes: bool = True,
 ) -> Image.Image:
     """Draw the image and its overlay side by side (one above the other if they are wide), with text above and below.
 
     `truth`, the true objects, get a third picture. An answer that could not be read has an `error`; its `raw_text` is
-    then shown.
+    then shown. `boxes`: draw those of the instances.
     """
     wide = image.width > 2 * image.height
     times = min((2 * SIDE + GAP if wide else SIDE) / image.width, SIDE / image.height)
     size = max(1, round(image.width * times)), max(1, round(image.height * times))
-    original, overlay = resize(image, size), draw_overlay(image, instances, size)
+    original, overlay = resize(image, size), draw_overlay(image, instances, size, boxes)
     if not instances:
         overlay = Image.blend(overlay, Image.new("RGB", size, PAPER), 0.7)
     pictures = [original, overlay, *([] if truth is None else [draw_overlay(image, truth, size)])]
