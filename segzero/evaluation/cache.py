@@ -178,7 +178,7 @@ class DiskCachedMaskModel:
 
     def __init__(self, model: MaskModel, cache: Cache, identity: Identity) -> None:
         self.uncached, self.cache, self.identity = model, cache, dict(identity)
-        self.name, self.kind, self.memory = model.name, model.kind, model.memory
+        self.name, self.kind, self.memory, self.protocol = model.name, model.kind, model.memory, model.protocol
 
     def answer(self, questions: Sequence[MaskQuestion]) -> list[AnsweredMask]:
         """Answer each question, in order."""
@@ -190,7 +190,7 @@ class DiskCachedMaskModel:
         new = [number for number, answer in enumerate(answers) if answer is None]
         if new:
             for number, answer in zip(new, self.uncached.answer([questions[n] for n in new]), strict=True):
-                kept = {"rle": encode(answer.mask), "score": answer.score, "presence": answer.presence}
+                kept = {"rle": encode(answer.drawn), "score": answer.score, "presence": answer.presence}
                 self.cache.put(places[number], kept)
                 answers[number] = answer
         return [answer for answer in answers if answer is not None]

@@ -35,8 +35,16 @@ class AnsweredMask:
     @property
     def mask(self) -> NDArray[np.bool_]:
         """Mask [H, W] at the image's size, without a pixel if the model finds nothing."""
-        if self.presence < PRESENT:
-            return np.zeros(self.size[::-1], bool)
+        return np.zeros(self.size[::-1], bool) if self.rejected else self.drawn
+
+    @property
+    def rejected(self) -> bool:
+        """Whether the model finds nothing."""
+        return self.presence < PRESENT
+
+    @property
+    def drawn(self) -> NDArray[np.bool_]:
+        """Mask [H, W] at the image's size as it is drawn, whether or not the model finds anything."""
         whole: NDArray[np.bool_] = enlarge(self.logits[None], self.size)[0]
         return whole
 
@@ -47,6 +55,7 @@ class MaskModel(Protocol):
     name: str  # the checkpoint, as it was named
     kind: str  # of its head
     memory: bool  # whether earlier masks of a dialogue change its answers
+    protocol: str  # the published path from a question to a mask, where that is followed; else empty
 
     def answer(self, questions: Sequence[MaskQuestion]) -> list[AnsweredMask]:
         """Answer each question, in order."""

@@ -64,7 +64,7 @@ class Reading:
     tokens: Tensor  # int64 [tokens]
     marked: Tensor  # bool [tokens], the tokens of the text's marked part
 
-    def at(self, chosen: Tensor) -> Tensor:
+    def at(self, chosen: Tensor | slice) -> Tensor:
         """States [chosen, width] at some of the text's tokens."""
         return self.packed[self.places[chosen]]
 
@@ -119,6 +119,10 @@ class Reader:
         assert found, "chat templates keep the user's words"
         return Text(before, words, after)
 
+    def fit(self, image: Image.Image) -> Image.Image:
+        """Resize an image to the size at which the model sees it."""
+        return self.frame.fit(image)
+
     @torch.no_grad()
     def see(self, images: Sequence[Image.Image]) -> list[SeenImage]:
         """Compute the features of images, one after the other, as their sizes differ."""
@@ -151,7 +155,7 @@ class Reader:
         return readings
 
     def _see(self, image: Image.Image) -> SeenImage:
-        features, grid = self.tower.see(self.frame.fit(image))
+        features, grid = self.tower.see(self.fit(image))
         patches = self.tower.patches(features, grid) if self.keep_patches else None
         features.last_hidden_state = None  # of every patch, and nothing else needs it
         return SeenImage(features, grid, patches)
