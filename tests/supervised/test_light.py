@@ -151,6 +151,7 @@ def test_the_decision_is_the_librarys_next_token_after_the_fixed_wording(family,
     images[1] = images[1].crop((0, 0, 224, 120))
     with torch.inference_mode():
         decoded = model(model.see(images), QUESTIONS)
+        model.net.get_decoder().set_attn_implementation("sdpa")
         for place, (image, question) in enumerate(zip(images, QUESTIONS, strict=True)):
             text = model._text([question], [True])
             written = text.marked[: text.marked.index(SEG)]
@@ -173,6 +174,7 @@ def test_questions_that_share_an_answer_learn_its_words(family, every_family, mo
     [seen] = model.see([image])
     with torch.inference_mode():
         decoded = model.learn([seen] * 3, QUESTIONS, [True, False, True])
+        model.net.get_decoder().set_attn_implementation("sdpa")
         text = model._text(QUESTIONS, [True, False, True])
         assert text.marked.count(SEG) == 2 and text.marked.count(REJ) == 1 and SEG not in text.before
         inputs = library_inputs(model, image, text.before + text.marked)
