@@ -60,8 +60,10 @@ class MaskPipeline:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The kind of the head, what an answer is, and whether earlier masks matter."""
-        return {"head": self.model.kind, "answer": "one mask, without boxes or points", "memory": self.model.memory}
+        """The kind of the head, what an answer is, if earlier masks matter, and a published path."""
+        protocol = {"protocol": self.model.protocol} if self.model.protocol else {}
+        answer = "one mask, without boxes or points"
+        return {"head": self.model.kind, "answer": answer, "memory": self.model.memory} | protocol
 
     def fits(self, image: Image.Image) -> None:
         """Refuse an image of a shape that the model can't see."""

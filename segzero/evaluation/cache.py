@@ -178,7 +178,7 @@ class DiskCachedMaskModel:
 
     def __init__(self, model: MaskModel, cache: Cache, identity: Identity) -> None:
         self.uncached, self.cache, self.identity = model, cache, dict(identity)
-        self.name, self.kind, self.memory = model.name, model.kind, model.memory
+        self.name, self.kind, self.memory, self.protocol = model.name, model.kind, model.memory, model.protocol
 
     def answer(self, questions: Sequence[MaskQuestion]) -> list[AnsweredMask]:
         """Answer each question, in order."""

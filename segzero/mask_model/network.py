@@ -49,6 +49,7 @@ class MaskNetwork(nn.Module):
 
     kind = ""  # of its head, once it is loaded
     memory = False
+    protocol = ""
     own_tokens: Sequence[int] = ()  # that the model added to the language model's, and learns
     expressions = 1  # most questions about an image that share an answer in training
     trained = "the head"  # in words, beside the language model

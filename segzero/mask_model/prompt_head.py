@@ -43,11 +43,17 @@ def end_of_turn(reading: Reading, end_token: int) -> Tensor:
     return reading.states[places[-1]]
 
 
-def decode(sam: nn.Module, features: Sequence[Tensor], sparse: Sequence[Tensor], dense: Sequence[Tensor]) -> Decoded:
+def decode(
+    sam: nn.Module,
+    features: Sequence[Tensor],
+    sparse: Sequence[Tensor],
+    dense: Sequence[Tensor],
+    best_of_three: bool = False,
+) -> Decoded:
     """Predict a mask for each row of image features, levels [B, C, h, w] with the finest first, from its prompts.
 
     SAM2's decoder has three mask tokens for ambiguous prompts and one for clear ones, which is used here, in training
-    as in inference.
+    as in inference. `best_of_three` takes the one of the three with the highest expected IoU instead.
     """
     by_length = defaultdict(list)
     for row, prompts in enumerate(sparse):
@@ -63,10 +69,11 @@ def decode(sam: nn.Module, features: Sequence[Tensor], sparse: Sequence[Tensor],
                 image_positional_embeddings=positions.expand(len(rows), -1, -1, -1),
                 sparse_prompt_embeddings=torch.stack([sparse[row] for row in rows])[:, None],
                 dense_prompt_embeddings=torch.stack([dense[row] for row in rows])[:, :, None, None].expand_as(coarse),
-                multimask_output=False,
+                multimask_output=best_of_three,
                 high_resolution_features=[fine, middle],
             )
-            parts.append((masks[:, 0, 0], scores[:, 0, 0], presence[:, 0, 0]))
+            each, best = torch.arange(len(rows), device=scores.device), scores[:, 0].argmax(dim=1)
+            parts.append((masks[each, 0, best], scores[each, 0, best], presence[:, 0, 0]))
             order += rows
     back = torch.tensor(order, device=features[0].device).argsort()
     return Decoded(*(torch.cat(of_kind)[back] for of_kind in zip(*parts, strict=True)))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from segzero.mask_model.network import Decoded, MaskNetwork, language_model_of, load_head, save_head
 from segzero.mask_model.prompt_head import PromptHead, decode, end_of_turn
-from segzero.mask_model.reader import Reader, SeenImage
+from segzero.mask_model.reader import Reader, Reading, SeenImage
 from segzero.segmenter.protocol import Embeddings, join
 from segzero.segmenter.transformers import TransformersSegmenter
 
@@ -32,6 +32,7 @@ class PromptImage:
 class PromptModel(MaskNetwork):
     """Reader, prompt head and SAM2."""
 
+    best_of_three = False  # the mask token that is trained answers
     trained = "the head, SAM2's mask decoder"
 
     def __init__(self, reader: Reader, segmenter: TransformersSegmenter, head: PromptHead, name: str = "") -> None:
@@ -83,11 +84,18 @@ class PromptModel(MaskNetwork):
         """Predict a mask for each question about the image beside it."""
         texts = [self.reader.question(question) for question in questions]
         readings = self.reader.read([image.seen for image in encoded], texts)
-        prompts = [self.head(r.states[r.marked].float(), end_of_turn(r, self.end_token).float()) for r in readings]
+        ends = [end_of_turn(reading, self.end_token) for reading in readings]
+        prompts = [
+            self.head(r.states[self.words(r)].float(), end.float()) for r, end in zip(readings, ends, strict=True)
+        ]
         sparse, dense = zip(*prompts, strict=True)
         joined = join([image.embedded for image in encoded])
         features: list[Tensor] = [level.to(self.reader.device) for level in joined.features]
-        return decode(self.sam, features, sparse, dense)
+        return decode(self.sam, features, sparse, dense, self.best_of_three)
+
+    def words(self, reading: Reading) -> Tensor:
+        """Tokens, bool [tokens], of which each becomes a sparse prompt: the question's own."""
+        return reading.marked
 
     def close(self) -> None:
         """Release memory; the model can't be used afterwards."""

@@ -47,6 +47,7 @@ class MaskModel(Protocol):
     name: str  # the checkpoint, as it was named
     kind: str  # of its head
     memory: bool  # whether earlier masks of a dialogue change its answers
+    protocol: str  # the published path from a question to a mask, where that is followed; else empty
 
     def answer(self, questions: Sequence[MaskQuestion]) -> list[AnsweredMask]:
         """Answer each question, in order."""

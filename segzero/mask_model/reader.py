@@ -112,6 +112,10 @@ class Reader:
         assert found, "chat templates keep the user's words"
         return Text(before, words, after)
 
+    def fit(self, image: Image.Image) -> Image.Image:
+        """Resize an image to the size at which the model sees it."""
+        return self.frame.fit(image)
+
     @torch.no_grad()
     def see(self, images: Sequence[Image.Image]) -> list[SeenImage]:
         """Compute the features of images, one after the other, as their sizes differ."""
@@ -133,7 +137,7 @@ class Reader:
         ]
 
     def _see(self, image: Image.Image) -> SeenImage:
-        features, grid = self.tower.see(self.frame.fit(image))
+        features, grid = self.tower.see(self.fit(image))
         patches = self.tower.patches(features, grid) if self.keep_patches else None
         features.last_hidden_state = None  # of every patch, and nothing else needs it
         return SeenImage(features, grid, patches)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForMaskGeneration, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForMaskGeneration, PreTrainedModel, ProcessorMixin
 from transformers.models.sam2.modeling_sam2 import Sam2MultiScaleAttention, Sam2VisionNeck, do_pool
 
 from segzero.device import find_device
@@ -25,10 +25,17 @@ IMAGES_AT_ONCE = 4
 class TransformersSegmenter:
     """A checkpoint loaded by `from_pretrained`, with weights in float32: coordinates need its precision."""
 
-    def __init__(self, path: str | Path, device: str = "auto", dtype: str = "auto") -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        device: str = "auto",
+        dtype: str = "auto",
+        loaded: tuple[PreTrainedModel, ProcessorMixin] | None = None,
+    ) -> None:
+        """Load a checkpoint; of a model and a processor that are `loaded` already, `path` is only the name."""
         self.name = str(path)
         self.device = find_device(device)
-        self.model, self.processor = _load(path)
+        self.model, self.processor = loaded or _load(path)
         skip_unused_computations(self.model)
         self.model.to(self.device)
         self.half = dtype == "bfloat16" or (dtype == "auto" and self.device.type == "cuda")

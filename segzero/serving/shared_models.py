@@ -62,7 +62,8 @@ class SharedMaskModel:
     """A mask model that other threads use as well."""
 
     def __init__(self, model: str, mask_model: MaskModel, call: Call) -> None:
-        self.name, self.kind, self.memory = mask_model.name, mask_model.kind, mask_model.memory
+        self.name, self.kind = mask_model.name, mask_model.kind
+        self.memory, self.protocol = mask_model.memory, mask_model.protocol
         self._model, self._mask_model, self._call = model, mask_model, call
 
     def answer(self, questions: Sequence[MaskQuestion]) -> list[AnsweredMask]:

@@ -9,11 +9,9 @@ import math
 import resource
 import time
 from abc import abstractmethod
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +21,9 @@ from omegaconf import DictConfig
 from torch import nn
 
 from segzero.errors import UserError, one_line
-from segzero.images import image_key
 from segzero.io import write_atomically
 from segzero.sample import Sample
+from segzero.supervised.phases import Phase, batches_of, in_order, phase_at
 from segzero.training import metrics_log
 
 STATE = "state.pt"
@@ -78,8 +76,13 @@ def fit(
     validate: Callable[[], dict[str, float]] | None,
     export: Callable[[str], None],
     log: Callable[[str], None] = print,
+    after: Callable[[int, dict[str, float]], None] | None = None,
+    later: Sequence[Phase] = (),
 ) -> Position:
-    """Train for `config.steps` updates; `export` writes the model as `best` or `last` under config.out."""
+    """Train for `config.steps` updates; `export` writes the model as `best` or `last` under config.out.
+
+    `after` gets each step and its figures. The `later` phases follow, each with a rise and fall of its own rate.
+    """
     accelerator = _accelerator(config)
     out = Path(config.out)
     trained, optimizer = _optimizer(learner, config)
@@ -89,14 +92,17 @@ def fit(
         if accelerator.is_main_process:
             log(f"resuming from step {position.step}")
     wrapped, optimizer = accelerator.prepare(learner, optimizer)
-    stream = batches(samples, config.batch, config.seed, position.step, config.get("expressions", 1))
-    while position.step < config.steps:
-        rate = config.lr * share_of_rate(position.step, config.steps, config.warm_up, config.final_lr)
+    phases = [Phase(samples, config.steps, config.lr), *later]
+    steps = sum(phase.steps for phase in phases)
+    stream = batches_of(phases, config.batch, config.seed, position.step, config.get("expressions", 1))
+    while position.step < steps:
+        phase, step = phase_at(phases, position.step)
+        rate = phase.lr * share_of_rate(step, phase.steps, config.warm_up, config.final_lr)
         for group in optimizer.param_groups:
             group["lr"] = rate
         figures = update(wrapped, learner, next(stream), accelerator, optimizer, trained, config.clip)
         position.step += 1
-        last = position.step == config.steps
+        last = position.step == steps
         if validate is not None and (position.step % config.val_every == 0 or last) and accelerator.is_main_process:
             figures |= validate()
             if figures["val/giou"] > position.best:
@@ -104,8 +110,10 @@ def fit(
                 export("best")
         if accelerator.is_main_process:
             metrics_log.append(out / metrics_log.NAME, position.step, {**figures, "lr": rate})
+            if after is not None:
+                after(position.step, {**figures, "lr": rate})
             if position.step % 10 == 0 or last or "val/giou" in figures:
-                log(_line(position.step, config.steps, figures))
+                log(_line(position.step, steps, figures))
             if position.step % config.save_every == 0 or last:
                 save_state(out / STATE, learner, optimizer, position)
         accelerator.wait_for_everyone()
@@ -213,29 +221,9 @@ def batches(
 
     Up to `together` samples of an image are drawn at a time.
     """
-    images = range(len(samples)) if together == 1 else [image_key(sample.image) for sample in samples]
-    order = lru_cache(maxsize=2)(partial(_order, images, seed, together))
-    place = start * size
+    stream = in_order(samples, seed, start * size, together)
     while True:
-        batch: list[Sample] = []
-        while len(batch) < size:
-            epoch, index = divmod(place, len(samples))
-            batch.append(samples[order(epoch)[index]])
-            place += 1
-        yield batch
-
-
-def _order(images: Sequence[Hashable], seed: int, together: int, epoch: int) -> list[int]:
-    """Places of samples in an epoch's order, given the image of each."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(len(images), generator=generator).tolist()
-    groups: dict[tuple[Hashable, int], list[int]] = {}  # each stands where its first sample does
-    counts: Counter[Hashable] = Counter()
-    for place in order:
-        image = images[place]
-        groups.setdefault((image, counts[image] // together), []).append(place)
-        counts[image] += 1
-    return [place for group in groups.values() for place in group]
+        yield [next(stream) for _ in range(size)]
 
 
 def save_state(file: Path, learner: nn.Module, optimizer: Any, position: Position) -> None:

@@ -99,7 +99,7 @@ class MaskLearner(Learner):
     def _loss(self, decoded: Decoded, rows: Sequence[MaskRow], places: Sequence[int]) -> Tensor:
         """Loss of masks of one size against what is there."""
         logits = torch.stack([decoded.logits[place] for place in places])
-        truth = torch.stack([_resized(rows[place].truth, logits.shape[-2:]) for place in places]).to(logits.device)
+        truth = torch.stack([resized(rows[place].truth, logits.shape[-2:]) for place in places]).to(logits.device)
         weights = self.weights
         masks = weights.dice * dice(logits, truth)
         if weights.mask:
@@ -118,6 +118,6 @@ def true_mask(sample: Sample) -> Tensor:
     return torch.from_numpy(decode(rle, sample.size).astype(np.float32))
 
 
-def _resized(truth: Tensor, size: torch.Size) -> Tensor:
+def resized(truth: Tensor, size: torch.Size) -> Tensor:
     """A true mask at a decoder's resolution, 0 or 1: pixels of which more than half is inside."""
     return (interpolate(truth[None, None], tuple(size), mode="area")[0, 0] > 0.5).float()

@@ -7,8 +7,9 @@
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segzero import shipped
@@ -18,6 +19,7 @@ AT_LEAST_ONE = {"steps", "batch", "tokens_per_pass", "rows_per_pass", "max_promp
 AT_LEAST_ONE |= {"val_every", "val_samples", "save_every", "expressions"}
 FROM_ZERO = {"lr", "weight_decay", "lora_rank", "lora_dropout", "warm_up", "final_lr", "cache_gb"}
 FROM_ZERO |= {f"{term}_weight" for term in ("mask", "focal", "dice", "presence", "score", "answer")}
+PHASE = {"data": str, "steps": int, "lr": int | float, "replay": int | float}
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -48,6 +50,8 @@ def _set(config: DictConfig, key: str, text: str) -> None:
     except Exception as error:  # YAML's and omegaconf's errors have no common base
         raise UserError(f"{key}={text}: {one_line(error, 200)}") from None
     default = OmegaConf.to_container(config)[key]  # type: ignore[call-overload, index]
+    if isinstance(default, list) != isinstance(value, ListConfig):
+        raise UserError(f"{key}={text}: it must be {'a list' if isinstance(default, list) else 'one value'}")
     if isinstance(default, bool) != isinstance(value, bool) or (
         isinstance(default, int | float) and not isinstance(value, int | float)
     ):
@@ -56,7 +60,22 @@ def _set(config: DictConfig, key: str, text: str) -> None:
     config[key] = str(value) if isinstance(default, str) else value
 
 
+def _check_phase(phase: Any) -> None:
+    """Refuse a phase without data and steps, or with anything that a phase has not."""
+    example = "[{data: data/more, steps: 500, lr: 1e-5, replay: 0.3}]"
+    if not isinstance(phase, DictConfig) or not {"data", "steps"} <= phase.keys() <= PHASE.keys():
+        raise UserError(f"phases={phase}: each has data and steps, and may have lr and replay, as in {example}")
+    for key, kind in PHASE.items():
+        value = phase.get(key)
+        if key in phase and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise UserError(f"phases: {key}={value} is not what it should be, as in {example}")
+    if phase.steps < 1 or not phase.get("lr", 1.0) >= 0 or not 0 <= phase.get("replay", 0.0) < 1:
+        raise UserError(f"phases={phase}: steps from 1 on, lr from 0 on, replay from 0 to below 1")
+
+
 def _check(config: DictConfig) -> None:
+    for phase in config.get("phases") or ():
+        _check_phase(phase)
     for key in filter(AT_LEAST_ONE.__contains__, config):
         if not (isinstance(config[key], int) and config[key] >= 1):
             raise UserError(f"{key}={config[key]}: it must be a whole number from 1 on")

@@ -26,6 +26,7 @@ from segzero.sample import Sample
 from segzero.supervised.loop import can_be_tried, fit, held, mixed_precision, trial
 from segzero.supervised.lora import add_adapters, merged_weights, save_adapters
 from segzero.supervised.mask_learner import MaskLearner, Weights
+from segzero.supervised.phases import Phase
 from segzero.supervised.settings import compose, data_files, model_path
 from segzero.supervised.validation import scores
 
@@ -60,14 +61,15 @@ def tune(head: str, overrides: Sequence[str] = ()) -> Path | None:
         raise UserError(f"batch={config.batch} is less than a sample for each of {processes.num_processes} processes")
     model = load_model(config, processes.device, head)
     data = read_samples(config, model)
+    later, more = read_later(config, model, data)
     if processes.is_main_process:
-        print("\n".join(describe(config, model, data)), flush=True)
+        print("\n".join([*describe(config, model, data), *more]), flush=True)
     weights = Weights(**{name: config.get(f"{name}_weight", 0) for name in TERMS})
     learner = MaskLearner(model, config.rows_per_pass, int(config.cache_gb * 2**30), weights).train()
     if config.dry_run:
         tried = trial(learner, data.train, config) if can_be_tried(model) else None
         if processes.is_main_process and tried:
-            print(f"tried    {tried.report(config.steps)}")
+            print(f"tried    {tried.report(config.steps + sum(phase.steps for phase in later))}")
         return None
 
     def validate() -> dict[str, float]:
@@ -86,7 +88,7 @@ def tune(head: str, overrides: Sequence[str] = ()) -> Path | None:
     with lock(out, busy) if processes.is_main_process else nullcontext():
         if processes.is_main_process:
             write_atomically(out / "config.yaml", OmegaConf.to_yaml(config).encode())
-        fit(learner, data.train, config, validate if data.val else None, export)
+        fit(learner, data.train, config, validate if data.val else None, export, later=later)
     return out
 
 
@@ -117,12 +119,31 @@ def load_model(config: DictConfig, device: torch.device, head: str = "prompt") -
     return model
 
 
-def read_samples(config: DictConfig, model: MaskNetwork) -> MaskSamples:
+def read_later(config: DictConfig, model: MaskNetwork, first: MaskSamples) -> tuple[list[Phase], list[str]]:
+    """The phases that follow the first, and lines about them; validation takes samples of all data."""
+    phases, lines, earlier = [], [], list(first.train)
+    for number, phase in enumerate(config.get("phases") or (), 2):
+        data = read_samples(config, model, phase.data)
+        rate, replay = phase.get("lr", config.lr), phase.get("replay", 0.0)
+        phases.append(Phase(data.train, phase.steps, rate, replay, tuple(earlier)))
+        epochs = phase.steps * config.batch * (1 - replay) / len(data.train)
+        lines += [
+            f"phase {number}  {phase.data}: {data}",
+            f"         {phase.steps} updates, {epochs:.1f} epochs, lr {rate:g}; {replay:.0%} of a batch from the "
+            f"{len(earlier)} samples before",
+        ]
+        earlier += data.train
+        first.val.extend(data.val)
+    return phases, lines
+
+
+def read_samples(config: DictConfig, model: MaskNetwork, place: str | None = None) -> MaskSamples:
     """Read and try all samples; those that can't be learnt from are left out, with the reason."""
+    place = place or config.data
     left_out: dict[str, str] = {}
     kept: dict[str, list[Sample]] = {}
     for split in ("train", "val"):
-        every = chain.from_iterable(from_parquet(file) for file in data_files(config.data, split))
+        every = chain.from_iterable(from_parquet(file) for file in data_files(place, split))
         kept[split] = []
         for sample in islice(every, config.val_samples) if split == "val" else every:
             try:
@@ -132,7 +153,7 @@ def read_samples(config: DictConfig, model: MaskNetwork) -> MaskSamples:
                 left_out[sample.id] = str(error)
     if not kept["train"]:
         name, reason = next(iter(left_out.items()), ("", "it is empty"))
-        raise UserError(f"no usable sample in {config.data}: {name} {reason}".replace("  ", " "))
+        raise UserError(f"no usable sample in {place}: {name} {reason}".replace("  ", " "))
     return MaskSamples(kept["train"], kept["val"], left_out)
 
 

@@ -8,7 +8,7 @@ from segzero.mask_model.protocol import AnsweredMask
 class DrawnHalves:
     """A mask model that answers with the left half of the image, less the earlier masks that it is shown."""
 
-    kind, memory = "drawn", True
+    kind, memory, protocol = "drawn", True, ""
 
     def __init__(self, name="halves") -> None:
         self.name, self.asked = str(name), []

@@ -92,7 +92,7 @@ def test_alone_it_is_the_default_and_needs_no_policy(mask_model, held_out):
 
 def test_models_that_fail_are_found_out(pipeline):
     class Broken:
-        name, kind, memory = "broken", "drawn", False
+        name, kind, memory, protocol = "broken", "drawn", False, ""
 
         def answer(self, questions):
             raise RuntimeError("no memory left")

@@ -86,7 +86,7 @@ def _line_samples(line: bytes, root: Path, number: int) -> list[Sample]:
 def _samples(item: Any, mask_name: str, root: Path, split: str, number: int) -> list[Sample]:
     image = inside(root, get(item, "image", str))
     mask = inside(root, get(item, mask_name, str))
-    return [_sample(item, image, mask, split, number)]
+    return [_sample(item, image, mask, split, number, binary=mask_name == "mask_merged")]
 
 
 def _row_samples(row: HubRow, source: Any, split: str, number: int) -> list[Sample]:
@@ -96,7 +96,9 @@ def _row_samples(row: HubRow, source: Any, split: str, number: int) -> list[Samp
     return [_sample(item, image, mask, split, number)]
 
 
-def _sample(item: Any, image: Path | bytes, mask: Path | bytes, split: str, number: int) -> Sample:
+def _sample(
+    item: Any, image: Path | bytes, mask: Path | bytes, split: str, number: int, binary: bool = False
+) -> Sample:
     width, height = size = image_size(image)
     prompt = get(item, "prompt", str, default="")
     return Sample(
@@ -105,7 +107,7 @@ def _sample(item: Any, image: Path | bytes, mask: Path | bytes, split: str, numb
         question(prompt) if prompt.strip() else NO_PROMPT,
         width,
         height,
-        mask_object(read_mask(mask, size)),
+        mask_object(read_mask(mask, size, binary)),
         concept=get(item, "concept", str, default=""),
         split=split,
         source="converseg",

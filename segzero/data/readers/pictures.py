@@ -4,7 +4,7 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,8 +65,11 @@ def image_size(source: Path | bytes) -> Size:
     return _with_image(source, size, whole=False)
 
 
-def read_mask(source: Path | bytes, size: Size) -> Mask:
-    """Read a mask from an image file of that size: pixels that are not black (and not transparent) are inside."""
+def read_mask(source: Path | bytes, size: Size, binary: bool = False) -> Mask:
+    """Read a mask from an image file of that size: pixels that are not black (and not transparent) are inside.
+
+    A `binary` mask with other values than 0 and 1 or 255 is refused: it may hold classes, or blurred edges.
+    """
 
     def pixels(image: Image.Image) -> Mask:
         _check_size(image, source, size)
@@ -74,9 +77,16 @@ def read_mask(source: Path | bytes, size: Size) -> Mask:
             raise UserError(f"{_name(source)} is a JPEG, whose edges are blurred; save masks as PNG")
         if image.mode == "P" or image.has_transparency_data:
             colours = np.asarray(image.convert("RGBA"))  # [H, W, 4]
+            check(colours[..., :3])
             return colours[..., :3].any(axis=2) & (colours[..., 3] > 0)
-        array = np.asarray(image) != 0
-        return array if array.ndim == 2 else array.any(axis=2)
+        array = np.asarray(image)
+        check(array)
+        inside = array != 0
+        return inside if inside.ndim == 2 else inside.any(axis=2)
+
+    def check(values: NDArray[Any]) -> None:
+        if binary and len(other := np.setdiff1d(values, (0, 1, 255))):
+            raise UserError(f"{_name(source)} holds the value {other[0]}; a mask has 0 and 1, or 0 and 255")
 
     return _with_image(source, pixels)
 
