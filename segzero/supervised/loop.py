@@ -12,11 +12,12 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from omegaconf import DictConfig
 from torch import nn
 
@@ -164,6 +165,12 @@ def held(module: nn.Module) -> str:
 def can_be_tried(module: nn.Module) -> bool:
     """Whether a dry run can make an update here in little time: on a GPU, or with a small model."""
     return torch.cuda.is_available() or sum(parameter.numel() for parameter in module.parameters()) < 1e8
+
+
+def join_processes() -> PartialState:
+    """Join the processes that torchrun started; the others wait for as long as one validates and writes."""
+    # Without `cpu` processes would not be counted on a CPU.
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=6))
 
 
 def _accelerator(config: DictConfig) -> Accelerator:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from omegaconf import DictConfig, OmegaConf
 
 from segzero import shipped
@@ -25,7 +24,7 @@ from segzero.policy.checkpoint import read_checkpoint, write_card
 from segzero.sample import Sample
 from segzero.segmenter import load_segmenter
 from segzero.supervised.answers import answer_text
-from segzero.supervised.loop import can_be_tried, fit, held, mixed_precision, trial
+from segzero.supervised.loop import can_be_tried, fit, held, join_processes, mixed_precision, trial
 from segzero.supervised.lora import adapter_weights, add_adapters, merged_weights, save_adapters
 from segzero.supervised.policy_learner import PolicyLearner
 from segzero.supervised.settings import compose, data_files, model_path
@@ -53,7 +52,7 @@ def sft(overrides: Sequence[str] = ()) -> Path | None:
     checkpoint = read_checkpoint(model_path(config.model), config.frame, config.prompt)
     encoder = Encoder(checkpoint, load_processor(checkpoint.path))
     data = read_data(config, encoder)
-    processes = PartialState(cpu=not torch.cuda.is_available())  # which would not count processes on a CPU otherwise
+    processes = join_processes()
     out = Path(config.out)
     if config.batch < processes.num_processes:
         raise UserError(f"batch={config.batch} is less than a sample for each of {processes.num_processes} processes")
