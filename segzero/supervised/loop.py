@@ -101,7 +101,7 @@ def fit(
     wrapped = learner if sharded else accelerator.prepare(learner)
     phases = [Phase(samples, config.steps, config.lr), *later]
     steps = sum(phase.steps for phase in phases)
-    stream = batches_of(phases, config.batch, config.seed, position.step, config.get("expressions", 1))
+    stream = batches_of(phases, config.batch, config.seed, position.step, config.get("per_image", 1))
     while position.step < steps:
         phase, step = phase_at(phases, position.step)
         rate = phase.lr * share_of_rate(step, phase.steps, config.warm_up, config.final_lr)
@@ -139,7 +139,7 @@ def trial(learner: Learner, samples: Sequence[Sample], config: DictConfig) -> Tr
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     seconds: list[float] = []
-    batch = next(batches(samples, config.batch, config.seed, together=config.get("expressions", 1)))
+    batch = next(batches(samples, config.batch, config.seed, together=config.get("per_image", 1)))
     for _ in range(3):
         begin = time.perf_counter()
         update(wrapped, learner, batch, accelerator, optimizer, trained, config.clip)
