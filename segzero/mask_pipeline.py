@@ -11,26 +11,36 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from segzero.errors import UserError
 from segzero.frames import Frame, relative
 from segzero.images import load_image
-from segzero.mask_model.protocol import AnsweredMask, MaskModel, MaskQuestion
+from segzero.mask_model.protocol import MaskModel, MaskQuestion
 from segzero.masks import box_of
 from segzero.pipeline import ImageLike, Query
 from segzero.result import InstanceMask, Segmentation
+
+GRES = {  # how a rejected question is scored
+    "generative": "as a generative model: a rejected target has IoU 0",
+    "published": "as published: a rejected target keeps the IoU of its mask; N-acc and T-acc by the decision",
+}
 
 
 @dataclass
 class MaskPipeline:
     """A mask model behind the interface of `SegZeroPipeline`; `batch` bounds how many images are held at once.
 
-    Each answer is one instance, with the mask of all that the question asks for and the box around it.
+    Each answer is one instance, with the mask of all that the question asks for and the box around it. With
+    `draw_rejected` an answer of "nothing there" has the mask that would have been drawn, too, and each answer says
+    whether it rejects.
     """
 
     model: MaskModel
     batch: int = 64
+    draw_rejected: bool = False
     undivided: ClassVar[bool] = True
     memories: ClassVar[tuple[str, ...]] = ("masks",)
 
@@ -53,10 +63,10 @@ class MaskPipeline:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The kind of the head, what an answer is, if earlier masks matter, and a published path."""
-        protocol = {"protocol": self.model.protocol} if self.model.protocol else {}
-        answer = "one mask, without boxes or points"
-        return {"head": self.model.kind, "answer": answer, "memory": self.model.memory} | protocol
+        """The kind of the head, what an answer is, if earlier masks matter, how rejections count, a published path."""
+        settings = {"head": self.model.kind, "answer": "one mask, without boxes or points", "memory": self.model.memory}
+        settings["gres"] = GRES["published" if self.draw_rejected else "generative"]
+        return settings | ({"protocol": self.model.protocol} if self.model.protocol else {})
 
     def fits(self, image: Image.Image) -> None:
         """Refuse an image of a shape that the model can't see."""
@@ -85,7 +95,12 @@ class MaskPipeline:
         seconds = (time.perf_counter() - begin) / max(1, len(queries))
         return [
             Segmentation(
-                query.image, query.question, _instances(one), timings={"mask_model": seconds}, undivided=self.undivided
+                query.image,
+                query.question,
+                _instances(one.drawn if self.draw_rejected else one.mask, one.score),
+                timings={"mask_model": seconds},
+                undivided=self.undivided,
+                rejected=one.rejected if self.draw_rejected else None,
             )
             for query, one in zip(queries, answers, strict=True)
         ]
@@ -99,8 +114,7 @@ class MaskPipeline:
         return list(outputs)
 
 
-def _instances(answer: AnsweredMask) -> tuple[InstanceMask, ...]:
+def _instances(mask: NDArray[np.bool_], score: float) -> tuple[InstanceMask, ...]:
     """The mask and the box around it, or nothing."""
-    mask = answer.mask
     box = box_of(mask)
-    return () if box is None else (InstanceMask(mask, box, score=answer.score),)
+    return () if box is None else (InstanceMask(mask, box, score=score),)

@@ -73,6 +73,7 @@ class Segmentation:
         error: None, or one of `segzero.answer.ERRORS`.
         warnings: objects that were left out of the answer and why, each one of `segzero.answer.ERRORS`.
         timings: seconds by part of the pipeline.
+        rejected: None, or whether the model finds nothing, and the instance is what it would have drawn otherwise.
         undivided: the one instance is everything that was asked for, not told apart, and its box is the mask's own.
     """
 
@@ -85,6 +86,7 @@ class Segmentation:
     warnings: tuple[str, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
     undivided: bool = False
+    rejected: bool | None = None
 
     def __post_init__(self) -> None:
         size = (self.image.height, self.image.width)

@@ -26,6 +26,7 @@ app = typer.Typer(help="Benchmarks: answers, masks, figures one can publish.", n
 
 LAYOUTS = ("segzero", "seg_zero")
 HISTORIES = {"true": ("true",), "predicted": ("predicted",), "both": ("true", "predicted")}  # by --history
+GRES_PROTOCOLS = ("generative", "published")
 SCRIPTS = "As ConverSeg's and Seg-Zero's scripts have it"  # a panel of --help
 
 
@@ -56,6 +57,10 @@ class RunOptions:
     max_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 2048
     batch: Annotated[int, typer.Option(help="Samples at once.", min=1)] = 16
     workers: Annotated[int, typer.Option(help="Processes with models of their own, through Ray.", min=1)] = 1
+    gres: Annotated[
+        str,
+        typer.Option(help="Of mask models, IoU of a rejected target: generative (0) or published (its mask's)."),
+    ] = "generative"
     out: Annotated[Path, typer.Option("--out", "-o", help="A folder for each benchmark goes here.")] = Path(
         "evaluation"
     )
@@ -147,6 +152,10 @@ def _check(options: EvalOptions) -> None:
         raise unknown_name("output", output, list(LAYOUTS))
     if config != "default":
         raise UserError(f"--hf_config {config}: only the configuration 'default' is read")
+    if options.run.gres not in GRES_PROTOCOLS:
+        raise unknown_name("GRES protocol", options.run.gres, list(GRES_PROTOCOLS))
+    if options.run.gres != RunOptions.gres and options.models.mask_model is None:
+        raise UserError(f"--gres {options.run.gres} is for a --mask-model")
     longest = ("max_tokens", options.run.max_tokens, RunOptions.max_tokens)
     options.models.check_alone(longest, ("output", output, ScriptOptions.output))
 
@@ -281,7 +290,8 @@ def _models(options: EvalOptions) -> "Loader":
 
     models, run = options.models, options.run
     if models.mask_model is not None:
-        return EvaluationMaskModel(models.mask_model, models.backends.device, run.batch, run.cache.expanduser())
+        drawn, device = run.gres == "published", models.backends.device
+        return EvaluationMaskModel(models.mask_model, device, run.batch, run.cache.expanduser(), drawn)
     return EvaluationModels(
         policy_or_shipped(models.policy),
         segmenter_or_shipped(models.segmenter),

@@ -190,7 +190,7 @@ class DiskCachedMaskModel:
         new = [number for number, answer in enumerate(answers) if answer is None]
         if new:
             for number, answer in zip(new, self.uncached.answer([questions[n] for n in new]), strict=True):
-                kept = {"rle": encode(answer.mask), "score": answer.score, "presence": answer.presence}
+                kept = {"rle": encode(answer.drawn), "score": answer.score, "presence": answer.presence}
                 self.cache.put(places[number], kept)
                 answers[number] = answer
         return [answer for answer in answers if answer is not None]

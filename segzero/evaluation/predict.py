@@ -60,15 +60,15 @@ class EvaluationMaskModel:
     device: str = "auto"
     batch: int = 16
     cache: Path | None = None  # folder of answers that are computed only once
+    draw_rejected: bool = False
 
     def load(self) -> tuple[MaskPipeline, dict[str, Any]]:
         """Load the model; returns the pipeline, and the settings that a resumed evaluation must share."""
-        pipeline = MaskPipeline.from_pretrained(self.path, self.device)
-        settings = settings_of(pipeline)
-        model = pipeline.model
+        model = MaskPipeline.from_pretrained(self.path, self.device).model
+        settings = settings_of(MaskPipeline(model, self.batch, self.draw_rejected))
         if self.cache:
             model = DiskCachedMaskModel(model, Cache(self.cache), comparable(settings)["mask_model"])
-        return MaskPipeline(model, self.batch), settings
+        return MaskPipeline(model, self.batch, self.draw_rejected), settings
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from PIL import Image
 from segzero.errors import UserError
 from segzero.evaluation.benchmarks import Record, Unreadable
 from segzero.evaluation.metrics import Score
-from segzero.evaluation.scoring import PredictedObject, Row, score_sample
+from segzero.evaluation.scoring import PredictedObject, Row, as_decided, score_sample
 from segzero.io import finite_or_zero
 from segzero.masks import RLE, decode, encode
 from segzero.result import InstanceMask, Segmentation
@@ -52,6 +52,7 @@ class Prediction:
     score: Score | None = None  # None where the truth has no masks, and until the prediction is scored
     seconds: Mapping[str, float] = field(default_factory=dict)
     undivided: bool = False  # its object is one mask for all that was asked for, and the box around that mask
+    rejected: bool | None = None  # whether the answer was "nothing there", if the object is drawn all the same
 
     @classmethod
     def from_result(cls, sample: Sample, result: Segmentation) -> "Prediction":
@@ -59,7 +60,14 @@ class Prediction:
         seconds = {name: round(value, 4) for name, value in result.timings.items()}
         objects = predicted_objects(result)
         return cls(
-            sample.id, sample.question, result.raw_text, result.think, result.error, objects=objects, seconds=seconds
+            sample.id,
+            sample.question,
+            result.raw_text,
+            result.think,
+            result.error,
+            objects=objects,
+            seconds=seconds,
+            rejected=result.rejected,
         )
 
     @classmethod
@@ -78,7 +86,9 @@ class Prediction:
         """Compute the row of the figures; each call scores the sample anew."""
         if isinstance(record, Unreadable):
             return Row(self.id, error="unreadable", lost=True)
-        return score_sample(record, self.objects, self.error, self.undivided)
+        objects = () if self.rejected and not record.objects else self.objects
+        row = score_sample(record, objects, self.error, self.undivided)
+        return row if self.rejected is None else as_decided(row, self.rejected)
 
     def result(self, sample: Sample, image: Image.Image) -> Segmentation:
         """Restore the pipeline's result from the prediction of that sample, whose image is given."""
@@ -108,6 +118,7 @@ class Prediction:
             "true_empty": score and score.true_empty,
             "seconds": dict(self.seconds),
             **({"undivided": True} if self.undivided else {}),
+            **({} if self.rejected is None else {"rejected": self.rejected}),
         }
         return json.dumps(line, allow_nan=False)  # ASCII, so that a lone surrogate in an answer can be written
 
@@ -132,10 +143,9 @@ class Prediction:
                 raise ValueError("objects or seconds are missing")
             id, question, raw_text, think, problem = texts
             objects = tuple(_read_object(value) for value in values["objects"])
-            undivided = values.get("undivided", False) is True
-            return cls(
-                id, question, raw_text, think, values["error"], problem, objects, score, values["seconds"], undivided
-            )
+            prediction = cls(id, question, raw_text, think, values["error"], problem, objects, score, values["seconds"])
+            rejected = None if values.get("rejected") is None else values["rejected"] is True
+            return replace(prediction, undivided=values.get("undivided", False) is True, rejected=rejected)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise UserError(f"it is no line of predictions: {' '.join(str(error).split())[:200]}") from error
 

@@ -145,6 +145,14 @@ def score_sample(
     return row
 
 
+def as_decided(row: Row, rejected: bool) -> Row:
+    """Let a decision say whether an answer is "nothing there"; its masks keep their IoU (GRES as MLLMSeg has it)."""
+    score, published = (
+        one and replace(one, pred_empty=rejected and not one.failed) for one in (row.score, row.published)
+    )
+    return replace(row, score=score, published=published)
+
+
 def is_count_alone(sample: Sample) -> bool:
     """True of a counting sample that says how many objects there are, but not where."""
     return sample.empty and bool(sample.meta.get("count"))

@@ -6,10 +6,12 @@ then becomes as many pixels as a patch has. Nothing is shared between the masks 
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample, interpolate, pixel_shuffle
+from torch.nn.utils.rnn import pad_sequence
 
 HEADS = 8
 PIXELS = 4  # channels of a pixel before the last convolution
@@ -29,28 +31,33 @@ class LightHead(nn.Module):
         self.fuse = nn.Linear(3 * detail, detail)
         self.modulate = nn.Linear(detail, 2 * detail)
         self.match = Match(detail)
-        self.ask = nn.TransformerEncoderLayer(detail, HEADS, detail, 0.0, batch_first=True)
+        self.ask = nn.TransformerDecoderLayer(detail, HEADS, detail, 0.0, batch_first=True)
+        self.coarse = nn.Linear(detail, 1)
         self.cells = nn.Conv2d(detail, PIXELS * patch * patch, 3, padding=1)
-        self.norm = nn.GroupNorm(1, PIXELS * patch * patch)
         self.smooth = nn.Conv2d(PIXELS, 1, 5, padding=2)
 
-    def forward(self, detail: Tensor, image: Tensor, asked: Tensor, owners: Tensor) -> Tensor:
-        """Predict a mask for each [SEG] state.
+    def forward(self, detail: Tensor, image: Tensor, words: Sequence[Tensor], owners: Tensor) -> Tensor:
+        """Predict a mask for each question.
 
-        detail [B, rows, columns, width], image [B, rows / m, columns / m, states], asked [M, states], and the image
-        [M] that each is about -> mask logits [M, rows * patch, columns * patch].
+        detail [B, rows, columns, width], image [B, rows / m, columns / m, states], states [N, states] of the words of M
+        answers up to [SEG], and the image [M] that each is about -> mask logits [M, rows * patch, columns * patch].
         """
         shape = detail.shape[1:3]
-        image, text = self.image(image), self.text(asked)[:, None]  # [M, 1, width]
+        image, written = self.image(image), self.text(pad_sequence(list(words), batch_first=True))  # [M, N, width]
+        lengths = torch.tensor([len(each) for each in words], device=owners.device)
+        absent = torch.arange(written.shape[1], device=owners.device) >= lengths[:, None]
+        text = written[torch.arange(len(written), device=owners.device), lengths - 1][:, None]  # [M, 1, width]
         flat = (self.details(detail) + places(detail)).flatten(1, 2)  # [B, cells, width]
         seen = self.look(flat, image.flatten(1, 2))
         large = self.enlarge(image.permute(0, 3, 1, 2), shape).flatten(2).transpose(1, 2)
         fused = self.fuse(torch.cat([seen, flat, large], dim=-1))[owners]  # [M, cells, width]
         scale, shift = self.modulate(text).chunk(2, dim=-1)
-        each = self.ask(fused * (1 + scale) + shift + self.match(fused, text))
+        each = fused * (1 + scale) + shift + self.match(fused, text)
+        each = self.ask(each, written, memory_key_padding_mask=absent)
         grid = each.transpose(1, 2).unflatten(2, shape)
-        pixels = pixel_shuffle(self.norm(self.cells(grid)).relu(), self.patch)
-        return self.smooth(pixels)[:, 0]
+        pixels = nn.functional.gelu(pixel_shuffle(self.cells(grid), self.patch))
+        coarse = self.coarse(each).transpose(1, 2).unflatten(2, shape)
+        return self.smooth(pixels)[:, 0] + interpolate(coarse, scale_factor=self.patch, mode="bilinear")[:, 0]
 
 
 class Match(nn.Module):

@@ -91,28 +91,31 @@ class LightModel(MaskNetwork):
 
     def _decode(self, encoded: Sequence[SeenImage], readings: list[Reading], groups: list[list[int]]) -> Decoded:
         """Predict a mask for each row from the state that predicts its decision; images of one grid go together."""
-        asked: dict[int, Tensor] = {}
+        asked: dict[int, Tensor] = {}  # states of the words up to each decision
+        first: dict[int, Reading] = {}  # of each image; its tokens come first, so that no text changes their states
+        for group, reading in zip(groups, readings, strict=True):
+            ends = self._decisions(reading).nonzero()[:, 0].tolist()
+            begins = [int(reading.marked.nonzero()[0]), *(end + 1 for end in ends[:-1])]
+            asked |= {row: reading.states[a:b] for row, a, b in zip(group, begins, ends, strict=True)}
+            first.setdefault(id(encoded[group[0]]), reading)
         by_grid: dict[torch.Size, list[int]] = {}
-        for number, (group, reading) in enumerate(zip(groups, readings, strict=True)):
-            asked |= zip(group, reading.states[self._decisions(reading).nonzero()[:, 0] - 1], strict=True)
-            by_grid.setdefault(_patches(encoded[group[0]]).shape, []).append(number)
+        for row in asked:
+            by_grid.setdefault(_patches(encoded[row]).shape, []).append(row)
         logits: dict[int, Tensor] = {}
         scores: dict[int, Tensor] = {}
-        for numbers in by_grid.values():
-            seen = [encoded[groups[number][0]] for number in numbers]
-            image = [self._image_states(readings[number], one) for number, one in zip(numbers, seen, strict=True)]
-            rows = [row for number in numbers for row in groups[number]]
-            owners = [place for place, number in enumerate(numbers) for _ in groups[number]]
+        for rows in by_grid.values():
+            images = {id(encoded[row]): encoded[row] for row in rows}
+            places = {image: place for place, image in enumerate(images)}
             masks = self.head(
-                torch.stack([_patches(one) for one in seen]).float(),
-                torch.stack(image).float(),
-                torch.stack([asked[row] for row in rows]).float(),
-                torch.tensor(owners, device=self.reader.device),
+                torch.stack([_patches(one) for one in images.values()]).float(),
+                torch.stack([self._image_states(first[image], one) for image, one in images.items()]).float(),
+                [asked[row].float() for row in rows],
+                torch.tensor([places[id(encoded[row])] for row in rows], device=self.reader.device),
             )
             logits |= zip(rows, masks, strict=True)
             scores |= zip(rows, expected_iou(masks), strict=True)
-        order = range(len(logits))
-        seg, rej = self._words(torch.stack([asked[row] for row in order]))[:, self.own_tokens].T
+        order = range(len(encoded))
+        seg, rej = self._words(torch.stack([asked[row][-1] for row in order]))[:, self.own_tokens].T
         return Decoded([logits[row] for row in order], torch.stack([scores[row] for row in order]), seg - rej)
 
     def _decisions(self, reading: Reading) -> Tensor:

@@ -35,8 +35,16 @@ class AnsweredMask:
     @property
     def mask(self) -> NDArray[np.bool_]:
         """Mask [H, W] at the image's size, without a pixel if the model finds nothing."""
-        if self.presence < PRESENT:
-            return np.zeros(self.size[::-1], bool)
+        return np.zeros(self.size[::-1], bool) if self.rejected else self.drawn
+
+    @property
+    def rejected(self) -> bool:
+        """Whether the model finds nothing."""
+        return self.presence < PRESENT
+
+    @property
+    def drawn(self) -> NDArray[np.bool_]:
+        """Mask [H, W] at the image's size as it is drawn, whether or not the model finds anything."""
         whole: NDArray[np.bool_] = enlarge(self.logits[None], self.size)[0]
         return whole
 

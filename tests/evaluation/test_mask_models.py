@@ -17,7 +17,7 @@ from segzero.evaluation.predict import answer
 from segzero.evaluation.predictions import PREDICTIONS, Prediction
 from segzero.evaluation.provenance import fingerprint, settings_of
 from segzero.evaluation.runner import rescore
-from segzero.mask_model.protocol import AnsweredMask
+from segzero.mask_model.protocol import AnsweredMask, MaskQuestion
 from segzero.mask_pipeline import MaskPipeline
 from segzero.masks import decode, union
 from segzero.supervised.validation import scores
@@ -154,6 +154,28 @@ def test_what_refers_to_nothing_is_empty_and_what_is_lost_fails(held_out):
     assert [len(one.objects) for one in found] == [0, 0, 0] and len(model.asked) == 1
 
 
+@pytest.mark.parametrize("drawn", [False, True])
+def test_rejected_targets_are_scored_by_the_protocol_of_gres(tmp_path, drawn):
+    sample = next(sample for sample in make_samples(40, HELD_OUT_SEED + 7) if len(sample.objects) == 1)
+    found, rejected = replace(sample, id="found"), replace(sample, id="rejected", question="nothing red")
+    absent, wrong = (replace(sample, id=name, question=name, objects=()) for name in ("nothing", "wrong"))
+    data = to_parquet([found, rejected, absent, wrong], tmp_path / "data/test.parquet").parent
+    task, pipeline = get_benchmark("own").find(data), MaskPipeline(DrawnHalves(), draw_rejected=drawn)
+    metrics = run_evaluation(task, tmp_path / "out", pipeline)
+    iou = score_masks(pipeline.model.answer([MaskQuestion(sample.open(), "it")])[0].mask, sample.mask()).iou
+    figures = {name: metrics["figures"][name]["value"] for name in ("giou", "n_acc", "t_acc")}
+    assert iou > 0 and figures == pytest.approx(
+        {"giou": (iou * (2 if drawn else 1) + 1) / 4, "n_acc": 0.5, "t_acc": 0.5}
+    )
+    assert metrics["protocol"]["gres"].startswith("as published" if drawn else "as a generative model")
+    assert rescore(tmp_path / "out") == metrics
+    with pytest.raises(UserError, match="other settings: its gres is"):
+        run_evaluation(task, tmp_path / "out", MaskPipeline(DrawnHalves(), draw_rejected=not drawn))
+    cached = MaskPipeline(DiskCachedMaskModel(DrawnHalves(), Cache(tmp_path / "cache"), {}), draw_rejected=drawn)
+    assert run_evaluation(task, tmp_path / "first", cached)["figures"] == metrics["figures"]
+    assert run_evaluation(task, tmp_path / "again", cached)["figures"] == metrics["figures"]
+
+
 @pytest.mark.slow
 def test_the_command_evaluates_and_compares(held_out, mask_model, tmp_path, run_segzero, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -174,8 +196,14 @@ def test_the_command_evaluates_and_compares(held_out, mask_model, tmp_path, run_
         (["--policy", "p"], "leave --policy out"),
         (["--prompt", "multi", "--max-tokens", "9"], "leave --prompt, --max-tokens out"),
         (["--output", "seg_zero"], "leave --output out"),
+        (["--gres", "both"], "unknown GRES protocol 'both'"),
     ],
 )
 def test_options_without_effect_are_refused(more, problem, run_segzero):
     code, _, error = run_segzero("eval", "--benchmark", "own", "--mask-model", "m", *more)
     assert code == 2 and problem in error and error.count("\n") == 1
+
+
+def test_a_policy_has_no_protocol_of_gres(run_segzero):
+    code, _, error = run_segzero("eval", "--benchmark", "own", "--gres", "published")
+    assert code == 2 and "--gres published is for a --mask-model" in error and error.count("\n") == 1
