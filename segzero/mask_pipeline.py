@@ -5,8 +5,8 @@
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +22,7 @@ from segzero.mask_model.protocol import MaskModel, MaskQuestion
 from segzero.masks import box_of
 from segzero.pipeline import ImageLike, Query
 from segzero.result import InstanceMask, Segmentation
+from segzero.segmenter import Embeddings, Segmenter
 
 GRES = {  # how a rejected question is scored
     "generative": "as a generative model: a rejected target has IoU 0",
@@ -41,6 +42,7 @@ class MaskPipeline:
     model: MaskModel
     batch: int = 64
     draw_rejected: bool = False
+    segmenter: Segmenter | None = None  # for what is drawn by hand
     undivided: ClassVar[bool] = True
     memories: ClassVar[tuple[str, ...]] = ("masks",)
 
@@ -55,6 +57,11 @@ class MaskPipeline:
     def frame(self) -> Frame:
         """Any frame: a mask model reads and writes no numbers."""
         return relative()
+
+    @property
+    def answerer(self) -> MaskModel:
+        """The mask model."""
+        return self.model
 
     @property
     def models(self) -> dict[str, Any]:
@@ -108,6 +115,14 @@ class MaskPipeline:
     def ask(self, queries: Sequence[Query]) -> list[Segmentation]:
         """Answer queries: masks come at once."""
         return self.run(queries)
+
+    def answer(self, query: Query, embed: Callable[[], Embeddings]) -> Segmentation:
+        """Answer a single query; the segmenter's view of the image is not needed."""
+        return self.run([query])[0]
+
+    def with_models(self, answerer: MaskModel, segmenter: Segmenter) -> "MaskPipeline":
+        """Copy the pipeline with another mask model, and a segmenter to draw by hand."""
+        return replace(self, model=answerer, segmenter=segmenter)
 
     def draw(self, outputs: Sequence[Segmentation]) -> list[Segmentation]:
         """Return what `ask` has drawn already."""

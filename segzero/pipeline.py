@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -59,8 +59,18 @@ class Pipeline(Protocol):
         ...
 
     @property
+    def answerer(self) -> Any:
+        """The model that reads questions; it has a `name`."""
+        ...
+
+    @property
+    def segmenter(self) -> Segmenter | None:
+        """The model that draws by hand, from clicks and boxes."""
+        ...
+
+    @property
     def models(self) -> dict[str, Any]:
-        """The models by what they are for."""
+        """The models that answers depend on, by what they are for."""
         ...
 
     @property
@@ -82,6 +92,14 @@ class Pipeline(Protocol):
 
     def draw(self, outputs: Sequence[Any]) -> list[Segmentation]:
         """Turn what `ask` returned into results with masks."""
+        ...
+
+    def answer(self, query: Query, embed: Callable[[], Embeddings]) -> Segmentation:
+        """Answer a single query; `embed` gives its image as the segmenter encoded it, for those who need that."""
+        ...
+
+    def with_models(self, answerer: Any, segmenter: Segmenter) -> "Pipeline":
+        """Copy the pipeline with other models of the same kinds."""
         ...
 
     def close(self) -> None:
@@ -143,6 +161,11 @@ class SegZeroPipeline:
     def frame(self) -> Frame:
         """The numbers that the policy reads and writes."""
         return self.policy.frame
+
+    @property
+    def answerer(self) -> Policy:
+        """The policy."""
+        return self.policy
 
     @property
     def models(self) -> dict[str, Any]:
@@ -225,6 +248,16 @@ class SegZeroPipeline:
             PolicyOutput(query.image, query.question, reply.text, answer, seconds)
             for query, reply, answer in zip(queries, replies, answers, strict=True)
         ]
+
+    def answer(self, query: Query, embed: Callable[[], Embeddings]) -> Segmentation:
+        """Answer a single query whose image is encoded by `embed`, once the policy has answered."""
+        outputs = self.ask([query])
+        begin = time.perf_counter()
+        return self.draw(outputs, embed(), begin)[0]
+
+    def with_models(self, answerer: Policy, segmenter: Segmenter) -> "SegZeroPipeline":
+        """Copy the pipeline with another policy and segmenter."""
+        return replace(self, policy=answerer, segmenter=segmenter)
 
     def draw(
         self, outputs: Sequence[PolicyOutput], embeddings: Embeddings | None = None, begin: float | None = None

@@ -7,7 +7,6 @@ import typer
 from rich.console import Console
 
 from segzero.cli.options import MaxPixelsOption, ModelOptions, takes_dataclasses
-from segzero.errors import UserError
 from segzero.extras import needs
 from segzero.image_structure import MAX_PIXELS
 
@@ -20,7 +19,8 @@ def chat(
     image: Annotated[str, typer.Argument(help="The image.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where each round's picture goes.")] = Path("dialogue"),
     memory: Annotated[
-        str | None, typer.Option(help="How earlier rounds are told: text (default), marks or crop.")
+        str | None,
+        typer.Option(help="How earlier rounds are told: text (default), marks or crop; masks to a mask model."),
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with a dialogue that /save wrote.")] = None,
     *,
@@ -32,18 +32,15 @@ def chat(
     from segzero.dialogue.dialogue import Dialogue
     from segzero.dialogue.memory import get_memory
     from segzero.images import load_image
-    from segzero.pipeline import SegZeroPipeline
 
     if memory is not None:
         get_memory(memory)  # an unknown name is reported before models are loaded
     picture = load_image(image, max_pixels=max_pixels)
-    pipeline = models.load()
-    if not isinstance(pipeline, SegZeroPipeline):
-        raise UserError("a dialogue needs a policy and a segmenter; leave --mask-model out")
+    pipeline = models.load(by_hand=True)
     if resume is not None:
         dialogue = Dialogue.load(resume, picture, pipeline, memory)
     else:
-        dialogue = Dialogue(picture, pipeline, memory or "text")
+        dialogue = Dialogue(picture, pipeline, memory)
     session = ChatSession(dialogue, out, lambda line: console.print(line, soft_wrap=True))
     session.print_line("/help tells what can be said; exit ends")
     session.run(input)

@@ -55,14 +55,22 @@ class ModelOptions:
     ] = None
     backends: BackendOptions = field(default_factory=BackendOptions)
 
-    def load(self, sampling: "Sampling | None" = None) -> "SegZeroPipeline | MaskPipeline":
-        """Load them; a model that is not named is the shipped one, and a line says so."""
+    def load(self, sampling: "Sampling | None" = None, by_hand: bool = False) -> "SegZeroPipeline | MaskPipeline":
+        """Load them; a model that is not named is the shipped one, and a line says so.
+
+        `by_hand`: a mask model has a segmenter beside it, for what is drawn by hand.
+        """
         from segzero.mask_pipeline import MaskPipeline
         from segzero.pipeline import SegZeroPipeline
+        from segzero.segmenter import load_segmenter
 
         if self.mask_model is not None:
-            self.check_alone()
-            return MaskPipeline.from_pretrained(self.mask_model, self.backends.device)
+            self.check_alone(by_hand=by_hand)
+            pipeline = MaskPipeline.from_pretrained(self.mask_model, self.backends.device)
+            if by_hand:
+                segmenter, backend = segmenter_or_shipped(self.segmenter), self.backends.segmenter_backend
+                pipeline.segmenter = load_segmenter(segmenter, backend, device=self.backends.device)
+            return pipeline
         return SegZeroPipeline.from_pretrained(
             policy_or_shipped(self.policy),
             segmenter_or_shipped(self.segmenter),
@@ -74,20 +82,20 @@ class ModelOptions:
             sampling=sampling,
         )
 
-    def check_alone(self, *others: tuple[str, object, object]) -> None:
-        """Refuse options that a mask model takes no part in; `others` are names, values and defaults of a command's."""
+    def check_alone(self, *others: tuple[str, object, object], by_hand: bool = False) -> None:
+        """Refuse options without effect beside a mask model; `others` are names, values and defaults of a command's.
+
+        `by_hand`: a segmenter has an effect.
+        """
         if self.mask_model is None:
             return
-        of_models = [("policy", self.policy), ("segmenter", self.segmenter)]
-        of_backends = ["policy_backend", "segmenter_backend", "frame", "prompt"]
-        rows = [
-            *((name, value, None) for name, value in of_models),
-            *((name, getattr(self.backends, name), getattr(BackendOptions(), name)) for name in of_backends),
-            *others,
-        ]
-        given = [f"--{name.replace('_', '-')}" for name, value, default in rows if value != default]
-        if given:
-            raise UserError(f"--mask-model stands in place of policy and segmenter; leave {', '.join(given)} out")
+        of_segmenter = [] if by_hand else ["segmenter", "segmenter_backend"]
+        names = ["policy", "policy_backend", *of_segmenter, "frame", "prompt"]
+        given, usual = ({**vars(one), **vars(one.backends)} for one in (self, ModelOptions()))
+        rows = [*((name, given[name], usual[name]) for name in names), *others]
+        idle = [f"--{name.replace('_', '-')}" for name, value, default in rows if value != default]
+        if idle:
+            raise UserError(f"--mask-model stands in place of policy and segmenter; leave {', '.join(idle)} out")
 
 
 def policy_or_shipped(path: str | None) -> str:

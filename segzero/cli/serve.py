@@ -11,7 +11,7 @@ from segzero.errors import UserError
 from segzero.extras import needs
 
 if TYPE_CHECKING:
-    from segzero.pipeline import SegZeroPipeline
+    from segzero.pipeline import Pipeline
     from segzero.serving.limits import Limits, Tokens
     from segzero.serving.options import ServerOptions
 
@@ -64,6 +64,10 @@ class ServeOptions:
     segmenter: Annotated[list[str] | None, typer.Option(help=f"Folder or hub name of a SAM2 checkpoint{SEVERAL}.")] = (
         None
     )
+    mask_model: Annotated[
+        list[str] | None,
+        typer.Option(help=f"A mask model that `segzero tune` wrote, beside the policies or alone{SEVERAL}."),
+    ] = None
     backends: BackendOptions = field(default_factory=BackendOptions)
     max_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 1024
     limits: LimitOptions = field(default_factory=LimitOptions)
@@ -94,15 +98,20 @@ def run_server(options: ServeOptions, page: bool) -> None:
     features = _features(options, limits, page)
     address = bind(options.host, options.port)
     pipeline, models = _load_models(options)
-    server_options = replace(features, policies=models.policies, segmenters=models.segmenters)
+    server_options = replace(
+        features, policies=models.policies, segmenters=models.segmenters, mask_models=models.mask_models
+    )
     set_up_logs()
     needed = "tokens" if tokens else "no token"
     typer.echo(f"serving at http://{options.host}:{options.port}, described at /docs; {needed} needed")
     try:
         run(create_app(pipeline, limits, tokens, server_options), address)
     finally:
-        for policy in (pipeline.policy, *server_options.policies):
+        pipeline.close()
+        for policy in server_options.policies:
             policy.close()
+        for mask_model in server_options.mask_models:
+            mask_model.close()
 
 
 def _tokens(options: ServeOptions) -> "Tokens":
@@ -131,11 +140,11 @@ def _features(options: ServeOptions, limits: "Limits", page: bool) -> "ServerOpt
     return ServerOptions(examples=examples, flags=options.flags, fetch=fetch if options.fetch_urls else None, page=page)
 
 
-def _load_models(options: ServeOptions) -> "tuple[SegZeroPipeline, ServerOptions]":
+def _load_models(options: ServeOptions) -> "tuple[Pipeline, ServerOptions]":
     from segzero.policy import Sampling
     from segzero.serving.model_pool import LoadOptions, load_models
 
-    if not options.policy or not options.segmenter:
+    if not (options.policy or options.mask_model) or not options.segmenter:
         typer.echo("models not named are the small ones that come with SegZero, made for its synthetic scenes")
     backends = options.backends
     load_options = LoadOptions(
@@ -147,4 +156,4 @@ def _load_models(options: ServeOptions) -> "tuple[SegZeroPipeline, ServerOptions
         Sampling(max_tokens=options.max_tokens),
         options.limits.seconds,
     )
-    return load_models(options.policy or [], options.segmenter or [], load_options)
+    return load_models(options.policy or [], options.segmenter or [], load_options, options.mask_model or [])

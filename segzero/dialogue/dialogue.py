@@ -8,25 +8,24 @@
 >>> dialogue.undo()                                                                       # doctest: +SKIP
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from segzero.dialogue.correction import correction, new_region
-from segzero.dialogue.memory import RECENT, get_memory
+from segzero.dialogue.memory import RECENT
 from segzero.dialogue.prompting import build_prompt
 from segzero.dialogue.registry import Region, Registry, Round
 from segzero.dialogue.session_file import MAX_ROUNDS, read_dialogue, write_dialogue
-from segzero.errors import UserError
+from segzero.errors import UserError, unknown_name
 from segzero.frames import clip_box
 from segzero.images import load_image
 from segzero.io import finite_or_zero
 from segzero.masks import Box, Mask, Point, box_of, encode
-from segzero.pipeline import ImageLike, Query, SegZeroPipeline
+from segzero.pipeline import ImageLike, Pipeline
 from segzero.prompts import normalise
 from segzero.result import InstanceMask, Segmentation
-from segzero.segmenter import Embeddings, MaskPrompt
+from segzero.segmenter import Embeddings, MaskPrompt, Segmenter
 from segzero.segmenter.protocol import best_first
 
 MAX_STEPS = 1000  # steps that can be undone
@@ -35,20 +34,21 @@ MAX_STEPS = 1000  # steps that can be undone
 class Dialogue:
     """A dialogue about one image: ask, draw, refine, undo and clear.
 
-    Each step happens as a whole or leaves everything as it was. The image is encoded once. `memory` is how the policy
-    sees earlier rounds: text, marks or crop; `recent` is how many of them in full. Steps may be given a `pipeline` to
-    use in place of the dialogue's own, with the same models. Not to be shared between threads.
+    Each step happens as a whole or leaves everything as it was. The image is encoded once. `memory` is how the model
+    sees earlier rounds, one of `pipeline.memories`; `recent` is how many of them in full. Steps may be given a
+    `pipeline` to use in place of the dialogue's own, with the same models. Not to be shared between threads.
     """
 
-    def __init__(self, image: ImageLike, pipeline: SegZeroPipeline, memory: str = "text", recent: int = RECENT) -> None:
+    def __init__(self, image: ImageLike, pipeline: Pipeline, memory: str | None = None, recent: int = RECENT) -> None:
         if recent < 1:
             raise UserError(f"recent {recent} must be at least 1: the rounds that a prompt shows in full")
         self.image = load_image(image)
         self.pipeline = pipeline
-        self.memory = memory
+        self.memory = memory or pipeline.memories[0]
         self.recent = recent
-        get_memory(memory)  # refuses an unknown name
-        pipeline.policy.frame.model_size(self.image.size)  # refuses shapes that the policy can't see
+        if self.memory not in pipeline.memories:
+            raise unknown_name("memory mode", self.memory, list(pipeline.memories))
+        pipeline.fits(self.image)
         self._steps: tuple[Registry, ...] = (Registry(self.image.size),)
         self._embeddings: Embeddings | None = None
 
@@ -62,7 +62,7 @@ class Dialogue:
         question: str,
         about: int | None = None,
         on_text: Callable[[str], object] | None = None,
-        pipeline: SegZeroPipeline | None = None,
+        pipeline: Pipeline | None = None,
     ) -> Segmentation:
         """Ask the policy, and add its answer as a new round.
 
@@ -75,7 +75,7 @@ class Dialogue:
         prompt = build_prompt(
             question,
             registry,
-            pipeline.policy.frame,
+            pipeline.frame,
             memory=self.memory,
             image=self.image,
             recent=self.recent,
@@ -86,9 +86,7 @@ class Dialogue:
             rounds = " and ".join(str(number) for number in round.refers)
             self._push(registry.add(replace(round, think=f"Round {rounds} found nothing, so nothing relates to it.")))
             return self.result(round.number)
-        query = Query(self.image, prompt.question, prompt.notes, prompt.extra_images, on_text)
-        outputs = pipeline.ask([query])
-        [result] = pipeline.draw(outputs, self._embed(pipeline), time.perf_counter())
+        result = pipeline.answer(prompt.query(self.image, on_text), lambda: self._embed(pipeline))
         regions = registry.number(round.question, result.instances)
         self._push(
             registry.add(
@@ -115,7 +113,7 @@ class Dialogue:
         box: Box | None = None,
         question: str = "",
         choice: int = 0,
-        pipeline: SegZeroPipeline | None = None,
+        pipeline: Pipeline | None = None,
     ) -> Segmentation:
         """Add a round by hand: one instance from points, a box or both, without the policy.
 
@@ -142,7 +140,7 @@ class Dialogue:
         labels: Sequence[int] = (),
         box: Box | None = None,
         choice: int = 0,
-        pipeline: SegZeroPipeline | None = None,
+        pipeline: Pipeline | None = None,
     ) -> Segmentation:
         """Draw an instance's mask anew, from the earlier one with more points or another box; returns its round.
 
@@ -169,7 +167,7 @@ class Dialogue:
         points: Sequence[Point] = (),
         labels: Sequence[int] = (),
         box: Box | None = None,
-        pipeline: SegZeroPipeline | None = None,
+        pipeline: Pipeline | None = None,
     ) -> list[tuple[Mask, float]]:
         """The masks that `refine` (of instance `id`) or `draw` (without it) choose from, the best first.
 
@@ -215,13 +213,11 @@ class Dialogue:
         return write_dialogue(self.registry, self.image, self.memory, Path(path))
 
     @classmethod
-    def load(
-        cls, path: str | Path, image: ImageLike, pipeline: SegZeroPipeline, memory: str | None = None
-    ) -> "Dialogue":
+    def load(cls, path: str | Path, image: ImageLike, pipeline: Pipeline, memory: str | None = None) -> "Dialogue":
         """Continue a saved dialogue about the same image; undo then takes back its rounds, one by one."""
         picture = load_image(image)
         registry, saved_memory = read_dialogue(Path(path), picture)
-        dialogue = cls(picture, pipeline, memory or saved_memory)
+        dialogue = cls(picture, pipeline, memory or (saved_memory if saved_memory in pipeline.memories else None))
         dialogue._steps = tuple(
             Registry(registry.size, registry.rounds[:count]) for count in range(len(registry.rounds) + 1)
         )
@@ -240,24 +236,30 @@ class Dialogue:
         points: Sequence[Point],
         labels: Sequence[int],
         box: Box | None,
-        pipeline: SegZeroPipeline | None,
+        pipeline: Pipeline | None,
     ) -> MaskPrompt:
         grid = self._embed(pipeline).features[0].shape[-2:]
         return correction(region, points, labels, box, (int(grid[0]), int(grid[1])))
 
-    def _pick(self, prompt: MaskPrompt, choice: int, pipeline: SegZeroPipeline | None) -> tuple[Mask, float]:
+    def _pick(self, prompt: MaskPrompt, choice: int, pipeline: Pipeline | None) -> tuple[Mask, float]:
         candidates = self._candidates(prompt, pipeline)
         if not 0 <= choice < len(candidates):
             raise UserError(f"there is no choice {choice}; 0 (the best) to {len(candidates) - 1} can be taken")
         return candidates[choice]
 
-    def _candidates(self, prompt: MaskPrompt, pipeline: SegZeroPipeline | None) -> list[tuple[Mask, float]]:
-        segmenter = (pipeline or self.pipeline).segmenter
+    def _candidates(self, prompt: MaskPrompt, pipeline: Pipeline | None) -> list[tuple[Mask, float]]:
+        segmenter = self._segmenter(pipeline)
         [[prediction]] = segmenter.decode(self._embed(pipeline), [[prompt]], all_masks=True)
         masks = prediction.masks
         return [(masks[place], finite_or_zero(float(prediction.scores[place]))) for place in best_first(prediction)]
 
-    def _embed(self, pipeline: SegZeroPipeline | None) -> Embeddings:
+    def _embed(self, pipeline: Pipeline | None) -> Embeddings:
         if self._embeddings is None:
-            self._embeddings = (pipeline or self.pipeline).segmenter.embed([self.image])
+            self._embeddings = self._segmenter(pipeline).embed([self.image])
         return self._embeddings
+
+    def _segmenter(self, pipeline: Pipeline | None) -> Segmenter:
+        segmenter = (pipeline or self.pipeline).segmenter
+        if segmenter is None:
+            raise UserError("nothing can be drawn by hand here: there is no segmenter beside the mask model")
+        return segmenter

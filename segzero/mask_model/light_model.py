@@ -96,7 +96,7 @@ class LightModel(MaskNetwork):
         for group, reading in zip(groups, readings, strict=True):
             ends = self._decisions(reading).nonzero()[:, 0].tolist()
             begins = [int(reading.marked.nonzero()[0]), *(end + 1 for end in ends[:-1])]
-            asked |= {row: reading.states[a:b] for row, a, b in zip(group, begins, ends, strict=True)}
+            asked |= {row: reading.at(slice(a, b)) for row, a, b in zip(group, begins, ends, strict=True)}
             first.setdefault(id(encoded[group[0]]), reading)
         by_grid: dict[torch.Size, list[int]] = {}
         for row in asked:
@@ -124,7 +124,7 @@ class LightModel(MaskNetwork):
 
     def _image_states(self, reading: Reading, seen: SeenImage) -> Tensor:
         """States at the image's tokens, [rows, columns, width]."""
-        return reading.states[reading.tokens == self.reader.image_token].unflatten(0, seen.grid)
+        return reading.at(reading.tokens == self.reader.image_token).unflatten(0, seen.grid)
 
     def _words(self, states: Tensor) -> Tensor:
         """Logits of the next token after states [N, width], over the whole vocabulary."""
@@ -137,7 +137,7 @@ class LightModel(MaskNetwork):
             places = reading.marked.nonzero()[:, 0]
             decided = self._decisions(reading)[places].long()
             part = (decided.cumsum(0) - decided).clamp(max=len(group) - 1)  # the end belongs to the last
-            before.append(reading.states[places - 1])
+            before.append(reading.at(places - 1))
             words.append(reading.tokens[places])
             owners.append(torch.tensor(group, device=part.device)[part])
         losses = cross_entropy(self._words(torch.cat(before)), torch.cat(words), reduction="none")

@@ -40,7 +40,7 @@ def end_of_turn(reading: Reading, end_token: int) -> Tensor:
     """State [width] at the last token that ends a turn."""
     places = (reading.tokens == end_token).nonzero()[:, 0]
     assert len(places), "a rendered turn has an end"
-    return reading.states[places[-1]]
+    return reading.at(places[-1])
 
 
 def decode(

@@ -85,9 +85,7 @@ class PromptModel(MaskNetwork):
         texts = [self.reader.question(question) for question in questions]
         readings = self.reader.read([image.seen for image in encoded], texts)
         ends = [end_of_turn(reading, self.end_token) for reading in readings]
-        prompts = [
-            self.head(r.states[self.words(r)].float(), end.float()) for r, end in zip(readings, ends, strict=True)
-        ]
+        prompts = [self.head(r.at(self.words(r)).float(), end.float()) for r, end in zip(readings, ends, strict=True)]
         sparse, dense = zip(*prompts, strict=True)
         joined = join([image.embedded for image in encoded])
         features: list[Tensor] = [level.to(self.reader.device) for level in joined.features]

@@ -6,13 +6,13 @@ and can be kept; several texts about an image share them.
 >>> reader = Reader.load("Qwen/Qwen2.5-VL-3B-Instruct")                                    # doctest: +SKIP
 >>> seen = reader.see([image])                                                             # doctest: +SKIP
 >>> [reading] = reader.read(seen, [reader.question("the mug")])                            # doctest: +SKIP
->>> reading.states[reading.marked].shape  # of the question's own words                    # doctest: +SKIP
+>>> reading.at(reading.marked).shape  # of the question's own words                    # doctest: +SKIP
 torch.Size([2, 2048])
 """
 
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from segzero.errors import UserError, one_line
 from segzero.mask_model.tower import Grid, tower_of
 from segzero.policy.adapters import is_adapter, load_base, merge_into
 from segzero.policy.checkpoint import FAMILIES_READ, Checkpoint, read_checkpoint
+from segzero.policy.shared_prompt import PackedRow, pack, use_packed_rows
 from segzero.prompts import normalise
 
 
@@ -58,9 +59,14 @@ class Text:
 class Reading:
     """States of the language model's last layer for one image and one text."""
 
-    states: Tensor  # [tokens, width]
+    packed: Tensor  # [length, width], states of the packed row
+    places: Tensor  # int64 [tokens], where the text's tokens are in it
     tokens: Tensor  # int64 [tokens]
     marked: Tensor  # bool [tokens], the tokens of the text's marked part
+
+    def at(self, chosen: Tensor | slice) -> Tensor:
+        """States [chosen, width] at some of the text's tokens."""
+        return self.packed[self.places[chosen]]
 
 
 class Reader:
@@ -78,6 +84,7 @@ class Reader:
         self.image_token: int = net.config.image_token_id
         for parameter in net.parameters():
             parameter.requires_grad_(False)
+        use_packed_rows(net)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto", dtype: str = "auto") -> "Reader":
@@ -122,19 +129,30 @@ class Reader:
         return [self._see(image) for image in images]
 
     def read(self, seen: Sequence[SeenImage], texts: Sequence[Text]) -> list[Reading]:
-        """Read each text beside its image, as one batch; rows of different length do not influence each other."""
+        """Read each text beside its image, in one packed row: texts about an image share it, and see no other text."""
         rows = [self._tokens(text, one) for text, one in zip(texts, seen, strict=True)]
-        length = max(len(ids) for ids, _ in rows)
-        tokens = torch.full((len(rows), length), self._padding)
-        mask = torch.zeros(len(rows), length, dtype=torch.long)
-        for row, (ids, _) in enumerate(rows):
-            tokens[row, : len(ids)], mask[row, : len(ids)] = torch.tensor(ids), 1
-        tokens = tokens.to(self.device)
-        states = self._states(tokens, mask.to(self.device), seen)  # [B, L, width]
-        return [
-            Reading(states[row, : len(ids)], tokens[row, : len(ids)], torch.tensor(marked, device=self.device))
-            for row, (ids, marked) in enumerate(rows)
-        ]
+        shared = [len(ids) - ids[::-1].index(self.image_token) for ids, _ in rows]  # up to the image's last token
+        keys = [(id(one), *ids[:prefix]) for one, (ids, _), prefix in zip(seen, rows, shared, strict=True)]
+        images = dict(zip(keys, seen, strict=True))
+        numbers = list(map({key: number for number, key in enumerate(images)}.__getitem__, keys))
+        # The last token of an answer predicts nothing and is not computed, so one more is put behind each text.
+        packed = pack(numbers, shared, [len(ids) + 1 - prefix for (ids, _), prefix in zip(rows, shared, strict=True)])
+        packed = replace(packed, dense=True)
+        tokens = torch.tensor([token for ids, _ in rows for token in (*ids, self._padding)])
+        each = zip(rows, shared, seen, strict=True)
+        positions = [self.tower.positions(ids[:prefix], one.grid, len(ids) + 1) for (ids, _), prefix, one in each]
+        states = self._states(tokens, torch.cat(positions, dim=-1), packed.to(self.device), list(images.values()))
+        place = torch.full_like(tokens, -1)  # of each text's tokens in the packed row
+        place[packed.source] = torch.arange(len(packed))
+        readings, start = [], 0
+        first: dict[int, int] = {}  # the place of each image's first text among the tokens
+        for (ids, marked), number, prefix in zip(rows, numbers, shared, strict=True):
+            begin = first.setdefault(number, start)
+            places = torch.cat([place[begin : begin + prefix], place[start + prefix : start + len(ids)]])
+            own = torch.tensor(ids), torch.tensor(marked)
+            readings.append(Reading(states, *(tensor.to(self.device) for tensor in (places, *own))))
+            start += len(ids) + 1
+        return readings
 
     def _see(self, image: Image.Image) -> SeenImage:
         features, grid = self.tower.see(self.fit(image))
@@ -153,15 +171,18 @@ class Reader:
         assert encoded["input_ids"].count(self.image_token) == count, "the text has one image"
         return encoded["input_ids"], marked
 
-    def _states(self, tokens: Tensor, mask: Tensor, seen: Sequence[SeenImage]) -> Tensor:
+    def _states(self, tokens: Tensor, positions: Tensor, packed: PackedRow, seen: Sequence[SeenImage]) -> Tensor:
+        """States [length, width] of a packed row."""
         with self._given(self.tower.join([one.features for one in seen])):
             return self.net.model(
-                input_ids=tokens,
-                attention_mask=mask,
+                input_ids=tokens.to(self.device)[None, packed.source],
+                position_ids=positions.to(self.device)[..., packed.source].unsqueeze(-2),
+                attention_mask=None,
+                packed=packed,
                 pixel_values=torch.empty(0, device=self.device),  # the features are there already
                 use_cache=False,
-                **self.tower.inputs(tokens, [one.grid for one in seen]),
-            ).last_hidden_state
+                **self.tower.inputs([one.grid for one in seen]),
+            ).last_hidden_state[0]
 
     @contextmanager
     def _given(self, features: Any) -> Any:

@@ -38,8 +38,12 @@ class Tower(Protocol):
         """Join the features of images into what get_image_features returns for all of them at once."""
         ...
 
-    def inputs(self, tokens: Tensor, grids: Sequence[Grid]) -> dict[str, Tensor]:
-        """Arguments of the model that say where images are."""
+    def inputs(self, grids: Sequence[Grid]) -> dict[str, Tensor]:
+        """Arguments of the model that say which shape images have."""
+        ...
+
+    def positions(self, before: Sequence[int], grid: Grid, count: int) -> Tensor:
+        """Positions int64 [..., count] of tokens, of which those in `before` end with an image's."""
         ...
 
 
@@ -85,13 +89,21 @@ class QwenTower:
             joined.deepstack_features = [torch.cat(level) for level in levels]
         return joined
 
-    def inputs(self, tokens: Tensor, grids: Sequence[Grid]) -> dict[str, Tensor]:
-        """Grids of images in patches, and which tokens are an image's."""
-        shapes = [[1, rows * self.merge, columns * self.merge] for rows, columns in grids]
-        return {
-            "image_grid_thw": torch.tensor(shapes, device=tokens.device),
-            "mm_token_type_ids": (tokens == self.net.config.image_token_id).int(),
-        }
+    def inputs(self, grids: Sequence[Grid]) -> dict[str, Tensor]:
+        """Grids of images in patches."""
+        return {"image_grid_thw": self._shapes(grids).to(self.net.device)}
+
+    def positions(self, before: Sequence[int], grid: Grid, count: int) -> Tensor:
+        """Positions int64 [4, count]: plain, then time, row and column as mRoPE counts them."""
+        tokens = torch.tensor([before])
+        kinds = (tokens == self.net.config.image_token_id).int()
+        mrope = self.net.model.get_rope_index(tokens, mm_token_type_ids=kinds, image_grid_thw=self._shapes([grid]))[0]
+        following = mrope.max() + 1 + torch.arange(count - len(before))  # text moves all three at once
+        vision = torch.cat([mrope[:, 0], following.expand(3, -1)], dim=1)
+        return torch.cat([torch.arange(count)[None], vision]).long()
+
+    def _shapes(self, grids: Sequence[Grid]) -> Tensor:
+        return torch.tensor([[1, rows * self.merge, columns * self.merge] for rows, columns in grids])
 
 
 class InternTower:
@@ -125,9 +137,13 @@ class InternTower:
         joined.pooler_output = torch.cat([each.pooler_output for each in several])
         return joined
 
-    def inputs(self, tokens: Tensor, grids: Sequence[Grid]) -> dict[str, Tensor]:
-        """Nothing: the tokens say where images are, and all have one size."""
+    def inputs(self, grids: Sequence[Grid]) -> dict[str, Tensor]:
+        """Nothing: all images have one size."""
         return {}
+
+    def positions(self, before: Sequence[int], grid: Grid, count: int) -> Tensor:
+        """Positions int64 [count], one after the other."""
+        return torch.arange(count)
 
 
 def tower_of(net: Any, processor: Any) -> Tower:

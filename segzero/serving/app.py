@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from segzero import __version__
 from segzero.errors import UserError
-from segzero.pipeline import SegZeroPipeline
+from segzero.pipeline import Pipeline
 from segzero.serving.errors import ApiError, api_error
 from segzero.serving.feedback import FeedbackStore
 from segzero.serving.label_studio import files_from_environment
@@ -45,14 +45,14 @@ ROUTERS = (  # /docs shows them in this order
 
 
 def create_app(
-    pipeline: SegZeroPipeline,
+    pipeline: Pipeline,
     limits: Limits = Limits(),
     tokens: Tokens = Tokens(),
     options: ServerOptions = ServerOptions(),
 ) -> FastAPI:
     """Build the ASGI app; its `app.state.server` is a ServerState, whose models end with the app's lifespan."""
     metrics = Metrics()
-    pool = ModelPool(pipeline, limits, metrics.batch_done, options.policies, options.segmenters)
+    pool = ModelPool(pipeline, limits, metrics.batch_done, options)
     sessions = SessionStore(limits, len(tokens))
     metrics.watch(pool, sessions)
 

@@ -45,7 +45,7 @@ class Client:
     def segment(
         self, image: ImageLike, question: str, policy: str | None = None, segmenter: str | None = None
     ) -> Segmentation:
-        """Ask a question about an image; the names of models are those of `models`."""
+        """Ask a question about an image; the names of models are those of `models`, a mask model's is a `policy`."""
         file = _read_file(image)
         fields = {"image": file, "question": question, **_model_fields(policy, segmenter)}
         answer = self.send("POST", "/v1/segment", fields)
@@ -67,11 +67,11 @@ class Client:
         return [_to_mask(each, points) for each in drawn["masks"]]
 
     def dialogue(
-        self, image: ImageLike, memory: str = "text", policy: str | None = None, segmenter: str | None = None
+        self, image: ImageLike, memory: str | None = None, policy: str | None = None, segmenter: str | None = None
     ) -> "RemoteDialogue":
         """Begin a dialogue; used as a context manager, it is deleted at the end."""
         file = _read_file(image)
-        fields = {"image": file, "memory": memory, **_model_fields(policy, segmenter)}
+        fields = {"image": file, **({"memory": memory} if memory else {}), **_model_fields(policy, segmenter)}
         id = self.send("POST", "/v1/dialogues", fields)["id"]
         return RemoteDialogue(self, f"/v1/dialogues/{id}", load_image(file))
 
@@ -272,6 +272,7 @@ def _to_segmentation(answer: dict[str, Any], image: Image.Image) -> Segmentation
         for each in answer.get("instances", answer.get("regions", ()))
     )
     fields = {key: answer[key] for key in ("think", "raw_text", "error")} | {"timings": answer.get("timings", {})}
+    fields["undivided"] = answer.get("undivided", False)
     return Segmentation(image, answer["question"], instances, warnings=tuple(answer["warnings"]), **fields)
 
 

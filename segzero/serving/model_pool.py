@@ -17,23 +17,24 @@ from PIL import Image
 
 from segzero import shipped
 from segzero.errors import unknown_name
+from segzero.mask_model.protocol import MaskModel
+from segzero.mask_pipeline import MaskPipeline
 from segzero.masks import RLE, decode
-from segzero.pipeline import Query, SegZeroPipeline
-from segzero.policy import Policy, Request, Sampling, load_policy, pick_backend
+from segzero.pipeline import Pipeline, Query, SegZeroPipeline
+from segzero.policy import Request, Sampling, load_policy, pick_backend
 from segzero.policy.checkpoint import shown_name
 from segzero.policy.openai import OpenAIPolicy
 from segzero.prompts import normalise, render_messages
 from segzero.result import Segmentation
-from segzero.segmenter import MaskPrediction, MaskPrompt, Segmenter, load_segmenter
+from segzero.segmenter import MaskPrediction, MaskPrompt, load_segmenter
 from segzero.segmenter.cache import CachedSegmenter
 from segzero.segmenter.protocol import as_logits
 from segzero.serving.batching import Batcher, BatchKey, ConcurrentQueue, Work, complete
 from segzero.serving.limits import Limits
 from segzero.serving.options import ServerOptions
-from segzero.serving.shared_models import Call, SharedPolicy, SharedSegmenter
+from segzero.serving.shared_models import Call, SharedMaskModel, SharedPolicy, SharedSegmenter
 
 T = TypeVar("T")
-M = TypeVar("M", Policy, Segmenter)
 RETRIES = 1  # of a policy behind another server: a waiting request has no time for more
 
 
@@ -57,25 +58,29 @@ class DrawRequest:
 
 @dataclass(frozen=True, eq=False)
 class ModelPair:
-    """One policy and one segmenter, by the names that clients choose them with."""
+    """A policy or a mask model, and a segmenter, by the names that clients choose them with."""
 
     policy: str
     segmenter: str
-    pipeline: SegZeroPipeline  # the models themselves, the segmenter with its cache
+    pipeline: Pipeline  # the models themselves, the segmenter with its cache
     cached_segmenter: CachedSegmenter
 
-    def shared(self, call: Call) -> SegZeroPipeline:
+    def shared(self, call: Call) -> Pipeline:
         """The pipeline for another thread, whose models are used through `call`."""
-        policy = SharedPolicy(self.policy, self.pipeline.policy, call)
-        return replace(self.drawing_with(call), policy=policy)
+        answerer = self.pipeline.answerer
+        stand_in = SharedMaskModel if isinstance(self.pipeline, MaskPipeline) else SharedPolicy
+        return self.pipeline.with_models(stand_in(self.policy, answerer, call), self._segmenter(call))
 
-    def drawing_with(self, call: Call) -> SegZeroPipeline:
+    def drawing_with(self, call: Call) -> Pipeline:
         """The pipeline for a thread that uses the policy itself, and the segmenter through `call`."""
-        return replace(self.pipeline, segmenter=SharedSegmenter(self.segmenter, self.cached_segmenter, call))
+        return self.pipeline.with_models(self.pipeline.answerer, self._segmenter(call))
+
+    def _segmenter(self, call: Call) -> SharedSegmenter:
+        return SharedSegmenter(self.segmenter, self.cached_segmenter, call)
 
 
 class ModelPool:
-    """All policies and segmenters of a server, used by all requests; the first of each are the default.
+    """All policies, mask models and segmenters of a server, used by all requests; the first ones are the default.
 
     `segment`, `draw` and `run_step` return futures; cancelling one gives up its place in the queue.
 
@@ -85,47 +90,48 @@ class ModelPool:
 
     def __init__(
         self,
-        pipeline: SegZeroPipeline,
+        pipeline: Pipeline,
         limits: Limits,
         on_batch: Callable[[int, float], None] = lambda items, seconds: None,
-        policies: Sequence[Policy] = (),
-        segmenters: Sequence[Segmenter] = (),
+        options: ServerOptions = ServerOptions(),
     ) -> None:
-        """Begin the queues; `policies` and `segmenters` are further models beside the pipeline's own."""
-        named_policies = _by_name([pipeline.policy, *policies])
-        named_segmenters = _by_name([pipeline.segmenter, *segmenters])
+        """Begin the queues; the models of the options are further ones beside the pipeline's own."""
+        segmenter = pipeline.segmenter
+        assert segmenter is not None, "a server draws by hand, too"
+        others = [pipeline.with_models(policy, segmenter) for policy in options.policies]
+        masks = [MaskPipeline(model) for model in options.mask_models]
+        pipelines = _by_name([pipeline, *others, *masks], lambda one: one.answerer)
+        named_segmenters = _by_name([segmenter, *options.segmenters], lambda one: one)
         cached = {
             name: CachedSegmenter(segmenter, limits.cache // len(named_segmenters))
             for name, segmenter in named_segmenters.items()
         }
-        self.policies, self.segmenters = list(named_policies), list(named_segmenters)  # names
+        self.policies, self.segmenters = list(pipelines), list(named_segmenters)  # names, mask models among policies
+        self.mask_models = [name for name, one in pipelines.items() if isinstance(one, MaskPipeline)]
         self.cached_segmenters = list(cached.values())
         self._pairs = {
-            (policy_name, segmenter_name): ModelPair(
-                policy_name,
-                segmenter_name,
-                replace(pipeline, policy=policy, segmenter=segmenter, batch=limits.batch),
-                segmenter,
-            )
-            for policy_name, policy in named_policies.items()
+            (name, segmenter_name): ModelPair(name, segmenter_name, one.with_models(one.answerer, segmenter), segmenter)
+            for name, one in pipelines.items()
             for segmenter_name, segmenter in cached.items()
         }
+        for pair in self._pairs.values():
+            pair.pipeline.batch = limits.batch
         self.default = self._pairs[self.policies[0], self.segmenters[0]]
         self.batcher = Batcher(self._check_owned_models, limits.batch, limits.max_concurrent, on_batch=on_batch)
         self._concurrent: dict[str, ConcurrentQueue] = {}  # by the policy's name
         self._watched: list[Batcher | ConcurrentQueue] = [self.batcher]  # another server may be slow, or gone for now
-        for name, policy in named_policies.items():
-            if isinstance(policy, OpenAIPolicy):
+        for name, one in pipelines.items():
+            if isinstance(one.answerer, OpenAIPolicy):
                 self._concurrent[name] = ConcurrentQueue(limits.batch, limits.max_concurrent)
-            elif policy.supports_concurrency:
-                check = partial(check_policy, policy, pipeline.sampling)
+            elif getattr(one.answerer, "supports_concurrency", False):
+                check = partial(check_answerer, one)
                 self._concurrent[name] = ConcurrentQueue(limits.batch, limits.max_concurrent, check, self.fail)
                 self._watched.append(self._concurrent[name])
         self._queues: list[Batcher | ConcurrentQueue] = [self.batcher, *self._concurrent.values()]
         self._steps = ThreadPoolExecutor(limits.max_concurrent, "step")
 
     def choose(self, policy: str | None = None, segmenter: str | None = None) -> ModelPair:
-        """Look up the models of those names; the default for None."""
+        """Look up the models of those names, a mask model by that of a policy; the default for None."""
         policy, segmenter = policy or self.policies[0], segmenter or self.segmenters[0]
         if policy not in self.policies:
             raise unknown_name("policy", policy, self.policies)
@@ -137,7 +143,7 @@ class ModelPool:
         """Answer a question with masks. Questions and images that can't be used are refused before they wait."""
         models = models or self.default
         normalise(question)
-        models.pipeline.policy.frame.model_size(image.size)
+        models.pipeline.fits(image)
         request = SegmentRequest(image, question)
         queue = self._concurrent.get(models.policy)
         if queue is not None:
@@ -159,7 +165,7 @@ class ModelPool:
         return self.batcher.submit(key, partial(draw_batch, models.cached_segmenter), request)
 
     def run_step(
-        self, step: Callable[[SegZeroPipeline], T], lock: threading.Lock, models: ModelPair | None = None
+        self, step: Callable[[Pipeline], T], lock: threading.Lock, models: ModelPair | None = None
     ) -> "Future[T]":
         """Run a step in a thread of its own while it holds the lock.
 
@@ -231,14 +237,13 @@ class ModelPool:
         """Use each of the models that the batcher's thread owns, in the smallest way; raises if one fails."""
         for name in self.policies:
             if name not in self._concurrent:
-                pipeline = self.choose(name).pipeline
-                check_policy(pipeline.policy, pipeline.sampling)
+                check_answerer(self.choose(name).pipeline)
         for segmenter in self.cached_segmenters:
             embeddings = segmenter.segmenter.embed([Image.new("RGB", (64, 64))])  # without the cache
             segmenter.decode(embeddings, [[MaskPrompt(points=((32, 32),))]])
 
 
-def segment_batch(pipeline: SegZeroPipeline, batch: list[SegmentRequest]) -> list[Segmentation]:
+def segment_batch(pipeline: Pipeline, batch: list[SegmentRequest]) -> list[Segmentation]:
     """Answer questions with masks; the timings of each include the seconds in the queue."""
     begin = time.perf_counter()
     results = pipeline.run([Query(request.image, request.question) for request in batch])
@@ -262,23 +267,27 @@ def draw_batch(segmenter: CachedSegmenter, batch: list[DrawRequest]) -> list[lis
     return segmenter.decode(embeddings, prompts, all_masks=True)
 
 
-def check_policy(policy: Policy, sampling: Sampling) -> None:
-    """Generate a single token; raises if the policy fails."""
-    image = policy.frame.fit(Image.new("RGB", (64, 64)))
-    messages = render_messages("the largest shape", policy.prompt)
-    policy.generate([Request(image, messages)], replace(sampling, max_tokens=1))
+def check_answerer(pipeline: Pipeline) -> None:
+    """Generate a single token, or answer with a mask; raises if the model fails."""
+    image, question = Image.new("RGB", (64, 64)), "the largest shape"
+    if isinstance(pipeline, SegZeroPipeline):
+        policy = pipeline.policy
+        request = Request(policy.frame.fit(image), render_messages(question, policy.prompt))
+        policy.generate([request], replace(pipeline.sampling, max_tokens=1))
+    else:
+        pipeline.run([Query(image, question)])
 
 
-def _by_name(models: Sequence[M]) -> dict[str, M]:
-    """Name each model for clients; a name that is taken gets a number."""
-    named: dict[str, M] = {}
-    for model in models:
-        name = first = shown_name(model.name)
+def _by_name(several: Sequence[T], model_of: Callable[[T], Any]) -> dict[str, T]:
+    """Name each for clients by its model; a name that is taken gets a number."""
+    named: dict[str, T] = {}
+    for one in several:
+        name = first = shown_name(model_of(one).name)
         count = 1
         while name in named:
             count += 1
             name = f"{first} ({count})"
-        named[name] = model
+        named[name] = one
     return named
 
 
@@ -296,16 +305,22 @@ class LoadOptions:
 
 
 def load_models(
-    policies: Sequence[str], segmenters: Sequence[str], options: LoadOptions
-) -> tuple[SegZeroPipeline, ServerOptions]:
+    policies: Sequence[str], segmenters: Sequence[str], options: LoadOptions, mask_models: Sequence[str] = ()
+) -> tuple[Pipeline, ServerOptions]:
     """Load the models of a server: the first of each as a pipeline, the others as options.
 
-    An empty list stands for the small model that comes with the package.
+    An empty list stands for the small model that comes with the package; mask models alone need no policy.
     """
+    from segzero.mask_model.load import load_mask_model
+
+    masks: list[MaskModel] = [load_mask_model(path, options.device) for path in mask_models]
     loaded_segmenters = [
         load_segmenter(path, options.segmenter_backend, device=options.device)
         for path in segmenters or [str(shipped.segmenter_path())]
     ]
+    if masks and not policies:
+        first = MaskPipeline(masks[0], segmenter=loaded_segmenters[0])
+        return first, ServerOptions(segmenters=tuple(loaded_segmenters[1:]), mask_models=tuple(masks[1:]))
     loaded_policies = []
     for path in policies or [str(shipped.policy_path())]:
         backend = options.policy_backend
@@ -316,4 +331,4 @@ def load_models(
             load_policy(path, backend, frame=options.frame, prompt=options.prompt, device=options.device, **more)
         )
     pipeline = SegZeroPipeline(loaded_policies[0], loaded_segmenters[0], sampling=options.sampling)
-    return pipeline, ServerOptions(policies=tuple(loaded_policies[1:]), segmenters=tuple(loaded_segmenters[1:]))
+    return pipeline, ServerOptions(tuple(loaded_policies[1:]), tuple(loaded_segmenters[1:]), tuple(masks))

@@ -7,6 +7,7 @@ True
 from dataclasses import dataclass
 from pathlib import Path
 
+from segzero.mask_model.protocol import MaskModel
 from segzero.policy import Policy
 from segzero.segmenter import Segmenter
 from segzero.serving.examples import Example
@@ -19,6 +20,7 @@ class ServerOptions:
 
     policies: tuple[Policy, ...] = ()  # beside the pipeline's own, which is the default
     segmenters: tuple[Segmenter, ...] = ()
+    mask_models: tuple[MaskModel, ...] = ()  # that clients may choose in place of a policy
     examples: tuple[Example, ...] | None = None  # None: synthetic scenes
     flags: Path | None = None  # folder for answers that people flag; None: they can't be flagged
     fetch: Fetch | None = None  # how images given by their address are fetched; None: they are refused

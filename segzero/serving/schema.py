@@ -66,7 +66,7 @@ class Body(BaseModel):
 class ModelsBody(Body):
     """Names of the models to use; by default the first ones of /v1/models."""
 
-    policy: str | None = Field(default=None, max_length=MAX_NAME, description="A policy of /v1/models.")
+    policy: str | None = Field(default=None, max_length=MAX_NAME, description="A policy or mask model of /v1/models.")
     segmenter: str | None = Field(default=None, max_length=MAX_NAME, description="A segmenter of /v1/models.")
 
 
@@ -114,7 +114,9 @@ class DialogueBody(ModelsBody):
     """An image to begin a dialogue about."""
 
     image: ImageBytes
-    memory: Literal["text", "marks", "crop"] = Field(default="text", description="How the policy sees earlier rounds.")
+    memory: Literal["text", "marks", "crop", "masks"] | None = Field(
+        default=None, description="How earlier rounds are shown: text (default), marks or crop; masks to a mask model."
+    )
     example: ClassVar = {"image": CIRCLE, "memory": "text"}
 
 
@@ -198,6 +200,7 @@ _SEGMENTED: dict[str, Any] = {
     "raw_text": "<think>The red circle ...</think><answer>[...]</answer>",
     "instances": [{"box": [8, 8, 40, 40], "points": [[24, 24]], "score": 0.93, "rle": SHAPE}],
     "timings": {"queue": 0.01, "policy": 0.05, "segmenter": 0.01},
+    "undivided": False,
 }
 
 
@@ -212,6 +215,7 @@ class SegmentAnswer(BaseModel):
     raw_text: str
     instances: list[FoundAnswer]
     timings: dict[str, float] = Field(description="Seconds: in the queue, and shares of the batch's time.")
+    undivided: bool = Field(description="A mask model's: the one instance is all that was asked for, in its own box.")
 
     model_config = ConfigDict(json_schema_extra={"example": _SEGMENTED})
 
@@ -285,10 +289,11 @@ class CandidatesAnswer(BaseModel):
 
 
 class PolicyAnswer(BaseModel):
-    """A policy or a segmenter, by the name that bodies choose it with."""
+    """A policy, a mask model or a segmenter, by the name that bodies choose it with."""
 
     name: str
     default: bool
+    mask_model: bool = Field(description="Whether it answers with one mask at once, without thinking and boxes.")
 
 
 class LimitsAnswer(BaseModel):

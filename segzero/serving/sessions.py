@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from segzero.dialogue import Dialogue
-from segzero.pipeline import SegZeroPipeline
+from segzero.pipeline import Pipeline
 from segzero.serving.errors import ApiError
 from segzero.serving.limits import Limits
 from segzero.serving.model_pool import ModelPair
@@ -38,7 +38,7 @@ class Session:
         width, height = self.dialogue.registry.size
         return len(self.file) + 3 * width * height
 
-    def take_step(self, step: Callable[[Dialogue, SegZeroPipeline], T], pipeline: SegZeroPipeline) -> T:
+    def take_step(self, step: Callable[[Dialogue, Pipeline], T], pipeline: Pipeline) -> T:
         """Run a step of the dialogue with a pipeline of its models, and count it if it changed the dialogue."""
         before = self.dialogue.registry
         try:

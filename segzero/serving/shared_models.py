@@ -1,6 +1,6 @@
 """Models that many requests share: stand-ins whose calls wait in a queue, and the batches that answer them.
 
-The thread of the models owns the real policy and segmenter. Another thread uses a `SharedPolicy` and a
+The thread of the models owns the real ones. Another thread uses a `SharedPolicy` or `SharedMaskModel` and a
 `SharedSegmenter`: each call submits an item and waits, and items with the same key are answered by one of the
 `..._batch` functions below.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from segzero.mask_model.protocol import AnsweredMask, MaskModel, MaskQuestion
 from segzero.policy import Policy, Reply, Request, Sampling
 from segzero.segmenter import Embeddings, MaskPrediction, MaskPrompt
 from segzero.segmenter.cache import CachedSegmenter
@@ -55,6 +56,32 @@ class SharedSegmenter:
         """Draw the objects of each image."""
         key = BatchKey("decode", self._model, all_masks)
         return self._call(key, partial(decode_batch, self._segmenter, all_masks), (embeddings, prompts))
+
+
+class SharedMaskModel:
+    """A mask model that other threads use as well."""
+
+    def __init__(self, model: str, mask_model: MaskModel, call: Call) -> None:
+        self.name, self.kind = mask_model.name, mask_model.kind
+        self.memory, self.protocol = mask_model.memory, mask_model.protocol
+        self._model, self._mask_model, self._call = model, mask_model, call
+
+    def answer(self, questions: Sequence[MaskQuestion]) -> list[AnsweredMask]:
+        """Answer each question, in order."""
+        return self._call(BatchKey("answer", self._model), partial(answer_batch, self._mask_model), questions)
+
+    def fits(self, image: Image.Image) -> None:
+        """Refuse an image of a shape that the model can't see."""
+        self._mask_model.fits(image)
+
+    def close(self) -> None:
+        """Keep the model open, as other threads use it."""
+
+
+def answer_batch(model: MaskModel, batch: list[Sequence[MaskQuestion]]) -> list[list[AnsweredMask]]:
+    """Answer several lists of questions in one call."""
+    answers = iter(model.answer([question for questions in batch for question in questions]))
+    return [[next(answers) for _ in questions] for questions in batch]
 
 
 def generate_batch(policy: Policy, sampling: Sampling, batch: list[list[Request]]) -> list[list[Reply]]:

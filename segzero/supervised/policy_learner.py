@@ -10,13 +10,14 @@ from torch import Tensor
 
 from segzero.images import image_key, load_image
 from segzero.lru import LRUCache
+from segzero.policy.shared_prompt import ATTENTION, pack, use_packed_rows
 from segzero.policy.transformers import ATTENTION as GENERATING
 from segzero.policy.transformers import TransformersPolicy
 from segzero.sample import Sample
 from segzero.supervised.answers import answer_text
 from segzero.supervised.loop import Learner
 from segzero.training.answer_head import AnswerHead
-from segzero.training.shared_prompt import ATTENTION, pack, split_groups, use_packed_rows
+from segzero.training.passes import split_groups
 from segzero.training.tokenization import Encoder
 
 PIXEL_BYTES = 1 << 30  # of images as the model takes them, kept for the next epoch

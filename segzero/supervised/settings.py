@@ -101,11 +101,17 @@ def model_path(name: str) -> str:
 
 
 def data_files(data: str, split: str) -> list[Path]:
-    """The parquet files of a split: those of a folder by name, or one file, which is for training alone."""
-    place = Path(data).expanduser()
-    if place.is_file():
-        return [place] if split == "train" else []
-    files = sorted(place.glob(f"{split}*.parquet"))
+    """The parquet files of a split: those of folders by name, or single files, which are for training alone.
+
+    Several places are separated by commas.
+    """
+    files: list[Path] = []
+    for name in data.split(","):
+        place = Path(name.strip()).expanduser()
+        if place.is_file():
+            files += [place] if split == "train" else []
+        else:
+            files += sorted(place.glob(f"{split}*.parquet"))
     if split == "train" and not files:
-        raise UserError(f"no data for training: no {place}/train*.parquet; `segzero data prepare` writes it")
+        raise UserError(f"no data for training: no {data}/train*.parquet; `segzero data prepare` writes it")
     return files

@@ -9,13 +9,13 @@ clearly on the other side, "different" needs a single odd one out.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 
 import numpy as np
 
 from segzero.data.dialogue_synthesis import CLEAR_DISTANCE, EXTREMES, RELATIONS
-from segzero.masks import encode
+from segzero.masks import box_of, encode, points_of
 from segzero.sample import Object, Sample
 from segzero.tiny import scenes
 from segzero.tiny.scenes import COLOURS, RADII, Scene, SceneShape, make_scene
@@ -35,7 +35,7 @@ ROWS, COLUMNS = ("top", "", "bottom"), ("left", "", "right")
 class Question:
     """A question with the shapes that answer it and a short, true chain of thought."""
 
-    kind: str  # one of KINDS
+    kind: str  # one of KINDS, or "emblem"
     text: str
     targets: tuple[SceneShape, ...]  # from left to right
     think: str
@@ -45,6 +45,18 @@ def questions_of(scene: Scene, rng: np.random.Generator) -> list[Question]:
     """List all questions about a scene; `rng` chooses among variants and invents absent things."""
     questions = [*_by_attributes(scene), *_by_size(scene), *_by_extreme(scene, rng), *_by_region(scene)]
     questions += [*_by_relation(scene), *_odd_one_out(scene), *_several(scene), *_nothing(scene, rng)]
+    return questions
+
+
+def emblem_questions(scene: Scene) -> list[Question]:
+    """List the questions for an emblem, by the colour and kind of the shape that carries it."""
+    questions = []
+    for name, shape in _unique(scene.shapes, _colour_and_kind).items():
+        box = None if shape.part is None else box_of(shape.part)
+        if shape.part is not None and box is not None:
+            emblem = replace(shape, mask=shape.part, part=None, box=box, point=points_of(shape.part)[0])
+            think = f"{describe([shape], scene.size)}; its emblem"
+            questions.append(Question("emblem", f"the emblem of the {name}", (emblem,), think))
     return questions
 
 
@@ -74,7 +86,7 @@ def make_training_samples(count: int, seed: int) -> list[Sample]:
 
 
 def make_shared_samples(questions: int, seed: int) -> Iterator[Sample]:
-    """Make samples without end, up to so many about each scene, of different kinds.
+    """Make samples without end, up to so many about each scene, of different kinds; emblems are asked for, too.
 
     >>> first, second = islice(make_shared_samples(2, 7), 2)
     >>> first.image == second.image, first.category == second.category
@@ -84,12 +96,32 @@ def make_shared_samples(questions: int, seed: int) -> Iterator[Sample]:
         rng = np.random.default_rng((seed, index))
         scene = make_scene(rng)
         kinds: dict[str, list[Question]] = {}
-        for question in questions_of(scene, rng):
+        for question in [*questions_of(scene, rng), *emblem_questions(scene)]:
             kinds.setdefault(question.kind, []).append(question)
         image = scene.png()
         for number, kind in enumerate(list(rng.permutation(list(kinds)))[:questions]):
             chosen = kinds[kind][rng.integers(len(kinds[kind]))]
             yield _as_sample(f"tiny-{seed}-{index}-{number}", scene, image, chosen)
+
+
+def samples_of(wanted: Callable[[Question], bool], count: int, seed: int) -> list[Sample]:
+    """Make samples of one wanted question per scene, emblems included.
+
+    >>> rings = samples_of(lambda question: [shape.kind for shape in question.targets] == ["ring"], 2, 7)
+    >>> [len(sample.objects) for sample in rings]
+    [1, 1]
+    """
+    samples: list[Sample] = []
+    index = -1
+    while len(samples) < count:
+        index += 1
+        rng = np.random.default_rng((seed, index))
+        scene = make_scene(rng)
+        chosen = [q for q in [*questions_of(scene, rng), *emblem_questions(scene)] if wanted(q)]
+        if chosen:
+            sample = _as_sample(f"tiny-{seed}-{index}", scene, scene.png(), chosen[rng.integers(len(chosen))])
+            samples.append(sample)
+    return samples
 
 
 def _sample(seed: int, index: int, size: int) -> Sample:

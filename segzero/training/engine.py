@@ -31,10 +31,11 @@ from segzero.errors import UserError
 from segzero.lru import LRUCache
 from segzero.policy.adapters import keep_in_float32
 from segzero.policy.checkpoint import read_checkpoint
+from segzero.policy.shared_prompt import pack, use_packed_rows
 from segzero.training.answer_head import AnswerHead
 from segzero.training.collector import collect_as_usual
+from segzero.training.passes import split_groups
 from segzero.training.shared_folder import has_content
-from segzero.training.shared_prompt import pack, split_groups, use_packed_rows
 from segzero.training.tokenization import open_fitted
 from segzero.training.verl_glue.patches import log_probs_in_blocks
 

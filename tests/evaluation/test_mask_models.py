@@ -17,11 +17,12 @@ from segzero.evaluation.predict import answer
 from segzero.evaluation.predictions import PREDICTIONS, Prediction
 from segzero.evaluation.provenance import fingerprint, settings_of
 from segzero.evaluation.runner import rescore
-from segzero.mask_model.protocol import AnsweredMask, MaskQuestion
+from segzero.mask_model.protocol import MaskQuestion
 from segzero.mask_pipeline import MaskPipeline
 from segzero.masks import decode, union
 from segzero.supervised.validation import scores
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples
+from tests.helpers.drawn_halves import DrawnHalves
 from tests.helpers.evaluating import run_evaluation
 
 
@@ -33,33 +34,6 @@ def masks(mask_model) -> MaskPipeline:
 @pytest.fixture
 def task(held_out, tmp_path) -> Task:
     return get_benchmark("own").find(to_parquet(held_out[:6], tmp_path / "data" / "test.parquet").parent)
-
-
-class DrawnHalves:
-    """A mask model that answers with the left half of the image, less the earlier masks that it is shown."""
-
-    kind, memory, protocol = "drawn", True, ""
-
-    def __init__(self, name="halves") -> None:
-        self.name, self.asked = str(name), []
-
-    def answer(self, questions):
-        self.asked += questions
-        return [self._half(question) for question in questions]
-
-    def _half(self, question):
-        width, height = question.image.size
-        inside = np.tile(np.arange(width) < width // 2, (height, 1))
-        for mask in question.earlier:
-            inside &= ~mask
-        presence = 0.0 if "nothing" in question.question else 1.0
-        return AnsweredMask(np.where(inside, 1, -1).astype(np.float32), 0.75, presence, question.image.size)
-
-    def fits(self, image):
-        pass
-
-    def close(self):
-        pass
 
 
 def test_the_figures_are_those_of_the_masks(task, held_out, masks, mask_model, tmp_path):

@@ -8,7 +8,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from segzero.policy.checkpoint import CARD
-from segzero.shipped import segmenter_path
+from segzero.shipped import policy_path, segmenter_path
 from tests.helpers.demo_page import (
     ANSWER_TIMEOUT,
     HOSTILE_ROUND,
@@ -138,6 +138,26 @@ def test_models_can_be_chosen_where_there_are_several(new_page, restricted_serve
     page.reload()
     expect(banner(page)).to_have_text("The server has forgotten the dialogue that was open here.")
     expect(page.locator("#upload")).to_be_visible()
+
+
+def test_a_mask_model_can_be_chosen_beside_a_policy(new_page, mask_model):
+    with run_demo_server("--policy", str(policy_path()), "--mask-model", str(mask_model)) as server:
+        page = new_page(server.url)
+        open_example(page)
+        page.locator("#models > summary").click()
+        page.locator("#pick-memory").select_option("crop")
+        page.locator("#pick-policy").select_option(label=f"{mask_model.name} (masks at once)")
+        expect(page.locator("#pick-memory")).to_be_hidden()
+        with page.expect_response("**/v1/dialogues") as caught:
+            page.locator("#models-restart").click()
+        created = caught.value.json()
+        assert (created["policy"], created["memory"]) == (mask_model.name, "masks")
+        expect(page.locator("#models-summary")).to_contain_text("draws by hand")
+        send_question(page, "the largest shape")
+        expect(cards(page)).to_have_count(1)
+        page.locator("#models > summary").click()
+        page.locator("#pick-policy").select_option(index=0)
+        expect(page.locator("#pick-memory")).to_have_value("text")
 
 
 def test_an_expired_dialogue_can_be_restarted(page):

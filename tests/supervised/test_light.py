@@ -1,10 +1,14 @@
 """Light heads: patches lie where they were seen, answers are those of the library, and what should learn does."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +29,7 @@ from segzero.supervised.mask_learner import MaskLearner, Weights
 from segzero.supervised.settings import compose
 from segzero.supervised.tune import load_model, tune
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples
+from tests.helpers.launching import SCRIPTS
 from tests.helpers.random_checkpoints import FAMILIES, build_checkpoint
 
 QUICK = ["steps=2", "batch=6", "val_every=1", "val_samples=4", "lr=1e-3", "warm_up=0", "cache_gb=1"]
@@ -146,6 +151,7 @@ def test_the_decision_is_the_librarys_next_token_after_the_fixed_wording(family,
     images[1] = images[1].crop((0, 0, 224, 120))
     with torch.inference_mode():
         decoded = model(model.see(images), QUESTIONS)
+        model.net.get_decoder().set_attn_implementation("sdpa")
         for place, (image, question) in enumerate(zip(images, QUESTIONS, strict=True)):
             text = model._text([question], [True])
             written = text.marked[: text.marked.index(SEG)]
@@ -168,6 +174,7 @@ def test_questions_that_share_an_answer_learn_its_words(family, every_family, mo
     [seen] = model.see([image])
     with torch.inference_mode():
         decoded = model.learn([seen] * 3, QUESTIONS, [True, False, True])
+        model.net.get_decoder().set_attn_implementation("sdpa")
         text = model._text(QUESTIONS, [True, False, True])
         assert text.marked.count(SEG) == 2 and text.marked.count(REJ) == 1 and SEG not in text.before
         inputs = library_inputs(model, image, text.before + text.marked)
@@ -371,3 +378,65 @@ def test_an_internvl_tile_of_no_size_is_refused(every_family, tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="image_size is wide"):
         LightModel.start(folder, "cpu")
+
+
+# The scripts of MLLMSeg's users
+
+
+@pytest.mark.slow
+def test_scripts_train_and_test_on_the_refer_tree(tmp_path):
+    """RES, then GRES from its model, then both protocols, each from datasets/refer_seg as it stands."""
+    refer_tree(tmp_path / "datasets" / "refer_seg")
+    few = ["steps=1", "batch=2", "val_samples=2", "lora_rank=2"]
+    script(tmp_path, "train_mllmseg", shipped.policy_path(), *few, f"out={tmp_path / 'res'}")
+    script(tmp_path, "train_mllmseg_gres", tmp_path / "res" / "best", *few, f"out={tmp_path / 'gres'}")
+    script(tmp_path, "test_mllmseg", tmp_path / "res" / "best", "--limit", "1")
+    script(tmp_path, "test_mllmseg_gres", tmp_path / "gres" / "best")
+    for protocol, words in (("published", "as published"), ("generative", "as a generative model")):
+        file = tmp_path / "evaluation" / f"mllmseg_gres_{protocol}" / "grefcoco_val" / "metrics.json"
+        metrics = json.loads(file.read_text())
+        assert metrics["samples"] == 2 and metrics["protocol"]["gres"].startswith(words)
+
+
+def script(clone, name, model, *arguments):
+    """Run a script from a folder that stands for the clone, so that what it writes lies there."""
+    (clone / "training_scripts").mkdir(exist_ok=True)
+    for file in (f"{name}.sh", "clone.bash"):
+        shutil.copy(SCRIPTS / file, clone / "training_scripts" / file)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "MODEL_PATH": str(model), "PATH": path, "CUDA_VISIBLE_DEVICES": ""}
+    command = ["bash", str(clone / "training_scripts" / f"{name}.sh"), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def refer_tree(root):
+    """A tree with a scene in every split of every data set."""
+    sample = next(sample for sample in make_samples(20, 41) if len(sample.objects) == 1)
+    width, height = sample.size
+    for images in ("mscoco/images/train2014", "saiapr_tc-12"):
+        (root / "images" / images).mkdir(parents=True)
+        (root / "images" / images / "scene.png").write_bytes(sample.image)
+    x0, y0, x1, y1 = sample.objects[0].box
+    annotation = {"id": 9, "image_id": 1, "category_id": 1, "iscrowd": 0, "bbox": [x0, y0, x1 - x0, y1 - y0]}
+    instances = {
+        "images": [{"id": 1, "file_name": "scene.png", "width": width, "height": height}],
+        "categories": [{"id": 1, "name": "shape"}],
+        "annotations": [annotation | {"segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]]}],
+    }
+    authors = {"refclef": "unc", "refcoco": "unc", "refcoco+": "unc", "refcocog": "umd", "grefcoco": "unc"}
+    for name, by in authors.items():
+        refs = []
+        for split in ("train", "val", "test", "testA", "testB"):
+            for ids, text in (([9], sample.question), ([-1], "the bird")):
+                number = len(refs) + 1
+                sentences = [{"tokens": [], "raw": text, "sent_id": number, "sent": text}]
+                ref = {"ref_id": number, "image_id": 1, "split": split, "sentences": sentences}
+                if name == "grefcoco":
+                    refs.append(ref | {"ann_id": ids})
+                elif ids != [-1]:
+                    refs.append(ref | {"ann_id": ids[0]})
+        (root / name).mkdir()
+        (root / name / "instances.json").write_text(json.dumps(instances))
+        kind = "grefs" if name == "grefcoco" else "refs"
+        (root / name / f"{kind}({by}).json").write_text(json.dumps(refs))

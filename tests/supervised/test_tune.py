@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText
 
 from segzero import shipped
 from segzero.data.parquet import to_parquet
@@ -13,7 +14,7 @@ from segzero.errors import UserError
 from segzero.mask_model.load import load_mask_model
 from segzero.mask_model.prompt_model import PromptModel
 from segzero.mask_model.protocol import MaskQuestion
-from segzero.mask_model.reader import Reader
+from segzero.mask_model.reader import Reader, Text
 from segzero.mask_pipeline import MaskPipeline
 from segzero.supervised import losses
 from segzero.supervised.mask_learner import MaskLearner, Weights
@@ -58,14 +59,17 @@ def test_states_are_those_of_the_library_for_each_text_alone(family, checkpoints
     images = [sample.open() for sample in make_samples(3, 51)]
     images[1] = images[1].crop((0, 0, 224, 120))
     texts = [reader.question(question) for question in QUESTIONS]
+    texts[2] = Text(texts[2].before, texts[2].marked)  # ends without the end of the turn
+    alone = AutoModelForImageTextToText.from_pretrained(checkpoints[family], attn_implementation="sdpa").eval().model
     with torch.inference_mode():
-        together = reader.read(reader.see(images), texts)
-        for image, text, reading in zip(images, texts, together, strict=True):
+        seen = reader.see(images)
+        together = reader.read([*seen, seen[0]], [*texts, texts[1]])  # the first image has two texts
+        for image, text, reading in zip([*images, images[0]], [*texts, texts[1]], together, strict=True):
             rendered = text.before + text.marked + text.after
             inputs = reader.processor(text=[rendered], images=[reader.frame.fit(image)], return_tensors="pt")
             assert inputs["input_ids"][0].tolist() == reading.tokens.tolist()
-            states = reader.net.model(**inputs).last_hidden_state[0]
-            torch.testing.assert_close(reading.states, states, rtol=1e-4, atol=1e-4)
+            states = alone(**inputs).last_hidden_state[0]
+            torch.testing.assert_close(reading.packed[reading.places], states, rtol=1e-4, atol=1e-4)
 
 
 def test_the_marked_tokens_are_the_questions_own_words():

@@ -8,8 +8,9 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from segzero.errors import UserError
+from segzero.policy.shared_prompt import attend, may_attend, pack, use_packed_rows
 from segzero.training.answer_head import AnswerHead, TokenScores
-from segzero.training.shared_prompt import attend, may_attend, pack, split_groups, use_packed_rows
+from segzero.training.passes import split_groups
 from tests.helpers import engines
 from tests.helpers.random_checkpoints import FAMILIES
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from segzero.dialogue import Dialogue, Round
 from segzero.images import media_type
-from segzero.pipeline import SegZeroPipeline
+from segzero.pipeline import Pipeline
 from segzero.serving.errors import ERRORS, ApiError
 from segzero.serving.feedback import FeedbackStore
 from segzero.serving.requests import (
@@ -41,7 +41,7 @@ from segzero.serving.sessions import Session
 from segzero.serving.streaming import MEDIA_TYPE, EventStream, TextStream, wants_events
 from segzero.serving.threads import reading, writing
 
-Step = Callable[[Dialogue, SegZeroPipeline], Round]
+Step = Callable[[Dialogue, Pipeline], Round]
 EmptyBody = Annotated[Body, Depends(read_body(Body))]
 ROUND_OR_STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {MEDIA_TYPE: {"schema": {"type": "string"}}}, "description": "The round, or its stream."}
@@ -99,7 +99,7 @@ async def ask(
     question = check_question(body.question, state.limits)
     text = TextStream() if wants_events(request) else None
 
-    def step(dialogue: Dialogue, pipeline: SegZeroPipeline) -> Round:
+    def step(dialogue: Dialogue, pipeline: Pipeline) -> Round:
         dialogue.ask(question, body.about, text.on_text if text else None, pipeline)
         return dialogue.registry.rounds[-1]
 
@@ -117,7 +117,7 @@ async def draw(
     """Draw an instance by hand, in a new round; it can be referred to and refined like any other."""
     question = check_question(body.question, state.limits)
 
-    def step(dialogue: Dialogue, pipeline: SegZeroPipeline) -> Round:
+    def step(dialogue: Dialogue, pipeline: Pipeline) -> Round:
         dialogue.draw(body.points, body.labels, body.box, question, body.choice, pipeline)
         return dialogue.registry.rounds[-1]
 
@@ -130,7 +130,7 @@ async def refine(
 ) -> Response:
     """Correct an instance; the answer is its round."""
 
-    def step(dialogue: Dialogue, pipeline: SegZeroPipeline) -> Round:
+    def step(dialogue: Dialogue, pipeline: Pipeline) -> Round:
         dialogue.refine(body.id, body.points, body.labels, body.box, body.choice, pipeline)
         return dialogue.registry.round(dialogue.registry.region(body.id).round)
 
@@ -146,7 +146,7 @@ async def candidates(
 ) -> Response:
     """List the masks that refine (of an instance) or draw could give; nothing changes."""
 
-    def step(dialogue: Dialogue, pipeline: SegZeroPipeline) -> Any:
+    def step(dialogue: Dialogue, pipeline: Pipeline) -> Any:
         return dialogue.candidates(body.id, body.points, body.labels, body.box, pipeline)
 
     masks = await _take_step(request, state, session, step)
@@ -217,7 +217,7 @@ async def _add_round(request: Request, state: ServerState, session: Session, ste
 
 
 async def _take_step(
-    request: Request, state: ServerState, session: Session, step: Callable[[Dialogue, SegZeroPipeline], Any]
+    request: Request, state: ServerState, session: Session, step: Callable[[Dialogue, Pipeline], Any]
 ) -> Any:
     """Run a step of the session's dialogue with its models, in a thread."""
     run = partial(session.take_step, step)

@@ -32,7 +32,7 @@ async def offered(state: State) -> Response:
     limits = state.limits
     return JSONResponse(
         {
-            "policies": _named(state.pool.policies),
+            "policies": _named(state.pool.policies, state.pool.mask_models),
             "segmenters": _named(state.pool.segmenters),
             "memories": list(MEMORIES),
             "flags": state.feedback is not None,
@@ -86,5 +86,7 @@ async def metrics_page(state: State) -> Response:
     return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _named(names: Sequence[str]) -> list[dict[str, Any]]:
-    return [{"name": name, "default": place == 0} for place, name in enumerate(names)]
+def _named(names: Sequence[str], mask_models: Sequence[str] = ()) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "default": place == 0, "mask_model": name in mask_models} for place, name in enumerate(names)
+    ]

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field
 
 from segzero.errors import UserError
 from segzero.masks import box_of
-from segzero.pipeline import SegZeroPipeline
+from segzero.pipeline import Pipeline, Query
 from segzero.result import InstanceMask
 from segzero.segmenter import MaskPrompt
 from segzero.segmenter.protocol import best_first
@@ -116,11 +116,11 @@ async def predict(
 async def _answer_labels(
     request: Request, state: ServerState, task: dict[str, Any], labels: list[str], config: Config
 ) -> dict[str, Any]:
-    """Ask the policy about each label of a task's image."""
+    """Ask about each label of a task's image."""
     image = await _open(request, state, task, config)
 
-    def segment(pipeline: SegZeroPipeline) -> list[Labelled]:
-        results = pipeline([image] * len(labels), labels)
+    def segment(pipeline: Pipeline) -> list[Labelled]:
+        results = pipeline.run([Query(image, label) for label in labels])
         return [(label, result.instances) for label, result in zip(labels, results, strict=True)]
 
     labelled = await wait_for_models(request, state.pool.run_step, segment, threading.Lock())

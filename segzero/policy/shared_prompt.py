@@ -12,7 +12,7 @@ A token attends to earlier tokens of its prompt and of its own answer (`may_atte
 continue from its prompt, so that every token sees what it would see in a row of its own: the values are the same.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -48,6 +48,7 @@ class PackedRow:
     sizes: list[int]  # tokens of each prompt with its answers
     predicting: Tensor  # int64 [N]: the token in the row that predicts each token of an answer
     predicted: Tensor  # int64 [N]: the place of the predicted token in the batch's tokens
+    dense: bool = False  # whether a GPU, too, takes dense masks: flex attention is compiled for new lengths
 
     def __len__(self) -> int:
         return len(self.source)
@@ -153,7 +154,7 @@ def attend(
     """Attention of a packed row, query [1, heads, L, dim] -> [1, L, heads, dim], as transformers calls it."""
     packed: PackedRow = options["packed"]
     assert options.get("sliding_window") is None, "a sliding window would count the tokens of other answers"
-    if query.device.type == "cuda":
+    if query.device.type == "cuda" and not packed.dense:
         output, _ = flex_attention_forward(module, query, key, value, packed.block_mask, scaling=options["scaling"])
         return output, None
     parts = zip(*(states.split(packed.sizes, dim=2) for states in (query, key, value)), strict=True)
@@ -175,51 +176,3 @@ def use_packed_rows(model: Any) -> None:
     if text.config.get_text_config().to_dict().get("use_sliding_window"):
         raise UserError("segzero.shared_prompt=true cannot serve a model with a sliding window; set it to false")
     text.set_attn_implementation(ATTENTION)
-
-
-# Passes
-
-
-def split_groups(
-    prompts: Sequence[int],
-    prompt_lengths: Sequence[int],
-    answer_lengths: Sequence[int],
-    most: int,
-    passes: int | None = None,
-) -> list[list[int]]:
-    """Divide rows into passes of at most `most` packed tokens, as few as possible or a given number of them.
-
-    Answers to one prompt stay together unless they don't fit or there would be too few passes. Returns each pass's
-    rows.
-
-    >>> split_groups([0, 0, 1, 1, 2], [9, 9, 9, 9, 9], [1, 1, 1, 1, 1], most=20)
-    [[0, 1, 4], [2, 3]]
-    """
-    from verl.utils.seqlen_balancing import get_seqlen_balanced_partitions
-
-    def tokens(rows: Sequence[int]) -> int:
-        return prompt_lengths[rows[0]] + sum(answer_lengths[row] for row in rows)
-
-    by_prompt: dict[int, list[int]] = {}
-    for row, number in enumerate(prompts):
-        by_prompt.setdefault(number, []).append(row)
-    groups = [part for rows in by_prompt.values() for part in _cut(rows, tokens, most)]
-    while len(groups) < (passes or 1):
-        largest = max((group for group in groups if len(group) > 1), key=tokens)
-        groups.remove(largest)
-        groups += [largest[::2], largest[1::2]]
-    sizes = [tokens(group) for group in groups]
-    for count in range(passes or min(len(groups), -(-sum(sizes) // most)), len(groups) + 1):
-        parts = get_seqlen_balanced_partitions(sizes, k_partitions=count, equal_size=False)
-        if passes or max(sum(sizes[i] for i in part) for part in parts) <= most:
-            break
-    return sorted(sorted(row for i in part for row in groups[i]) for part in parts)
-
-
-def _cut(rows: list[int], tokens: Callable[[Sequence[int]], int], most: int) -> list[list[int]]:
-    """Cut one prompt's rows into as few parts as fit."""
-    for count in range(1, len(rows) + 1):
-        parts = [rows[i::count] for i in range(count)]
-        if max(map(tokens, parts)) <= most:
-            break
-    return parts
