@@ -26,7 +26,7 @@ from segzero.masks import decode
 from segzero.segmenter.meta_weights import RELEASED, architecture, find_architecture, make_sam2, read_tensors, to_meta
 from segzero.supervised.converseg import settings, start, train
 from segzero.supervised.converseg_flags import TrainFlags
-from segzero.supervised.converseg_learner import Erosion
+from segzero.supervised.converseg_learner import ConverSegLearner, Erosion
 from segzero.tiny.questions import make_samples
 from tests.helpers import converseg_checkpoint
 from tests.helpers.random_checkpoints import CHAT_TEMPLATE, build_checkpoint
@@ -276,6 +276,23 @@ def test_training_moves_the_head_the_decoder_and_the_language_models_adapters(ru
     moved = {name for name in first if not torch.equal(first[name], last[name])}
     assert {"to_sparse.weight", "to_dense.2.weight", "txt_norm.weight", "scale", "temp"} < moved
     assert any("lora_B" in name for name in moved) and not any("visual" in name for name in moved)
+
+
+def test_what_is_trained_learns(data, published, base, tmp_path):
+    flags = flags_of(data, published, base, tmp_path, er_k=5)
+    learner = ConverSegLearner(start(flags, settings(flags), torch.device("cpu")), 8, 1 << 28, Erosion(5, 1, 128))
+    [rows] = learner.train().passes(make_samples(4, 41))
+    optimizer = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(10):
+        loss = learner(rows)
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.75 * losses[0]
+    terms = learner.take_terms()
+    assert terms["bce"] + terms["dice"] == pytest.approx(np.mean(losses) / 4, rel=1e-4) and learner.terms == []
 
 
 def test_scalars_have_the_published_tags(run):
