@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from omegaconf import DictConfig
 from torch import nn
 
@@ -27,7 +26,7 @@ from segzero.sample import Sample
 from segzero.supervised.converseg_flags import TrainFlags
 from segzero.supervised.converseg_learner import ConverSegLearner, Erosion
 from segzero.supervised.converseg_log import RunLog
-from segzero.supervised.loop import fit, mixed_precision
+from segzero.supervised.loop import fit, join_processes, mixed_precision
 from segzero.supervised.lora import VISION, add_adapters
 from segzero.supervised.settings import compose
 
@@ -39,7 +38,7 @@ def train(flags: TrainFlags) -> Path:
     """Train and return the folder with the checkpoints; the same command goes on with a run that was interrupted."""
     out = Path(flags.out)
     training, validation = read_samples(flags)
-    processes = PartialState(cpu=not torch.cuda.is_available())
+    processes = join_processes()
     config = settings(flags)
     model = start(flags, config, processes.device)
     learner = ConverSegLearner(model, flags.batch_size, CACHE_BYTES, Erosion(flags.er_k, flags.er_it, flags.max_dim))

@@ -12,11 +12,12 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from omegaconf import DictConfig
 from torch import nn
 
@@ -24,6 +25,7 @@ from segzero.errors import UserError, one_line
 from segzero.io import write_atomically
 from segzero.sample import Sample
 from segzero.supervised.phases import Phase, batches_of, in_order, phase_at
+from segzero.supervised.sharding import divided_state, put, shard, whole, whole_state
 from segzero.training import metrics_log
 
 STATE = "state.pt"
@@ -31,6 +33,8 @@ STATE = "state.pt"
 
 class Learner(nn.Module):
     """A module whose forward pass returns a summed loss; what requires gradients is trained."""
+
+    net: Any  # the vision-language model
 
     @abstractmethod
     def passes(self, samples: Sequence[Sample], count: int | None = None) -> list[list[Any]]:
@@ -85,16 +89,19 @@ def fit(
     """
     accelerator = _accelerator(config)
     out = Path(config.out)
+    sharded = bool(config.get("fsdp"))  # then all processes read the weights together
+    if sharded:
+        shard(learner.net)
     trained, optimizer = _optimizer(learner, config)
     position = Position()
     if config.resume == "auto" and (out / STATE).is_file():
-        position = load_state(out / STATE, learner, optimizer, accelerator.device)
+        position = load_state(out / STATE, learner, optimizer)
         if accelerator.is_main_process:
             log(f"resuming from step {position.step}")
-    wrapped, optimizer = accelerator.prepare(learner, optimizer)
+    wrapped = learner if sharded else accelerator.prepare(learner)
     phases = [Phase(samples, config.steps, config.lr), *later]
     steps = sum(phase.steps for phase in phases)
-    stream = batches_of(phases, config.batch, config.seed, position.step, config.get("expressions", 1))
+    stream = batches_of(phases, config.batch, config.seed, position.step, config.get("per_image", 1))
     while position.step < steps:
         phase, step = phase_at(phases, position.step)
         rate = phase.lr * share_of_rate(step, phase.steps, config.warm_up, config.final_lr)
@@ -103,21 +110,23 @@ def fit(
         figures = update(wrapped, learner, next(stream), accelerator, optimizer, trained, config.clip)
         position.step += 1
         last = position.step == steps
-        if validate is not None and (position.step % config.val_every == 0 or last) and accelerator.is_main_process:
+        takes_part = accelerator.is_main_process or sharded
+        if validate is not None and (position.step % config.val_every == 0 or last) and takes_part:
             figures |= validate()
-            if figures["val/giou"] > position.best:
-                position.best = figures["val/giou"]
+            score = figures.get("val/giou", -figures.get("val/loss", math.inf))
+            if score > position.best:
+                position.best = score
                 export("best")
+        if takes_part and (position.step % config.save_every == 0 or last):
+            save_state(out / STATE, learner, optimizer, position, accelerator.is_main_process)
         if accelerator.is_main_process:
             metrics_log.append(out / metrics_log.NAME, position.step, {**figures, "lr": rate})
             if after is not None:
                 after(position.step, {**figures, "lr": rate})
-            if position.step % 10 == 0 or last or "val/giou" in figures:
+            if position.step % 10 == 0 or last or any(name.startswith("val/") for name in figures):
                 log(_line(position.step, steps, figures))
-            if position.step % config.save_every == 0 or last:
-                save_state(out / STATE, learner, optimizer, position)
         accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
+    if accelerator.is_main_process or sharded:
         export("last")
     return position
 
@@ -126,11 +135,11 @@ def trial(learner: Learner, samples: Sequence[Sample], config: DictConfig) -> Tr
     """Make the first update of a run three times with a learning rate of 0, so that nothing is learnt."""
     accelerator = _accelerator(config)
     trained, optimizer = _optimizer(learner, config)
-    wrapped, optimizer = accelerator.prepare(learner, optimizer)
+    wrapped = accelerator.prepare(learner)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     seconds: list[float] = []
-    batch = next(batches(samples, config.batch, config.seed, together=config.get("expressions", 1)))
+    batch = next(batches(samples, config.batch, config.seed, together=config.get("per_image", 1)))
     for _ in range(3):
         begin = time.perf_counter()
         update(wrapped, learner, batch, accelerator, optimizer, trained, config.clip)
@@ -156,6 +165,12 @@ def held(module: nn.Module) -> str:
 def can_be_tried(module: nn.Module) -> bool:
     """Whether a dry run can make an update here in little time: on a GPU, or with a small model."""
     return torch.cuda.is_available() or sum(parameter.numel() for parameter in module.parameters()) < 1e8
+
+
+def join_processes() -> PartialState:
+    """Join the processes that torchrun started; the others wait for as long as one validates and writes."""
+    # Without `cpu` processes would not be counted on a CPU.
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=6))
 
 
 def _accelerator(config: DictConfig) -> Accelerator:
@@ -193,7 +208,7 @@ def update(
             # Gradients are averaged over processes.
             accelerator.backward(loss * accelerator.num_processes / weight)
         summed += loss.detach()
-    norm = torch.nn.utils.clip_grad_norm_(trained, clip)
+    norm = whole(torch.nn.utils.clip_grad_norm_(trained, clip))
     if torch.isfinite(norm):
         optimizer.step()
     optimizer.zero_grad()
@@ -226,26 +241,28 @@ def batches(
         yield [next(stream) for _ in range(size)]
 
 
-def save_state(file: Path, learner: nn.Module, optimizer: Any, position: Position) -> None:
-    """Write what a run needs to go on, whole or not at all."""
+def save_state(
+    file: Path, learner: nn.Module, optimizer: torch.optim.Optimizer, position: Position, writes: bool = True
+) -> None:
+    """Write what a run needs to go on, whole or not at all; processes that only hold a part of it don't write."""
     content = io.BytesIO()
-    weights = {name: p.detach().cpu() for name, p in learner.named_parameters() if p.requires_grad}
-    state = {"step": position.step, "best": position.best, "weights": weights, "optimizer": optimizer.state_dict()}
-    torch.save(state, content)
-    write_atomically(file, content.getvalue())
+    weights = {name: whole(p.detach()).cpu() for name, p in learner.named_parameters() if p.requires_grad}
+    moments = whole_state(optimizer.state_dict())
+    if writes:
+        torch.save({"step": position.step, "best": position.best, "weights": weights, "optimizer": moments}, content)
+        write_atomically(file, content.getvalue())
 
 
-def load_state(file: Path, learner: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Position:
+def load_state(file: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
     """Set weights and optimizer to a state."""
     try:
-        state = torch.load(file, map_location=device, weights_only=True)
+        state = torch.load(file, map_location="cpu", weights_only=True)
         parameters = {name: p for name, p in learner.named_parameters() if p.requires_grad}
         if parameters.keys() != state["weights"].keys():
             raise ValueError("it holds other weights than this run trains")
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(state["weights"][name])
-        optimizer.load_state_dict(state["optimizer"])
+        for name, parameter in parameters.items():
+            put(parameter, state["weights"][name])
+        optimizer.load_state_dict(divided_state(state["optimizer"], list(parameters.values())))
         return Position(int(state["step"]), float(state["best"]))
     except Exception as error:  # a file can be broken in many ways, and each has its own exception
         raise UserError(

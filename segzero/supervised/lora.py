@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from segzero.policy.adapters import PREFIX, WEIGHTS, keep_in_float32
+from segzero.supervised.sharding import whole
 
 VISION = ".*(visual|vision_tower|multi_modal_projector).*"  # of Qwen's models; of InternVL
 
@@ -31,14 +32,21 @@ def add_adapters(net: Any, rank: int, alpha: int, dropout: float, tokens: Sequen
     keep_in_float32(net)
 
 
-def save_adapters(net: Any, folder: Path) -> None:
-    """Write a model's adapters as PEFT loads them beside their base, and the configuration of that."""
+@torch.no_grad()
+def adapter_weights(net: Any) -> dict[str, Tensor]:
+    """The weights of a model's adapters, by PEFT's names."""
     from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
 
     tensors = get_peft_model_state_dict(net, save_embedding_layers=False)
+    return {PREFIX + name: whole(tensor).contiguous() for name, tensor in tensors.items()}
+
+
+def save_adapters(net: Any, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+    """Write a model's adapters as PEFT loads them beside their base, and the configuration of that."""
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
+    save_file(weights or adapter_weights(net), folder / WEIGHTS)
     net.peft_config["default"].save_pretrained(folder)
     net.config.save_pretrained(folder)
 
@@ -58,9 +66,10 @@ def merged_weights(net: Any) -> dict[str, Tensor]:
         layer, _, rest = name.partition(".base_layer.")
         if rest == "weight" and layer in adapted:
             if isinstance(adapted[layer], LoraLayer):
-                tensor = (tensor.float() + adapted[layer].get_delta_weight("default").float()).to(tensor.dtype)
+                product = whole(adapted[layer].get_delta_weight("default"))
+                tensor = (whole(tensor).float() + product.float()).to(tensor.dtype)
             else:
                 tensor = adapted[layer].get_merged_weights(["default"])
         layer = layer.removesuffix(".token_adapter")
-        weights[f"{layer}.{rest}" if rest else layer] = tensor
+        weights[f"{layer}.{rest}" if rest else layer] = whole(tensor)
     return weights

@@ -16,7 +16,7 @@ from segzero import shipped
 from segzero.errors import UserError, one_line
 
 AT_LEAST_ONE = {"steps", "batch", "tokens_per_pass", "rows_per_pass", "max_prompt_length"}
-AT_LEAST_ONE |= {"val_every", "val_samples", "save_every", "expressions"}
+AT_LEAST_ONE |= {"val_every", "val_samples", "save_every", "expressions", "per_image"}
 FROM_ZERO = {"lr", "weight_decay", "lora_rank", "lora_dropout", "warm_up", "final_lr", "cache_gb"}
 FROM_ZERO |= {f"{term}_weight" for term in ("mask", "focal", "dice", "presence", "score", "answer")}
 PHASE = {"data": str, "steps": int, "lr": int | float, "replay": int | float}

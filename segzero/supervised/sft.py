@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from omegaconf import DictConfig, OmegaConf
 
 from segzero import shipped
@@ -25,8 +24,8 @@ from segzero.policy.checkpoint import read_checkpoint, write_card
 from segzero.sample import Sample
 from segzero.segmenter import load_segmenter
 from segzero.supervised.answers import answer_text
-from segzero.supervised.loop import can_be_tried, fit, held, mixed_precision, trial
-from segzero.supervised.lora import add_adapters, merged_weights, save_adapters
+from segzero.supervised.loop import can_be_tried, fit, held, join_processes, mixed_precision, trial
+from segzero.supervised.lora import adapter_weights, add_adapters, merged_weights, save_adapters
 from segzero.supervised.policy_learner import PolicyLearner
 from segzero.supervised.settings import compose, data_files, model_path
 from segzero.supervised.validation import scores
@@ -53,10 +52,12 @@ def sft(overrides: Sequence[str] = ()) -> Path | None:
     checkpoint = read_checkpoint(model_path(config.model), config.frame, config.prompt)
     encoder = Encoder(checkpoint, load_processor(checkpoint.path))
     data = read_data(config, encoder)
-    processes = PartialState(cpu=not torch.cuda.is_available())  # which would not count processes on a CPU otherwise
+    processes = join_processes()
     out = Path(config.out)
     if config.batch < processes.num_processes:
         raise UserError(f"batch={config.batch} is less than a sample for each of {processes.num_processes} processes")
+    if config.fsdp and processes.num_processes == 1:
+        raise UserError("fsdp=true divides the weights over processes, and this is one; start several with torchrun")
     if processes.is_main_process:
         print("\n".join(describe(config, encoder, data)), flush=True)
     if config.dry_run:
@@ -70,10 +71,12 @@ def sft(overrides: Sequence[str] = ()) -> Path | None:
         segmenter = None
         if processes.is_main_process:
             write_atomically(out / "config.yaml", OmegaConf.to_yaml(config).encode())
-            segmenter = load_segmenter(config.segmenter or shipped.segmenter_path()) if data.val else None
+            draws = data.val and not config.fsdp
+            segmenter = load_segmenter(config.segmenter or shipped.segmenter_path()) if draws else None
 
         def validate() -> dict[str, float]:
-            assert segmenter is not None
+            if segmenter is None:
+                return {"val/loss": mean_loss(learner, data.val)}
             with learner.generating() as policy:
                 return scores(SegZeroPipeline(policy, segmenter, sampling=Sampling(max_tokens=MAX_ANSWER)), data.val)
 
@@ -81,10 +84,20 @@ def sft(overrides: Sequence[str] = ()) -> Path | None:
             learner,
             data.train,
             config,
-            validate if segmenter else None,
-            lambda name: save(learner, out / name, config.adapters_only),
+            validate if data.val else None,
+            lambda name: save(learner, out / name, config.adapters_only, processes.is_main_process),
         )
     return out
+
+
+@torch.no_grad()
+def mean_loss(learner: PolicyLearner, samples: Sequence[Sample]) -> float:
+    """Mean loss of a token of true answers, which all processes compute alike."""
+    learner.eval()
+    passes = learner.passes(samples)
+    summed = sum(float(learner(rows)) for rows in passes)
+    learner.train()
+    return summed / sum(map(learner.weight, passes))
 
 
 def read_data(config: DictConfig, encoder: Encoder) -> Data:
@@ -135,6 +148,7 @@ def load_learner(config: DictConfig, encoder: Encoder, device: torch.device) -> 
         raise
     except Exception as error:  # files can be broken in many ways, and each has its own exception
         raise UserError(f"the weights of {encoder.checkpoint.path} do not load: {one_line(error)}") from error
+    torch.manual_seed(config.seed)  # of the adapters' first weights, which all processes must share
     choose_trained(net, config)
     if config.gradient_checkpointing:
         net.gradient_checkpointing_enable({"use_reentrant": False})
@@ -169,13 +183,19 @@ def explain_dry_run(config: DictConfig, encoder: Encoder, data: Data, device: to
     return lines
 
 
-def save(learner: PolicyLearner, folder: Path, adapters_only: bool = False) -> None:
-    """Write the policy as a checkpoint that from_pretrained loads, adapters merged or alone; replace an older one."""
+def save(learner: PolicyLearner, folder: Path, adapters_only: bool = False, writes: bool = True) -> None:
+    """Write the policy as a checkpoint that from_pretrained loads, adapters merged or alone; replace an older one.
+
+    Processes that only hold a part of the weights don't write.
+    """
     net, checkpoint = learner.net, learner.encoder.checkpoint
+    weights = adapter_weights(net) if adapters_only else merged_weights(net)
+    if not writes:
+        return
     with replaced_folder(folder) as unfinished:
         if adapters_only:
-            save_adapters(net, unfinished)
+            save_adapters(net, unfinished, weights)
         else:
-            net.save_pretrained(unfinished, state_dict=merged_weights(net))
+            net.save_pretrained(unfinished, state_dict=weights)
         learner.encoder.processor.save_pretrained(unfinished)
         write_card(unfinished, checkpoint.prompt, checkpoint.frame)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from omegaconf import DictConfig, OmegaConf
 
 from segzero import shipped
@@ -23,7 +22,7 @@ from segzero.mask_model.network import ADAPTERS, CARD, MaskNetwork, read_card
 from segzero.mask_pipeline import MaskPipeline
 from segzero.prompts import normalise
 from segzero.sample import Sample
-from segzero.supervised.loop import can_be_tried, fit, held, mixed_precision, trial
+from segzero.supervised.loop import can_be_tried, fit, held, join_processes, mixed_precision, trial
 from segzero.supervised.lora import add_adapters, merged_weights, save_adapters
 from segzero.supervised.mask_learner import MaskLearner, Weights
 from segzero.supervised.phases import Phase
@@ -55,7 +54,7 @@ def tune(head: str, overrides: Sequence[str] = ()) -> Path | None:
     if head not in HEADS:
         raise unknown_name("head", head, list(HEADS))
     config = compose(HEADS[head], overrides)
-    processes = PartialState(cpu=not torch.cuda.is_available())  # which would not count processes on a CPU otherwise
+    processes = join_processes()
     out = Path(config.out)
     if config.batch < processes.num_processes:
         raise UserError(f"batch={config.batch} is less than a sample for each of {processes.num_processes} processes")

@@ -132,10 +132,9 @@ def test_adapters_leave_the_vision_tower_alone(checkpoints):
 # A run
 
 
-def test_a_stopped_run_ends_with_the_weights_of_an_undisturbed_one(data, tmp_path, monkeypatch):
+def stop_in_the_third_update(data, out, monkeypatch, *overrides):
     from segzero.supervised import loop
 
-    step, whole = run(data, tmp_path / "whole")
     update, calls = loop.update, []
 
     def stop_in_the_third(*arguments):
@@ -146,8 +145,13 @@ def test_a_stopped_run_ends_with_the_weights_of_an_undisturbed_one(data, tmp_pat
 
     monkeypatch.setattr(loop, "update", stop_in_the_third)
     with pytest.raises(KeyboardInterrupt):
-        run(data, tmp_path / "stopped")
+        run(data, out, *overrides)
     monkeypatch.setattr(loop, "update", update)
+
+
+def test_a_stopped_run_ends_with_the_weights_of_an_undisturbed_one(data, tmp_path, monkeypatch):
+    step, whole = run(data, tmp_path / "whole")
+    stop_in_the_third_update(data, tmp_path / "stopped", monkeypatch)
     assert (step, 4) == (4, run(data, tmp_path / "stopped")[0])
     resumed = torch.load(tmp_path / "stopped" / "state.pt", weights_only=True)["weights"]
     for name, weights in whole.items():
@@ -182,13 +186,38 @@ def test_learning_lowers_the_loss_of_what_is_learnt():
     assert losses[-1] < losses[0] / 2
 
 
+def run_by_two(data, out, *overrides):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "segzero"]
+    command += ["sft", f"data={data}", f"out={out}", *QUICK, *overrides]
+    ended = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300)
+    assert ended.returncode == 0 and ended.stdout.count(b"policy   ") == 1, ended.stderr[-3000:]
+    return ended.stdout.decode()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 2])
+def test_two_processes_with_divided_weights_go_on_where_one_stopped(data, tmp_path, monkeypatch, rank):
+    """FSDP: the last two steps of four, from the state of one process, end as that one process alone would."""
+    settings = [f"lora_rank={rank}", "lora_dropout=0", "val_every=2"]
+    _, alone = run(data, tmp_path / "alone", *settings)
+    stop_in_the_third_update(data, tmp_path / "two", monkeypatch, *settings)
+    output = run_by_two(data, tmp_path / "two", *settings, "fsdp=true")
+    assert "resuming from step 2" in output and "loss" in output
+    both = torch.load(tmp_path / "two" / "state.pt", weights_only=True)["weights"]
+    for name, weights in alone.items():
+        torch.testing.assert_close(both[name], weights, rtol=0, atol=1e-5)
+    sample = samples_of(1)[0]
+    losses = []
+    for place in ("two", "alone"):
+        learner = learner_of(tmp_path / place / "last")
+        losses.append(float(learner([learner.encode(sample)]).detach()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 @pytest.mark.slow
 def test_two_processes_end_with_the_weights_of_one(data, tmp_path):
     _, alone = run(data, tmp_path / "alone", "val_every=100")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "segzero"]
-    command += ["sft", f"data={data}", f"out={tmp_path / 'two'}", *QUICK, "val_every=100"]
-    ended = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300)
-    assert ended.returncode == 0 and ended.stdout.count(b"policy   ") == 1, ended.stderr[-3000:]
+    run_by_two(data, tmp_path / "two", "val_every=100")
     both = torch.load(tmp_path / "two" / "state.pt", weights_only=True)["weights"]
     for name, weights in alone.items():
         torch.testing.assert_close(both[name], weights, rtol=0, atol=1e-5)
@@ -251,18 +280,23 @@ def test_a_mistake_is_one_line(override, problem, run_segzero, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_divided_weights_need_several_processes(data, tmp_path, run_segzero):
+    code, _, error = run_segzero("sft", f"data={data}", f"out={tmp_path / 'run'}", "fsdp=true")
+    assert code == 2 and "start several with torchrun" in error and not (tmp_path / "run").exists()
+
+
 def test_a_state_of_another_run_is_refused(tmp_path):
     learner, other = learner_of(shipped.policy_path()), learner_of(shipped.policy_path(), "lora_rank=2")
     from segzero.supervised.loop import Position
 
     optimizer = torch.optim.AdamW(trained(learner).values())
     save_state(tmp_path / "state.pt", learner, optimizer, Position(3, 0.5))
-    assert load_state(tmp_path / "state.pt", learner, optimizer, torch.device("cpu")) == Position(3, 0.5)
+    assert load_state(tmp_path / "state.pt", learner, optimizer) == Position(3, 0.5)
     with pytest.raises(UserError, match="it holds other weights than this run trains; set resume=none"):
-        load_state(tmp_path / "state.pt", other, torch.optim.AdamW(trained(other).values()), torch.device("cpu"))
+        load_state(tmp_path / "state.pt", other, torch.optim.AdamW(trained(other).values()))
     (tmp_path / "state.pt").write_bytes(b"torn")
     with pytest.raises(UserError, match="can't resume from"):
-        load_state(tmp_path / "state.pt", learner, optimizer, torch.device("cpu"))
+        load_state(tmp_path / "state.pt", learner, optimizer)
 
 
 def test_a_dry_run_shows_what_is_taught_and_writes_nothing(data, run_segzero, tmp_path):
