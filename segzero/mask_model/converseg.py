@@ -26,6 +26,7 @@ from segzero.mask_model.network import Decoded
 from segzero.mask_model.prompt_head import PromptHead
 from segzero.mask_model.prompt_model import PromptImage, PromptModel
 from segzero.mask_model.reader import Reader, Reading, Text
+from segzero.masks import Mask
 from segzero.policy.checkpoint import Checkpoint, read_checkpoint
 from segzero.segmenter.meta_weights import architecture, check_shapes, find_architecture, make_sam2, read_tensors
 from segzero.segmenter.protocol import Embeddings
@@ -112,9 +113,11 @@ class ConverSegModel(PromptModel):
             embedded += [whole[place].copy() for place in range(len(some))]
         return [PromptImage(seen, one) for seen, one in zip(self.reader.see(images), embedded, strict=True)]
 
-    def forward(self, encoded: Sequence[PromptImage], questions: Sequence[str]) -> Decoded:
+    def forward(
+        self, encoded: Sequence[PromptImage], questions: Sequence[str], earlier: Sequence[Sequence[Mask]] = ()
+    ) -> Decoded:
         """Predict a mask for each question about the image beside it; something is always there."""
-        decoded = super().forward(encoded, questions)
+        decoded = super().forward(encoded, questions, earlier)
         return replace(decoded, presence=torch.full_like(decoded.scores, SURE))
 
     def train_with(self) -> None:

@@ -9,6 +9,7 @@ training questions about one image share a question and its answer.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -67,7 +68,9 @@ class LightModel(MaskNetwork):
         readings = self._read(encoded, questions, alone, [True] * len(questions))
         return self._decode(encoded, readings, alone)
 
-    def learn(self, encoded: Sequence[SeenImage], questions: Sequence[str], there: Sequence[bool]) -> Decoded:
+    def learn(
+        self, encoded: Sequence[SeenImage], questions: Sequence[str], there: Sequence[bool], **told: Any
+    ) -> Decoded:
         """Predict masks where several questions about an image share an answer, whose words are learnt too."""
         together = _by_image(encoded, self.expressions)
         readings = self._read(encoded, questions, together, there)

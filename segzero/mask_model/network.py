@@ -48,7 +48,7 @@ class MaskNetwork(nn.Module):
     """A mask model as it is trained; the same forward pass serves training, evaluation and inference."""
 
     kind = ""  # of its head, once it is loaded
-    memory = False
+    memory = False  # whether the forward pass takes `earlier`, masks that each question refers to
     protocol = ""
     own_tokens: Sequence[int] = ()  # that the model added to the language model's, and learns
     expressions = 1  # most questions about an image that share an answer in training
@@ -67,9 +67,9 @@ class MaskNetwork(nn.Module):
     def forward(self, encoded: Sequence[Any], questions: Sequence[str]) -> Decoded:
         """Predict a mask for each question about the encoded image beside it."""
 
-    def learn(self, encoded: Sequence[Any], questions: Sequence[str], there: Sequence[bool]) -> Decoded:
+    def learn(self, encoded: Sequence[Any], questions: Sequence[str], there: Sequence[bool], **told: Any) -> Decoded:
         """Predict masks in training, when it is known whether anything is there."""
-        return self(encoded, questions)
+        return self(encoded, questions, **told)
 
     def train_with(self) -> None:
         """Let what is trained beside head and language model learn."""
@@ -90,7 +90,8 @@ class MaskNetwork(nn.Module):
             return []
         images = {id(question.image): question.image for question in questions}
         encoded = dict(zip(images, self.see(list(images.values())), strict=True))
-        decoded = self([encoded[id(q.image)] for q in questions], [q.question for q in questions])
+        told = {"earlier": [q.earlier for q in questions]} if self.memory else {}
+        decoded = self([encoded[id(q.image)] for q in questions], [q.question for q in questions], **told)
         return [
             AnsweredMask(logits.float().cpu().numpy(), float(score), float(presence.sigmoid()), question.image.size)
             for logits, score, presence, question in zip(

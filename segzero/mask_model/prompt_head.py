@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from segzero.mask_model.memory import RegionMemory
 from segzero.mask_model.network import Decoded
 from segzero.mask_model.reader import Reading
 
@@ -26,6 +27,7 @@ class PromptHead(nn.Module):
         self.dense = nn.Sequential(nn.Linear(states, prompts), nn.SiLU(), nn.Linear(prompts, prompts))
         self.sparse_scale = nn.Parameter(torch.ones(()))
         self.dense_scale = nn.Parameter(torch.ones(()))
+        self.memory: RegionMemory | None = None  # of earlier masks, if the head has one
         for layer in (self.sparse, self.dense[0], self.dense[2]):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)

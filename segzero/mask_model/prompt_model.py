@@ -1,15 +1,17 @@
 """The mask model of a prompt head: a vision-language model reads, the head prompts, SAM2's decoder draws."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
 
-from segzero.mask_model.network import Decoded, MaskNetwork, language_model_of, load_head, save_head
+from segzero.mask_model.memory import RegionMemory
+from segzero.mask_model.network import Decoded, MaskNetwork, language_model_of, load_head, read_card, save_head
 from segzero.mask_model.prompt_head import PromptHead, decode, end_of_turn
 from segzero.mask_model.reader import Reader, Reading, SeenImage
+from segzero.masks import Mask
 from segzero.segmenter.protocol import Embeddings, join
 from segzero.segmenter.transformers import TransformersSegmenter
 
@@ -54,12 +56,18 @@ class PromptModel(MaskNetwork):
     def load(cls, folder: Path, device: str = "auto", dtype: str = "auto") -> "PromptModel":
         """Load a model that `save` wrote."""
         model = cls.start(language_model_of(folder), folder / SEGMENTER, device, dtype)
+        if read_card(folder).get("memory"):
+            model.add_memory()
         load_head(folder, model.head)
         return model
 
+    def add_memory(self) -> None:
+        """Give the head a memory of earlier masks, which has learnt nothing."""
+        self.head.memory, self.memory = RegionMemory(self.reader.width).to(self.reader.device), True
+
     def save(self, folder: Path, weights: dict[str, Tensor] | None) -> None:
         """Write the model: head, SAM2, language model with these weights. The folder is there and empty."""
-        save_head(folder, self, weights, "prompt")
+        save_head(folder, self, weights, "prompt", memory=self.memory)
         self.sam.save_pretrained(folder / SEGMENTER)
         self.segmenter.processor.save_pretrained(folder / SEGMENTER)
 
@@ -80,11 +88,18 @@ class PromptModel(MaskNetwork):
         seen = self.reader.see(images)
         return [PromptImage(one, embeddings[place].copy()) for place, one in enumerate(seen)]
 
-    def forward(self, encoded: Sequence[PromptImage], questions: Sequence[str]) -> Decoded:
-        """Predict a mask for each question about the image beside it."""
+    def forward(
+        self, encoded: Sequence[PromptImage], questions: Sequence[str], earlier: Sequence[Sequence[Mask]] = ()
+    ) -> Decoded:
+        """Predict a mask for each question about the image beside it; `earlier` are the masks that it refers to."""
         texts = [self.reader.question(question) for question in questions]
+        if (memory := self.head.memory) is not None and earlier:
+            told = zip(texts, encoded, earlier, strict=True)
+            texts = [replace(text, given=memory(image.seen, masks)) for text, image, masks in told]
         readings = self.reader.read([image.seen for image in encoded], texts)
         ends = [end_of_turn(reading, self.end_token) for reading in readings]
+        if memory is not None and self.training:  # processes that share a step expect a gradient of every weight
+            ends[0] = ends[0] + 0 * sum(weight.sum() for weight in memory.parameters())
         prompts = [self.head(r.at(self.words(r)).float(), end.float()) for r, end in zip(readings, ends, strict=True)]
         sparse, dense = zip(*prompts, strict=True)
         joined = join([image.embedded for image in encoded])

@@ -53,6 +53,7 @@ class Text:
     before: str  # with the placeholder of the image
     marked: str
     after: str = ""
+    given: Tensor | None = None  # [N, width], tokens that are no words, read before the marked part
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,9 +142,12 @@ class Reader:
         tokens = torch.tensor([token for ids, _ in rows for token in (*ids, self._padding)])
         each = zip(rows, shared, seen, strict=True)
         positions = [self.tower.positions(ids[:prefix], one.grid, len(ids) + 1) for (ids, _), prefix, one in each]
-        states = self._states(tokens, torch.cat(positions, dim=-1), packed.to(self.device), list(images.values()))
         place = torch.full_like(tokens, -1)  # of each text's tokens in the packed row
         place[packed.source] = torch.arange(len(packed))
+        given = [text.given for text in texts if text.given is not None and len(text.given)]
+        places = place[(tokens == self._padding) & (place >= 0)] if given else place[:0]
+        with self._put(places.to(self.device), given):
+            states = self._states(tokens, torch.cat(positions, dim=-1), packed.to(self.device), list(images.values()))
         readings, start = [], 0
         first: dict[int, int] = {}  # the place of each image's first text among the tokens
         for (ids, marked), number, prefix in zip(rows, numbers, shared, strict=True):
@@ -164,6 +168,8 @@ class Reader:
         """Tokens of a text, the image's in their number, and which of them are marked."""
         place, count = self.processor.image_token, seen.grid[0] * seen.grid[1]
         before = text.before.replace(place, self.tower.placeholder(count))
+        if text.given is not None:  # padding stands for them; no text can hold it
+            before += self.processor.tokenizer.pad_token * len(text.given)
         whole = before + text.marked + text.after
         encoded = self.processor.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
         begin, end = len(before), len(before) + len(text.marked)
@@ -192,6 +198,24 @@ class Reader:
             yield
         finally:
             del self.net.model.get_image_features
+
+    @contextmanager
+    def _put(self, places: Tensor, given: Sequence[Tensor]) -> Any:
+        """Let the model read these tokens at places [N] of the packed row."""
+        if not given:
+            yield
+            return
+        tokens = torch.cat(list(given))
+        assert len(tokens) == len(places), "each has its place"
+
+        def put(_: Any, __: Any, embedded: Tensor) -> Tensor:
+            return embedded.index_put((torch.zeros_like(places), places), tokens.to(embedded.dtype))
+
+        hook = self.net.get_input_embeddings().register_forward_hook(put)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     @property
     def _padding(self) -> int:

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
+from segzero.dialogue.memory import MASKS
+from segzero.dialogue.prompting import build_prompt, registry_from_turns
+from segzero.frames import relative
 from segzero.images import image_key
 from segzero.lru import LRUCache
 from segzero.mask_model.network import Decoded, EncodedImage, MaskNetwork
-from segzero.masks import decode
+from segzero.masks import Mask, decode
 from segzero.sample import Sample
 from segzero.supervised.loop import Learner
 from segzero.supervised.losses import cross_entropy, dice, focal, mask_iou
@@ -40,6 +43,7 @@ class MaskRow:
     image: EncodedImage
     question: str
     truth: Tensor  # float [H, W], 0 or 1
+    earlier: tuple[Mask, ...] = ()  # true masks of earlier rounds to which it refers
 
 
 class MaskLearner(Learner):
@@ -75,7 +79,9 @@ class MaskLearner(Learner):
             for key, image in zip(missing, images, strict=True):
                 found[key] = image
                 self.encoded.put(key, image)
-        return [MaskRow(found[key], s.question, true_mask(s)) for key, s in zip(keys, samples, strict=True)]
+        told = [earlier_masks(sample) if self.model.memory else () for sample in samples]
+        each = zip(keys, samples, told, strict=True)
+        return [MaskRow(found[key], sample.question, true_mask(sample), masks) for key, sample, masks in each]
 
     def weight(self, rows: Sequence[MaskRow]) -> int:
         """Number of questions."""
@@ -84,7 +90,8 @@ class MaskLearner(Learner):
     def forward(self, rows: Sequence[MaskRow]) -> Tensor:
         """Loss of questions; where nothing is there, the mask's own terms are left out."""
         known = [bool(row.truth.any()) for row in rows]
-        decoded = self.model.learn([row.image for row in rows], [row.question for row in rows], known)
+        told = {"earlier": [row.earlier for row in rows]} if self.model.memory else {}
+        decoded = self.model.learn([row.image for row in rows], [row.question for row in rows], known, **told)
         there = torch.tensor(known, dtype=decoded.presence.dtype, device=decoded.presence.device)
         presence = binary_cross_entropy_with_logits(decoded.presence, there, reduction="none")
         answers = self.weights.presence * presence.sum()
@@ -109,6 +116,12 @@ class MaskLearner(Learner):
         if weights.score:
             masks = masks + weights.score * (decoded.scores[list(places)] - mask_iou(logits, truth)) ** 2
         return masks.sum()
+
+
+def earlier_masks(sample: Sample) -> tuple[Mask, ...]:
+    """True masks [H, W] of earlier rounds to which a sample's question refers, one for each reference."""
+    registry = registry_from_turns(sample.turns, sample.size)
+    return build_prompt(sample.question, registry, relative(), memory=MASKS).earlier
 
 
 def true_mask(sample: Sample) -> Tensor:

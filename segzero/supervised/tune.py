@@ -19,12 +19,13 @@ from segzero.errors import UserError, unknown_name
 from segzero.io import lock, replaced_folder, write_atomically
 from segzero.mask_model.load import KINDS
 from segzero.mask_model.network import ADAPTERS, CARD, MaskNetwork, read_card
+from segzero.mask_model.prompt_model import PromptModel
 from segzero.mask_pipeline import MaskPipeline
 from segzero.prompts import normalise
 from segzero.sample import Sample
 from segzero.supervised.loop import can_be_tried, fit, held, join_processes, mixed_precision, trial
 from segzero.supervised.lora import add_adapters, merged_weights, save_adapters
-from segzero.supervised.mask_learner import MaskLearner, Weights
+from segzero.supervised.mask_learner import MaskLearner, Weights, earlier_masks
 from segzero.supervised.phases import Phase
 from segzero.supervised.settings import compose, data_files, model_path
 from segzero.supervised.validation import scores
@@ -107,6 +108,9 @@ def load_model(config: DictConfig, device: torch.device, head: str = "prompt") -
         if "segmenter" in config:
             place["segmenter"] = config.segmenter or shipped.segmenter_path()
         model = kind.start(path, **place)
+    if config.get("memory") and not model.memory:
+        assert isinstance(model, PromptModel), "no other head's configuration has this key"
+        model.add_memory()
     model.expressions = config.get("expressions", 1)
     if config.lora_rank:
         add_adapters(model.net, config.lora_rank, config.lora_alpha, config.lora_dropout, model.own_tokens)
@@ -153,6 +157,8 @@ def read_samples(config: DictConfig, model: MaskNetwork, place: str | None = Non
     if not kept["train"]:
         name, reason = next(iter(left_out.items()), ("", "it is empty"))
         raise UserError(f"no usable sample in {place}: {name} {reason}".replace("  ", " "))
+    if model.memory and not any(sample.turns for sample in kept["train"]):
+        raise UserError(f"memory=true, but no sample of {place} has earlier rounds")
     return MaskSamples(kept["train"], kept["val"], left_out)
 
 
@@ -161,6 +167,8 @@ def _try(sample: Sample, model: MaskNetwork) -> None:
     if sample.mask() is None:
         raise UserError("an object has no mask")
     normalise(sample.question)
+    if model.memory:
+        earlier_masks(sample)
     image = sample.open()
     if image.size != sample.size:
         raise UserError(f"its image is {image.width}x{image.height}, not {sample.width}x{sample.height}")
