@@ -98,8 +98,11 @@ class MaskLearner(Learner):
         if decoded.answer_loss is not None:
             answers = answers + self.weights.answer * decoded.answer_loss.sum()
         by_size: dict[torch.Size, list[int]] = {}
-        for place in there.nonzero()[:, 0].tolist():
-            by_size.setdefault(decoded.logits[place].shape, []).append(place)
+        for place, logits in enumerate(decoded.logits):
+            if known[place]:
+                by_size.setdefault(logits.shape, []).append(place)
+            else:
+                answers = answers + 0.0 * logits.sum()  # so that each process has gradients of the same weights
         masks = [self._loss(decoded, rows, places) for places in by_size.values()]
         return sum(masks, answers)
 

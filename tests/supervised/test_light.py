@@ -303,6 +303,32 @@ def test_a_batch_keeps_an_images_questions_together():
     assert [a.image for a in pairs[::2]].count(pairs[0].image) < 5
 
 
+@pytest.mark.slow
+def test_two_processes_learn_as_one_where_one_of_them_has_nothing_to_draw(tmp_path):
+    there, other = make_samples(2, 41)
+    absent = [replace(other, id=f"absent-{n}", question=f"thing {n}", objects=()) for n in range(3)]
+    present = [replace(there, id=f"there-{n}", question=f"thing {n}") for n in range(3)]
+    to_parquet([*absent, *present], tmp_path / "train.parquet")
+    options = [
+        f"data={tmp_path}",
+        "steps=2",
+        "batch=6",
+        "per_image=3",
+        "expressions=1",
+        "lora_rank=0",
+        "weight_decay=0",
+    ]
+    tune("light", [*options, f"out={tmp_path / 'alone'}"])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "segzero"]
+    command += ["tune", "--head", "light", *options, f"out={tmp_path / 'two'}"]
+    ended = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    alone, two = ((tmp_path / run / "metrics.jsonl").read_text().splitlines() for run in ("alone", "two"))
+    assert len(two) == 2  # the second step shows that the first one had gradients of every weight in both
+    for one, other in zip(alone, two, strict=True):
+        assert json.loads(other)["data"] == pytest.approx(json.loads(one)["data"], rel=1e-3)
+
+
 # Saved models
 
 
