@@ -7,13 +7,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from segzero.errors import UserError
 from segzero.evaluation.benchmarks import Record
 from segzero.evaluation.html_report import answer_panel
 from segzero.evaluation.predictions import UNKNOWN_TRUTH, Prediction, Predictions
 from segzero.evaluation.scoring import Row, is_count_alone
 from segzero.io import png_bytes, write_atomically
-from segzero.masks import decode, mask_png
+from segzero.masks import RLE, Mask, decode, mask_png
 from segzero.sample import Sample
 
 STEM = 100  # characters of a file's name that come from an id
@@ -37,14 +39,18 @@ def save_pictures(folder: Path, records: Iterable[Record], predictions: Predicti
             result = prediction.result(record, record.open())
         except UserError:  # its image can't be read, as the prediction says
             continue
-        write_atomically(folder / f"{name}_orig.png", png_bytes(result.image))
-        write_atomically(folder / f"{name}_pred.png", mask_png(result.union))
-        write_atomically(folder / f"{name}_panel.png", png_bytes(answer_panel(record, result)))
-        truth = record.mask()
-        if truth is not None and not is_count_alone(record):
-            write_atomically(folder / f"{name}_gt.png", mask_png(decode(truth)))
+        truth = None if is_count_alone(record) else record.mask()
+        write_pictures(folder / name, result.image, result.union, truth, answer_panel(record, result))
         count += 1
     return count
+
+
+def write_pictures(stem: Path, image: Image.Image, mask: Mask, truth: RLE | None, panel: Image.Image) -> None:
+    """Write ConverSeg's pictures of a sample, without that of the truth if it is None."""
+    for end, picture in (("orig", png_bytes(image)), ("pred", mask_png(mask)), ("panel", png_bytes(panel))):
+        write_atomically(stem.with_name(f"{stem.name}_{end}.png"), picture)
+    if truth is not None:
+        write_atomically(stem.with_name(f"{stem.name}_gt.png"), mask_png(decode(truth)))
 
 
 def write_seg_zero(out: Path, records: Iterable[Record], predictions: Predictions, rows: Iterable[Row]) -> Path:

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from segzero.cli.converseg import demo, evaluate_flags
 from segzero.errors import UserError
+from segzero.mask_model.attention import looked_at, recorded_attention
 from segzero.mask_model.converseg import ConverSegModel
 from segzero.mask_model.converseg_files import RawFiles
 from segzero.mask_model.load import load_mask_model
@@ -23,7 +26,7 @@ from segzero.masks import decode
 from segzero.segmenter.meta_weights import RELEASED, architecture, find_architecture, make_sam2, read_tensors, to_meta
 from segzero.supervised.converseg import settings, start, train
 from segzero.supervised.converseg_flags import TrainFlags
-from segzero.supervised.converseg_learner import Erosion
+from segzero.supervised.converseg_learner import ConverSegLearner, Erosion
 from segzero.tiny.questions import make_samples
 from tests.helpers import converseg_checkpoint
 from tests.helpers.random_checkpoints import CHAT_TEMPLATE, build_checkpoint
@@ -275,6 +278,23 @@ def test_training_moves_the_head_the_decoder_and_the_language_models_adapters(ru
     assert any("lora_B" in name for name in moved) and not any("visual" in name for name in moved)
 
 
+def test_what_is_trained_learns(data, published, base, tmp_path):
+    flags = flags_of(data, published, base, tmp_path, er_k=5)
+    learner = ConverSegLearner(start(flags, settings(flags), torch.device("cpu")), 8, 1 << 28, Erosion(5, 1, 128))
+    [rows] = learner.train().passes(make_samples(4, 41))
+    optimizer = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(10):
+        loss = learner(rows)
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.75 * losses[0]
+    terms = learner.take_terms()
+    assert terms["bce"] + terms["dice"] == pytest.approx(np.mean(losses) / 4, rel=1e-4) and learner.terms == []
+
+
 def test_scalars_have_the_published_tags(run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -368,3 +388,123 @@ def test_another_size_than_sam2s_is_refused(data, published, base, tmp_path):
     flags = flags_of(data, published, base, tmp_path, max_dim=512)
     with pytest.raises(UserError, match="--max-dim 512: SAM2 sees images at its own size"):
         start(flags, settings(flags), torch.device("cpu"))
+
+
+# Demo and evaluation
+
+
+def script(name, files, *arguments, **settings):
+    """Run a script with a checkpoint's flags; returns its exit code, output and error output."""
+    flags = {"final_ckpt": files.sam, "plm_ckpt": files.plm, "lora_ckpt": files.lora, "model_cfg": files.model_cfg}
+    command = [sys.executable, f"inference_scripts/{name}_converseg.py", *arguments]
+    for flag, value in (flags | settings).items():
+        command += [f"--{flag}", str(value)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    return done.returncode, done.stdout, done.stderr
+
+
+def parsed(files, **more) -> Namespace:
+    """Flags as the scripts parse them."""
+    usual = {"model_cfg": files.model_cfg, "base_ckpt": None, "final_ckpt": files.sam, "plm_ckpt": files.plm}
+    usual |= {"lora_ckpt": files.lora, "device": "cpu", "precision": "fp32", "plm_model_name": None}
+    usual |= {"mask_token": "best", "image": None, "prompt": None, "input_json": None, "hf_config": "default"}
+    usual |= {"hf_splits": "sam_seeded,human_annotated", "hf_cache_dir": None, "limit": None, "save_preds": None}
+    return Namespace(**(usual | more))
+
+
+def test_a_trained_checkpoint_is_evaluated_by_the_published_script(run, data, published, base, tmp_path):
+    files = raw(run, "final", published, base)
+    code, output, _ = script("eval", files, input_json=data / "items.json", save_preds=tmp_path, limit=3, device="cpu")
+    assert code == 0 and "protocol: ConverSeg's eval.py" in output
+    ends = ("pred.png", "gt.png", "orig.png", "panel.png", "prompt.txt")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"metrics.json", *(f"scene{number}_{end}" for number in range(3) for end in ends)}
+    overlaps, inter, union = [], 0, 0
+    for number in range(3):
+        predicted, true = (np.array(Image.open(tmp_path / f"scene{number}_{kind}.png")) > 0 for kind in ("pred", "gt"))
+        both, either = int((predicted & true).sum()), int((predicted | true).sum())
+        overlaps.append(both / either if either else 1.0)
+        inter, union = inter + both, union + either
+    assert f"JSON: giou{np.mean(overlaps):.3f}_ciou{inter / union:.3f}" in output
+    figures = json.loads((tmp_path / "metrics.json").read_text())["figures"]["JSON"]
+    assert figures == {"giou": pytest.approx(np.mean(overlaps)), "ciou": pytest.approx(inter / union), "samples": 3}
+
+
+def test_the_hubs_form_is_evaluated_split_by_split(published, data, tmp_path, capsys):
+    import datasets
+
+    def rows(numbers):
+        names = {"image": "{}.png", "mask": "{}_mask.png"}
+        columns = {
+            kind: [{"bytes": (data / name.format(n)).read_bytes(), "path": None} for n in numbers]
+            for kind, name in names.items()
+        }
+        made = datasets.Dataset.from_dict(columns | {"id": ["1", "2"], "prompt": ["it", "the red shape"]})
+        return made.cast_column("image", datasets.Image()).cast_column("mask", datasets.Image())
+
+    for split, numbers in (("sam_seeded", (1, 2)), ("human_annotated", (3, 4))):
+        rows(numbers).to_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet")
+    files = RawFiles.of_folder(published)
+    evaluate_flags(parsed(files, hf_dataset=str(tmp_path / "data"), save_preds=tmp_path / "preds"))
+    output = capsys.readouterr().out
+    assert "HF[sam_seeded]: giou" in output and "HF[human_annotated]: giou" in output
+    names = {path.name.rpartition("_")[0] for path in (tmp_path / "preds").glob("*_pred.png")}
+    assert names == {"1", "2", "human_annotated-1", "human_annotated-2"}
+
+
+def test_the_demo_draws_a_mask_and_where_the_prompts_looked(run, data, published, base, tmp_path, capsys):
+    answers = iter(["none.png", "it", str(data / "1.png"), "the red shape", "QUIT"])
+    demo(parsed(raw(run, 4, published, base), out_dir=tmp_path), lambda _: next(answers))
+    output = capsys.readouterr().out
+    names = ("mask", "mask_color", "overlay", "attn_global_gray", "attn_global_overlay")
+    assert "none.png" in output and {path.name for path in tmp_path.iterdir()} == {f"1_{name}.png" for name in names}
+    pictures = {name: Image.open(tmp_path / f"1_{name}.png") for name in names}
+    assert {picture.size for picture in pictures.values()} == {(224, 224)}
+    assert np.array(pictures["attn_global_gray"]).min() == 0 and np.array(pictures["attn_global_gray"]).max() == 255
+
+
+def test_attention_is_that_of_queries_and_keys(model):
+    decoder, seen = model.sam.mask_decoder, []
+    last = decoder.transformer.final_attn_token_to_image
+    hook = last.register_forward_pre_hook(
+        lambda _, inputs, named: seen.append((*inputs, *named.values())), with_kwargs=True
+    )
+    [question, *_] = questions_of()
+    with recorded_attention(decoder) as maps:
+        model.answer([question])
+    hook.remove()
+    queries, keys = (
+        projection(tensor[0, 0]) for projection, tensor in zip((last.q_proj, last.k_proj), seen[0][:2], strict=True)
+    )
+    heads = [tensor.unflatten(-1, (last.num_attention_heads, -1)).transpose(0, 1) for tensor in (queries, keys)]
+    wanted = (heads[0] @ heads[1].transpose(1, 2) * last.scaling).softmax(-1)
+    torch.testing.assert_close(maps[-1][0], wanted, rtol=1e-4, atol=1e-6)
+    assert len(maps) == 3
+    texts = torch.stack(maps)[:, 0, :, 6:]
+    torch.testing.assert_close(looked_at(maps, decoder), texts.mean(dim=(0, 1, 2)))
+    before = model.answer([question])[0].logits
+    assert decoder.config._attn_implementation == "sdpa" and before.shape == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"final_ckpt": Path("none.torch")}, "no such checkpoint: none.torch"),
+        ({"base_ckpt": "none.pt"}, "no such checkpoint: none.pt"),
+        ({"model_cfg": "sam2_hiera_l.yaml"}, "is not the SAM2 of that architecture"),
+        ({"model_cfg": "large"}, "no architecture of SAM2 in large"),
+        ({"limit": 0}, "--limit 0: it must be 1 or more"),
+        ({"hf_config": "other"}, "--hf_config other"),
+        ({"input_json": "none.json"}, "none.json"),
+    ],
+)
+def test_a_wrong_flag_of_the_evaluation_is_refused(change, problem, published, data):
+    usual = {"input_json": str(data / "items.json")}
+    with pytest.raises(UserError, match=problem) as caught:
+        evaluate_flags(parsed(RawFiles.of_folder(published), **(usual | change)))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_demo_wants_an_image_with_its_question(published, tmp_path):
+    with pytest.raises(UserError, match="give both --image and --prompt"):
+        demo(parsed(RawFiles.of_folder(published), image="x.png", out_dir=tmp_path))
