@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample, interpolate, pixel_shuffle
 from torch.nn.utils.rnn import pad_sequence
 
-HEADS = 8
+HEADS, NARROWEST = 8, 32  # of attention: as many as published, but none narrower than this
 PIXELS = 4  # channels of a pixel before the last convolution
 
 
@@ -26,12 +26,13 @@ class LightHead(nn.Module):
         self.details = nn.LayerNorm(detail)
         self.image = nn.Sequential(nn.LayerNorm(states), nn.Linear(states, detail))
         self.text = nn.Sequential(nn.LayerNorm(states), nn.Linear(states, detail))
-        self.look = nn.TransformerDecoderLayer(detail, HEADS, detail, 0.0, batch_first=True)
+        heads = max(count for count in (1, 2, 4, HEADS) if count == 1 or detail >= count * NARROWEST)
+        self.look = nn.TransformerDecoderLayer(detail, heads, detail, 0.0, batch_first=True)
         self.enlarge = DynamicUpsample(detail)
         self.fuse = nn.Linear(3 * detail, detail)
         self.modulate = nn.Linear(detail, 2 * detail)
         self.match = Match(detail)
-        self.ask = nn.TransformerDecoderLayer(detail, HEADS, detail, 0.0, batch_first=True)
+        self.ask = nn.TransformerDecoderLayer(detail, heads, detail, 0.0, batch_first=True)
         self.coarse = nn.Linear(detail, 1)
         self.cells = nn.Conv2d(detail, PIXELS * patch * patch, 3, padding=1)
         self.smooth = nn.Conv2d(PIXELS, 1, 5, padding=2)
