@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from segzero.errors import UserError
-from segzero.supervised.merge_adapters import DTYPES, merge_adapters
+from segzero.supervised.merge_adapters import merge_adapters
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("input", type=Path, help="A folder of adapters, or a mask model that holds them.")
     parser.add_argument("output", type=Path)
     parser.add_argument("--base", help="The base model, if it is not where the adapters say.")
-    parser.add_argument("--dtype", default="bfloat16", choices=DTYPES)
+    parser.add_argument("--dtype", default="bfloat16")
     options = parser.parse_args()
     print(merge_adapters(options.input, options.output, options.dtype, options.base))
 

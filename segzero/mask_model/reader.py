@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoProcessor
 
 from segzero.device import find_device
 from segzero.errors import UserError, one_line
@@ -27,6 +27,7 @@ from segzero.mask_model.tower import Grid, tower_of
 from segzero.policy.adapters import is_adapter, load_base, merge_into
 from segzero.policy.checkpoint import FAMILIES_READ, Checkpoint, read_checkpoint
 from segzero.policy.shared_prompt import PackedRow, pack, use_packed_rows
+from segzero.policy.transformers import load_weights
 from segzero.prompts import normalise
 
 
@@ -95,20 +96,15 @@ class Reader:
         """
         target = find_device(device)
         kind = dtype if dtype != "auto" else "bfloat16" if target.type == "cuda" else "float32"
-        adapted = is_adapter(path)
         checkpoint = read_checkpoint(path, families=FAMILIES_READ)
         try:
             processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
-            if adapted:
-                net = merge_into(load_base(path), path).to(getattr(torch, kind))
-            else:
-                net = AutoModelForImageTextToText.from_pretrained(
-                    path, dtype=getattr(torch, kind), attn_implementation="sdpa", trust_remote_code=False
-                )
-        except (ImportError, UserError):
+        except ImportError:
             raise
         except Exception as error:  # files can be broken in many ways, and each has its own exception
-            raise UserError(f"the vision-language model {path} does not load: {one_line(error)}") from error
+            raise UserError(f"the processor of {path} does not load: {one_line(error)}") from error
+        number = getattr(torch, kind)
+        net = merge_into(load_base(path), path).to(number) if is_adapter(path) else load_weights(path, number)
         return cls(net.to(target).eval(), processor, checkpoint, target)
 
     def question(self, question: str) -> Text:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoTokenizer
 
 from segzero.errors import UserError, one_line
 from segzero.extras import needs
+from segzero.policy.transformers import load_weights
 
 CARD, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of PEFT's names
@@ -35,21 +37,14 @@ def base_of(folder: str | Path) -> str:
 
 def load_base(folder: str | Path, base: str | None = None, dtype: torch.dtype = torch.float32) -> Any:
     """Load the model on which adapters were trained, with as many tokens as their tokenizer has."""
-    from transformers import AutoModelForImageTextToText, AutoTokenizer
-
-    path = base or base_of(folder)
-    try:
-        net = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
-        )
-        if Path(folder, "tokenizer_config.json").is_file():
+    net = load_weights(base or base_of(folder), dtype)
+    if Path(folder, "tokenizer_config.json").is_file():
+        try:
             tokens = len(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
-            if tokens > net.get_input_embeddings().num_embeddings:
-                net.resize_token_embeddings(tokens)
-    except ImportError:
-        raise
-    except Exception as error:  # files can be broken in many ways, and each has its own exception
-        raise UserError(f"the base model {path} does not load: {one_line(error)}") from error
+        except Exception as error:  # files can be broken in many ways, and each has its own exception
+            raise UserError(f"the tokenizer in {folder} does not load: {one_line(error)}") from error
+        if tokens > net.get_input_embeddings().num_embeddings:
+            net.resize_token_embeddings(tokens)
     return net
 
 

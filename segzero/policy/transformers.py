@@ -6,6 +6,7 @@ temperature samples from the whole distribution.
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,17 +65,7 @@ class TransformersPolicy:
         self.stops = _stop_tokens(self.model.generation_config, self.processor.tokenizer)
 
     def _load(self, dtype: str) -> PreTrainedModel:
-        try:
-            model = AutoModelForImageTextToText.from_pretrained(
-                self.checkpoint.path,
-                dtype=_pick_dtype(dtype, self.device),
-                attn_implementation=ATTENTION,
-                trust_remote_code=False,
-            )
-        except ImportError:
-            raise
-        except Exception as error:  # files can be broken in many ways, and each has its own exception
-            raise UserError(f"the weights of {self.checkpoint.path} do not load: {one_line(error)}") from error
+        model = load_weights(self.checkpoint.path, _pick_dtype(dtype, self.device), ATTENTION)
         enlarge_operations(model)
         return model.to(self.device).eval()
 
@@ -159,6 +150,18 @@ class IncrementalDetokenizer:
             self._text += now[len(before) :]
             self._context, self._pending = self._pending, []
             self._on_text(self._text)
+
+
+def load_weights(path: str | Path, dtype: torch.dtype, attention: str = "sdpa") -> Any:
+    """Load a vision-language model's weights; a user's mistake is one line."""
+    try:
+        return AutoModelForImageTextToText.from_pretrained(
+            path, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+        )
+    except ImportError:
+        raise
+    except Exception as error:  # files can be broken in many ways, and each has its own exception
+        raise UserError(f"the weights of {path} do not load: {one_line(error)}") from error
 
 
 def generate_tokens(

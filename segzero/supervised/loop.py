@@ -25,7 +25,7 @@ from segzero.errors import UserError, one_line
 from segzero.io import write_atomically
 from segzero.sample import Sample
 from segzero.supervised.phases import Phase, batches_of, in_order, phase_at
-from segzero.supervised.sharding import divided_state, put, shard, whole, whole_state
+from segzero.supervised.sharding import divided_state, put, whole, whole_state
 from segzero.training import metrics_log
 
 STATE = "state.pt"
@@ -33,8 +33,6 @@ STATE = "state.pt"
 
 class Learner(nn.Module):
     """A module whose forward pass returns a summed loss; what requires gradients is trained."""
-
-    net: Any  # the vision-language model
 
     @abstractmethod
     def passes(self, samples: Sequence[Sample], count: int | None = None) -> list[list[Any]]:
@@ -90,15 +88,13 @@ def fit(
     accelerator = _accelerator(config)
     out = Path(config.out)
     sharded = bool(config.get("fsdp"))  # then all processes read the weights together
-    if sharded:
-        shard(learner.net)
     trained, optimizer = _optimizer(learner, config)
     position = Position()
     if config.resume == "auto" and (out / STATE).is_file():
         position = load_state(out / STATE, learner, optimizer)
         if accelerator.is_main_process:
             log(f"resuming from step {position.step}")
-    wrapped = learner if sharded else accelerator.prepare(learner)
+    wrapped = _wrapped(accelerator, learner, config)
     phases = [Phase(samples, config.steps, config.lr), *later]
     steps = sum(phase.steps for phase in phases)
     stream = batches_of(phases, config.batch, config.seed, position.step, config.get("per_image", 1))
@@ -135,7 +131,7 @@ def trial(learner: Learner, samples: Sequence[Sample], config: DictConfig) -> Tr
     """Make the first update of a run three times with a learning rate of 0, so that nothing is learnt."""
     accelerator = _accelerator(config)
     trained, optimizer = _optimizer(learner, config)
-    wrapped = accelerator.prepare(learner)
+    wrapped = _wrapped(accelerator, learner, config)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     seconds: list[float] = []
@@ -151,11 +147,11 @@ def trial(learner: Learner, samples: Sequence[Sample], config: DictConfig) -> Tr
     return Trial(seconds[0], min(seconds[1:]), peak)
 
 
-def held(module: nn.Module) -> str:
-    """Say how much memory weights, gradients and AdamW take, before activations and images."""
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+def held(module: nn.Module, parts: int = 1) -> str:
+    """Say how much memory weights, gradients and AdamW take, before activations and images, divided into parts."""
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters()) / parts
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-    learning = 12 * trained  # gradient and two moments in float32
+    learning = 12 * trained / parts  # gradient and two moments in float32
     return (
         f"{(weights + learning) / 1e9:.1f} GB a process before activations and images: weights {weights / 1e9:.1f}, "
         f"gradients and AdamW {learning / 1e9:.1f}, of {trained:,} trained weights"
@@ -175,6 +171,12 @@ def join_processes() -> PartialState:
 
 def _accelerator(config: DictConfig) -> Accelerator:
     return Accelerator(mixed_precision=mixed_precision(config.precision), cpu=not torch.cuda.is_available())
+
+
+def _wrapped(accelerator: Accelerator, learner: Learner, config: DictConfig) -> nn.Module:
+    """A learner whose gradients are averaged over processes, which divided weights do by themselves."""
+    wrapped: nn.Module = learner if config.get("fsdp") else accelerator.prepare(learner)
+    return wrapped
 
 
 def _optimizer(learner: Learner, config: DictConfig) -> tuple[list[nn.Parameter], torch.optim.Optimizer]:

@@ -14,8 +14,7 @@ from segzero.mask_model.load import load_mask_model
 from segzero.mask_model.network import ADAPTERS, CARD
 from segzero.policy.adapters import base_of, is_adapter, load_base, merge_into
 from segzero.policy.checkpoint import read_checkpoint, write_card
-
-DTYPES = ("bfloat16", "float16", "float32")
+from segzero.training.merge import check_target
 
 
 def merge_adapters(source: str | Path, out: str | Path, dtype: str = "bfloat16", base: str | None = None) -> Path:
@@ -24,10 +23,7 @@ def merge_adapters(source: str | Path, out: str | Path, dtype: str = "bfloat16",
     `base` stands for the base model that the adapters' card names.
     """
     source, out = Path(source), Path(out)
-    if dtype not in DTYPES:
-        raise UserError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}")
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise UserError(f"{out} is there already; choose another folder or remove it")
+    check_target(out, dtype)
     if not holds_adapters(source):
         raise UserError(f"no adapters in {source}: no adapter_config.json there")
     with new_folder(out) as unfinished:

@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from omegaconf import DictConfig, OmegaConf
 
 from segzero import shipped
 from segzero.data.parquet import from_parquet
-from segzero.errors import UserError, one_line
+from segzero.errors import UserError
 from segzero.io import lock, replaced_folder, write_atomically
 from segzero.pipeline import SegZeroPipeline
 from segzero.policy import Sampling
 from segzero.policy.checkpoint import read_checkpoint, write_card
+from segzero.policy.transformers import load_weights
 from segzero.sample import Sample
 from segzero.segmenter import load_segmenter
 from segzero.supervised.answers import answer_text
@@ -28,6 +30,7 @@ from segzero.supervised.loop import can_be_tried, fit, held, join_processes, mix
 from segzero.supervised.lora import adapter_weights, add_adapters, merged_weights, save_adapters
 from segzero.supervised.policy_learner import PolicyLearner
 from segzero.supervised.settings import compose, data_files, model_path
+from segzero.supervised.sharding import shard
 from segzero.supervised.validation import scores
 from segzero.training.dataset import FilterReport, filter_usable
 from segzero.training.model_shape import build_empty_model
@@ -61,7 +64,7 @@ def sft(overrides: Sequence[str] = ()) -> Path | None:
     if processes.is_main_process:
         print("\n".join(describe(config, encoder, data)), flush=True)
     if config.dry_run:
-        lines = explain_dry_run(config, encoder, data, processes.device)
+        lines = explain_dry_run(config, encoder, data, processes)
         if processes.is_main_process:
             print("\n".join(lines))
         return None
@@ -138,21 +141,15 @@ def describe(config: DictConfig, encoder: Encoder, data: Data) -> list[str]:
 
 def load_learner(config: DictConfig, encoder: Encoder, device: torch.device) -> PolicyLearner:
     """Load the policy's weights and choose which of them are trained."""
-    from transformers import AutoModelForImageTextToText
-
-    try:
-        net = AutoModelForImageTextToText.from_pretrained(
-            encoder.checkpoint.path, dtype=_dtype(config), attn_implementation="sdpa", trust_remote_code=False
-        )
-    except ImportError:
-        raise
-    except Exception as error:  # files can be broken in many ways, and each has its own exception
-        raise UserError(f"the weights of {encoder.checkpoint.path} do not load: {one_line(error)}") from error
+    net = load_weights(encoder.checkpoint.path, _dtype(config))
     torch.manual_seed(config.seed)  # of the adapters' first weights, which all processes must share
     choose_trained(net, config)
     if config.gradient_checkpointing:
         net.gradient_checkpointing_enable({"use_reentrant": False})
-    return PolicyLearner(net.to(device).train(), encoder, config.tokens_per_pass)
+    learner = PolicyLearner(net.to(device).train(), encoder, config.tokens_per_pass)
+    if config.fsdp:
+        shard(net)
+    return learner
 
 
 def choose_trained(net: Any, config: DictConfig) -> None:
@@ -169,16 +166,16 @@ def _dtype(config: DictConfig) -> torch.dtype:
     return torch.bfloat16 if half and config.lora_rank else torch.float32
 
 
-def explain_dry_run(config: DictConfig, encoder: Encoder, data: Data, device: torch.device) -> list[str]:
+def explain_dry_run(config: DictConfig, encoder: Encoder, data: Data, processes: PartialState) -> list[str]:
     """Say what a run needs: memory from the shapes of the weights, time from an update where one can be tried."""
     _, empty = build_empty_model(encoder.checkpoint.path)
     choose_trained(empty.to(_dtype(config)), config)
-    lines = [f"memory   {held(empty)}"]
+    lines = [f"memory   {held(empty, processes.num_processes if config.fsdp else 1)}"]
     for sample in data.train[:SHOWN]:
         text = answer_text(sample, encoder.checkpoint.frame, encoder.format)
         lines += [f"sample   {sample.id}: {sample.question}", f"  {text}"]
     if can_be_tried(empty):
-        tried = trial(load_learner(config, encoder, device), data.train, config)
+        tried = trial(load_learner(config, encoder, processes.device), data.train, config)
         lines.append(f"tried    {tried.report(config.steps)}")
     return lines
 

@@ -53,7 +53,7 @@ def merge(source: str | Path, out: str | Path, dtype: str = "bfloat16", card: Ma
     LoRA adapters are merged into the weights. `card` adds lines to the model card.
     """
     folder, out = actor_folder(source), Path(out)
-    _check_target(out, dtype)
+    check_target(out, dtype)
     if not (folder / "huggingface" / "config.json").is_file():
         place = folder / "huggingface"
         raise UserError(f"no {place}/config.json beside the shards; copy the base model's config and processor there")
@@ -72,7 +72,7 @@ def merge(source: str | Path, out: str | Path, dtype: str = "bfloat16", card: Ma
 def export_adapter(source: str | Path, out: str | Path, dtype: str = "bfloat16") -> Path:
     """Write only the LoRA adapter of a checkpoint, as PEFT loads it beside the base model."""
     folder, out = actor_folder(source), Path(out)
-    _check_target(out, dtype)
+    check_target(out, dtype)
     shards = Shards(folder)
     names = [name for name in shards.shapes if "lora_" in name]
     if not names:
@@ -95,7 +95,8 @@ def export_adapter(source: str | Path, out: str | Path, dtype: str = "bfloat16")
     return out
 
 
-def _check_target(out: Path, dtype: str) -> None:
+def check_target(out: Path, dtype: str) -> None:
+    """Refuse a dtype that is unknown, and a place where something is already."""
     if dtype not in _DTYPES:
         raise UserError(f"unknown dtype {dtype!r}; use one of {', '.join(_DTYPES)}")
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
