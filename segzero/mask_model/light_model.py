@@ -158,8 +158,9 @@ def expected_iou(logits: Tensor) -> Tensor:
 
 
 def _by_image(encoded: Sequence[SeenImage], most: int) -> list[list[int]]:
-    """Rows that share an answer: those about one image, in groups of random size up to `most`, so that a question
-    alone, as at inference, is nothing new.
+    """Rows that share an answer: those about one image, in groups of random size up to `most`.
+
+    Some stand alone, so that a question alone, as at inference, is nothing new.
     """
     of_image: dict[int, list[int]] = {}
     for row, image in enumerate(encoded):
