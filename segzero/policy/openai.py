@@ -8,6 +8,7 @@ server's key is read from OPENAI_API_KEY in the environment. With vLLM's CPU bui
 """
 
 import json
+import math
 import os
 import re
 import time
@@ -25,6 +26,7 @@ from segzero.images import data_url
 from segzero.io import png_bytes
 from segzero.policy.checkpoint import DEFAULT_PROMPT, read_checkpoint, released
 from segzero.policy.http import TooLarge, open_request, read_lines, read_whole
+from segzero.policy.presence import presence_of
 from segzero.policy.protocol import OnText, Reply, Request, Sampling
 from segzero.prompts import get_prompt
 
@@ -82,11 +84,14 @@ class OpenAIPolicy:
         }
         if on_text := request.on_text:
             return self._retry(lambda: self._stream(body, on_text))
+        if request.wants_presence:
+            body["logprobs"] = True
         answer = self._call("/chat/completions", body)
         try:
             choice = answer["choices"][0]
             text, tokens = _text(choice["message"]["content"]), _count(answer["usage"]["completion_tokens"])
-            return Reply(text, tokens, truncated=choice["finish_reason"] == "length")
+            presence = _presence(choice) if request.wants_presence else None
+            return Reply(text, tokens, truncated=choice["finish_reason"] == "length", presence=presence)
         except (KeyError, IndexError, TypeError):
             raise UserError(f"{self.url} gave an answer without choices or usage: {one_line(answer)}") from None
 
@@ -267,6 +272,16 @@ def _text(value: Any) -> str:
     if value is not None and not isinstance(value, str):
         raise TypeError
     return value or ""
+
+
+def _presence(choice: dict[str, Any]) -> float | None:
+    """`presence_of` the tokens that a server lists; None from a server that lists none, or something else."""
+    try:
+        listed = choice["logprobs"]["content"]
+        pieces = [_text(token["token"]) for token in listed]
+        return presence_of(pieces, [math.exp(min(float(token["logprob"]), 0.0)) for token in listed])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _count(value: Any) -> int:

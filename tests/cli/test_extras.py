@@ -19,6 +19,7 @@ INFER, TRAIN, SERVE = (f"pip install 'segzero[{extra}]'" for extra in ("infer", 
 CALLS = {
     "infer scene.png circle": INFER,
     "segment scene.png --point 9,9": INFER,
+    "words scene.png circle": INFER,
     "demo": TRAIN,
     "demo --steps 0 --scenes 1": INFER,
     "train": TRAIN,
