@@ -17,6 +17,7 @@ the published code:
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,6 +112,18 @@ class FoundMask:
     def mask(self) -> Mask:
         """Mask [H, W] of the image's size; decoded at each access, so that hundreds of masks stay small."""
         return decode(self.rle)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert into plain types for JSON."""
+        return {
+            "box": list(self.box),
+            "area": self.area,
+            "score": self.score,
+            "stability": self.stability,
+            "point": list(self.point),
+            "crop": list(self.crop),
+            "rle": self.rle,
+        }
 
 
 @dataclass(frozen=True, eq=False)
