@@ -26,6 +26,7 @@ from segzero.policy import Policy, Request, Sampling, load_policy
 from segzero.prompts import get_prompt, render_messages
 from segzero.result import InstanceMask, Segmentation
 from segzero.segmenter import Embeddings, MaskPrompt, Segmenter, load_segmenter
+from segzero.segmenter.everything import PRESETS, EverythingSettings, FoundMask, find_everything
 
 GREEDY = Sampling()
 ImageLike = str | Path | bytes | Image.Image
@@ -186,6 +187,10 @@ class SegZeroPipeline:
             "max_tokens": self.sampling.max_tokens,
             "seed": self.sampling.seed,
         }
+
+    def everything(self, image: ImageLike, settings: EverythingSettings = PRESETS["sam2"]) -> list[FoundMask]:
+        """Find all masks of an image, best first, from a grid of points; the policy takes no part."""
+        return find_everything(self.segmenter, load_image(image), settings)
 
     def close(self) -> None:
         """Close the policy."""

@@ -52,7 +52,7 @@ class ModelOptions:
     segmenter: SegmenterOption = None
     mask_model: Annotated[
         str | None,
-        typer.Option("--mask-model", help="Instead of policy and segmenter: a mask model that `segzero tune` wrote."),
+        typer.Option("--mask-model", help="Instead of policy and segmenter: what `segzero tune` wrote, or tiny."),
     ] = None
     backends: BackendOptions = field(default_factory=BackendOptions)
 

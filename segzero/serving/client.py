@@ -23,8 +23,9 @@ from PIL import Image
 from segzero.errors import TimedOut, UserError
 from segzero.images import load_image
 from segzero.io import png_bytes
-from segzero.masks import RLE, Box, Point, decode
+from segzero.masks import RLE, Box, Point, check_rle, decode
 from segzero.result import InstanceMask, Segmentation
+from segzero.segmenter.everything import FoundMask
 
 LONGEST_WAIT = 30.0  # seconds between two tries, even if the server asks for more
 ImageLike = str | Path | bytes | Image.Image
@@ -65,6 +66,15 @@ class Client:
         fields = {"image": _read_file(image), "prompts": json.dumps([prompt]), "all_masks": "true"}
         [drawn] = self.send("POST", "/v1/prompt", fields | _model_fields(None, segmenter))["objects"]
         return [_to_mask(each, points) for each in drawn["masks"]]
+
+    def everything(
+        self, image: ImageLike, preset: str = "sam2", segmenter: str | None = None, **settings: float
+    ) -> list[FoundMask]:
+        """Find all masks of an image, best first; settings are fields of `EverythingSettings` instead of a preset's."""
+        fields = {"image": _read_file(image), "preset": preset, "settings": json.dumps(settings)}
+        answer = self.send("POST", "/v1/everything", fields | _model_fields(None, segmenter))
+        size = answer["size"]["width"], answer["size"]["height"]
+        return [_to_found(each, size) for each in answer["masks"]]
 
     def dialogue(
         self, image: ImageLike, memory: str | None = None, policy: str | None = None, segmenter: str | None = None
@@ -263,6 +273,12 @@ def _click_fields(points: Sequence[Point], labels: Sequence[int], box: Box | Non
 def _to_mask(answer: dict[str, Any], points: Sequence[Point]) -> InstanceMask:
     box = tuple(answer["box"] or (0.0, 0.0, 0.0, 0.0))
     return InstanceMask(decode(answer["rle"]), box, tuple(points), answer["score"])
+
+
+def _to_found(answer: dict[str, Any], size: tuple[int, int]) -> FoundMask:
+    box, point, crop = (tuple(answer[name]) for name in ("box", "point", "crop"))
+    area, score, stability = (answer[name] for name in ("area", "score", "stability"))
+    return FoundMask(check_rle(answer["rle"], size), area, box, score, stability, point, crop)
 
 
 def _to_segmentation(answer: dict[str, Any], image: Image.Image) -> Segmentation:

@@ -16,6 +16,7 @@ from segzero.io import finite_or_zero
 from segzero.masks import RLE, Mask, box_of, decode, encode, mask_png
 from segzero.result import Segmentation
 from segzero.segmenter import MaskPrediction
+from segzero.segmenter.everything import FoundMask
 from segzero.segmenter.protocol import best_first
 from segzero.serving.errors import ClientDisconnected, ModelUnavailable, QueueFull, api_error, timed_out
 from segzero.serving.sessions import Session
@@ -84,6 +85,14 @@ def objects_json(
         "size": {"width": size[0], "height": size[1]},
         "objects": [{"masks": _predicted_masks(each, all_masks, format)} for each in predictions],
     }
+
+
+def everything_json(found: Sequence[FoundMask], size: tuple[int, int], format: str) -> dict[str, Any]:
+    """Convert the masks of everything mode."""
+    masks = [each.to_dict() | {"score": finite_or_zero(each.score)} for each in found]
+    if format == "png":
+        masks = [mask | {"png": data_url(mask_png(decode(mask.pop("rle"))))} for mask in masks]
+    return {"size": {"width": size[0], "height": size[1]}, "masks": masks}
 
 
 def round_json(round: Round, format: str) -> dict[str, Any]:

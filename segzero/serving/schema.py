@@ -110,6 +110,34 @@ class PromptBody(ModelsBody):
     }
 
 
+class EverythingFields(Body):
+    """Settings of everything mode; those left out are the preset's."""
+
+    points_per_side: int | None = Field(default=None, ge=1, le=64, description="Points in a row of the grid.")
+    pred_iou_thresh: float | None = Field(default=None, ge=0, le=1, description="Masks of no more are dropped.")
+    stability_thresh: float | None = Field(default=None, ge=0, le=1, description="Masks of less are dropped.")
+    stability_offset: float | None = Field(default=None, ge=0, le=100, description="In logits.")
+    box_nms_thresh: float | None = Field(default=None, ge=0, le=1, description="Box IoU of duplicates.")
+    crop_layers: int | None = Field(default=None, ge=0, le=1, description="1: the image, and 2x2 crops of it.")
+    crop_overlap: float | None = Field(default=None, ge=0, le=0.9, description="Share of the image's shorter side.")
+    crop_downscale: int | None = Field(default=None, ge=1, le=128, description="Divides the points of crops.")
+    crop_nms_thresh: float | None = Field(default=None, ge=0, le=1, description="Box IoU of duplicates among crops.")
+    min_area: int | None = Field(default=None, ge=0, le=1 << 28, description="Of holes and islands, in pixels.")
+    skip_covered: bool | None = Field(default=None, description="Skip points in masks that are found already.")
+
+
+class EverythingBody(Body):
+    """An image of which all masks are wanted."""
+
+    image: ImageBytes
+    segmenter: str | None = Field(default=None, max_length=MAX_NAME, description="A segmenter of /v1/models.")
+    preset: Literal["sam2", "sam"] = Field(default="sam2", description="Whose published settings are the default.")
+    settings: EverythingFields = EverythingFields()
+    format: Format = "rle"
+    as_json: ClassVar = ("settings",)
+    example: ClassVar = {"image": CIRCLE, "preset": "sam2", "settings": {"points_per_side": 8, "min_area": 20}}
+
+
 class DialogueBody(ModelsBody):
     """An image to begin a dialogue about."""
 
@@ -240,6 +268,26 @@ class PromptAnswer(BaseModel):
 
     size: Size
     objects: list[ObjectAnswer]
+
+
+class EverythingMaskAnswer(BaseModel):
+    """A mask of everything mode."""
+
+    box: Box
+    area: int = Field(description="Pixels.")
+    score: float = Field(description="Predicted IoU.")
+    stability: float
+    point: Point = Field(description="The point of the grid that gave it.")
+    crop: Box = Field(description="The part of the image in which that point was.")
+    rle: RLEAnswer | None = None
+    png: str | None = None
+
+
+class EverythingAnswer(BaseModel):
+    """All masks, the best first."""
+
+    size: Size
+    masks: list[EverythingMaskAnswer]
 
 
 class RegionAnswer(BaseModel):

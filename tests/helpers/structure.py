@@ -29,8 +29,9 @@ FLOORS = (
     ("segzero.data",),
     ("segzero.dialogue",),
     ("segzero.evaluation",),
-    ("segzero.tiny", "segzero.training"),
+    ("segzero.training",),
     ("segzero.supervised",),
+    ("segzero.tiny",),
     ("segzero.serving",),
     ("segzero.cli", "segzero.__main__"),
 )

@@ -36,6 +36,15 @@ export function createDialogue(file, models) {
   return requestJson("POST", "v1/dialogues", form);
 }
 
+/** Find all masks of an image file, best first; the settings are named as in POST /v1/everything. */
+export function findEverything(file, settings, segmenter, signal) {
+  const form = new FormData();
+  form.append("image", file, "image");
+  form.append("settings", JSON.stringify(settings));
+  if (segmenter) form.append("segmenter", segmenter);
+  return requestJson("POST", "v1/everything", form, signal);
+}
+
 /** Delete a dialogue. The request is sent even while the page is being closed; if it fails, the dialogue expires. */
 export function deleteDialogue(id) {
   request("DELETE", dialoguePath(id), undefined, { keepalive: true }).catch(() => {});

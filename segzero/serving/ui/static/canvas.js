@@ -2,7 +2,7 @@
 
 import { byId, cssColor } from "./dom.js";
 import { maskShape } from "./masks.js";
-import { contourColor, drawBox, drawCrosshair, drawLabel, drawMask, drawPoints, NEW_COLOR } from "./overlay.js";
+import { contourColor, drawBox, drawCrosshair, drawLabel, drawMask, drawPoints, largestFirst, NEW_COLOR } from "./overlay.js";
 import { findRegion, shownRegions, state } from "./state.js";
 
 const MAX_ZOOM = 8;
@@ -29,8 +29,8 @@ function requestDraw() {
 
 /** Draw the canvas again if something on it has changed. */
 export function renderCanvas() {
-  const { image, rounds, shownRound, selected, layers, correction } = state;
-  const wanted = [image, rounds, shownRound, selected, layers, correction];
+  const { image, rounds, shownRound, selected, layers, correction, screen, instances, picked } = state;
+  const wanted = [image, rounds, shownRound, selected, layers, correction, screen, instances, picked];
   if (wanted.every((each, place) => each === rendered[place])) return;
   const isNewImage = image !== rendered[0];
   rendered = wanted;
@@ -175,14 +175,17 @@ function fitCanvas(image) {
 }
 
 function drawOverlay(context, unit) {
-  const { image, correction, layers, selected } = state;
-  const regions = shownRegions().filter((region) => region.id !== correction?.id);
-  const isSelected = ({ id }) => id === selected;
+  const { image, correction, layers, selected, picked, screen } = state;
+  const inOrder = screen === "ask" ? shownRegions() : largestFirst(shownRegions());
+  const regions = inOrder.filter((region) => region.id !== correction?.id);
+  const isSelected = ({ id }) => id === selected || picked.includes(id);
+  // Of hundreds of instances only those that are picked have a box and a label.
+  const marked = screen === "ask" ? regions : regions.filter(isSelected);
   const visible = [view.x, view.y, view.x + image.width / view.zoom, view.y + image.height / view.zoom];
-  for (const each of layers.boxes ? regions : []) drawBox(context, each.box, cssColor(each.color), unit);
+  for (const each of layers.boxes ? marked : []) drawBox(context, each.box, cssColor(each.color), unit);
   for (const each of layers.masks ? regions : []) drawMask(context, each, layers.opacity, unit, isSelected(each));
   for (const each of layers.points ? regions : []) drawPoints(context, each, unit);
-  for (const each of regions) drawLabel(context, String(each.id), each, visible, unit, isSelected(each));
+  for (const each of marked) drawLabel(context, each.name || String(each.id), each, visible, unit, isSelected(each));
   if (correction) drawCorrection(context, correction, unit);
   if (rubberBand) drawBox(context, rubberBand, "#fff", unit);
   if (crosshair) drawCrosshair(context, crosshair, unit);

@@ -5,9 +5,12 @@ import { renderCanvas } from "./canvas.js";
 import { renderCorrection } from "./correction.js";
 import { byId } from "./dom.js";
 import { onToken, renderBanner, reportError } from "./errors.js";
+import { renderEverything } from "./everything.js";
+import { renderInstances } from "./instances.js";
 import { renderModels } from "./models.js";
 import { insertText, renderQuestion } from "./question.js";
 import { renderRounds, setRoundActions } from "./rounds.js";
+import { renderScreens } from "./screens.js";
 import { restoreSession, saveSession } from "./session.js";
 import { state, subscribe, update } from "./state.js";
 import { renderToolbar } from "./toolbar.js";
@@ -41,11 +44,14 @@ function renderPage() {
 subscribe(renderPage);
 subscribe(renderModels);
 subscribe(renderBanner);
+subscribe(renderScreens);
 subscribe(renderTools);
 subscribe(renderCorrection);
 subscribe(renderToolbar);
 subscribe(renderRounds);
 subscribe(renderQuestion);
+subscribe(renderEverything);
+subscribe(renderInstances);
 subscribe(renderCanvas);
 subscribe(saveSession);
 setRoundActions({

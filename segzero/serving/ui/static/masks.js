@@ -55,6 +55,41 @@ export function decodeMask(rle, maxSide = Infinity) {
   return { width, height, bits };
 }
 
+/** Encode {width, height, bits} as an RLE, as `decodeMask` reads it. */
+export function encodeMask({ width, height, bits }) {
+  const runs = [];
+  let value = 0;
+  let run = 0;
+  for (let x = 0; x < width; x++) {
+    for (let y = 0; y < height; y++) {
+      if (bits[y * width + x] !== value) {
+        runs.push(run);
+        run = 0;
+        value = 1 - value;
+      }
+      run++;
+    }
+  }
+  runs.push(run);
+  const digits = [];
+  runs.forEach((each, place) => {
+    let number = place > 2 ? each - runs[place - 2] : each;
+    for (;;) {
+      const digit = number & 31;
+      number >>= 5;
+      const isLast = digit & 16 ? number === -1 : number === 0;
+      digits.push(String.fromCharCode(48 + (isLast ? digit : digit | 32)));
+      if (isLast) break;
+    }
+  });
+  return { size: [height, width], counts: digits.join("") };
+}
+
+/** Return the number of pixels inside an RLE. */
+export function maskArea(rle) {
+  return decodeRuns(rle.counts).reduce((sum, run, place) => sum + (place % 2 ? run : 0), 0);
+}
+
 const shapes = new WeakMap(); // RLE -> its shape
 
 /** Return {path, contains} of an RLE: its outline in image pixels, and a test whether a point is inside. */

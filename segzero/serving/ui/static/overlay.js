@@ -95,4 +95,10 @@ export function drawCrosshair(context, [x, y], unit) {
   }
 }
 
+/** Order regions for drawing, so that none hides a smaller one. */
+export function largestFirst(regions) {
+  const area = ({ box: [x0, y0, x1, y1] }) => (x1 - x0) * (y1 - y0);
+  return [...regions].sort((a, b) => area(b) - area(a));
+}
+
 const isDark = ([r, g, b]) => 0.299 * r + 0.587 * g + 0.114 * b < 110;

@@ -3,9 +3,12 @@
 export const state = {
   server: null, // the response of GET /v1/models
   modelChoice: { policy: null, segmenter: null, memory: null }, // for the next dialogue; null is the server's default
+  screen: "ask", // or "everything": see screens.js
   image: null, // {file, name, bitmap, width, height, followups}; width and height as the server counts pixels
   dialogue: null, // {id, policy, segmenter, memory}
   rounds: [], // as the server sends them
+  instances: {}, // screen -> its instances: see instances.js
+  picked: [], // ids of the instances that are picked on the open screen
   undoSteps: 0, // number of steps that undo can take back
   shownRound: null, // the number of the round on the canvas, or "all"
   selected: null, // the id of the selected region
@@ -36,9 +39,10 @@ export function findRegion(id) {
   return state.rounds.flatMap((round) => round.regions).find((region) => region.id === id);
 }
 
-/** Return the regions of the rounds that the canvas shows. */
+/** Return the regions that the canvas shows: of the rounds that are shown, or a screen's instances. */
 export function shownRegions() {
-  const { rounds, shownRound } = state;
+  const { rounds, shownRound, screen, instances } = state;
+  if (screen !== "ask") return instances[screen] ?? [];
   const shown = shownRound === "all" ? rounds : rounds.filter((round) => round.number === shownRound);
   return shown.flatMap((round) => round.regions);
 }

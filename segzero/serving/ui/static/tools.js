@@ -13,6 +13,7 @@ import {
 } from "./canvas.js";
 import { addPoint, chooseMask, discardCorrection, keepCorrection, removeLastPoint, setBox } from "./correction.js";
 import { announce, byId } from "./dom.js";
+import { togglePick } from "./instances.js";
 import { shownRegions, state, update } from "./state.js";
 
 const TOOL_KEYS = { v: "select", p: "add", n: "remove", b: "box" };
@@ -27,8 +28,9 @@ let boxCorner = null; // the first corner of the box that is being drawn
 let cursor = null; // the position of the keyboard's crosshair
 let drag = null; // {from, hasMoved}: the drag that moves the visible part of the image
 
-/** Switch to a tool: "select", "add", "remove" or "box". */
+/** Switch to a tool: "select", "add", "remove" or "box"; other screens than "ask" have the first alone. */
 function setTool(tool) {
+  if (state.screen !== "ask") return;
   boxCorner = null;
   setRubberBand(null);
   update({ tool });
@@ -52,7 +54,10 @@ export function resetTools() {
 /** Apply the tool at a point of the image; the box tool starts a box there. */
 function useTool(point) {
   if (!state.dialogue || state.busy) return;
-  if (state.tool === "box") boxCorner = point;
+  if (state.screen !== "ask") {
+    const region = regionAt(point);
+    if (region) togglePick(region.id);
+  } else if (state.tool === "box") boxCorner = point;
   else if (state.tool === "add") addPoint(point, 1);
   else if (state.tool === "remove") {
     if (state.selected || state.correction) addPoint(point, 0);
@@ -153,6 +158,7 @@ function cancel() {
   if (boxCorner) setTool(state.tool);
   else if (state.correction) discardCorrection();
   else if (state.selected) selectRegion(null);
+  else if (state.picked.length) update({ picked: [] });
   setCrosshair((cursor = null));
 }
 
@@ -176,6 +182,10 @@ export function renderTools() {
 }
 
 function hint() {
+  if (state.screen !== "ask") {
+    if (!shownRegions().length) return "";
+    return state.picked.length ? "Esc lets go of what is picked." : "Click an instance to pick it.";
+  }
   const selected = state.selected ? `instance ${state.selected}` : null;
   switch (state.tool) {
     case "add":

@@ -14,12 +14,14 @@ const NO_IMAGE = {
   image: null,
   dialogue: null,
   rounds: [],
+  instances: {},
+  picked: [],
   undoSteps: 0,
   shownRound: null,
   selected: null,
   tool: "select",
 };
-let previous = null; // {image, dialogue, rounds, undoSteps} of the dialogue before this one, which can be reopened
+let previous = null; // {image, dialogue, rounds, instances, undoSteps} of the dialogue before this one, which can be reopened
 
 /** Create a dialogue about an image file. `replace` ends the current dialogue for good, without a way back to it. */
 async function openImage(file, name, { question = "", followups = [], replace = false } = {}) {
@@ -69,15 +71,15 @@ export function decodeImage(file, { width, height }) {
 /** Close the image and show the upload view. The dialogue can be reopened until the next one is closed, unless
  * `forGood`. */
 export function closeImage(forGood = false) {
-  const { image, dialogue, rounds, undoSteps } = state;
+  const { image, dialogue, rounds, instances, undoSteps } = state;
   if (!dialogue) return;
   discardCorrection();
   resetTools();
   update({ ...NO_IMAGE, banner: null });
-  const closed = { image, dialogue, rounds, undoSteps };
+  const closed = { image, dialogue, rounds, instances, undoSteps };
   release(forGood ? closed : previous);
   if (!forGood) previous = closed;
-  if (forGood || !rounds.length) return;
+  if (forGood || !(rounds.length || Object.values(instances).some((each) => each.length))) return;
   showBanner(`${image.name} is closed.`, { action: "Go back to it", run: reopenPrevious, isNotice: true });
 }
 
@@ -85,7 +87,7 @@ function reopenPrevious() {
   const reopened = previous;
   previous = null;
   closeImage();
-  update({ ...reopened, shownRound: reopened.rounds.at(-1).number, banner: null });
+  update({ ...reopened, shownRound: reopened.rounds.at(-1)?.number ?? null, banner: null });
 }
 
 function release(closed) {
