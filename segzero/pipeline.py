@@ -44,8 +44,8 @@ class Query:
     notes: str = ""  # earlier rounds of a dialogue, as segzero.dialogue.prompting writes them
     extra_images: tuple[Image.Image, ...] = ()  # the image once more, marked or enlarged
     on_text: Callable[[str], object] | None = None
-    wants_presence: bool = False  # the result should say how surely something is there
     earlier: tuple[Mask, ...] = ()  # masks [H, W] to which the question refers; for models that take masks, not notes
+    wants_presence: bool = False  # the result should say how surely something is there
 
 
 class Pipeline(Protocol):

@@ -97,10 +97,11 @@ class Sam3Segmenter(TransformersSegmenter):
         for row in range(len(phrases)):
             order = scores[row].argsort(descending=True, stable=True)
             kept = order[scores[row][order] >= threshold]
-            corners = output.pred_boxes[row, kept].clamp(0, 1) * scale
-            logits = output.pred_masks[row, kept]
-            arrays = (value.float().cpu().numpy() for value in (logits, scores[row, kept], corners))
-            predictions.append(PhrasePrediction(float(presence[row]), *arrays, size))
+            boxes_kept = output.pred_boxes[row, kept].clamp(0, 1) * scale
+            logits, sure, corners = (
+                value.float().cpu().numpy() for value in (output.pred_masks[row, kept], scores[row, kept], boxes_kept)
+            )
+            predictions.append(PhrasePrediction(float(presence[row]), logits, sure, corners, size))
         return predictions
 
     def _vision(self, image: Embeddings, count: int) -> Sam3VisionEncoderOutput:
