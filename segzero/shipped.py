@@ -1,10 +1,10 @@
 """Paths of what ships with the package: tiny models, configuration files and the pages of the documentation.
 
-The tiny models are a Qwen2.5-VL policy and a SAM2, trained on synthetic scenes. They are ordinary checkpoints;
-`python -m segzero.tiny` makes them again.
+The tiny models are a Qwen2.5-VL policy, a SAM2 and a mask model made of both, trained on synthetic scenes. They are
+ordinary checkpoints; `python -m segzero.tiny` makes them again.
 
->>> policy_path().name, segmenter_path().name
-('policy', 'sam2')
+>>> policy_path().name, segmenter_path().name, mask_model_path().name
+('policy', 'sam2', 'prompt_head')
 """
 
 from pathlib import Path
@@ -27,6 +27,11 @@ def policy_path() -> Path:
 def segmenter_path() -> Path:
     """Folder of the shipped segmenter's checkpoint."""
     return weights_path() / "sam2"
+
+
+def mask_model_path() -> Path:
+    """Folder of the shipped mask model."""
+    return weights_path() / "prompt_head"
 
 
 def model_path(name: str) -> str:

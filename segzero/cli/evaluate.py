@@ -184,6 +184,8 @@ def _jobs(options: EvalOptions) -> list[_Job]:
     if history is not None and not any(job.histories[0] for job in jobs):
         names = ", ".join(task.benchmark.name for task in tasks)
         raise UserError(f"--history {history}: no sample of {names} has earlier rounds; leave --history out")
+    if options.run.gres != RunOptions.gres and any(job.histories[0] for job in jobs):
+        raise UserError(f"--gres {options.run.gres}: samples have earlier rounds, for which nothing is published")
     return jobs
 
 

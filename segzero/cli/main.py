@@ -20,6 +20,7 @@ from segzero.cli.segment import segment
 from segzero.cli.serve import serve
 from segzero.cli.train import merge, train
 from segzero.cli.tune import sft, tune
+from segzero.cli.words import words
 from segzero.errors import UserError
 
 app = typer.Typer(
@@ -39,7 +40,10 @@ def options(version: Annotated[bool, typer.Option("--version", help="Print the v
         raise typer.Exit
 
 
-for command in (infer, segment, everything, edges, demo, train, sft, tune, merge, chat, serve, demo_ui, doctor, docs):
+COMMANDS = (
+    infer, segment, words, everything, edges, demo, train, sft, tune, merge, chat, serve, demo_ui, doctor, docs,
+)  # fmt: skip
+for command in COMMANDS:
     app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(evaluate.app, name="eval")

@@ -309,10 +309,13 @@ def load_models(
 ) -> tuple[Pipeline, ServerOptions]:
     """Load the models of a server: the first of each as a pipeline, the others as options.
 
-    An empty list stands for the small model that comes with the package; mask models alone need no policy.
+    An empty list stands for the small model that comes with the package; mask models alone need no policy. Where
+    neither is named, the small mask model is a choice, too.
     """
     from segzero.mask_model.load import load_mask_model
 
+    if not policies and not mask_models:
+        policies, mask_models = [str(shipped.policy_path())], [str(shipped.mask_model_path())]
     masks: list[MaskModel] = [load_mask_model(path, options.device) for path in mask_models]
     loaded_segmenters = [
         load_segmenter(path, options.segmenter_backend, device=options.device)
@@ -322,7 +325,7 @@ def load_models(
         first = MaskPipeline(masks[0], segmenter=loaded_segmenters[0])
         return first, ServerOptions(segmenters=tuple(loaded_segmenters[1:]), mask_models=tuple(masks[1:]))
     loaded_policies = []
-    for path in policies or [str(shipped.policy_path())]:
+    for path in policies:
         backend = options.policy_backend
         if backend == "auto":
             backend = pick_backend(path, options.device)

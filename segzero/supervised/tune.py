@@ -3,6 +3,7 @@
 The best step by validation gIoU becomes a mask model that `segzero infer --mask-model` loads.
 """
 
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
@@ -99,9 +100,10 @@ def load_model(config: DictConfig, device: torch.device, head: str = "prompt") -
     path, kind = model_path(config.model), KINDS[head]
     place: dict[str, Any] = {"device": str(device), "dtype": "bfloat16" if half else "float32"}
     if Path(path, CARD).is_file():
+        given = os.environ.get("SEGMENTER_PATH")  # for trainings from the start; a saved model has its own
         if (saved := read_card(Path(path))["head"]) != head:
             raise UserError(f"{path} is a model with the head {saved!r}; use --head {saved}")
-        if config.get("segmenter"):
+        if config.get("segmenter", given) != given:
             raise UserError(f"{path} brings its segmenter along; leave out segmenter={config.segmenter}")
         model = kind.load(Path(path), **place)
     else:

@@ -9,8 +9,9 @@ from segzero.errors import UserError
 from segzero.io import write_json
 
 NAME = "manifest.json"
-FOLDERS = {"policy": "policy", "segmenter": "sam2"}  # model -> folder of its checkpoint
-SHOWN_NAMES = {"policy": "tiny policy", "segmenter": "tiny SAM2"}  # model -> name on its checkpoint's card
+# Of each model the folder of its checkpoint, and the name on the checkpoint's card.
+FOLDERS = {"policy": "policy", "segmenter": "sam2", "mask_model": "prompt_head"}
+SHOWN_NAMES = {"policy": "tiny policy", "segmenter": "tiny SAM2", "mask_model": "tiny prompt head"}
 
 
 def record(weights: Path, model: str, command: str, seed: int, figures: dict[str, Any]) -> None:
@@ -45,6 +46,7 @@ def check(weights: Path) -> list[str]:
 
 
 def hashes(weights: Path, model: str) -> dict[str, str]:
-    """Hash every file of a model's checkpoint with sha256, by file name."""
+    """Hash every file of a model's checkpoint with sha256, by its place in the folder."""
     folder = weights / FOLDERS[model]
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*"))}
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

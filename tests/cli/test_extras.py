@@ -21,6 +21,7 @@ CALLS = {
     "segment scene.png --point 9,9": INFER,
     "everything scene.png": INFER,
     "edges scene.png": INFER,
+    "words scene.png circle": INFER,
     "demo": TRAIN,
     "demo --steps 0 --scenes 1": INFER,
     "train": TRAIN,
@@ -36,6 +37,8 @@ CALLS = {
     "data prepare folder --format folder --out prepared": INFER,
     "data export data --to coco --out exported": INFER,
     "data scenes scenes": INFER,
+    "data engine scene.png --vlm http://127.0.0.1:9/v1": INFER,
+    "data export-runs folder --out exported": INFER,
     "eval --benchmark own --data data": INFER,
     "eval rescore run": INFER,
 }

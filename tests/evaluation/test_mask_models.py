@@ -181,3 +181,11 @@ def test_options_without_effect_are_refused(more, problem, run_segzero):
 def test_a_policy_has_no_protocol_of_gres(run_segzero):
     code, _, error = run_segzero("eval", "--benchmark", "own", "--gres", "published")
     assert code == 2 and "--gres published is for a --mask-model" in error and error.count("\n") == 1
+
+
+def test_rounds_of_dialogues_have_no_published_protocol(held_out, tmp_path, run_segzero):
+    sample = next(sample for sample in held_out if len(sample.objects) == 1)
+    to_parquet(talk(sample, "the ring", "what is left of [REF:1]"), tmp_path / "val.parquet")
+    own = ["eval", "--benchmark", "own", "--data", str(tmp_path), "--mask-model", "m", "--gres", "published"]
+    code, _, error = run_segzero(*own)
+    assert code == 2 and "earlier rounds, for which nothing is published" in error and error.count("\n") == 1

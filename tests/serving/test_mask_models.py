@@ -53,6 +53,15 @@ def test_it_is_offered_and_chosen_like_a_policy(server, name, model, pipeline, h
     assert usual.think and not usual.undivided
 
 
+def test_without_named_models_the_shipped_one_is_a_choice():
+    pipeline, options = load_models([], [], LoadOptions(device="cpu"))
+    pool = ModelPool(pipeline, Limits(), options=options)
+    try:
+        assert (pool.policies, pool.mask_models) == (["tiny policy", "tiny prompt head"], ["tiny prompt head"])
+    finally:
+        pool.close(1)
+
+
 def test_its_answers_have_the_schema(server, name, held_out):
     with server.http() as http:
         files, data = {"image": held_out[0].image}, {"question": held_out[0].question, "policy": name}

@@ -218,6 +218,14 @@ def test_samples_without_masks_are_left_out_and_named(data, tmp_path, run_segzer
     assert code == 2 and "no usable sample" in error and "an object has no mask" in error
 
 
+def test_a_saved_model_keeps_its_segmenter(run, data, run_segzero, monkeypatch):
+    again = ("tune", f"data={data}", f"model={run / 'last'}", "dry_run=true")
+    code, _, error = run_segzero(*again, "segmenter=other/sam2")
+    assert code == 2 and "brings its segmenter along; leave out segmenter=other/sam2" in error
+    monkeypatch.setenv("SEGMENTER_PATH", "other/sam2")  # meant for trainings from the start
+    assert run_segzero(*again)[0] == 0
+
+
 def test_a_damaged_model_is_refused(run, tmp_path):
     import shutil
 

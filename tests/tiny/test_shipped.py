@@ -9,7 +9,7 @@ import pytest
 
 from segzero.errors import UserError
 from segzero.policy.checkpoint import shown_name
-from segzero.shipped import policy_path, segmenter_path, weights_path
+from segzero.shipped import mask_model_path, policy_path, segmenter_path, weights_path
 from segzero.tiny import manifest
 
 MIDDLING = (0.40, 0.55)  # box IoU that leaves reinforcement learning room for improvement
@@ -23,15 +23,16 @@ def checkpoint():
 
 
 def test_files_are_as_the_manifest_says_and_small():
-    assert set(manifest.read(weights_path())) == {"policy", "segmenter"}
+    assert set(manifest.read(weights_path())) == {"policy", "segmenter", "mask_model"}
     assert manifest.check(weights_path()) == []
-    total = sum(f.stat().st_size for path in (policy_path(), segmenter_path()) for f in path.iterdir())
-    assert total <= 20e6
+    assert sum(file.stat().st_size for file in weights_path().rglob("*") if file.is_file()) <= 20e6
+    assert sum(file.stat().st_size for file in mask_model_path().rglob("*") if file.is_file()) <= 5e6
 
 
 def test_the_names_on_their_cards():
     assert shown_name(str(policy_path())) == manifest.SHOWN_NAMES["policy"] == "tiny policy"
     assert shown_name(str(segmenter_path())) == manifest.SHOWN_NAMES["segmenter"] == "tiny SAM2"
+    assert shown_name(str(mask_model_path())) == manifest.SHOWN_NAMES["mask_model"] == "tiny prompt head"
 
 
 def test_a_changed_missing_or_added_file_is_noticed(tmp_path):
@@ -91,6 +92,15 @@ def test_policy_reaches_its_figures_on_500_scenes(checkpoint):
     assert figures.nothing_right >= 0.5
     for kind, of_kind in figures.kinds.items():
         assert of_kind.score > of_kind.chance, kind
+
+
+@pytest.mark.slow
+def test_mask_model_reaches_its_figures():
+    from segzero.tiny.train_mask_model import evaluate_mask_model
+
+    recorded = manifest.read(weights_path())["mask_model"]["held_out"]
+    assert recorded["giou"] >= 0.80 and recorded["n_acc"] >= 0.8
+    assert evaluate_mask_model(mask_model_path()) == pytest.approx(recorded, abs=0.01)
 
 
 @pytest.mark.slow
