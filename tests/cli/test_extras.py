@@ -35,6 +35,8 @@ CALLS = {
     "data prepare folder --format folder --out prepared": INFER,
     "data export data --to coco --out exported": INFER,
     "data scenes scenes": INFER,
+    "data engine scene.png --vlm http://127.0.0.1:9/v1": INFER,
+    "data export-runs folder --out exported": INFER,
     "eval --benchmark own --data data": INFER,
     "eval rescore run": INFER,
 }
