@@ -34,7 +34,9 @@ def _true_answer(sample: Sample, frame: Frame, format: str, think: str) -> Answe
     instances = _true_instances(sample, frame, format)
     if format != "phrase":
         return Answer(think, instances)
-    text = clean_phrase(normalise(sample.question)[:MAX_PHRASE])
+    text = (
+        clean_phrase(sample.question[:MAX_PHRASE]) or "object"
+    )  # a question that can't be asked is reported by itself
     return Answer(think, instances, phrases=tuple(Phrase(text, instance.box) for instance in instances))
 
 
