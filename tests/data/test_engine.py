@@ -105,11 +105,11 @@ def test_a_run_stopped_by_its_budget_goes_on_and_pays_nothing_twice(world):
 
 @pytest.mark.parametrize("fault", ["malformed", "refused", "cut"])
 def test_an_answer_that_cannot_be_read_is_asked_for_again_and_counted(tmp_path, pipeline, fault):
-    with engine_world(tmp_path, pipeline.segmenter, faults=Faults(**{fault: 0.2})) as world:
+    with engine_world(tmp_path, pipeline.segmenter, count=1, faults=Faults(**{fault: 0.2})) as world:
         run = world.run(attempts=6)
-        assert len(run.finished) == 2 and not run.failed
+        assert len(run.finished) == 1 and not run.failed
         reason = {"malformed": "not JSON", "refused": "refused", "cut": "cut off"}[fault]
-        assert sum(run.problems.values()) > 3 and all(problem.endswith(reason) for problem in run.problems)
+        assert sum(run.problems.values()) > 1 and all(problem.endswith(reason) for problem in run.problems)
         assert len(CallFile(world.out).calls) == world.paid  # those were paid for, too
         figures = figures_of(world.out)
         assert figures.accepted_regions == sum(len(scene.shapes) for scene in world.scenes)
