@@ -47,6 +47,7 @@ class EngineOptions:
 class MakingOptions:
     """Everything that decides what is made."""
 
+    boxes: Annotated[str, typer.Option(help="Who finds them: model, or segmenter, if it reads text (SAM3).")] = "model"
     frame: Annotated[str, typer.Option(help="How the model writes boxes: relative(1000), native.")] = "relative(1000)"
     longest: Annotated[int, typer.Option(help="Longer side of the pictures it sees, in pixels.")] = 1024
     temperature: Annotated[float, typer.Option(help="Of its answers.")] = 0.7

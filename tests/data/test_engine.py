@@ -25,13 +25,16 @@ from segzero.data.engine.records import (
     PoolMask,
     RegionMask,
 )
-from segzero.data.engine.regions import ImageWork, accept_regions, judge_regions, refine
+from segzero.data.engine.regions import ImageWork, accept_regions, find_boxes, judge_regions, refine
 from segzero.data.engine.report import figures_of, write_report
 from segzero.errors import UserError
 from segzero.masks import decode, encode
+from segzero.segmenter import load_segmenter
+from segzero.segmenter.words import PhrasePrompt
 from segzero.tiny.engine_demo import WRITING, truth_figures
 from segzero.tiny.scripted_vlm import Faults, mask_iou, named_shapes
 from tests.helpers.engine_world import engine_world
+from tests.helpers.random_sam3 import build_sam3
 
 SUMMARY_KEYS = {
     "image_path", "dense_caption", "results", "accepted_count", "accepted_dir", "final_overlay_path",
@@ -74,6 +77,23 @@ def test_images_become_masks_and_prompts_under_converseg_names(world):
     figures = truth_figures(world.out, {f"scene_{i}.png": scene for i, scene in enumerate(world.scenes)})
     assert figures.right_regions == figures.regions == figures.shapes
     assert figures.right_prompts == figures.prompts > 5 and figures.right_negatives == figures.negatives == 4
+
+
+def test_a_segmenter_that_reads_text_finds_the_boxes(world, tmp_path):
+    build_sam3(tmp_path / "sam3")
+    settings = world.settings(boxes="segmenter")
+    with pytest.raises(UserError, match="boxes by the segmenter need one that reads text"):
+        world.run(settings)
+    sam3 = load_segmenter(tmp_path / "sam3", device="cpu")
+    image = Image.open(next(world.images.iterdir())).convert("RGB")
+    work = ImageWork(image, world.model(settings), sam3)
+    labels = ["a red ring", "cup", "a label that has far more words than it reads: " + "long" * 20]
+    boxed = find_boxes(work, [NamedRegion(index, label) for index, label in enumerate(labels)])
+    [expected] = sam3.find(sam3.embed([image]), [[PhrasePrompt(label) for label in labels]])
+    assert sum(len(one.boxes) for one in boxed) > 5
+    for one, other in zip(boxed, expected, strict=True):
+        assert np.allclose(np.reshape(one.boxes, (-1, 4)), other.boxes, atol=0.01)
+    assert set(world.vlm.answers) == {"sight"}  # asked before the first image, and nothing since
 
 
 def test_a_finished_folder_costs_nothing_and_a_lost_stage_comes_from_paid_calls(world):

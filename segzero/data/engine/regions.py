@@ -34,7 +34,9 @@ from segzero.data.engine.settings import EngineSettings
 from segzero.data.engine.vlm import Malformed, NoAnswer, PictureQuestion, ShownPicture, VisionModel, clean, field_of
 from segzero.frames import clip_box
 from segzero.masks import area, box_of_rle, decode, encode, iou_matrix
+from segzero.prompts import normalise
 from segzero.segmenter.protocol import Embeddings, MaskPrompt, Segmenter
+from segzero.segmenter.words import PhrasePrompt, reads_text
 
 MOST_BOXES = 20  # of a label
 LABEL_WORDS, LABEL_LETTERS = 15, 120
@@ -112,6 +114,8 @@ def find_regions(work: ImageWork) -> list[NamedRegion]:
 
 def find_boxes(work: ImageWork, regions: Sequence[NamedRegion]) -> list[BoxedRegion]:
     """Ask for the boxes of each label; a region may have none."""
+    if work.settings.boxes == "segmenter":
+        return _boxes_by_words(work, regions)
     frame = work.settings.box_frame
     size = work.own.size
     wide, high = frame.extent(size)
@@ -134,6 +138,20 @@ def find_boxes(work: ImageWork, regions: Sequence[NamedRegion]) -> list[BoxedReg
         except NoAnswer as error:
             found.append(BoxedRegion(region.index, region.label, (), str(error)))
     return found
+
+
+def _boxes_by_words(work: ImageWork, regions: Sequence[NamedRegion]) -> list[BoxedRegion]:
+    """Let the segmenter find what each label names."""
+    segmenter, boxed = work.segmenter, []
+    assert reads_text(segmenter), "others are refused before the first image"
+    with _DRAWING:
+        phrases = [PhrasePrompt(normalise(region.label)) for region in regions]
+        [each] = segmenter.find(work.embeddings(), [phrases])
+    for region, found in zip(regions, each, strict=True):
+        clipped = [clip_box(box, work.image.size) for box in found.boxes[:MOST_BOXES].tolist()]
+        boxes = tuple(box for box in clipped if box[2] - box[0] >= 1 and box[3] - box[1] >= 1)
+        boxed.append(BoxedRegion(region.index, region.label, boxes))
+    return boxed
 
 
 def _pixels(box: Any, work: ImageWork, size: tuple[int, int]) -> Box:

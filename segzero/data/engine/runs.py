@@ -65,6 +65,7 @@ from segzero.images import find_images, load_image, pixels_key, read_header
 from segzero.io import lock, write_json
 from segzero.policy.chat_server import REFUSED_KEY, ChatServer, Refused, split_address
 from segzero.segmenter.protocol import Segmenter
+from segzero.segmenter.words import reads_text
 
 Made = TypeVar("Made")
 
@@ -182,6 +183,8 @@ def run_engine(
     on_image: Callable[[str, str], None] = lambda name, outcome: None,
 ) -> EngineRun:
     """Take all images through all stages, several at once; `on_image` hears of each as it ends."""
+    if model.settings.boxes == "segmenter" and not reads_text(segmenter):
+        raise UserError(f"boxes by the segmenter need one that reads text, such as facebook/sam3, not {segmenter.name}")
     run = EngineRun(len(jobs))
     with lock(out, f"another engine is at work in {out}; wait for it, or choose another --out"):
         check_folder_again(out, model.settings)

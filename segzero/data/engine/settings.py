@@ -7,7 +7,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from segzero.errors import UserError
+from segzero.errors import UserError, unknown_name
 from segzero.frames import Frame, native, parse_frame
 
 # Families of concepts, by the names of ConverSeg's folders, and what their prompts ask for.
@@ -22,6 +22,7 @@ STRATEGIES = {
     "object-level neighbour": "names a thing that could well be in such a picture, and is not in this one",
     "concept-level neighbour": "names a thing that is in the picture, with one attribute or relation that is false",
 }
+BOX_FINDERS = ("model", "segmenter")  # the vision model, or a segmenter that reads text
 # US dollars per million tokens, in and out; ConverSeg's own run counted with these.
 PRICES = {"gemini-flash-latest": (0.30, 2.50)}
 
@@ -32,6 +33,7 @@ class EngineSettings:
 
     model: str  # the model's name at its server
     segmenter: str = ""
+    boxes: str = "model"  # who finds the boxes of a label, one of BOX_FINDERS
     frame: str = "relative(1000)"  # how the model writes boxes
     longest: int = 1024  # pixels: longer side of the pictures that the model sees; masks have the image's own size
     temperature: float = 0.7
@@ -61,6 +63,8 @@ class EngineSettings:
             raise UserError(f"unknown family of concepts {unknown[0]!r}; known: {', '.join(CONCEPTS)}")
         if not self.concepts:
             raise UserError(f"no family of concepts is left; known: {', '.join(CONCEPTS)}")
+        if self.boxes not in BOX_FINDERS:
+            raise unknown_name("finder of boxes", self.boxes, list(BOX_FINDERS))
         _ = self.box_frame
 
     @property
