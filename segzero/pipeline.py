@@ -45,6 +45,7 @@ class Query:
     extra_images: tuple[Image.Image, ...] = ()  # the image once more, marked or enlarged
     on_text: Callable[[str], object] | None = None
     earlier: tuple[Mask, ...] = ()  # masks [H, W] to which the question refers; for models that take masks, not notes
+    wants_presence: bool = False  # the result should say how surely something is there
 
 
 class Pipeline(Protocol):
@@ -117,6 +118,7 @@ class PolicyOutput:
     text: str
     answer: Answer
     seconds: float  # that the policy took, shared equally among the queries of its batch
+    presence: float | None = None  # how surely something is there, by the policy's own probabilities
 
 
 @dataclass
@@ -240,6 +242,7 @@ class SegZeroPipeline:
                 render_messages(query.question, self.prompt_name, query.notes, images=1 + len(query.extra_images)),
                 query.extra_images,
                 query.on_text,
+                query.wants_presence,
             )
             for query in queries
         ]
@@ -250,7 +253,7 @@ class SegZeroPipeline:
         ]
         seconds = (time.perf_counter() - begin) / max(len(queries), 1)
         return [
-            PolicyOutput(query.image, query.question, reply.text, answer, seconds)
+            PolicyOutput(query.image, query.question, reply.text, answer, seconds, reply.presence)
             for query, reply, answer in zip(queries, replies, answers, strict=True)
         ]
 
@@ -335,4 +338,5 @@ def _to_segmentation(output: PolicyOutput, masks: tuple[InstanceMask, ...], seco
         error=output.answer.error,
         warnings=output.answer.warnings,
         timings={"policy": output.seconds, "segmenter": seconds},
+        presence=output.presence,
     )

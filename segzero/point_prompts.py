@@ -20,7 +20,7 @@ def parse_prompts(points: list[str], boxes: list[str], size: Size) -> list[MaskP
         raise UserError("nothing to draw: give --point x,y or --box x0,y0,x1,y1")
     if points and len(boxes) > 1:
         raise UserError(f"--point goes with one --box, not with {len(boxes)}; points could belong to any of them")
-    corners = [_box(text, size) for text in boxes]
+    corners = [parse_box(text, size) for text in boxes]
     places = [_point(text, size) for text in points]
     if not places:
         return [MaskPrompt(box=box) for box in corners]
@@ -64,12 +64,13 @@ def _point(text: str, size: Size) -> tuple[tuple[float, float], int]:
     return (x, y), label
 
 
-def _box(text: str, size: Size) -> tuple[float, float, float, float]:
-    x0, y0, x1, y1 = _numbers(text, 4, "--box", "x0,y0,x1,y1")
+def parse_box(text: str, size: Size, flag: str = "--box") -> tuple[float, float, float, float]:
+    """Parse a typed box, cut to the image; `flag` is the option it was typed after."""
+    x0, y0, x1, y1 = _numbers(text, 4, flag, "x0,y0,x1,y1")
     if not (x0 < x1 and y0 < y1):
-        raise UserError(f"--box {text}: x1 must be above x0 and y1 above y0")
+        raise UserError(f"{flag} {text}: x1 must be above x0 and y1 above y0")
     if x0 >= size[0] or y0 >= size[1] or x1 <= 0 or y1 <= 0:
-        raise UserError(f"--box {text}: outside the image, which is {size[0]}x{size[1]}")
+        raise UserError(f"{flag} {text}: outside the image, which is {size[0]}x{size[1]}")
     return max(x0, 0.0), max(y0, 0.0), min(x1, float(size[0])), min(y1, float(size[1]))
 
 

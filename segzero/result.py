@@ -73,6 +73,7 @@ class Segmentation:
         error: None, or one of `segzero.answer.ERRORS`.
         warnings: objects that were left out of the answer and why, each one of `segzero.answer.ERRORS`.
         timings: seconds by part of the pipeline.
+        presence: how surely what was asked for is in the picture, 0 to 1; None where the models don't say.
         rejected: None, or whether the model finds nothing, and the instance is what it would have drawn otherwise.
         undivided: the one instance is everything that was asked for, not told apart, and its box is the mask's own.
     """
@@ -87,6 +88,7 @@ class Segmentation:
     timings: dict[str, float] = field(default_factory=dict)
     undivided: bool = False
     rejected: bool | None = None
+    presence: float | None = None
 
     def __post_init__(self) -> None:
         size = (self.image.height, self.image.width)
@@ -183,6 +185,7 @@ class Segmentation:
             ],
             "timings": dict(self.timings),
             "undivided": self.undivided,
+            **({} if self.presence is None else {"presence": finite_or_zero(self.presence)}),
         }
 
     def to_json(self) -> str:

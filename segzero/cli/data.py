@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from segzero.cli.engine import engine, export_runs
 from segzero.cli.options import segmenter_or_shipped, takes_dataclasses
 from segzero.errors import UserError
 from segzero.extras import needs, require
@@ -153,6 +154,10 @@ def scenes(
     require("datasets")
     for file in write_scenes(folder, train, val, questions):
         console.print(str(file))
+
+
+app.command()(engine)
+app.command()(export_runs)
 
 
 def named_options(written: list[str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from segzero.cli.segment import segment
 from segzero.cli.serve import serve
 from segzero.cli.train import merge, train
 from segzero.cli.tune import sft, tune
+from segzero.cli.words import words
 from segzero.errors import UserError
 
 app = typer.Typer(
@@ -38,7 +39,7 @@ def options(version: Annotated[bool, typer.Option("--version", help="Print the v
         raise typer.Exit
 
 
-for command in (infer, segment, demo, train, sft, tune, merge, chat, serve, demo_ui, doctor, docs):
+for command in (infer, segment, words, demo, train, sft, tune, merge, chat, serve, demo_ui, doctor, docs):
     app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(evaluate.app, name="eval")

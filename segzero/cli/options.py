@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from segzero.policy import Sampling
 
 SegmenterOption = Annotated[
-    str | None, typer.Option("--segmenter", help="Folder or hub name of a SAM2 checkpoint; default: the shipped one.")
+    str | None,
+    typer.Option("--segmenter", help="Folder or hub name of a SAM2 or SAM3 checkpoint; default: the shipped one."),
 ]
 PolicyBackendOption = Annotated[str, typer.Option(help="auto, transformers, vllm or openai.")]
 SegmenterBackendOption = Annotated[str, typer.Option(help="auto, transformers or sam2.")]

@@ -26,6 +26,7 @@ from segzero.mask_model.protocol import AnsweredMask, MaskModel, MaskQuestion
 from segzero.masks import decode, encode
 from segzero.policy import Policy, Reply, Request, Sampling
 from segzero.segmenter import Embeddings, MaskPrediction, MaskPrompt, Segmenter
+from segzero.segmenter.words import BOX_THRESHOLD, PhrasePrediction, PhrasePrompt, reads_text
 
 Identity = Mapping[str, Any]  # values that differ between any two models; JSON can hold them
 
@@ -112,7 +113,7 @@ class DiskCachedSegmenter:
     def __init__(self, segmenter: Segmenter, cache: Cache, identity: Identity) -> None:
         self.segmenter, self.cache, self.identity = segmenter, cache, dict(identity)
         self.uncached = segmenter
-        self.name = segmenter.name
+        self.name, self.reads_text = segmenter.name, segmenter.reads_text
 
     def embed(self, images: Sequence[Image.Image]) -> Embeddings:
         """Encode the images without any mask in the cache, each once."""
@@ -151,6 +152,24 @@ class DiskCachedSegmenter:
                 self.cache.put(f"{place}/nothing.json", None)
         return [[mask for mask in each if mask is not None] for each in masks]
 
+    def find(
+        self, embeddings: Embeddings, phrases: Sequence[Sequence[PhrasePrompt]], threshold: float = BOX_THRESHOLD
+    ) -> list[list[PhrasePrediction]]:
+        """Find the instances of each phrase of each image; `embeddings` are those of this object's `embed`."""
+        assert isinstance(embeddings, _Images) and reads_text(self.segmenter)
+        found: list[list[PhrasePrediction]] = []
+        for place, size, prompts in zip(embeddings.places, embeddings.sizes, phrases, strict=True):
+            files = [f"{place}/{key_of(one.text, one.boxes, one.box_labels, threshold)}.json" for one in prompts]
+            listed = [_read_phrase(self.cache.get(file), size) for file in files]
+            new = [at for at, each in enumerate(listed) if each is None]
+            for _, encoded in self._encoded(_only(embeddings, place), {place} if new else ()):
+                wanted = [[prompts[at] for at in new]]
+                for at, each in zip(new, self.segmenter.find(encoded, wanted, threshold)[0], strict=True):
+                    self.cache.put(files[at], _phrase_value(each))
+                    listed[at] = each
+            found.append([each for each in listed if each is not None])
+        return found
+
     def _encoded(self, images: _Images, missing: Container[str]) -> Iterator[tuple[Sequence[str], Embeddings]]:
         """Yield the images in which masks are missing, encoded: the new ones, then those that are encoded only now."""
         if images.encoded is not None and any(place in missing for place in images.new):
@@ -166,6 +185,39 @@ class DiskCachedSegmenter:
         except (TypeError, KeyError, ValueError, UserError):
             return None
         return MaskPrediction(np.where(mask, 1, -1).astype(np.float32)[None], np.array([score], np.float32), size)
+
+
+def _only(images: _Images, place: str) -> _Images:
+    """The image of one place, encoded if it was among the new ones."""
+    at = images.places.index(place)
+    encoded = None
+    if images.encoded is not None and place in images.new:
+        encoded = images.encoded[images.new.index(place)]
+    new = (place,) if encoded is not None else ()
+    return _Images((), images.sizes[at : at + 1], (place,), {place: images.pictures[place]}, new, encoded)
+
+
+def _phrase_value(found: PhrasePrediction) -> dict[str, Any]:
+    """A prediction as JSON can hold it."""
+    return {
+        "presence": found.presence,
+        "scores": found.scores.tolist(),
+        "boxes": found.boxes.tolist(),
+        "rles": [encode(mask) for mask in found.masks],
+    }
+
+
+def _read_phrase(value: Any, size: tuple[int, int]) -> PhrasePrediction | None:
+    """The prediction in a file of the cache; None if it holds no whole one."""
+    try:
+        masks = [decode(rle, size) for rle in value["rles"]]
+        scores = np.array(value["scores"], np.float32).reshape(len(masks))
+        boxes = np.array(value["boxes"], np.float32).reshape(len(masks), 4)
+        presence = float(value["presence"])
+    except (TypeError, KeyError, ValueError, UserError):
+        return None
+    logits = np.where(masks, 1, -1).astype(np.float32) if masks else np.zeros((0, *size[::-1]), np.float32)
+    return PhrasePrediction(presence, logits, scores, boxes, size)
 
 
 def _key(prompt: MaskPrompt) -> str:

@@ -27,6 +27,7 @@ class Request:
     messages: list[dict[str, Any]]  # as prompts.render_messages returns them, with a placeholder for each image
     extra_images: tuple[Image.Image, ...] = ()  # fitted as well
     on_text: OnText | None = field(default=None, compare=False, repr=False)
+    wants_presence: bool = field(default=False, compare=False)  # the reply should say its `presence`
 
     @property
     def images(self) -> list[Image.Image]:
@@ -64,6 +65,7 @@ class Reply:
     text: str
     tokens: int  # generated ones, with the end token
     truncated: bool  # max_tokens, or the model's length, was reached before the end token
+    presence: float | None = None  # how surely something is there (`presence_of`); None: not asked for, or not known
 
 
 class Policy(Protocol):

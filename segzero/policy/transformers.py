@@ -27,6 +27,7 @@ from transformers.masking_utils import sdpa_mask
 from segzero.errors import UserError, one_line
 from segzero.policy.chat_template import load_processor, render_request
 from segzero.policy.checkpoint import Checkpoint
+from segzero.policy.presence import presence_of
 from segzero.policy.protocol import OnText, Reply, Request, Sampling
 from segzero.policy.vision import enlarge_operations
 
@@ -102,6 +103,8 @@ class TransformersPolicy:
         inputs = inputs.to(self.device, dtype=self.model.dtype)  # only floating point tensors change their type
         seeds = [sampling.seed_for(i) for i in places]
         choose = _Sampler(sampling.temperature, seeds, self.device) if sampling.temperature > 0 else _argmax
+        recorded = [request.wants_presence for request in requests]
+        recorder = ProbabilityRecorder(choose, len(requests)) if any(recorded) else None
         limit = min(sampling.max_tokens, self.checkpoint.max_length - inputs["input_ids"].shape[1])
         detokenizers = {
             row: IncrementalDetokenizer(self._decode, request.on_text)
@@ -113,14 +116,33 @@ class TransformersPolicy:
             if row in detokenizers:
                 detokenizers[row].add(token)
 
-        answers = generate_tokens(self.model, inputs, self.stops, limit, choose, on_token)
-        return [self._reply(answer) for answer in answers]
+        answers = generate_tokens(self.model, inputs, self.stops, limit, recorder or choose, on_token)
+        return [
+            self._reply(answer, recorder.probabilities[row] if recorder and recorded[row] else None)
+            for row, answer in enumerate(answers)
+        ]
 
-    def _reply(self, tokens: list[int]) -> Reply:
-        return Reply(self._decode(tokens), len(tokens), truncated=tokens[-1] not in self.stops)
+    def _reply(self, tokens: list[int], probabilities: list[float] | None) -> Reply:
+        presence = None if probabilities is None else presence_of([self._decode([t]) for t in tokens], probabilities)
+        return Reply(self._decode(tokens), len(tokens), truncated=tokens[-1] not in self.stops, presence=presence)
 
     def _decode(self, tokens: list[int]) -> str:
         return self.processor.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+class ProbabilityRecorder:
+    """Chooses tokens as `choose` does, and notes the probability that the model gave to each, at temperature 1."""
+
+    def __init__(self, choose: Choose, count: int) -> None:
+        self._choose = choose
+        self.probabilities: list[list[float]] = [[] for _ in range(count)]  # by row; those after its end mean nothing
+
+    def __call__(self, logits: torch.Tensor, rows: list[int]) -> torch.Tensor:
+        tokens = self._choose(logits, rows)
+        chosen = logits.float().log_softmax(-1).gather(1, tokens[:, None]).exp()[:, 0]
+        for row, probability in zip(rows, chosen.tolist(), strict=True):
+            self.probabilities[row].append(probability)
+        return tokens
 
 
 class IncrementalDetokenizer:

@@ -5,6 +5,7 @@ be orphaned. With `tensor_parallel` above 1 vLLM starts a process for each devic
 """
 
 import contextlib
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from segzero.errors import UserError, one_line
 from segzero.policy.chat_template import load_processor, render_request
 from segzero.policy.checkpoint import Checkpoint
+from segzero.policy.presence import presence_of
 from segzero.policy.protocol import MAX_IMAGES, OnText, Reply, Request, Sampling
 
 if TYPE_CHECKING:
-    from vllm import LLM, RequestOutput, SamplingParams
+    from vllm import LLM, CompletionOutput, RequestOutput, SamplingParams
 
 TEXT_TOKENS = 4096  # for question and answer, beside the image's
 ARCHITECTURES = {
@@ -93,11 +95,26 @@ class VLLMPolicy:
         for place, request in enumerate(requests):
             text = render_request(request, self.checkpoint, self.processor, self.max_model_len)
             seed = sampling.seed_for(place) if sampling.temperature > 0 else None
-            params = SamplingParams(temperature=sampling.temperature, max_tokens=sampling.max_tokens, seed=seed)
+            params = SamplingParams(
+                temperature=sampling.temperature,
+                max_tokens=sampling.max_tokens,
+                seed=seed,
+                logprobs=0 if request.wants_presence else None,  # the chosen tokens' own, and no others
+            )
             content = {"prompt": text, "multi_modal_data": {"image": request.images}}
             engine_requests.append(EngineRequest(content, params, request.on_text))
         completions = [output.outputs[0] for output in self.engine.run(engine_requests)]
-        return [Reply(c.text, len(c.token_ids), truncated=c.finish_reason != "stop") for c in completions]
+        return [
+            Reply(c.text, len(c.token_ids), truncated=c.finish_reason != "stop", presence=self._presence(c))
+            for c in completions
+        ]
+
+    def _presence(self, completion: "CompletionOutput") -> float | None:
+        if not completion.logprobs:
+            return None
+        pieces = [self.processor.tokenizer.decode([token]) for token in completion.token_ids]
+        chosen = zip(completion.token_ids, completion.logprobs, strict=True)
+        return presence_of(pieces, [math.exp(of_step[token].logprob) for token, of_step in chosen])
 
     def close(self) -> None:
         """End the engine and its processes, and release its memory."""

@@ -46,8 +46,12 @@ def load_segmenter(
             from segzero.segmenter.sam2 import MetaSegmenter
 
             return MetaSegmenter(path, device, dtype, config)
-        from segzero.segmenter.transformers import TransformersSegmenter
+        from segzero.segmenter.transformers import WITH_TEXT, TransformersSegmenter, model_type
 
+        if model_type(path) == WITH_TEXT:
+            from segzero.segmenter.sam3 import Sam3Segmenter
+
+            return Sam3Segmenter(path, device, dtype)
         return TransformersSegmenter(path, device, dtype)
     except ImportError as error:
         raise UserError(

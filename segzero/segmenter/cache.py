@@ -7,13 +7,14 @@ from PIL import Image
 from segzero.images import pixels_key
 from segzero.lru import LRUCache
 from segzero.segmenter.protocol import Embeddings, MaskPrediction, MaskPrompt, Segmenter, join
+from segzero.segmenter.words import BOX_THRESHOLD, PhrasePrediction, PhrasePrompt, reads_text
 
 
 class CachedSegmenter:
     """Wraps a segmenter, and does not encode the same pixels twice. For one thread at a time."""
 
     def __init__(self, segmenter: Segmenter, limit: int) -> None:
-        self.segmenter, self.name = segmenter, segmenter.name
+        self.segmenter, self.name, self.reads_text = segmenter, segmenter.name, segmenter.reads_text
         self.cache = LRUCache[Embeddings](limit, lambda embeddings: embeddings.nbytes)
         self.encoded = self.cache_hits = 0  # images so far
 
@@ -40,3 +41,10 @@ class CachedSegmenter:
     ) -> list[list[MaskPrediction]]:
         """Predict masks with the wrapped segmenter."""
         return self.segmenter.decode(embeddings, prompts, all_masks)
+
+    def find(
+        self, embeddings: Embeddings, phrases: Sequence[Sequence[PhrasePrompt]], threshold: float = BOX_THRESHOLD
+    ) -> list[list[PhrasePrediction]]:
+        """Find instances of phrases with the wrapped segmenter, if it reads text."""
+        assert reads_text(self.segmenter)
+        return self.segmenter.find(embeddings, phrases, threshold)

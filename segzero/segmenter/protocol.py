@@ -113,9 +113,10 @@ def join(several: Sequence[Embeddings]) -> Embeddings:
 
 
 class Segmenter(Protocol):
-    """A model that predicts masks: transformers' SAM2 or Meta's."""
+    """A model that predicts masks: transformers' SAM2 or SAM3, or Meta's SAM2."""
 
     name: str
+    reads_text: bool  # phrases can be asked for, too: it is a `segzero.segmenter.words.TextSegmenter`
 
     def embed(self, images: Sequence[Image.Image]) -> Embeddings:
         """Encode images, once each."""

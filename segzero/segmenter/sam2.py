@@ -31,6 +31,8 @@ from segzero.segmenter.sam2_worker import Arrays, pack
 class MetaSegmenter:
     """A segmenter of Meta's package; features are held in this process, the child keeps nothing."""
 
+    reads_text = False
+
     def __init__(self, path: str | Path, device: str = "auto", dtype: str = "auto", config: str | None = None) -> None:
         self.name = str(path)
         if self.name.endswith(".pt") and not Path(path).is_file():

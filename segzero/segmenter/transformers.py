@@ -1,4 +1,4 @@
-"""SAM2, and SAM3's tracker, through the transformers library: the default backend."""
+"""SAM2, and SAM3's tracker alone, through the transformers library: the default backend."""
 
 import re
 from collections.abc import Sequence
@@ -19,11 +19,14 @@ from segzero.segmenter.protocol import Embeddings, Logits, MaskPrediction, MaskP
 
 # Checkpoints of the video models contain the image model; most names on the hub are theirs.
 MODEL_TYPES = ("sam2", "sam2_video", "sam3_tracker", "sam3_video")
+WITH_TEXT = "sam3_video"  # the model type of a whole SAM3, which reads phrases too (segzero.segmenter.sam3)
 IMAGES_AT_ONCE = 4
 
 
 class TransformersSegmenter:
     """A checkpoint loaded by `from_pretrained`, with weights in float32: coordinates need its precision."""
+
+    reads_text = False
 
     def __init__(
         self,
@@ -78,23 +81,34 @@ class TransformersSegmenter:
         return self.model.prompt_encoder.input_image_size
 
 
-def _load(path: str | Path):
-    """Load model and image processor; anything wrong with the checkpoint becomes one line."""
+def model_type(path: str | Path) -> str:
+    """Read which of MODEL_TYPES a checkpoint is; anything else is the user's mistake."""
     if not Path(path).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
         raise UserError(
             f"no such segmenter: {path} is neither a folder here nor a hub name like facebook/sam2.1-hiera-large"
         )
     try:
         kind = AutoConfig.from_pretrained(path, trust_remote_code=False).model_type
-        if kind not in MODEL_TYPES:
-            raise UserError(f"{path} is a {kind!r} model, not a segmenter (one of {', '.join(MODEL_TYPES)})")
+    except Exception as error:  # a folder can be broken in many ways, and each has its own exception
+        raise UserError(f"can't load the segmenter {path}: {one_line(error)}") from error
+    if kind == "sam3":
+        raise UserError(
+            f"{path} is SAM3's detector alone, without the half that takes boxes; take the whole facebook/sam3"
+        )
+    if kind not in MODEL_TYPES:
+        raise UserError(f"{path} is a {kind!r} model, not a segmenter (one of {', '.join(MODEL_TYPES)})")
+    return kind
+
+
+def _load(path: str | Path):
+    """Load model and image processor; anything wrong with the checkpoint becomes one line."""
+    model_type(path)
+    try:
         model, report = AutoModelForMaskGeneration.from_pretrained(
             path, dtype="float32", output_loading_info=True, trust_remote_code=False
         )
         processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
-    except UserError:
-        raise
-    except Exception as error:  # a folder can be broken in many ways, and each has its own exception
+    except Exception as error:
         raise UserError(f"can't load the segmenter {path}: {one_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"can't load the segmenter {path}: its weights lack {missing[0]} and {len(missing) - 1} more")

@@ -16,6 +16,7 @@ from segzero.policy import Policy, Reply, Request, Sampling
 from segzero.segmenter import Embeddings, MaskPrediction, MaskPrompt
 from segzero.segmenter.cache import CachedSegmenter
 from segzero.segmenter.protocol import join
+from segzero.segmenter.words import BOX_THRESHOLD, PhrasePrediction, PhrasePrompt
 from segzero.serving.batching import BatchKey, Work
 
 Call = Callable[[BatchKey, Work, Any], Any]  # submit an item of some work, and wait for its result
@@ -43,7 +44,7 @@ class SharedSegmenter:
     """A segmenter that other threads use as well."""
 
     def __init__(self, model: str, segmenter: CachedSegmenter, call: Call) -> None:
-        self.name = segmenter.name
+        self.name, self.reads_text = segmenter.name, segmenter.reads_text
         self._model, self._segmenter, self._call = model, segmenter, call
 
     def embed(self, images: Sequence[Image.Image]) -> Embeddings:
@@ -56,6 +57,13 @@ class SharedSegmenter:
         """Draw the objects of each image."""
         key = BatchKey("decode", self._model, all_masks)
         return self._call(key, partial(decode_batch, self._segmenter, all_masks), (embeddings, prompts))
+
+    def find(
+        self, embeddings: Embeddings, phrases: Sequence[Sequence[PhrasePrompt]], threshold: float = BOX_THRESHOLD
+    ) -> list[list[PhrasePrediction]]:
+        """Find the instances of phrases in each image."""
+        key = BatchKey("find", self._model, threshold)
+        return self._call(key, partial(find_batch, self._segmenter, threshold), (embeddings, phrases))
 
 
 class SharedMaskModel:
@@ -104,3 +112,10 @@ def decode_batch(
     prompts = [listed for _, each in batch for listed in each]
     predictions = iter(segmenter.decode(embeddings, prompts, all_masks))
     return [[next(predictions) for _ in each] for _, each in batch]
+
+
+def find_batch(
+    segmenter: CachedSegmenter, threshold: float, batch: list[tuple[Embeddings, Sequence[Sequence[PhrasePrompt]]]]
+) -> list[list[list[PhrasePrediction]]]:
+    """Find phrases in several lists of images; each image is asked on its own, whoever shares the call."""
+    return [segmenter.find(embeddings, phrases, threshold) for embeddings, phrases in batch]

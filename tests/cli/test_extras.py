@@ -19,6 +19,7 @@ INFER, TRAIN, SERVE = (f"pip install 'segzero[{extra}]'" for extra in ("infer", 
 CALLS = {
     "infer scene.png circle": INFER,
     "segment scene.png --point 9,9": INFER,
+    "words scene.png circle": INFER,
     "demo": TRAIN,
     "demo --steps 0 --scenes 1": INFER,
     "train": TRAIN,
@@ -34,6 +35,8 @@ CALLS = {
     "data prepare folder --format folder --out prepared": INFER,
     "data export data --to coco --out exported": INFER,
     "data scenes scenes": INFER,
+    "data engine scene.png --vlm http://127.0.0.1:9/v1": INFER,
+    "data export-runs folder --out exported": INFER,
     "eval --benchmark own --data data": INFER,
     "eval rescore run": INFER,
 }

@@ -18,8 +18,9 @@ from segzero.tiny.questions import make_samples
 from segzero.tiny.scene_files import write_scenes
 
 COMMANDS = {
-    "infer", "segment", "demo", "train", "sft", "tune", "merge", "chat", "serve", "demo-ui", "doctor", "docs",
+    "infer", "segment", "words", "demo", "train", "sft", "tune", "merge", "chat", "serve", "demo-ui", "doctor", "docs",
     "data check", "data show", "data prepare", "data export", "data scenes",
+    "data engine", "data export-runs",
     "eval", "eval rescore", "eval compare",
 }  # fmt: skip
 

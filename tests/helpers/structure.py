@@ -25,7 +25,7 @@ FLOORS = (
     ("rewards",),
     ("segzero.policy", "segzero.segmenter", "segzero.mask_model", "segzero.viz"),
     ("segzero.result",),
-    ("segzero.pipeline", "segzero.mask_pipeline", "segzero.point_prompts", "segzero.batch_inference"),
+    ("segzero.pipeline", "segzero.mask_pipeline", "segzero.point_prompts", "segzero.words", "segzero.batch_inference"),
     ("segzero.data",),
     ("segzero.dialogue",),
     ("segzero.evaluation",),

@@ -21,7 +21,7 @@ from PIL import Image
 from segzero.errors import TimedOut, UserError
 from segzero.frames import native, relative, stretch
 from segzero.policy import Request, Sampling, load_policy
-from segzero.policy.openai import split_address
+from segzero.policy.chat_server import split_address
 from segzero.prompts import render_messages
 
 MODELS = {"data": [{"id": "Qwen/Qwen2.5-VL-3B-Instruct", "owned_by": "someone"}]}
@@ -288,9 +288,9 @@ def dripping(begins: bytes, drop: bytes, pause: float):
 @pytest.mark.parametrize("part", DRIPPING)
 def test_a_dripping_answer_ends_at_the_deadline(connect, ask, part):
     policy = connect(retries=0)
-    policy.timeout = 0.2
+    policy.server.timeout = 0.2
     request = replace(ask(policy), on_text=(lambda text: None) if part in ("events", "pings") else None)
-    with dripping(*DRIPPING[part], 0.05) as policy.url:
+    with dripping(*DRIPPING[part], 0.05) as policy.server.url:
         begin = time.monotonic()
         with pytest.raises(TimedOut, match=r"did not answer within 0\.2 s"):
             policy.generate([request])
@@ -308,7 +308,10 @@ def test_a_dripping_answer_ends_at_the_deadline(connect, ask, part):
 def test_a_stream_without_end_is_not_taken_in(connect, ask, begins, drop, problem):
     policy = connect(retries=0)
     request = replace(ask(policy), on_text=lambda text: None)
-    with dripping(b"HTTP/1.0 200 OK\r\n\r\n" + begins, drop, 0) as policy.url, pytest.raises(UserError, match=problem):
+    with (
+        dripping(b"HTTP/1.0 200 OK\r\n\r\n" + begins, drop, 0) as policy.server.url,
+        pytest.raises(UserError, match=problem),
+    ):
         policy.generate([request])
 
 

@@ -66,7 +66,7 @@ def test_a_stream_that_counts_nothing_is_refused(server, connect, ask):
 
 def test_a_server_that_is_gone_is_distinguished_from_a_mistake(server, connect, ask):
     policy = connect()
-    policy.url = unused_address()
+    policy.server.url = unused_address()
     for request in (ask(policy), replace(ask(policy), on_text=lambda text: None)):
         with pytest.raises(Unavailable, match="no server at"):
             policy.generate([request])

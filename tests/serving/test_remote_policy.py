@@ -90,7 +90,7 @@ def test_a_policy_that_takes_too_long_is_a_time_out(remote, held_out):
 @pytest.mark.slow
 def test_a_slow_policy_does_not_delay_other_requests(remote, held_out):
     policy_server, server = remote
-    policy_server.pause, server.pool.default.pipeline.policy.timeout = 4.0, 9.0
+    policy_server.pause, server.pool.default.pipeline.policy.server.timeout = 4.0, 9.0
     fields = question(held_out[0])
     shipped = {**fields, "data": {"question": "the shape", "policy": server.pool.policies[1]}}
     with policy_server.running(), server.http() as http, ThreadPoolExecutor(1) as other:
@@ -106,7 +106,7 @@ def test_a_slow_policy_does_not_delay_other_requests(remote, held_out):
 @pytest.mark.slow
 def test_a_server_ends_without_waiting_for_a_slow_policy(remote, held_out):
     policy_server, server = remote
-    policy_server.pause, server.pool.default.pipeline.policy.timeout = 60.0, 90.0
+    policy_server.pause, server.pool.default.pipeline.policy.server.timeout = 60.0, 90.0
     with policy_server.running(), server.http() as http:
         assert http.post("/v1/segment", **question(held_out[0])).status_code == 504  # after its 10 s
         server.server.should_exit = True
