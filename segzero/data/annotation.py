@@ -162,8 +162,8 @@ class AnnotationProject:
             before = self.read(id)
             if before.revision != revision:
                 raise SaveConflict(
-                    f"{before.who} saved this image at {before.when}, while you worked on it; nothing of yours is "
-                    "saved yet: look at theirs, then save again"
+                    f"this image was saved by {before.who or 'nobody'} at {before.when or 'no time'}, while you worked "
+                    "on it; nothing of yours is saved yet: look at theirs, then save again"
                 )
             self._refuse_lent(self._lent(), id, who)
             instances = self._instances(before.instances, checked, who)
@@ -279,7 +279,7 @@ class AnnotationProject:
         other, until = lent.get(id, (who, 0.0))
         if other != who:
             clock = time.strftime("%H:%M", time.gmtime(until))
-            raise ImageLent(f"{other} works on this image, until {clock} UTC at least; take another one")
+            raise ImageLent(f"this image is with {other}, until {clock} UTC at least; take another one")
 
     def _return(self, id: str, who: str) -> None:
         lent = self._lent()

@@ -70,7 +70,7 @@ def test_instances_come_back_with_who_made_them_and_how(project):
 def test_a_save_over_somebody_elses_is_refused_and_nothing_is_lost(project):
     id = next(iter(project.entries))
     project.save(id, 0, [Draft("apple", square(3, 4), "click")], False, "anna")
-    with pytest.raises(SaveConflict, match=r"anna saved this image at .* look at theirs"):
+    with pytest.raises(SaveConflict, match=r"this image was saved by anna at .* look at theirs"):
         project.save(id, 0, [Draft("pear", square(20, 4), "box")], True, "ben")
     assert [each.label for each in project.read(id).instances] == ["apple"]
     assert project.save(id, 1, [Draft("pear", square(20, 4), "box")], True, "ben").revision == 2
@@ -103,7 +103,7 @@ def test_each_annotator_gets_an_image_of_their_own_until_it_is_given_back_or_tim
     assert project.next_image("anna") == first  # still theirs
     second = project.next_image("ben")
     assert second != first
-    with pytest.raises(ImageLent, match="anna works on this image, until"):
+    with pytest.raises(ImageLent, match="this image is with anna, until"):
         project.lend(first.id, "ben")
     with pytest.raises(ImageLent):
         project.save(first.id, 0, [], True, "ben")
