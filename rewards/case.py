@@ -25,7 +25,7 @@ from rewards.matching import Pair, pair_up
 from segzero.answer import Answer, Instance, parse_answer
 from segzero.errors import UserError
 from segzero.frames import Frame, Size, stretch
-from segzero.masks import RLE, encode, union
+from segzero.masks import RLE, Box, box_of, decode, encode, union
 from segzero.sample import Sample
 from segzero.solution import parse_objects, parse_solution
 
@@ -67,6 +67,7 @@ class Case:
     true_mask: RLE | None = None
     ignore: RLE | None = None  # pixels that count neither way
     prompt_boxes: PromptBoxes = PromptBoxes()
+    drawn_boxes: tuple[Box, ...] | None = None  # of the masks that phrases became; None: the answer's own boxes count
 
     @classmethod
     def of_sample(
@@ -87,8 +88,12 @@ class Case:
         true_mask = sample.mask()
         if true_mask is None:
             raise _no_true_masks(f"truth of sample {sample.id!r}")
-        predicted = union([mask if isinstance(mask, dict) else encode(mask) for mask in masks], sample.size)
-        return replace(case, predicted_mask=predicted, true_mask=true_mask, ignore=sample.ignore)
+        rles = [mask if isinstance(mask, dict) else encode(mask) for mask in masks]
+        case = replace(case, predicted_mask=union(rles, sample.size), true_mask=true_mask, ignore=sample.ignore)
+        if not case.written.phrases:
+            return case
+        boxes = (box_of(decode(rle)) for rle in rles)
+        return replace(case, drawn_boxes=tuple(box for box in boxes if box is not None))
 
     @classmethod
     def of_objects(
@@ -120,7 +125,11 @@ class Case:
         if self.scale == (1.0, 1.0):
             return self.written
         instances = tuple(_scaled(instance, self.scale) for instance in self.written.instances)
-        return replace(self.written, instances=instances)
+        phrases = tuple(
+            replace(one, box=_scaled(Instance(one.box), self.scale).box) if one.box else one
+            for one in self.written.phrases
+        )
+        return replace(self.written, instances=instances, phrases=phrases)
 
     @cached_property
     def pairs(self) -> list[Pair]:
@@ -142,7 +151,7 @@ class Case:
     @property
     def predicts_empty(self) -> bool:
         """True for a well-formed response whose answer is that nothing is there."""
-        return self.well_formed and self.answer.error is None and not self.answer.instances
+        return self.well_formed and self.answer.error is None and not self.answer.count
 
 
 def read_case(

@@ -20,26 +20,27 @@ def clean_answer(case: Case) -> float:
     """Share of a well-formed answer's objects that are valid, 0 to 1; 1 for "nothing there". Source: ours."""
     if not case.well_formed or case.answer.error is not None:
         return 0.0
-    objects, faults = len(case.answer.instances), len(case.answer.warnings)
+    objects, faults = case.answer.count, len(case.answer.warnings)
     return objects / (objects + faults) if faults else 1.0
 
 
 def presence(case: Case) -> float:
     """1 if the answer is right about whether anything is there, else 0. Source: GenSeg-R1-G."""
-    return float(case.predicts_empty if not case.truth else case.well_formed and bool(case.answer.instances))
+    return float(case.predicts_empty if not case.truth else case.well_formed and bool(case.answer.count))
 
 
 def count_ratio(case: Case) -> float:
     """Smaller number of objects over the larger, 0 to 1. Source: ours.
 
     Predicted boxes that overlap each other by more than half count as one, unless true boxes do so too:
-    copies must not fill up the count.
+    copies must not fill up the count. Of phrases, the masks that were drawn for them count.
     """
     score = _empty_score(case)
     if score is not None:
         return score
-    predicted, true = len(case.answer.instances), len(case.truth)
-    copies = predicted - _distinct([i.box for i in case.answer.instances])
+    boxes = [i.box for i in case.answer.instances] if case.drawn_boxes is None else list(case.drawn_boxes)
+    predicted, true = len(boxes), len(case.truth)
+    copies = predicted - _distinct(boxes)
     if copies:
         copies = max(0, copies - (true - _distinct([i.box for i in case.truth])))
     return min(predicted - copies, true) / max(predicted, true)
@@ -98,7 +99,7 @@ def predicted_mask_iou(case: Case) -> float:
 
 def _empty_score(case: Case) -> float | None:
     """1 or 0 where the truth or the answer has no objects; None where both have objects to compare."""
-    if case.truth and case.well_formed and case.answer.instances:
+    if case.truth and case.well_formed and case.answer.count:
         return None
     return float(not case.truth and case.predicts_empty)
 

@@ -50,6 +50,13 @@ PRESETS: dict[str, Rubric] = {
         Term("presence", objects.presence),
         Term("non_repetition", fresh_thinking),
     )),
+    "phrase": Rubric((
+        Term("thinking", thinking_format),
+        Term("format", objects.clean_answer),
+        Term("box_iou", objects.box_iou_mean),
+        Term("presence", objects.presence),
+        Term("non_repetition", fresh_thinking),
+    )),
     "mask": Rubric(_MASK),
     "dialogue": Rubric((*_MASK, Term("cites", cites))),
 }  # fmt: skip

@@ -21,11 +21,13 @@ from typing import Any
 
 from segzero.errors import unknown_name
 
-FORMATS = ("multi", "seg_zero")
-POINTS = {"multi": 1, "seg_zero": 2}  # points per object in a format
+FORMATS = ("multi", "seg_zero", "phrase")
+POINTS = {"multi": 1, "seg_zero": 2, "phrase": 0}  # points per object in a format
 MAX_OBJECTS = 120  # the published rewards ignore further ones
 MAX_DEPTH = 16  # nested brackets; a good answer has three
 MAX_TOKENS = 20_000  # brackets, commas, colons and words; MAX_OBJECTS good objects have under 3000
+MAX_PHRASES = 32  # different ones; each costs the segmenter a pass
+MAX_PHRASE = 200  # characters
 MAX_COORDINATE = 1e9  # no image is larger, and scaling such a number can't overflow
 
 ERRORS = {
@@ -38,7 +40,10 @@ ERRORS = {
     "out_of_frame": "a box lies wholly outside the frame",
     "bad_point": "an object has a point that isn't two finite numbers",
     "no_point": "an object has no point; its box is kept (only ever a warning)",
-    "too_many": f"more objects than the format has (multi: {MAX_OBJECTS}, seg_zero: 1); the rest is left out",
+    "bad_phrase": f"an object of the format phrase has no phrase of 1 to {MAX_PHRASE} characters",
+    "no_box": "an object has only a phrase, which the segmenter can't read: nothing is drawn for it",
+    "too_many": f"more objects than the format has (multi: {MAX_OBJECTS}, seg_zero: 1, phrase: {MAX_OBJECTS}, "
+    f"of {MAX_PHRASES} phrases); the rest is left out",
 }
 
 
@@ -51,19 +56,36 @@ class Instance:
 
 
 @dataclass(frozen=True)
+class Phrase:
+    """An object in an answer of the format `phrase`: words that a segmenter reads, and which of their instances."""
+
+    text: str
+    box: tuple[float, float, float, float] | None = None  # in frame coordinates; None: all instances are meant
+
+
+@dataclass(frozen=True)
 class Answer:
-    """A parsed answer. Without instances and without an error, it says that nothing is there."""
+    """A parsed answer. Without objects and without an error, it says that nothing is there."""
 
     think: str = ""
     instances: tuple[Instance, ...] = ()
     error: str | None = None  # one of ERRORS; None if the text could be read
     warnings: tuple[str, ...] = ()  # each one of ERRORS, in order of appearance: mostly objects that were left out
+    phrases: tuple[Phrase, ...] = ()  # of the format phrase; those with a box are instances, too
+
+    @property
+    def count(self) -> int:
+        """Number of objects, phrases without a box among them."""
+        return len(self.phrases) or len(self.instances)
 
 
 def render_answer(answer: Answer, format: str = "multi") -> str:
     """Write an answer as a policy would, in the style of the prompts' examples."""
     _check_format(format)
-    objects = [_render_instance(instance, format) for instance in answer.instances]
+    if format == "phrase":
+        objects = [_render_phrase(phrase) for phrase in answer.phrases]
+    else:
+        objects = [_render_instance(instance, format) for instance in answer.instances]
     lone = format == "seg_zero" and len(objects) == 1
     body = objects[0] if lone else f"[{', '.join(objects)}]"
     return f"<think>{answer.think}</think><answer>{body}</answer>"
@@ -90,6 +112,8 @@ def parse_answer(text: str, format: str = "multi", extent: tuple[float, float] |
         error = missing or ("not_a_list" if _is_scalar(body) else "not_json")
         return Answer(think, error=error)
     objects = list(islice(_objects(values), MAX_OBJECTS + 1))
+    if format == "phrase":
+        return _phrase_answer(think, objects, problems, extent)
     checked = [_instance(item, POINTS[format], extent) for item in objects[:MAX_OBJECTS]]
     instances = tuple(instance for instance, _ in checked if instance)
     warnings = [code for _, code in checked if code] + problems
@@ -262,6 +286,56 @@ def _instance(item: object, count: int, extent: tuple[float, float] | None) -> t
             return None, "bad_point"
         points.append((point[0], point[1]))
     return Instance((x0, y0, x1, y1), tuple(points)), None if points else "no_point"
+
+
+def _phrase_answer(
+    think: str, objects: list[object], problems: list[str], extent: tuple[float, float] | None
+) -> Answer:
+    """Make the answer that objects of the format phrase are."""
+    phrases: list[Phrase] = []
+    warnings: list[str] = []
+    for item in objects[:MAX_OBJECTS]:
+        phrase, code = _phrase(item, extent)
+        if phrase and phrase.text not in (texts := {one.text for one in phrases}) and len(texts) == MAX_PHRASES:
+            phrase, code = None, "too_many"
+        phrases += [phrase] if phrase else []
+        warnings += [code] if code else []
+    warnings += problems
+    if len(objects) > MAX_OBJECTS and "too_many" not in problems:
+        warnings.append("too_many")
+    if not phrases and warnings:
+        return Answer(think, error=warnings[0], warnings=tuple(warnings[1:]))
+    instances = tuple(Instance(phrase.box) for phrase in phrases if phrase.box)
+    return Answer(think, instances, warnings=tuple(warnings), phrases=tuple(phrases))
+
+
+def _phrase(item: object, extent: tuple[float, float] | None) -> tuple[Phrase | None, str | None]:
+    """Make the phrase that an object describes; an object with an unusable box is no object."""
+    named = {key.lower(): value for key, value in item.items()} if isinstance(item, dict) else {}
+    text = clean_phrase(next((value for key, value in named.items() if "phrase" in key), None))
+    if not text:
+        return None, "bad_phrase"
+    if all("bbox" not in key or value in ("null", "None", "") for key, value in named.items()):
+        return Phrase(text), None
+    instance, code = _instance(item, 0, extent)
+    return (Phrase(text, instance.box), None) if instance else (None, code)
+
+
+def clean_phrase(value: object) -> str:
+    """Normalise a phrase's spelling, which quotes and backslashes are not part of; empty if it is not usable.
+
+    >>> clean_phrase(' red  "cup" ')
+    'red cup'
+    """
+    if not isinstance(value, str) or len(value) > MAX_PHRASE or "<|" in value:
+        return ""
+    text = " ".join(re.sub(r'["\\]', " ", value).split()).lower().rstrip(".?! ")
+    return "" if any("\ud800" <= character <= "\udfff" for character in text) else text
+
+
+def _render_phrase(phrase: Phrase) -> str:
+    box = f', "bbox_2d": {_render_numbers(phrase.box)}' if phrase.box else ""
+    return f'{{"phrase": "{clean_phrase(phrase.text)}"{box}}}'
 
 
 def _numbers(value: object, count: int) -> tuple[float, ...] | None:

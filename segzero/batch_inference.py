@@ -40,7 +40,12 @@ class Outcome:
 def jobs_for(images: str, question: str) -> list[Job]:
     """Jobs of one question for an image, a folder or a glob of images."""
     normalise(question)
-    return _named([(path, question) for path in find_images(images)])
+    return named_jobs([(path, question) for path in find_images(images)])
+
+
+def jobs_for_all(images: str) -> list[Job]:
+    """Jobs without a question for an image, a folder or a glob of images."""
+    return named_jobs([(path, "") for path in find_images(images)])
 
 
 def jobs_from(file: Path) -> list[Job]:
@@ -66,7 +71,7 @@ def jobs_from(file: Path) -> list[Job]:
             raise UserError(f"{file}, line {number}: {reason}") from error
     if not pairs:
         raise UserError(f"{file} holds no questions; write one JSON object a line")
-    return _named(pairs)
+    return named_jobs(pairs)
 
 
 def run(pipeline: Pipeline, jobs: Iterable[Job], max_pixels: int) -> Iterator[Outcome]:
@@ -119,10 +124,11 @@ def check_formats(formats: tuple[str, ...]) -> None:
             raise unknown_name("format", name, list(FORMATS))
 
 
-def _named(pairs: list[tuple[Path, str]]) -> list[Job]:
+def named_jobs(pairs: list[tuple[Path, str]]) -> list[Job]:
     """Jobs with file names that tell the image, and differ on every file system.
 
-    >>> [job.name for job in _named([(Path(name), "the cat") for name in ("a.jpg", "A.png", "a_2.jpg", "coco.jpg")])]
+    >>> names = ("a.jpg", "A.png", "a_2.jpg", "coco.jpg")
+    >>> [job.name for job in named_jobs([(Path(name), "the cat") for name in names])]
     ['a', 'A_2', 'a_2_2', 'coco_2']
     """
     taken = {RESERVED}

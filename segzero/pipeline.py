@@ -27,6 +27,8 @@ from segzero.prompts import get_prompt, render_messages
 from segzero.result import InstanceMask, Segmentation
 from segzero.segmenter import Embeddings, MaskPrompt, Segmenter, load_segmenter
 from segzero.segmenter.everything import PRESETS, EverythingSettings, FoundMask, find_everything
+from segzero.segmenter.protocol import enlarge
+from segzero.segmenter.words import PhrasePrompt, draw_phrases, reads_text
 
 GREEDY = Sampling()
 ImageLike = str | Path | bytes | Image.Image
@@ -283,13 +285,28 @@ class SegZeroPipeline:
             groups = [[place] for place in range(len(outputs))]
         masks: list[tuple[InstanceMask, ...]] = [()] * len(outputs)
         if embeddings is not None:
-            together = [[each for place in group for each in outputs[place].answer.instances] for group in groups]
+            by_box = [() if self._reads(output) else output.answer.instances for output in outputs]
+            together = [[each for place in group for each in by_box[place]] for group in groups]
             drawn = draw_instances(self.segmenter, embeddings, together, self.policy.frame)
-            for group, of_image in zip(groups, map(iter, drawn), strict=True):
+            for number, (group, of_image) in enumerate(zip(groups, map(iter, drawn), strict=True)):
                 for place in group:
-                    masks[place] = tuple(islice(of_image, len(outputs[place].answer.instances)))
+                    masks[place] = tuple(islice(of_image, len(by_box[place])))
+                    if self._reads(outputs[place]):
+                        masks[place] = self._draw_phrases(outputs[place], embeddings[number])
         seconds = (time.perf_counter() - begin) / max(len(outputs), 1)
-        return [_to_segmentation(*row, seconds) for row in zip(outputs, masks, strict=True)]
+        undrawn = [0 if self._reads(one) else sum(each.box is None for each in one.answer.phrases) for one in outputs]
+        return [_to_segmentation(*row, seconds) for row in zip(outputs, masks, undrawn, strict=True)]
+
+    def _reads(self, output: PolicyOutput) -> bool:
+        """True for an answer of phrases that the segmenter itself looks for."""
+        return bool(output.answer.phrases) and reads_text(self.segmenter)
+
+    def _draw_phrases(self, output: PolicyOutput, image: Embeddings) -> tuple[InstanceMask, ...]:
+        prompts = phrases_in_pixels(output.answer, self.policy.frame, output.image.size)
+        return tuple(
+            InstanceMask(enlarge(one.logits[None], output.image.size)[0], one.box, (), one.score)
+            for one in draw_phrases(self.segmenter, image, prompts)
+        )
 
 
 def draw_instances(
@@ -319,24 +336,38 @@ def in_pixels(instance: Instance, frame: Frame, size: Size) -> tuple[Box, tuple[
     return box, tuple(clip_point(frame.to_pixels(point, size), size) for point in instance.points)
 
 
+def phrases_in_pixels(answer: Answer, frame: Frame, size: Size) -> list[PhrasePrompt]:
+    """Convert an answer's phrases to prompts in the image's own pixels, each with its box or none."""
+    return [
+        PhrasePrompt(phrase.text, (in_pixels(Instance(phrase.box), frame, size)[0],) if phrase.box else ())
+        for phrase in answer.phrases
+    ]
+
+
 def _outputs_by_image(outputs: Sequence[PolicyOutput]) -> list[list[int]]:
-    """Group the places of outputs with instances by their image."""
+    """Group the places of outputs with objects by their image."""
     places: dict[int, list[int]] = defaultdict(list)
     for place, output in enumerate(outputs):
-        if output.answer.instances:
+        if output.answer.count:
             places[id(output.image)].append(place)
     return list(places.values())
 
 
-def _to_segmentation(output: PolicyOutput, masks: tuple[InstanceMask, ...], seconds: float) -> Segmentation:
+def _to_segmentation(
+    output: PolicyOutput, masks: tuple[InstanceMask, ...], undrawn: int, seconds: float
+) -> Segmentation:
+    """Make the result; `undrawn` phrases were left out, since only their words say what they are."""
+    error, warnings = output.answer.error, (*output.answer.warnings, *["no_box"] * undrawn)
+    if undrawn and not masks:
+        error, warnings = "no_box", warnings[:-1]
     return Segmentation(
         output.image,
         output.question,
         masks,
         think=output.answer.think,
         raw_text=output.text,
-        error=output.answer.error,
-        warnings=output.answer.warnings,
+        error=error,
+        warnings=warnings,
         timings={"policy": output.seconds, "segmenter": seconds},
         presence=output.presence,
     )

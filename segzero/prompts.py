@@ -1,7 +1,8 @@
 """Prompts: templates that turn a question into the messages a policy reads.
 
 The sentences of `seg_zero` and `vision_reasoner` are those that the released checkpoints were trained with, down to
-the missing spaces between sentences. `multi` is ours: it also says how to answer "nothing there".
+the missing spaces between sentences. `multi` is ours: it also says how to answer "nothing there"; `phrase` too asks for
+words that SAM3 reads.
 
 >>> render_text("The mug left of the laptop.", "multi").splitlines()[0][:40]
 'Please find "the mug left of the laptop"'
@@ -19,6 +20,7 @@ _EXAMPLE_ONE = "{'bbox': [10,100,200,210], 'points_1': [30,110], 'points_2': [35
 _EXAMPLE_MANY = (
     '[{"bbox_2d": [10,100,200,210], "point_2d": [30,110]}, {"bbox_2d": [225,296,706,786], "point_2d": [302,410]}]'
 )
+_EXAMPLE_PHRASES = '[{"phrase": "red cup"}, {"phrase": "dog", "bbox_2d": [10,100,200,210]}]'
 _AFTER_MANY = (
     '" with bboxs and points.',
     "Compare the difference between object(s) and find the most closely matched object(s).",
@@ -55,6 +57,19 @@ PROMPTS: dict[str, Prompt] = {
         before='Please find "',
         after=(*_AFTER_MANY, "If nothing in the image matches, the answer is the empty list [].", _LAST_MANY),
         format="multi",
+    ),
+    "phrase": Prompt(
+        before='Please find "',
+        after=(
+            '" by the noun phrases of the object(s).',
+            "Compare the difference between object(s) and find the most closely matched object(s).",
+            _THINK,
+            "Output short noun phrases in JSON format, each of which names all objects of its kind, with a bbox where"
+            " only one of them is meant.",
+            "If nothing in the image matches, the answer is the empty list [].",
+            f"i.e., <think> thinking process here </think><answer>{_EXAMPLE_PHRASES}</answer>",
+        ),
+        format="phrase",
     ),
 }
 

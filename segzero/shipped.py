@@ -34,6 +34,11 @@ def mask_model_path() -> Path:
     return weights_path() / "prompt_head"
 
 
+def is_shipped(path: str | Path) -> bool:
+    """Whether a checkpoint is one of those that come with the package, which know synthetic scenes alone."""
+    return Path(path).is_absolute() and Path(path).is_relative_to(weights_path())
+
+
 def model_path(name: str) -> str:
     """Path of the shipped `policy` or `segmenter`, as the configuration files name them."""
     return str({"policy": policy_path, "segmenter": segmenter_path}[name]())

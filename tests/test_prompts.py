@@ -44,7 +44,7 @@ def test_a_prompts_example_is_a_good_answer_in_its_format(name):
     assert prompt.format in FORMATS
     answer = parse_answer(prompt.after[-1], prompt.format, extent=(840, 840))
     assert (answer.think, answer.error, answer.warnings) == ("thinking process here", None, ())
-    assert len(answer.instances) == (1 if prompt.format == "seg_zero" else 2)
+    assert answer.count == (1 if prompt.format == "seg_zero" else 2)
 
 
 @pytest.mark.parametrize(

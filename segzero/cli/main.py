@@ -14,6 +14,7 @@ from segzero.cli.demo import demo
 from segzero.cli.demo_ui import demo_ui
 from segzero.cli.docs import docs
 from segzero.cli.doctor import doctor
+from segzero.cli.everything import edges, everything
 from segzero.cli.infer import infer
 from segzero.cli.segment import segment
 from segzero.cli.serve import serve
@@ -39,7 +40,10 @@ def options(version: Annotated[bool, typer.Option("--version", help="Print the v
         raise typer.Exit
 
 
-for command in (infer, segment, words, demo, train, sft, tune, merge, chat, serve, demo_ui, doctor, docs):
+COMMANDS = (
+    infer, segment, words, everything, edges, demo, train, sft, tune, merge, chat, serve, demo_ui, doctor, docs,
+)  # fmt: skip
+for command in COMMANDS:
     app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(evaluate.app, name="eval")

@@ -37,7 +37,7 @@ class BackendOptions:
         str | None, typer.Option(help="stretch(840), native or relative(1000); default: the checkpoint's.")
     ] = None
     prompt: Annotated[
-        str | None, typer.Option(help="multi, vision_reasoner or seg_zero; default: the checkpoint's.")
+        str | None, typer.Option(help="multi, vision_reasoner, seg_zero or phrase; default: the checkpoint's.")
     ] = None
 
 

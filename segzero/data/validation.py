@@ -11,7 +11,7 @@ import numpy as np
 
 from rewards import PRESETS, Case
 from rewards.case import SQUARE
-from segzero.answer import MAX_OBJECTS, POINTS, Answer, Instance, render_answer
+from segzero.answer import MAX_OBJECTS, MAX_PHRASE, POINTS, Answer, Instance, Phrase, clean_phrase, render_answer
 from segzero.errors import UserError
 from segzero.frames import Frame, Size
 from segzero.masks import Mask, box_iou, box_of, decode
@@ -26,7 +26,18 @@ LONGEST = 800  # letters, some 200 tokens: what a prompt of 1300 tokens leaves b
 
 def true_answer(sample: Sample, frame: Frame, format: str, think: str = "The truth.") -> str:
     """Write a sample's truth as a policy would; a single point is written twice where the format has two."""
-    return render_answer(Answer(think, _true_instances(sample, frame, format)), format)
+    return render_answer(_true_answer(sample, frame, format, think), format)
+
+
+def _true_answer(sample: Sample, frame: Frame, format: str, think: str) -> Answer:
+    """The truth; its phrases, where the format has them, are the question with each object's box."""
+    instances = _true_instances(sample, frame, format)
+    if format != "phrase":
+        return Answer(think, instances)
+    text = (
+        clean_phrase(sample.question[:MAX_PHRASE]) or "object"
+    )  # a question that can't be asked is reported by itself
+    return Answer(think, instances, phrases=tuple(Phrase(text, instance.box) for instance in instances))
 
 
 def _true_instances(sample: Sample, frame: Frame, format: str) -> tuple[Instance, ...]:
@@ -107,10 +118,10 @@ def imperfect_terms(sample: Sample) -> dict[str, list[str]]:
     for preset, rubric in PRESETS.items():
         if not _applies(preset, sample):
             continue
-        format = "seg_zero" if preset in ONE_OBJECT else "multi"
+        format = "seg_zero" if preset in ONE_OBJECT else "phrase" if preset == "phrase" else "multi"
         if format not in cases:
-            truth = _true_instances(sample, SQUARE, format)
-            cases[format] = Case(render_answer(Answer("The truth.", truth), format), truth, format=format)
+            truth = _true_answer(sample, SQUARE, format, "The truth.")
+            cases[format] = Case(render_answer(truth, format), truth.instances, format=format)
         reward = rubric.score(cases[format])
         is_highest = reward.total >= rubric.highest - 1e-6
         terms = [] if is_highest else [term.name for term in rubric.terms if reward.terms[term.name] < term.high - 1e-6]

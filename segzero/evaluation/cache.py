@@ -106,6 +106,14 @@ class _Images(Embeddings):
     new: tuple[str, ...] = ()  # places of the images in `encoded`
     encoded: Embeddings | None = None
 
+    def __getitem__(self, index: int | slice) -> "Embeddings":
+        """One image, encoded if it was among the new ones."""
+        assert isinstance(index, int)
+        place = self.places[index]
+        encoded = self.encoded[self.new.index(place)] if self.encoded is not None and place in self.new else None
+        new = () if encoded is None else (place,)
+        return _Images((), (self.sizes[index],), (place,), {place: self.pictures[place]}, new, encoded)
+
 
 class DiskCachedSegmenter:
     """A segmenter whose masks are kept on the disk. A new image is encoded at once, while the policy generates."""
@@ -158,11 +166,13 @@ class DiskCachedSegmenter:
         """Find the instances of each phrase of each image; `embeddings` are those of this object's `embed`."""
         assert isinstance(embeddings, _Images) and reads_text(self.segmenter)
         found: list[list[PhrasePrediction]] = []
-        for place, size, prompts in zip(embeddings.places, embeddings.sizes, phrases, strict=True):
+        for number, (place, prompts) in enumerate(zip(embeddings.places, phrases, strict=True)):
+            image, size = embeddings[number], embeddings.sizes[number]
+            assert isinstance(image, _Images)
             files = [f"{place}/{key_of(one.text, one.boxes, one.box_labels, threshold)}.json" for one in prompts]
             listed = [_read_phrase(self.cache.get(file), size) for file in files]
             new = [at for at, each in enumerate(listed) if each is None]
-            for _, encoded in self._encoded(_only(embeddings, place), {place} if new else ()):
+            for _, encoded in self._encoded(image, {place} if new else ()):
                 wanted = [[prompts[at] for at in new]]
                 for at, each in zip(new, self.segmenter.find(encoded, wanted, threshold)[0], strict=True):
                     self.cache.put(files[at], _phrase_value(each))
@@ -185,16 +195,6 @@ class DiskCachedSegmenter:
         except (TypeError, KeyError, ValueError, UserError):
             return None
         return MaskPrediction(np.where(mask, 1, -1).astype(np.float32)[None], np.array([score], np.float32), size)
-
-
-def _only(images: _Images, place: str) -> _Images:
-    """The image of one place, encoded if it was among the new ones."""
-    at = images.places.index(place)
-    encoded = None
-    if images.encoded is not None and place in images.new:
-        encoded = images.encoded[images.new.index(place)]
-    new = (place,) if encoded is not None else ()
-    return _Images((), images.sizes[at : at + 1], (place,), {place: images.pictures[place]}, new, encoded)
 
 
 def _phrase_value(found: PhrasePrediction) -> dict[str, Any]:

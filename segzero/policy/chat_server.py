@@ -56,13 +56,17 @@ class ChatServer:
         self.url, self.timeout, self.retries, self.pause = url, timeout, retries, pause
         self._lock, self._not_before = threading.Lock(), 0.0  # time.monotonic() until which the server wants quiet
 
-    def pick_model(self, wanted: str | None) -> dict[str, Any]:
-        """Find the server's description of the model to use."""
+    def models(self) -> dict[str, dict[str, Any]]:
+        """Descriptions of the models that the server lists, by name."""
         answer = self.call("/models")
         try:
-            cards = {as_text(card["id"]): card for card in answer["data"]}
+            return {as_text(card["id"]): card for card in answer["data"]}
         except (KeyError, TypeError):
             raise UserError(f"{self.url} lists no models; an OpenAI-compatible address ends in /v1") from None
+
+    def pick_model(self, wanted: str | None) -> dict[str, Any]:
+        """Find the server's description of the model to use."""
+        cards = self.models()
         if wanted is None and len(cards) != 1:
             names = one_line(", ".join(cards))
             raise UserError(f"{self.url} serves {len(cards)} models ({names}); name one: MODEL@{self.url}")

@@ -6,7 +6,7 @@ the published code:
 
 1. The grid is decoded from coarse to fine, and a point is skipped if an earlier point's mask tells what is there; see
    `EverythingSettings.skip_covered`.
-2. Stability and boxes are computed from logits at low resolution, the boxes with fractions of their pixels.
+2. Stability and boxes are computed from logits at low resolution, but to fractions of their cells.
 3. The whole image is a crop like the others: boxes are compared in the image's coordinates, and all crops count.
 
 >>> found = find_everything(segmenter, image)                                              # doctest: +SKIP
@@ -29,10 +29,13 @@ from segzero.masks import RLE, Box, Mask, Point, box_of_rle, decode, encode, pix
 from segzero.segmenter.protocol import Embeddings, Logits, MaskPrompt, Segmenter, enlarge
 
 EDGE = 20.0  # pixels: a box so near to a crop's edge belongs to an object that the crop cuts
+SLACK = 0.3  # a mask that is less stable by more, counted in cells, is not looked at closely
+FINE = 128  # side to which logits are enlarged at most where the stability of a small mask is counted
 ENLARGED = 1 << 26  # pixels of masks that are enlarged at a time
 MOST_PIXELS = 1 << 34  # of all masks of an image together
 CROPS_AT_ONCE = 4
 HELD = 1 << 29  # bytes of candidates beyond which duplicates go before all points are decoded
+KNOWN = 2  # points with a mask over a place, after which it is known
 STRIDES = (4, 2, 1)  # every fourth point of a row and column first, then every second, then all
 
 Crop = tuple[int, int, int, int]  # x0, y0, x1, y1
@@ -91,7 +94,12 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "crop_nms_thresh": (0, 1),
     "min_area": (0, 1 << 28),
 }
-PRESETS = {"sam2": EverythingSettings(), "sam": EverythingSettings(pred_iou_thresh=0.88)}
+PRESETS = {
+    "sam2": EverythingSettings(),
+    "sam": EverythingSettings(pred_iou_thresh=0.88),
+    # For the shipped segmenter, which draws on 48x48 cells: its masks are less stable than SAM2's.
+    "scenes": EverythingSettings(points_per_side=24, stability_thresh=0.85),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,16 +191,16 @@ def find_candidates(
     width, height = embeddings.sizes[0]
     grid = embeddings.features[0].shape[-2:]  # logits have the finest features' grid
     held: list[Candidates] = []
-    covered = np.zeros(grid, bool)
+    covered = np.zeros(grid, int)  # by how many points' masks
     for points in _from_coarse_to_fine(settings.points_per_side, (width, height)):
         if settings.skip_covered:
             cells = (points / (width, height) * (grid[1], grid[0])).astype(int)  # the logit at each point
-            points = points[~covered[cells[:, 1], cells[:, 0]]]
+            points = points[covered[cells[:, 1], cells[:, 0]] < KNOWN]
         for start in range(0, len(points), settings.points_per_batch):
             batch = points[start : start + settings.points_per_batch]
             masks, owners = _decode(segmenter, embeddings, batch, settings)
             if settings.skip_covered:
-                covered |= _smallest(masks.logits, owners).any(axis=0)
+                covered += _smallest(masks.logits, owners).sum(axis=0)
             if crop is not None and size is not None:
                 masks = masks[~_cut_off(masks.boxes, crop, size)]
             held.append(masks)
@@ -270,14 +278,48 @@ def _decode(
     grid = predictions[0].logits.shape[1:]
     logits = np.array([predictions[i].logits[j] for i, j in zip(owners, ranks, strict=True)], np.float32)
     logits = logits.reshape(-1, *grid)
-    surely, perhaps = (
-        np.count_nonzero(logits > cut, axis=(1, 2)) for cut in (settings.stability_offset, -settings.stability_offset)
-    )
-    stability = surely / np.maximum(perhaps, 1)
-    kept = (stability >= settings.stability_thresh) & (logits > 0).any(axis=(1, 2))
+    coarse = _overlap(logits, settings.stability_offset)
+    kept = (coarse >= settings.stability_thresh - SLACK) & (logits > 0).any(axis=(1, 2))
+    owners, logits, scores = owners[kept], logits[kept], scores[kept]
+    stability = stability_of(logits, settings.stability_offset)
+    kept = stability >= settings.stability_thresh
     owners, logits = owners[kept], logits[kept]
     boxes = _boxes(logits, embeddings.sizes[0])
     return Candidates(logits, scores[kept], stability[kept], boxes, points[owners]), owners
+
+
+def stability_of(logits: Logits, offset: float) -> NDArray[np.float64]:
+    """IoU of each mask [N, h, w] cut at +offset with itself cut at -offset, as if it were enlarged.
+
+    Each is enlarged within a window around it: a small mask has too few cells to count them.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    count, height, width = logits.shape
+    inside = logits > -offset
+    spans = np.any(inside, axis=2), np.any(inside, axis=1)
+    # A cell more on each side, which is outside, so that nothing changes by the window.
+    top, left = (np.maximum(span.argmax(axis=1) - 1, 0) for span in spans)
+    below, right = (span.shape[1] - span[:, ::-1].argmax(axis=1) + 1 for span in spans)
+    sides = 2 ** np.ceil(np.log2(np.maximum(below - top, right - left))).astype(int)
+    stability = np.zeros(count)
+    for side in np.unique(sides):
+        [chosen] = np.nonzero(sides == side)
+        tall, wide = min(side, height), min(side, width)
+        y = np.minimum(top[chosen], height - tall)[:, None, None] + np.arange(tall)[:, None]
+        x = np.minimum(left[chosen], width - wide)[:, None, None] + np.arange(wide)
+        window = torch.from_numpy(logits[chosen[:, None, None], y, x])
+        times = max(1, min(4, FINE // int(side)))
+        fine = interpolate(window[None], scale_factor=times, mode="bilinear", align_corners=False)[0]
+        stability[chosen] = _overlap(fine.numpy(), offset)
+    return stability
+
+
+def _overlap(logits: Logits, offset: float) -> NDArray[np.float64]:
+    surely, perhaps = (np.count_nonzero(logits > cut, axis=(1, 2)) for cut in (offset, -offset))
+    overlap: NDArray[np.float64] = surely / np.maximum(perhaps, 1)
+    return overlap
 
 
 def _smallest(logits: Logits, owners: NDArray[np.intp]) -> NDArray[np.bool_]:

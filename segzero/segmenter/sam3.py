@@ -60,7 +60,6 @@ class Sam3Segmenter(TransformersSegmenter):
         for listed, size in zip(phrases, embeddings.sizes, strict=True):
             for prompt in listed:
                 check_exemplars(prompt, size)
-                self._check_length(prompt.text)
         return [self._find(embeddings[i], listed, threshold) for i, listed in enumerate(phrases)]
 
     def _find(self, image: Embeddings, phrases: Sequence[PhrasePrompt], threshold: float) -> list[PhrasePrediction]:
@@ -78,7 +77,11 @@ class Sam3Segmenter(TransformersSegmenter):
     def _detect(self, image: Embeddings, phrases: list[PhrasePrompt], threshold: float) -> list[PhrasePrediction]:
         size = image.sizes[0]
         tokens = self.words.tokenizer(
-            [prompt.text for prompt in phrases], padding="max_length", max_length=self.longest, return_tensors="pt"
+            [prompt.text for prompt in phrases],
+            padding="max_length",
+            truncation=True,  # an answer's phrase may be of any length; the model has no more places
+            max_length=self.longest,
+            return_tensors="pt",
         ).to(self.device)
         boxes: dict[str, torch.Tensor] = {}
         if phrases[0].boxes:
@@ -128,11 +131,6 @@ class Sam3Segmenter(TransformersSegmenter):
         # As in Meta's predictor; the library's image model adds it to a level that it then leaves out (5.9).
         coarse = levels[2] + self.model.no_memory_embedding.view(1, -1, 1, 1)
         return [decoder.conv_s0(levels[0]), decoder.conv_s1(levels[1]), coarse]
-
-    def _check_length(self, text: str) -> None:
-        tokens = len(self.words.tokenizer(text)["input_ids"])
-        if tokens > self.longest:
-            raise UserError(f"the phrase '{text[:20]}...' has {tokens} tokens; {self.name} reads {self.longest}")
 
 
 def _centred(prompt: PhrasePrompt, size: tuple[int, int]) -> torch.Tensor:

@@ -8,6 +8,7 @@
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeGuard
@@ -15,16 +16,16 @@ from typing import Protocol, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from segzero.answer import MAX_PHRASE, MAX_PHRASES
 from segzero.errors import UserError
-from segzero.masks import Box
+from segzero.masks import Box, box_iou
 from segzero.prompts import normalise
-from segzero.segmenter.protocol import Embeddings, Logits, Segmenter, enlarge
+from segzero.segmenter.protocol import Embeddings, Logits, MaskPrompt, Segmenter, enlarge
 
 BOX_THRESHOLD = 0.30  # score of an instance
 TEXT_THRESHOLD = 0.25  # presence of a phrase
-MAX_PHRASES = 32  # of one image
-MAX_PHRASE = 200  # characters; SAM3 reads 30 tokens
 MAX_EXEMPLARS = 16  # boxes of one phrase
+SAME = 0.5  # IoU from which on a box and an instance are the same object
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,77 @@ class TextSegmenter(Segmenter, Protocol):
     def find(
         self, embeddings: Embeddings, phrases: Sequence[Sequence[PhrasePrompt]], threshold: float = BOX_THRESHOLD
     ) -> list[list[PhrasePrediction]]:
-        """Find the instances of each phrase of each image whose score is at least `threshold`."""
+        """Find the instances of each phrase of each image whose score is at least `threshold`.
+
+        Only as much of a phrase is read as the model has places for: SAM3 for 30 tokens.
+        """
         ...
 
 
 def reads_text(segmenter: Segmenter) -> TypeGuard[TextSegmenter]:
     """True for a segmenter that can be asked for phrases."""
     return segmenter.reads_text
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnPhrase:
+    """One mask drawn for a phrase, and where."""
+
+    logits: Logits  # [h, w], above 0 inside
+    box: Box  # in pixels of the image
+    score: float
+
+
+def draw_phrases(segmenter: Segmenter, image: Embeddings, prompts: Sequence[PhrasePrompt]) -> list[DrawnPhrase]:
+    """Draw the objects of an answer about one image: phrases, each with the one box of what is meant, or none.
+
+    A segmenter that reads text draws all instances of a phrase. Where each mention of a phrase has a box, these are
+    its exemplars, and of the instances only the nearest to each is kept; a box to which none belongs (IoU below
+    one half) is drawn as it is. A segmenter that reads none draws in the boxes, and nothing for a phrase alone.
+    """
+    if not reads_text(segmenter):
+        return _draw_boxes(segmenter, image, [box for prompt in prompts for box in prompt.boxes])
+    by_text: dict[str, list[PhrasePrompt]] = defaultdict(list)
+    for prompt in prompts:
+        by_text[prompt.text].append(prompt)
+    chosen = {
+        text: tuple(box for each in listed for box in each.boxes) if all(each.boxes for each in listed) else ()
+        for text, listed in by_text.items()
+    }
+    asked = [PhrasePrompt(text, boxes[:MAX_EXEMPLARS]) for text, boxes in chosen.items()]
+    drawn: list[DrawnPhrase] = []
+    boxes_left: list[Box] = []
+    for found, boxes in zip(segmenter.find(image, [asked])[0], chosen.values(), strict=True):
+        every = range(len(found.scores)) if found.presence >= TEXT_THRESHOLD else range(0)
+        places = nearest_instances(found.boxes[: len(every)], boxes) if boxes else list(every)
+        boxes_left += [box for box, place in zip(boxes, places, strict=True) if place is None] if boxes else []
+        for place in places:
+            if place is not None:
+                x0, y0, x1, y1 = found.boxes[place].tolist()
+                drawn.append(DrawnPhrase(found.logits[place], (x0, y0, x1, y1), float(found.scores[place])))
+    return drawn + _draw_boxes(segmenter, image, boxes_left)
+
+
+def nearest_instances(found: NDArray[np.float32], boxes: Sequence[Box]) -> list[int | None]:
+    """For each box the found one that overlaps it most, each at most once; None where none overlaps by half."""
+    if not len(found):
+        return [None] * len(boxes)
+    overlap = np.asarray(box_iou(np.array(boxes), found))  # [boxes, found]
+    places: list[int | None] = []
+    for row in overlap:
+        place = int(row.argmax())
+        places.append(place if row[place] >= SAME else None)
+        if row[place] >= SAME:
+            overlap[:, place] = 0.0
+    return places
+
+
+def _draw_boxes(segmenter: Segmenter, image: Embeddings, boxes: Sequence[Box]) -> list[DrawnPhrase]:
+    """Masks in boxes."""
+    if not boxes:
+        return []
+    [predictions] = segmenter.decode(image, [[MaskPrompt(box) for box in boxes]])
+    return [DrawnPhrase(one.logits[0], box, float(one.scores[0])) for one, box in zip(predictions, boxes, strict=True)]
 
 
 def check_phrases(phrases: Sequence[str]) -> list[str]:

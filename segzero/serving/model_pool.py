@@ -108,6 +108,8 @@ class ModelPool:
         }
         self.policies, self.segmenters = list(pipelines), list(named_segmenters)  # names, mask models among policies
         self.mask_models = [name for name, one in pipelines.items() if isinstance(one, MaskPipeline)]
+        named = [(name, one.answerer) for name, one in pipelines.items()] + list(named_segmenters.items())
+        self.shipped = [name for name, model in named if shipped.is_shipped(model.name)]
         self.cached_segmenters = list(cached.values())
         self._pairs = {
             (name, segmenter_name): ModelPair(name, segmenter_name, one.with_models(one.answerer, segmenter), segmenter)

@@ -131,7 +131,9 @@ class EverythingBody(Body):
 
     image: ImageBytes
     segmenter: str | None = Field(default=None, max_length=MAX_NAME, description="A segmenter of /v1/models.")
-    preset: Literal["sam2", "sam"] = Field(default="sam2", description="Whose published settings are the default.")
+    preset: Literal["sam2", "sam", "scenes"] = Field(
+        default="sam2", description="SAM2's or SAM's published settings, or those for the shipped segmenter."
+    )
     settings: EverythingFields = EverythingFields()
     format: Format = "rle"
     as_json: ClassVar = ("settings",)
@@ -342,6 +344,7 @@ class PolicyAnswer(BaseModel):
     name: str
     default: bool
     mask_model: bool = Field(description="Whether it answers with one mask at once, without thinking and boxes.")
+    shipped: bool = Field(description="Whether it comes with SegZero, and knows synthetic scenes alone.")
 
 
 class LimitsAnswer(BaseModel):

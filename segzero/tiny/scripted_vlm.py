@@ -28,7 +28,7 @@ from segzero.errors import UserError, unknown_name
 from segzero.images import pixels_key
 from segzero.masks import Mask
 from segzero.tiny.concepts import ABSENT, Truth, truths_of
-from segzero.tiny.questions import region_of
+from segzero.tiny.questions import describe
 from segzero.tiny.scenes import Scene, SceneShape
 
 NAME = "scripted-vlm"
@@ -201,11 +201,11 @@ def named_shapes(scene: Scene) -> dict[str, SceneShape]:
     """
     names: dict[str, SceneShape] = {}
     for shape in sorted(scene.shapes, key=lambda one: one.centre):
-        name = base = f"{shape.name}, {region_of(shape, scene.size)}"
+        name = base = describe([shape], scene.size)
         number = 1
         while name in names:
             number += 1
-            name = f"{base}, number {number} from the left"
+            name = f"{base} number {number}"
         names[name] = shape
     return names
 

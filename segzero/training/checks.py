@@ -24,7 +24,7 @@ from segzero.training.config import data_files, engine_package, positive_int
 from segzero.training.hardware import check_hardware, missing_gpus
 
 # Published rewards score one answer format each: an answer in the other format earns nothing.
-FORMATS = {"seg_zero": "seg_zero", "seg_zero_strict": "seg_zero", "vision_reasoner": "multi"}
+FORMATS = {"seg_zero": "seg_zero", "seg_zero_strict": "seg_zero", "vision_reasoner": "multi", "phrase": "phrase"}
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 # Estimators that need what this trainer does not have -> what that is.
@@ -214,8 +214,10 @@ def _check_reward(config: DictConfig) -> None:
     if wanted and wanted != written:
         raise UserError(
             f"reward={name} scores answers of the format {wanted!r}, but the prompt {config.data.prompt!r} asks for "
-            f"{written!r}; set data.prompt={'seg_zero' if wanted == 'seg_zero' else 'vision_reasoner'}"
+            f"{written!r}; set data.prompt={'vision_reasoner' if wanted == 'multi' else wanted}"
         )
+    if written == "phrase" and rubric and any(term.name == "points" for term in rubric.terms):
+        raise UserError(f"reward={name} scores points, which phrases don't have; set reward=phrase or reward=mask")
 
 
 def _check_own_history(config: DictConfig) -> None:

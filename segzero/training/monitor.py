@@ -13,7 +13,7 @@ from PIL import Image
 from segzero.evaluation.metrics import Score, ciou, giou, n_acc, precision_at, score_masks, t_acc
 from segzero.frames import Frame
 from segzero.images import load_image
-from segzero.masks import box_mask, decode, union
+from segzero.masks import box_mask, box_of, decode, union
 from segzero.pipeline import in_pixels
 from segzero.result import InstanceMask, Segmentation
 from segzero.sample import Sample
@@ -141,7 +141,11 @@ class Recorder:
 
     def _instances(self, sample: Sample, rollout: Rollout) -> tuple[InstanceMask, ...]:
         """The masks of an answer; without a segmenter, its boxes filled."""
-        places = [in_pixels(instance, self.frame, sample.size) for instance in rollout.scored.answer.instances]
+        answer = rollout.scored.answer
+        if answer.phrases and rollout.scored.masks is not None:  # a phrase may have become several masks, or none
+            found = [(mask, box) for mask in map(decode, rollout.scored.masks) if (box := box_of(mask)) is not None]
+            return tuple(InstanceMask(mask, box, (), 1.0) for mask, box in found)
+        places = [in_pixels(instance, self.frame, sample.size) for instance in answer.instances]
         drawn = rollout.scored.masks
         masks = [decode(m) for m in drawn] if drawn is not None else [box_mask(box, sample.size) for box, _ in places]
         return tuple(InstanceMask(m, box, points, 1.0) for m, (box, points) in zip(masks, places, strict=True))

@@ -27,10 +27,10 @@ from segzero.answer import Answer, parse_answer
 from segzero.errors import UserError
 from segzero.frames import Frame
 from segzero.masks import RLE
-from segzero.pipeline import in_pixels
+from segzero.pipeline import in_pixels, phrases_in_pixels
 from segzero.sample import Sample
 from segzero.segmenter.protocol import MaskPrompt
-from segzero.training.segmenter_actor import DrawMasks
+from segzero.training.segmenter_actor import DrawMasks, Prompts
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class ScoredAnswer:
 
     answer: Answer
     reward: Reward
-    masks: tuple[RLE, ...] | None = None  # one per instance; None: not drawn
+    masks: tuple[RLE, ...] | None = None  # one per instance, or what phrases became; None: not drawn
 
 
 class Scorer:
@@ -105,7 +105,12 @@ class Scorer:
     async def _draw(self, sample: Sample, answers: Sequence[Answer]) -> list[list[RLE]] | None:
         if self.draw is None:
             return None
-        prompts = [[MaskPrompt(*in_pixels(i, self.frame, sample.size)) for i in answer.instances] for answer in answers]
+        prompts: Prompts = [
+            phrases_in_pixels(answer, self.frame, sample.size)
+            if answer.phrases
+            else [MaskPrompt(*in_pixels(i, self.frame, sample.size)) for i in answer.instances]
+            for answer in answers
+        ]
         return await self.draw(str(sample.image), prompts)
 
     def _rewards(self, cases: Sequence[Case], sample_id: str) -> list[Reward]:

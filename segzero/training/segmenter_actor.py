@@ -8,14 +8,19 @@ epoch and in each validation.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from segzero.images import load_image
 from segzero.lru import LRUCache
 from segzero.masks import RLE, encode
-from segzero.segmenter.protocol import Embeddings, MaskPrompt, Segmenter, enlarge
+from segzero.segmenter.protocol import Embeddings, Logits, MaskPrompt, Segmenter, enlarge
+from segzero.segmenter.words import PhrasePrompt, draw_phrases
 
-Prompts = list[list[MaskPrompt]]  # by answer: one prompt per instance
-Masks = list[list[RLE]]  # by answer: one mask per prompt
+if TYPE_CHECKING:
+    import torch
+
+Prompts = list[list[MaskPrompt] | list[PhrasePrompt]]  # by answer: one prompt per instance, or its phrases
+Masks = list[list[RLE]]  # by answer: one mask per prompt, or all that its phrases name
 DrawMasks = Callable[[str, Prompts], Awaitable[Masks]]  # the image's path, and what each answer wants drawn
 
 
@@ -72,10 +77,21 @@ class SegmenterActor:
         drawn = []
         for request in requests:
             image = embeddings[request.path]
-            [predictions] = self.segmenter.decode(image, [[prompt for answer in request.prompts for prompt in answer]])
+            by_hand = [[one for one in answer if isinstance(one, MaskPrompt)] for answer in request.prompts]
+            in_words = [[one for one in answer if isinstance(one, PhrasePrompt)] for answer in request.prompts]
+            [predictions] = self.segmenter.decode(image, [[prompt for answer in by_hand for prompt in answer]])
             device = image.features[0].device  # the GPU, where there is one
-            masks = iter([encode(enlarge(one.logits[:1], one.size, device)[0]) for one in predictions])
-            drawn.append([[next(masks) for _ in answer] for answer in request.prompts])
+
+            def to_rle(logits: Logits, image: Embeddings = image, device: "torch.device" = device) -> RLE:
+                return encode(enlarge(logits[None], image.sizes[0], device)[0])
+
+            masks = iter([to_rle(one.logits[0]) for one in predictions])
+            drawn.append([
+                [to_rle(one.logits) for one in draw_phrases(self.segmenter, image, phrases)]
+                if phrases
+                else [next(masks) for _ in answer]
+                for answer, phrases in zip(by_hand, in_words, strict=True)
+            ])  # fmt: skip
         return drawn
 
     def _embed(self, paths: Iterable[str]) -> dict[str, Embeddings]:

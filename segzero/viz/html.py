@@ -38,9 +38,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f"<table>{top}{''.join(lines)}</table>"
 
 
-def picture(image: Image.Image) -> str:
-    """Embed an image in the page, at a small size."""
-    small = image.resize((PANEL_WIDTH, round(image.height * PANEL_WIDTH / image.width)), Image.Resampling.LANCZOS)
+def picture(image: Image.Image, width: int = PANEL_WIDTH) -> str:
+    """Embed an image in the page, that many pixels wide."""
+    small = image.resize((width, max(1, round(image.height * width / image.width))), Image.Resampling.LANCZOS)
     return f'<img alt="" src="{data_url(png_bytes(small))}">'
 
 

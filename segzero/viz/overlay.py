@@ -73,7 +73,7 @@ def draw_overlay(
         for box, (_, color) in zip(places, shown, strict=True):  # under the masks, as contours tell more than boxes
             _draw_box(canvas, box, color, pen)
     for instance, color in shown:
-        _draw_mask(canvas, instance.mask, color, pen)
+        draw_mask(canvas, instance.mask, color, pen)
     taken: list[Box] = []  # places that labels should not cover
     for instance, color in shown:
         for x, y in instance.points:
@@ -108,7 +108,7 @@ def _on_canvas(box: Box, scale: tuple[float, float], size: Size) -> Box:
     return x0, y0, x1, y1
 
 
-def _draw_mask(canvas: Image.Image, mask: NDArray[np.bool_], color: Color, pen: float) -> None:
+def draw_mask(canvas: Image.Image, mask: NDArray[np.bool_], color: Color, pen: float) -> None:
     """Draw the fill and the contour of a mask [H, W], smooth at any enlargement.
 
     The contour is a level of the blurred mask: a blur of width `sigma` turns the distance d from a straight

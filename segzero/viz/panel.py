@@ -3,11 +3,11 @@
 >>> draw_panel(image, "the mug", instances).save("panel.png")           # doctest: +SKIP
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from PIL import Image, ImageDraw
 
-from segzero.viz.overlay import MAX_DRAWN, Color, Drawable, color_of, draw_overlay, resize, rounded
+from segzero.viz.overlay import MAX_DRAWN, Color, Drawable, Size, color_of, draw_overlay, resize, rounded
 from segzero.viz.text import font_for, wrap
 
 PAPER, INK, MUTED, RULE = (255, 255, 255), (23, 27, 33), (107, 115, 128), (208, 214, 222)
@@ -34,9 +34,7 @@ def draw_panel(
     `truth`, the true objects, get a third picture. An answer that could not be read has an `error`; its `raw_text` is
     then shown. `boxes`: draw those of the instances.
     """
-    wide = image.width > 2 * image.height
-    times = min((2 * SIDE + GAP if wide else SIDE) / image.width, SIDE / image.height)
-    size = max(1, round(image.width * times)), max(1, round(image.height * times))
+    wide, size = _layout(image)
     original, overlay = resize(image, size), draw_overlay(image, instances, size, boxes)
     if not instances:
         overlay = Image.blend(overlay, Image.new("RGB", size, PAPER), 0.7)
@@ -51,15 +49,34 @@ def draw_panel(
         blocks.append(_quoted("Reasoning", think, width))
     if error is not None:
         blocks.append(_quoted("The answer as it was written", raw_text or "(nothing)", width))
-    sheet = _join(blocks, GAP, down=True)
-    panel = Image.new("RGB", (width + 2 * MARGIN, sheet.height + 2 * MARGIN), PAPER)
-    panel.paste(sheet, (MARGIN, MARGIN))
-    return panel
+    return _sheet(blocks, width)
+
+
+def draw_titled(title: str, image: Image.Image, draw: Callable[[Size], Image.Image]) -> Image.Image:
+    """Draw the image, and beside it the picture that `draw` makes in a (width, height), under a title."""
+    wide, size = _layout(image)
+    row = _join([_round_corners(picture) for picture in (resize(image, size), draw(size))], GAP // 2, down=wide)
+    width = max(row.width, SIDE)
+    return _sheet([_text(title, TITLE, INK, width, max_lines=4), row], width)
 
 
 def beside(sheets: Sequence[Image.Image]) -> Image.Image:
     """Join sheets in a row, aligned at the top."""
     return _join(sheets, 0, down=False)
+
+
+def _layout(image: Image.Image) -> tuple[bool, Size]:
+    """Whether the image is so wide that pictures lie one above the other, and their size."""
+    wide = image.width > 2 * image.height
+    times = min((2 * SIDE + GAP if wide else SIDE) / image.width, SIDE / image.height)
+    return wide, (max(1, round(image.width * times)), max(1, round(image.height * times)))
+
+
+def _sheet(blocks: Sequence[Image.Image], width: int) -> Image.Image:
+    sheet = _join(blocks, GAP, down=True)
+    panel = Image.new("RGB", (width + 2 * MARGIN, sheet.height + 2 * MARGIN), PAPER)
+    panel.paste(sheet, (MARGIN, MARGIN))
+    return panel
 
 
 def _findings(instances: Sequence[Drawable], error: str | None, warnings: Sequence[str], width: int) -> Image.Image:

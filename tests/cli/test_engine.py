@@ -2,7 +2,10 @@
 
 import json
 import runpy
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -113,6 +116,27 @@ def test_the_wrapper_has_the_flags_of_run_py(world, capsys):
     assert not Path("runs").exists()
     assert run_script("export_dataset_converseg", "--runs_root", "nowhere", "--out_dir", "data") == 2
     assert "no such folder: nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_loses_no_more_than_the_calls_under_way(world, tmp_path):
+    command = [sys.executable, "-m", "segzero", "data", "engine", "images", "--vlm", world.vlm.url, "--out", "runs"]
+    command += ["--points-per-side", "8", "--workers", "1"]
+    world.vlm.faults = Faults(slow=0.15)
+    for more, sign, code in ((8, signal.SIGKILL, -signal.SIGKILL), (6, signal.SIGINT, 130)):
+        enough = world.paid + more
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            while world.paid < enough and process.poll() is None:
+                time.sleep(0.01)
+            process.send_signal(sign)
+            assert process.wait(30) == code
+    world.vlm.faults = Faults()
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    calls = [json.loads(line) for line in (world.out / "calls.jsonl").read_text().splitlines()]
+    assert len({call["key"] for call in calls}) == len(calls)
+    assert len(calls) <= world.paid <= len(calls) + 1  # one was under way when the first was killed
+    assert "1 of 1 images" in done.stdout
 
 
 @pytest.mark.slow

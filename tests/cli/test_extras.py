@@ -19,6 +19,8 @@ INFER, TRAIN, SERVE = (f"pip install 'segzero[{extra}]'" for extra in ("infer", 
 CALLS = {
     "infer scene.png circle": INFER,
     "segment scene.png --point 9,9": INFER,
+    "everything scene.png": INFER,
+    "edges scene.png": INFER,
     "words scene.png circle": INFER,
     "demo": TRAIN,
     "demo --steps 0 --scenes 1": INFER,

@@ -12,10 +12,12 @@ from segzero.errors import UserError
 from segzero.frames import native, relative, stretch
 from segzero.sample import Object, Sample
 
-OURS = ("soft", "mask", "dialogue")
+OURS = ("soft", "phrase", "mask", "dialogue")
 MULTI = ("vision_reasoner", *OURS)
 FORMAT = {preset: "multi" if preset in MULTI else "seg_zero" for preset in PRESETS}
-HIGHEST = {"seg_zero": 5, "seg_zero_strict": 5, "vision_reasoner": 7, "soft": 7, "mask": 8, "dialogue": 9}
+HIGHEST = {
+    "seg_zero": 5, "seg_zero_strict": 5, "vision_reasoner": 7, "soft": 7, "phrase": 5, "mask": 8, "dialogue": 9,
+}  # fmt: skip
 
 
 def write(preset, instances, think="the mug stands left"):

@@ -128,7 +128,6 @@ def test_a_cache_around_it_reads_text_too(sam3, images):
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        (PhrasePrompt("x" * 100), "tokens; "),
         (PhrasePrompt("cup", ((0, 0, 100, 10),)), "inside the image of 90x60 pixels"),
         (PhrasePrompt("cup", ((5, 5, 5, 10),)), "inside the image"),
         (PhrasePrompt("cup", ((0, 0, 5, float("nan")),)), "inside the image"),

@@ -57,7 +57,7 @@ def test_masks_come_as_pngs_on_request(server, held_out):
         ({"settings": '{"crop_layers": 2}'}, "settings.crop_layers: Input should be less than or equal to 1"),
         ({"settings": '{"pred_iou_thresh": 1.5}'}, "settings.pred_iou_thresh: Input should be less than or equal to 1"),
         ({"settings": '{"points": 8}'}, "settings.points: Extra inputs are not permitted"),
-        ({"preset": "sam3"}, "preset: Input should be 'sam2' or 'sam'"),
+        ({"preset": "sam3"}, "preset: Input should be 'sam2', 'sam' or 'scenes'"),
         ({"segmenter": "none"}, "unknown segmenter 'none'"),
         ({"question": "the circle"}, "question: Extra inputs are not permitted"),
     ],

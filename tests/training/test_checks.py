@@ -36,6 +36,7 @@ QUICK = [
     ("qwen2_5_vl_7b", "gpu8_46g", "visionreasoner_7k", "vision_reasoner"),
     ("qwen2_5_vl_7b", "multinode", "scenes", "custom"),
     ("tiny", "cpu", "dialogues", "dialogue"),
+    ("tiny", "cpu", "scenes", "phrase"),
 ]
 TOO_LARGE = [("qwen2_5_vl_7b", "gpu1")]
 REST = [(m, h) for m in RELEASED for h in names("hardware") if h != "cpu" and (m, h) not in TOO_LARGE]
@@ -73,7 +74,8 @@ def dry_run(folder, tmp_path, monkeypatch, capsys):
 
 
 def choices(data: str, reward: str) -> list[str]:
-    prompt = {"seg_zero": "seg_zero", "seg_zero_strict": "seg_zero", "vision_reasoner": "vision_reasoner"}.get(reward)
+    prompt = {"seg_zero": "seg_zero", "seg_zero_strict": "seg_zero", "vision_reasoner": "vision_reasoner"}
+    prompt = (prompt | {"phrase": "phrase"}).get(reward)
     overrides = [f"data={data}", f"reward={reward}"]
     overrides += ["reward.name=users_rewards.reward"] if reward == "custom" else []
     return overrides + ([f"data.prompt={prompt}"] if prompt else [])

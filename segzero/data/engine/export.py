@@ -20,9 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from segzero.data.engine.layout import ACCEPTED, NEGATIVES, SUMMARY
+from segzero.data.engine.layout import ACCEPTED, NEGATIVES, ORIGINALS, SUMMARY
 from segzero.data.engine.records import ACCEPT
+from segzero.data.engine.regions import LABEL_LETTERS
 from segzero.data.engine.settings import CONCEPTS
+from segzero.data.engine.vlm import clean
 from segzero.data.parquet import to_parquet
 from segzero.data.readers.fields import question
 from segzero.data.readers.fields import read_json as read_any_json
@@ -35,6 +37,7 @@ from segzero.sample import Object, Sample
 MODES, PATH_MODES = ("train", "eval", "both"), ("relative", "absolute")
 FOLDERS = ("entities", "spatial", "affordances", "relations", "physics", NEGATIVES)  # in ConverSeg's order
 MANIFEST = "export_manifest.json"
+NOTHING = "nothing fits"  # think-chain of a prompt that nothing fits
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,14 @@ class Skip(Exception):
     """A prompt, or a file, is left out; the message is the reason's name."""
 
 
+@dataclass(frozen=True)
+class RegionFile:
+    """An accepted region's mask, and its label as a think-chain may hold it."""
+
+    mask: Path
+    label: str
+
+
 @dataclass(frozen=True, eq=False)
 class RunPrompt:
     """An accepted prompt of a run folder."""
@@ -67,6 +78,7 @@ class RunPrompt:
     image: Path
     size: tuple[int, int]  # width, height
     masks: tuple[Mask, ...]  # [H, W] each
+    think: str  # labels of the regions that it means
 
 
 @dataclass
@@ -163,8 +175,8 @@ def accepted_prompts(folder: Path, skipped: Counter[str]) -> Iterator[RunPrompt]
                 skipped[str(reason)] += 1
 
 
-def _mask_files(folder: Path) -> dict[int, Path]:
-    """Mask files of the accepted regions, by index."""
+def _mask_files(folder: Path) -> dict[int, RegionFile]:
+    """Mask files and labels of the accepted regions, by index."""
     if not (folder / ACCEPTED).is_file():
         raise Skip("missing_accepted_json")
     try:
@@ -173,14 +185,19 @@ def _mask_files(folder: Path) -> dict[int, Path]:
         raise Skip("invalid_accepted_json") from None
     if not isinstance(accepted, list):
         raise Skip("invalid_accepted_json_type")
-    files: dict[int, Path] = {}
+    files: dict[int, RegionFile] = {}
     for entry in accepted:
         index = entry.get("index") if isinstance(entry, dict) else None
         if isinstance(index, int) and not isinstance(index, bool) and index >= 0:
             usual = f"{ACCEPTED.parent}/masks/{index:03d}_mask.png"
             if file := _inside_run(folder, entry.get("mask_path")) or _inside_run(folder, usual):
-                files[index] = file
+                files[index] = RegionFile(file, _words(entry.get("label")))
     return files
+
+
+def _words(label: Any) -> str:
+    """A label in one line, without the marks of think-chains and special tokens."""
+    return clean(label.replace("<", " ").replace(">", " "), LABEL_LETTERS) if isinstance(label, str) else ""
 
 
 def _inside_run(folder: Path, written: Any) -> Path | None:
@@ -212,7 +229,7 @@ def _read_summary(folder: Path, name: str) -> tuple[dict[str, Any], list[Any]]:
 
 def _image_file(folder: Path, summary: dict[str, Any]) -> Path:
     """The run's copy of its image, at which the masks were made; ConverSeg's `image_path` is a larger one elsewhere."""
-    named = (summary.get("image_path"), "original_image.png", "original_image.jpg")
+    named = (summary.get("image_path"), *ORIGINALS)
     image = next((file for written in named if (file := _inside_run(folder, written))), None)
     if image is None:
         raise Skip("missing_image_path")
@@ -220,7 +237,7 @@ def _image_file(folder: Path, summary: dict[str, Any]) -> Path:
 
 
 def _read_prompt(
-    folder: str, index: int, entry: Any, masks: dict[int, Path], image: Path, size: tuple[int, int]
+    folder: str, index: int, entry: Any, masks: dict[int, RegionFile], image: Path, size: tuple[int, int]
 ) -> RunPrompt:
     """An entry of `prompt_verifications`, if it is accepted and whole."""
     if not isinstance(entry, dict):
@@ -240,14 +257,16 @@ def _read_prompt(
     if any(number not in masks for number in satisfying):
         raise Skip("missing_satisfying_mask")
     try:
-        drawn = tuple(read_mask(masks[number], size) for number in sorted(set(satisfying)))
+        chosen = [masks[number] for number in sorted(set(satisfying))]
+        drawn = tuple(read_mask(region.mask, size) for region in chosen)
     except UserError:  # damaged, or of another size than the image
         raise Skip("failed_mask_merge") from None
     if not all(mask.any() for mask in drawn):
         raise Skip("empty_merged_mask")
     family = entry.get("concept_family")
     concept = family if folder == NEGATIVES and family in CONCEPTS else folder
-    return RunPrompt(concept, index, prompt, image, size, drawn)
+    think = ", ".join(region.label for region in chosen if region.label) if chosen else NOTHING
+    return RunPrompt(concept, index, prompt, image, size, drawn, think)
 
 
 def _add(files: _Files, folder: Path, prompt: RunPrompt) -> None:
@@ -271,7 +290,7 @@ def _add(files: _Files, folder: Path, prompt: RunPrompt) -> None:
     if files.path_mode == "relative":
         content = (files.out / "images" / image).read_bytes()
     width, height = prompt.size
-    shared = {"concept": prompt.concept, "split": split, "source": "engine"}
+    shared = {"concept": prompt.concept, "split": split, "source": "engine", "meta": {"think": prompt.think}}
     files.samples[split].append(Sample(id, content, prompt.prompt, width, height, tuple(objects), **shared))  # type: ignore[arg-type]
 
 

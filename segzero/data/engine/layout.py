@@ -41,6 +41,7 @@ Made = TypeVar("Made")
 RUN_PREFIX = "out_region_refine_"
 NEGATIVES = "negatives"
 SUMMARY = "summary.json"
+ORIGINALS = ("original_image.png", "original_image.jpg")
 ACCEPTED = Path("accepted_regions") / "accepted.json"
 
 

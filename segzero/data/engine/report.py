@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from segzero.data.engine.calls import CallFile
-from segzero.data.engine.layout import NEGATIVES, RUN_PREFIX, SUMMARY, read_stage
+from segzero.data.engine.layout import NEGATIVES, ORIGINALS, RUN_PREFIX, SUMMARY, read_stage
+from segzero.data.engine.pictures import lit
 from segzero.data.engine.records import (
     ACCEPT,
     FAILED,
@@ -23,18 +24,21 @@ from segzero.data.engine.records import (
     JudgedRegion,
     NamedRegion,
     Refinement,
+    RegionMask,
     Verdict,
 )
 from segzero.data.engine.settings import CONCEPTS
 from segzero.errors import UserError
 from segzero.images import load_image
 from segzero.io import write_atomically
+from segzero.masks import decode
 from segzero.viz.html import page, picture, side_by_side, table, text
 
 Made = TypeVar("Made")
 
 REPORT = "report.html"
 MOST_IMAGES = 40  # that are shown; figures are of all
+WIDTH = 360  # pixels of a picture
 
 
 @dataclass
@@ -156,7 +160,7 @@ def _image_html(folder: Path) -> str:
     summary = _summary(folder)
     parts = [f"<h3>{text(str(summary.get('image', folder.name)))}</h3>"]
     try:
-        pictures = [picture(load_image(folder / "all_regions_colored.png"))]
+        pictures = [picture(load_image(folder / "all_regions_colored.png"), WIDTH)]
     except UserError:  # no region was accepted
         pictures = []
     labels = {one.index: one.label for one in _made(folder, "caption", NamedRegion)}
@@ -175,8 +179,24 @@ def _image_html(folder: Path) -> str:
             decision = judged_prompt.verdict
             prompts.append((name, judged_prompt.prompt.prompt, meant, decision.verdict.lower(), decision.reason))
     parts.append(side_by_side([*pictures, regions]))
+    parts.append(_rejected_html(folder, labels, judged))
     parts.append(table(("family", "prompt", "means", "verdict", "reason"), prompts))
     return "".join(parts)
+
+
+def _rejected_html(folder: Path, labels: dict[int, str], judged: dict[int, JudgedRegion]) -> str:
+    """Pictures of the masks that were rejected, with their labels and reasons."""
+    rejected = [one for one in judged.values() if one.output == NEITHER]
+    masks = {one.index: one.rle for one in _made(folder, "masks", RegionMask) if judged.get(one.index) in rejected}
+    name = _summary(folder).get("image_path")
+    if not masks or name not in ORIGINALS:
+        return ""
+    image = load_image(folder / name)
+    shown = []
+    for index, rle in masks.items():
+        caption = f"rejected: {labels.get(index, '')}: {judged[index].initial.reason}"
+        shown.append(f"{picture(lit(image, decode(rle)), WIDTH)}<figcaption>{text(caption)}</figcaption>")
+    return side_by_side(shown)
 
 
 def _summary(folder: Path) -> dict[str, Any]:

@@ -127,12 +127,21 @@ def check_images(jobs: Sequence[ImageJob]) -> dict[str, str]:
 
 
 def find_model(address: str, wanted: str) -> tuple[str, str]:
-    """URL of a server, and the name of its model: the one wanted, or the only one."""
+    """URL of a server, and the name of its model: the one wanted, or the only one.
+
+    A server may list a model as `models/NAME`, or not list models at all: then the name is taken as it is.
+    """
     named, url = split_address(address)
     if named and wanted and named != wanted:
         raise UserError(f"--vlm names the model {named!r}, --vlm-model {wanted!r}; leave one out")
-    server = ChatServer(url, timeout=30, retries=1)
-    return url, str(server.pick_model(named or wanted or None)["id"])
+    server, name = ChatServer(url, timeout=30, retries=1), named or wanted
+    try:
+        if not (name and f"models/{name}" in server.models()):
+            name = str(server.pick_model(name or None)["id"])
+    except Refused as error:
+        if not name or error.status != 404:
+            raise
+    return url, name
 
 
 def prepare(url: str, out: Path, settings: EngineSettings, limits: EngineLimits) -> VisionModel:
@@ -211,34 +220,32 @@ class _Workers:
 
     def work(self) -> None:
         """Start the threads and wait for them; an interruption lets calls under way end, so that they are kept."""
-        count = min(self.model.limits.workers, self.run.total)
-        threads = [threading.Thread(target=self._loop, daemon=True) for _ in range(count)]
-        for thread in threads:
-            thread.start()
+        ended = [threading.Event() for _ in range(min(self.model.limits.workers, self.run.total))]
+        for one in ended:
+            threading.Thread(target=self._loop, args=(one,), daemon=True).start()
         try:
-            for thread in threads:
-                thread.join()
+            for one in ended:  # not by join(): once interrupted, it takes a thread at work for one that has ended
+                one.wait()
         except KeyboardInterrupt:
             self.model.stop.set()
-            ends = time.monotonic() + GRACE
-            for thread in threads:
-                thread.join(max(0.0, ends - time.monotonic()))
+            last = time.monotonic() + GRACE
+            for one in ended:
+                one.wait(max(0.0, last - time.monotonic()))
             raise
         if self.fatal is not None:
             raise self.fatal
 
-    def _loop(self) -> None:
-        while not self.model.stop.is_set():
-            try:
-                job = self.waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                self._one(job)
-            except BaseException as error:  # raised again in the thread that started the run
-                with self.lock:
-                    self.fatal = self.fatal or error
-                self.model.stop.set()
+    def _loop(self, ended: threading.Event) -> None:
+        try:
+            while not self.model.stop.is_set():
+                self._one(self.waiting.get_nowait())
+        except queue.Empty:
+            pass
+        except BaseException as error:  # raised again in the thread that started the run
+            self.fatal = self.fatal or error
+            self.model.stop.set()
+        finally:
+            ended.set()
 
     def _one(self, job: ImageJob) -> None:
         try:

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from segzero.dialogue.memory import MEMORIES
 from segzero.serving.errors import ERRORS, ApiError, models_gone
 from segzero.serving.examples import Example, synthetic_examples
+from segzero.serving.model_pool import ModelPool
 from segzero.serving.requests import State
 from segzero.serving.schema import ExampleAnswer, ModelsAnswer
 
@@ -32,8 +33,8 @@ async def offered(state: State) -> Response:
     limits = state.limits
     return JSONResponse(
         {
-            "policies": _named(state.pool.policies, state.pool.mask_models),
-            "segmenters": _named(state.pool.segmenters),
+            "policies": _named(state.pool, state.pool.policies),
+            "segmenters": _named(state.pool, state.pool.segmenters),
             "memories": list(MEMORIES),
             "flags": state.feedback is not None,
             "limits": {"megabytes": limits.body / (1 << 20), "pixels": limits.pixels, "question": limits.question},
@@ -86,7 +87,8 @@ async def metrics_page(state: State) -> Response:
     return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _named(names: Sequence[str], mask_models: Sequence[str] = ()) -> list[dict[str, Any]]:
+def _named(pool: ModelPool, names: Sequence[str]) -> list[dict[str, Any]]:
     return [
-        {"name": name, "default": place == 0, "mask_model": name in mask_models} for place, name in enumerate(names)
+        {"name": name, "default": place == 0, "mask_model": name in pool.mask_models, "shipped": name in pool.shipped}
+        for place, name in enumerate(names)
     ]

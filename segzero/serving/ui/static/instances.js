@@ -105,7 +105,10 @@ function renderList(screen, list) {
     // A row is made anew only when its instance has changed in more than its name, so that typing is not lost.
     const known = list.elements;
     list.elements = new Map(instances.map((each) => [each.rle, known.get(each.rle) ?? row(screen, each)]));
-    list.rows.replaceChildren(...list.elements.values());
+    const wanted = [...list.elements.values()];
+    // A row that is put in anew would lose the click that is under way.
+    const isSame = wanted.length === list.rows.children.length && wanted.every((each, k) => each === list.rows.children[k]);
+    if (!isSame) list.rows.replaceChildren(...wanted);
   }
   instances.forEach((instance) => {
     const element = list.elements.get(instance.rle);

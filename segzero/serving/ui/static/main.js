@@ -12,7 +12,7 @@ import { insertText, renderQuestion } from "./question.js";
 import { renderRounds, setRoundActions } from "./rounds.js";
 import { renderScreens } from "./screens.js";
 import { restoreSession, saveSession } from "./session.js";
-import { state, subscribe, update } from "./state.js";
+import { state, subscribe, update, usesShipped } from "./state.js";
 import { renderToolbar } from "./toolbar.js";
 import { renderTools, selectRegion } from "./tools.js";
 import { closeImage, loadExamples } from "./upload.js";
@@ -37,6 +37,8 @@ function renderPage() {
   document.body.classList.toggle("busy", Boolean(busy));
   byId("busy").hidden = !busy || Boolean(pendingQuestion) || Boolean(image);
   byId("busy-text").textContent = busy ?? "";
+  const isShipped = usesShipped("segmenter") || (state.screen !== "everything" && usesShipped("policy"));
+  byId("only-scenes").hidden = !image || image.isExample || !isShipped;
   const label = image ? `${image.name}, ${image.width} by ${image.height} pixels` : "";
   byId("canvas").setAttribute("aria-label", label);
 }

@@ -14,8 +14,8 @@ let saved = null; // the dialogue at the last change of the state
 export function saveSession() {
   const { dialogue, image, shownRound } = state;
   if (dialogue) {
-    const { name, followups } = image; // the server does not know these
-    sessionStorage.setItem(SESSION_KEY, JSON.stringify({ id: dialogue.id, name, followups, shown: shownRound }));
+    const { name, followups, isExample } = image; // the server does not know these
+    sessionStorage.setItem(SESSION_KEY, JSON.stringify({ id: dialogue.id, name, followups, isExample, shown: shownRound }));
   } else if (saved) removeSession();
   saved = dialogue;
 }
@@ -28,12 +28,12 @@ export async function restoreSession() {
   if (!entry || state.dialogue || state.busy) return;
   update({ busy: "Opening the picture again" });
   try {
-    const { id, name, followups, shown } = JSON.parse(entry);
+    const { id, name, followups, isExample, shown } = JSON.parse(entry);
     const [dialogue, file] = await Promise.all([api.getDialogue(id), api.getImage(id)]);
     const { size, policy, segmenter, memory, rounds, steps } = dialogue;
     const models = { policy, segmenter, memory };
     update({
-      image: { file, name, bitmap: await decodeImage(file, size), ...size, followups },
+      image: { file, name, bitmap: await decodeImage(file, size), ...size, followups, isExample },
       dialogue: { id, ...models },
       modelChoice: models, // the next picture gets the same models
       rounds,

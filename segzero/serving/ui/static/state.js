@@ -4,7 +4,7 @@ export const state = {
   server: null, // the response of GET /v1/models
   modelChoice: { policy: null, segmenter: null, memory: null }, // for the next dialogue; null is the server's default
   screen: "ask", // or "everything": see screens.js
-  image: null, // {file, name, bitmap, width, height, followups}; width and height as the server counts pixels
+  image: null, // {file, name, bitmap, width, height, followups, isExample}; width and height as the server counts pixels
   dialogue: null, // {id, policy, segmenter, memory}
   rounds: [], // as the server sends them
   instances: {}, // screen -> its instances: see instances.js
@@ -32,6 +32,14 @@ export function subscribe(render) {
 export function update(change) {
   Object.assign(state, change);
   for (const render of subscribers) render();
+}
+
+/** Whether the "policy" or the "segmenter" in use comes with SegZero, and knows its synthetic scenes alone. */
+export function usesShipped(kind) {
+  const { server, dialogue, modelChoice } = state;
+  const models = { policy: server?.policies, segmenter: server?.segmenters }[kind] ?? [];
+  const name = dialogue?.[kind] ?? modelChoice[kind];
+  return Boolean(models.find((model) => (name ? model.name === name : model.default))?.shipped);
 }
 
 /** Return the region with this id, or undefined. */

@@ -24,7 +24,7 @@ const NO_IMAGE = {
 let previous = null; // {image, dialogue, rounds, instances, undoSteps} of the dialogue before this one, which can be reopened
 
 /** Create a dialogue about an image file. `replace` ends the current dialogue for good, without a way back to it. */
-async function openImage(file, name, { question = "", followups = [], replace = false } = {}) {
+async function openImage(file, name, { question = "", followups = [], isExample = false, replace = false } = {}) {
   if (state.busy || !state.server) return;
   const { megabytes } = state.server.limits;
   if (file.size > megabytes * (1 << 20)) {
@@ -40,7 +40,7 @@ async function openImage(file, name, { question = "", followups = [], replace = 
     const bitmap = await decodeImage(file, created.size);
     closeImage(replace);
     const { id, policy, segmenter, memory, rounds, size } = created;
-    const image = { file, name, bitmap, ...size, followups };
+    const image = { file, name, bitmap, ...size, followups, isExample };
     update({ image, dialogue: { id, policy, segmenter, memory }, rounds });
     setQuestion(question);
     // On a touch screen the keyboard would appear and hide the picture.
@@ -52,7 +52,7 @@ async function openImage(file, name, { question = "", followups = [], replace = 
       showBanner("This browser can't show that kind of picture. Save it as PNG, JPEG or WebP and try again.");
     } else if (error.status === 422) {
       showBanner(`${asSentence(error.message)} Choose another picture.`);
-    } else reportError(error, () => openImage(file, name, { question, followups, replace }));
+    } else reportError(error, () => openImage(file, name, { question, followups, isExample, replace }));
   } finally {
     update({ busy: null });
   }
@@ -98,8 +98,8 @@ function release(closed) {
 
 /** Create a new dialogue about the same image. */
 export function restartDialogue() {
-  const { file, name, followups } = state.image;
-  openImage(file, name, { question: byId("question").value, followups, replace: true });
+  const { file, name, followups, isExample } = state.image;
+  openImage(file, name, { question: byId("question").value, followups, isExample, replace: true });
 }
 
 /** Load and show the server's example images. */
@@ -117,7 +117,8 @@ function exampleCard({ name, question, followups, image }) {
       pending = null; // the next call tries again
       throw error;
     }));
-  const onclick = () => fetchOnce().then((file) => openImage(file, name, { question, followups }), reportError);
+  const options = { question, followups, isExample: true };
+  const onclick = () => fetchOnce().then((file) => openImage(file, name, options), reportError);
   const thumbnail = make("img", { alt: "" });
   const label = make("span", {}, question || name);
   const button = make("button", { type: "button", class: "example", onclick }, thumbnail, label);
