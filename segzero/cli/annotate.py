@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from segzero.cli.options import segmenter_or_shipped
-from segzero.errors import UserError
+from segzero.errors import UserError, unknown_name
 from segzero.extras import needs, require
 
 if TYPE_CHECKING:
@@ -37,6 +37,12 @@ def annotate(
             help="Least predicted IoU of masks of everything mode; default: semi 0.9, auto 0.8.", min=0, max=1
         ),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Everything mode as in sam2, sam or scenes (for the shipped segmenter); default: by segmenter."
+        ),
+    ] = None,
     status: Annotated[bool, typer.Option("--status", help="Print the progress, and change nothing.")] = False,
     host: Annotated[str, typer.Option(help="Where the page is served; 127.0.0.1 is this machine only.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port.", min=1, max=65535)] = 8000,
@@ -49,6 +55,7 @@ def annotate(
 
     if status:
         given = {"--images": images, "--stage": stage, "--segmenter": segmenter, "--confidence": confidence}
+        given["--preset"] = preset
         if useless := [name for name, value in given.items() if value is not None]:
             raise UserError(f"--status only looks; leave out {' and '.join(useless)}")
         console.print(str(open_project(project)[0].progress()))
@@ -70,17 +77,20 @@ def annotate(
     _serve(opened, segmenter, host, port, tokens)
 
 
-def _prefill(project: "AnnotationProject", path: str | None, confidence: float | None) -> None:
+def _prefill(project: "AnnotationProject", path: str | None, confidence: float | None, preset: str) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from segzero.data.prefill import prefill
     from segzero.segmenter import load_segmenter
+    from segzero.segmenter.everything import PRESETS
 
+    if preset not in PRESETS:
+        raise unknown_name("preset", preset, list(PRESETS))
     segmenter = load_segmenter(segmenter_or_shipped(path))
     columns = (TextColumn("everything mode"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=len(project.entries))
-        filled = prefill(project, segmenter, confidence, lambda done: bar.update(task, completed=done))
+        filled = prefill(project, segmenter, confidence, PRESETS[preset], lambda done: bar.update(task, completed=done))
     console.print(str(filled))
 
 

@@ -5,13 +5,13 @@ Prefilled(images=20, masks=131, empty=1, passed_over=0)
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from segzero.data.annotation import MAX_INSTANCES, AnnotationProject, Draft
 from segzero.errors import UserError
 from segzero.images import load_image
 from segzero.segmenter import Segmenter
-from segzero.segmenter.everything import EverythingSettings, find_everything
+from segzero.segmenter.everything import PRESETS, EverythingSettings, find_everything
 
 CONFIDENCE = {"semi": 0.9, "auto": 0.8}  # stage -> predicted IoU above which a mask is taken; 0.8 is SAM2's own
 MADE_BY = {"semi": "everything", "auto": "automatic"}  # stage -> how the masks of everything mode were made
@@ -39,6 +39,7 @@ def prefill(
     project: AnnotationProject,
     segmenter: Segmenter,
     confidence: float | None = None,
+    settings: EverythingSettings = PRESETS["sam2"],
     progress: Callable[[int], None] = lambda done: None,
 ) -> Prefilled:
     """Put masks of everything mode into each image without annotations; stopped at any moment, a second call goes on.
@@ -47,7 +48,8 @@ def prefill(
     """
     if project.stage not in CONFIDENCE:
         raise UserError(f"the stage {project.stage} takes no masks of everything mode; use semi or auto")
-    settings = EverythingSettings(pred_iou_thresh=CONFIDENCE[project.stage] if confidence is None else confidence)
+    least_iou = CONFIDENCE[project.stage] if confidence is None else confidence
+    settings = replace(settings, pred_iou_thresh=least_iou)
     counted = Prefilled()
     for number, id in enumerate(project.entries, 1):
         if project.read(id).revision:

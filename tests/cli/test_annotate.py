@@ -60,9 +60,11 @@ def test_status_prints_and_changes_nothing(run_segzero, images, served):
         (["p", "--images", "absent"], "no such folder of images: absent"),
         (["p", "--images", "images", "--stage", "third"], "unknown stage 'third'"),
         (["p", "--images", "images", "--confidence", "0.5"], "--confidence is for the stages semi and auto"),
+        (["p", "--images", "images", "--preset", "sam"], "--preset is for the stages semi and auto"),
+        (["p", "--images", "images", "--stage", "auto", "--preset", "sma"], "unknown preset 'sma'"),
         (["p", "--status", "--stage", "semi"], "--status only looks; leave out --stage"),
     ],
-    ids=["project", "images", "stage", "confidence", "status"],
+    ids=["project", "images", "stage", "confidence", "preset", "unknown", "status"],
 )
 def test_mistakes_are_one_line(run_segzero, images, served, options, message):
     code, _, err = run_segzero("data", "annotate", *options)
