@@ -53,6 +53,7 @@ def annotate(
     """Annotate images on a page with a segmenter's help, in SAM's three stages; called again, it goes on."""
     from segzero.data.annotation import open_project
 
+    require("torch")
     if status:
         given = {"--images": images, "--stage": stage, "--segmenter": segmenter, "--confidence": confidence}
         given["--preset"] = preset
@@ -64,12 +65,13 @@ def annotate(
     if problems:
         console.print(f"{len(problems)} images are left out; first: {problems[0]}")
     if opened.stage == "manual":
-        if confidence is not None:
-            raise UserError(
-                "--confidence is for the stages semi and auto; in the stage manual annotators draw all masks"
-            )
+        for name, value in (("--confidence", confidence), ("--preset", preset)):
+            if value is not None:
+                raise UserError(
+                    f"{name} is for the stages semi and auto; in the stage manual annotators draw all masks"
+                )
     else:
-        _prefill(opened, segmenter, confidence)
+        _prefill(opened, segmenter, confidence, preset or ("sam2" if segmenter else "scenes"))
     console.print(str(opened.progress()))
     if opened.stage == "auto":
         console.print(f"samples: segzero data prepare {project} --format annotation --option label=object --out DATA")

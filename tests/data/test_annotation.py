@@ -22,6 +22,7 @@ from segzero.data.readers import read
 from segzero.errors import UserError
 from segzero.masks import decode, encode, mask_iou
 from segzero.segmenter import load_segmenter
+from segzero.segmenter.everything import PRESETS
 from segzero.shipped import segmenter_path
 from segzero.tiny.scenes import make_scene
 
@@ -265,7 +266,7 @@ def test_everything_mode_fills_a_project_once(tmp_path):
     segmenter = load_segmenter(segmenter_path())
     ids = list(semi.entries)
     semi.save(ids[0], 0, [Draft("apple", encode(scenes[0].shapes[0].mask), "click")], False, "anna")
-    filled = prefill(semi, segmenter)
+    filled = prefill(semi, segmenter, 0.85, PRESETS["scenes"])
     assert (filled.images, filled.passed_over) == (1, 1)
     found = semi.read(ids[1])
     assert not found.done and {each.how for each in found.instances} == {"everything"}

@@ -138,8 +138,10 @@ def test_everything_works_by_keyboard(annotate, project):
     page.keyboard.press("d")
     expect(page.locator("#progress-line")).to_contain_text("1 of 3 done")
     expect(canvas).to_have_attribute("aria-label", "1.png, 224 by 224 pixels")
+    expect(page.locator("#done")).to_be_enabled()
     page.keyboard.press("s")
     expect(canvas).to_have_attribute("aria-label", "2.png, 224 by 224 pixels")
+    expect(page.locator("#done")).to_be_enabled()
     page.keyboard.press("d")
     expect(page.locator("#progress-line")).to_contain_text("2 of 3 done")
 

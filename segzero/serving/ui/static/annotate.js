@@ -42,12 +42,12 @@ async function openNext() {
     const { image } = await api.nextAnnotation(state.entry?.id ?? "");
     if (image) await show(image);
     else close();
-    update({ project: await api.annotationProgress() });
   } catch (error) {
     reportError(error, openNext);
   } finally {
     update({ busy: null });
   }
+  api.annotationProgress().then((project) => update({ project }), reportError);
 }
 
 function close() {
