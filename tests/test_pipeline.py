@@ -13,6 +13,7 @@ from segzero.evaluation.metrics import giou, score_masks
 from segzero.frames import relative, stretch
 from segzero.images import load_image
 from segzero.pipeline import draw_instances
+from segzero.segmenter.everything import EverythingSettings, find_everything
 
 
 def test_questions_become_masks(pipeline, held_out):
@@ -61,6 +62,13 @@ def test_a_segmenter_that_fails_says_why(pipeline, held_out, monkeypatch):
     monkeypatch.setattr(pipeline.segmenter, "embed", broken)
     with pytest.raises(UserError, match="no segmenter here"):
         pipeline([held_out[0].image], ["the red shape"])
+
+
+def test_everything_is_what_the_segmenter_finds(pipeline, held_out):
+    settings = EverythingSettings(points_per_side=6, stability_thresh=0.8)
+    found = pipeline.everything(held_out[0].image, settings)
+    expected = find_everything(pipeline.segmenter, load_image(held_out[0].image), settings)
+    assert [each.rle for each in found] == [each.rle for each in expected] and found
 
 
 def test_no_images_no_results(pipeline):

@@ -124,7 +124,7 @@ def run_images(
     url, model_name = find_model(limits.vlm, limits.vlm_model)
     model = prepare(url, out, making.settings(model_name, segmenter), limits.limits(model_name))
     run = run_engine(
-        [job for job in jobs if job.image.name not in unreadable],
+        [job for job in jobs if job.name not in unreadable],
         out,
         model,
         load(),

@@ -37,14 +37,16 @@ BUSY_EVENT = f"event: error\ndata: {json.dumps(BUSY | {'status': 429})}\n\n"
 
 @pytest.fixture(scope="module")
 def restricted_server(tmp_path_factory):
-    """A server that requires one of two tokens, accepts small images only, and has two segmenters."""
+    """A server that requires one of two tokens, accepts small images only, and has one policy and two segmenters."""
     folder = tmp_path_factory.mktemp("restricted")
     (folder / "tokens").write_text("open-sesame\nanother\n")
     shutil.copytree(segmenter_path(), folder / "other")
     (folder / "other" / CARD).write_text('{"name": "other"}')
     segmenters = ["--segmenter", str(segmenter_path()), "--segmenter", str(folder / "other")]
     limits = ["--max-megabytes", "1", "--max-pixels", "1000000"]
-    with run_demo_server("--tokens", str(folder / "tokens"), *segmenters, *limits) as server:
+    with run_demo_server(
+        "--tokens", str(folder / "tokens"), "--policy", str(policy_path()), *segmenters, *limits
+    ) as server:
         yield server
 
 

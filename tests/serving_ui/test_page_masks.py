@@ -29,6 +29,15 @@ def read_bits(digits: str, shape: tuple[int, int]) -> np.ndarray:
     return np.frombuffer(digits.encode(), np.uint8).reshape(shape) == ord("1")
 
 
+def test_masks_are_encoded_and_measured_as_pycocotools_does(page):
+    encode_again = """async (rle) => {
+        const { decodeMask, encodeMask, maskArea } = await import("/ui/masks.js");
+        return [encodeMask(decodeMask(rle)), maskArea(rle)];
+    }"""
+    for mask in make_masks():
+        assert page.evaluate(encode_again, encode(mask)) == [encode(mask), int(mask.sum())]
+
+
 def test_masks_are_decoded_as_pycocotools_does(page):
     decode = """async ([rle, maxSide]) => {
         const mask = (await import("/ui/masks.js")).decodeMask(rle, maxSide ?? undefined);

@@ -18,6 +18,10 @@ from segzero.io import append_line
 CALLS = "calls.jsonl"
 
 
+class Unrecorded(UserError):
+    """An answer could not be kept: a run must end, as it would pay for all others twice."""
+
+
 @dataclass(frozen=True)
 class Call:
     """An answer and what it cost."""
@@ -72,13 +76,7 @@ class CallFile:
         self.new = 0  # calls that were added since
         self.spent = 0.0  # dollars, as far as prices are known
         self._lock = threading.Lock()
-        for line in self.file.read_bytes().splitlines() if self.file.is_file() else ():
-            try:
-                call = read_record(Call, json.loads(line))
-            except (ValueError, RecursionError):  # a line that was cut off when the machine stopped
-                continue
-            self.calls[call.key] = call
-        self.spent = sum(call.usd or 0.0 for call in self.calls.values())
+        self._read()
 
     def add(self, call: Call) -> None:
         """Keep a call; after `begin` it is on the disk when this returns."""
@@ -91,9 +89,19 @@ class CallFile:
             self.new += 1
             self.spent += call.usd or 0.0
 
+    def _read(self) -> None:
+        for line in self.file.read_bytes().splitlines() if self.file.is_file() else ():
+            try:
+                call = read_record(Call, json.loads(line))
+            except (ValueError, RecursionError):  # a line that was cut off when the machine stopped
+                continue
+            self.calls[call.key] = call
+        self.spent = sum(call.usd or 0.0 for call in self.calls.values())
+
     def begin(self) -> None:
-        """Write calls from now on, and those that wait; the folder must be there."""
+        """Write calls from now on, and those that wait; the folder must be there, and locked."""
         with self._lock:
+            self._read()  # another run may have ended in between
             for call in self._waiting or ():
                 self._write(call)
             self._waiting = None
@@ -102,7 +110,7 @@ class CallFile:
         try:
             append_line(self.file, json.dumps(to_json(call)).encode() + b"\n")
         except OSError as error:
-            raise UserError(f"cannot write {self.file}: {error.strerror or error}; nothing more is asked") from error
+            raise Unrecorded(f"cannot write {self.file}: {error.strerror or error}; nothing more is asked") from error
 
     def usage(self, keys: Iterable[str] | None = None) -> Usage:
         """Sum of all calls, or of those with these keys."""

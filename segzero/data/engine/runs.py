@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from segzero.data.engine.calls import CallFile
+from segzero.data.engine.calls import CallFile, Unrecorded
 from segzero.data.engine.layout import (
     NEGATIVES,
     RUN_PREFIX,
@@ -75,10 +75,11 @@ GRACE = 10.0  # seconds that calls under way get when the user stops a run
 
 @dataclass(frozen=True)
 class ImageJob:
-    """An image and its folder."""
+    """An image, its folder, and a name that no other image of the run has."""
 
     image: Path
     folder: Path
+    name: str
 
 
 @dataclass
@@ -108,7 +109,7 @@ def plan(source: str | Path, out: Path) -> list[ImageJob]:
         while name.lower() in taken:
             name, number = f"{stem}_{number}", number + 1
         taken.add(name.lower())
-        jobs.append(ImageJob(image, out / f"{RUN_PREFIX}{name}"))
+        jobs.append(ImageJob(image, out / f"{RUN_PREFIX}{name}", name + image.suffix))
     return jobs
 
 
@@ -120,7 +121,7 @@ def check_images(jobs: Sequence[ImageJob]) -> dict[str, str]:
             with job.image.open("rb") as file:
                 read_header(file, str(job.image), lambda one: one.size)
         except (UserError, OSError) as error:
-            unreadable[job.image.name] = one_line(error)
+            unreadable[job.name] = one_line(error)
     if len(unreadable) == len(jobs):
         raise UserError(f"none of {len(jobs)} images can be read: {next(iter(unreadable.values()))}")
     return unreadable
@@ -253,21 +254,21 @@ class _Workers:
         except Stopped:
             return
         except (UserError, NoAnswer) as error:
-            fatal = isinstance(error, Refused) and error.status in REFUSED_KEY
+            fatal = isinstance(error, Unrecorded) or (isinstance(error, Refused) and error.status in REFUSED_KEY)
             with self.lock:
                 self.unreachable = self.unreachable + 1 if isinstance(error, Unavailable | TimedOut) else 0
-                self.run.failed[job.image.name] = str(error)
+                self.run.failed[job.name] = str(error)
                 fatal = fatal or self.unreachable >= IN_A_ROW
             if fatal:
                 raise UserError(
                     f"{error}; {len(self.run.finished)} of {self.run.total} images are done, the same command goes on"
                 ) from None
-            self.on_image(job.image.name, f"failed: {error}")
+            self.on_image(job.name, f"failed: {error}")
         else:
             with self.lock:
                 self.unreachable = 0
                 self.run.finished.append(job.folder.name)
-            self.on_image(job.image.name, "done")
+            self.on_image(job.name, "done")
 
 
 @dataclass(eq=False)
