@@ -88,7 +88,7 @@ class Segmentation:
     timings: dict[str, float] = field(default_factory=dict)
     undivided: bool = False
     rejected: bool | None = None
-    presence: float | None = None
+    presence: float | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         size = (self.image.height, self.image.width)

@@ -21,7 +21,6 @@ from segzero.errors import UserError
 from segzero.masks import Box
 from segzero.pipeline import Pipeline, Query, SegZeroPipeline
 from segzero.result import InstanceMask, Segmentation
-from segzero.segmenter.protocol import Embeddings
 from segzero.segmenter.words import (
     BOX_THRESHOLD,
     TEXT_THRESHOLD,
@@ -32,6 +31,8 @@ from segzero.segmenter.words import (
     check_threshold,
     reads_text,
 )
+
+MOST_PIXELS = 1 << 31  # of all masks of an image: 2 GiB
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,16 @@ def find_words(
     box_threshold: float = BOX_THRESHOLD,
     text_threshold: float = TEXT_THRESHOLD,
     exemplars: Sequence[tuple[Box, int]] = (),
+    most_pixels: int = MOST_PIXELS,
 ) -> list[Segmentation]:
     """Find all instances of each phrase; the results come in the order of the phrases, and say their `presence`.
 
     `exemplars` are boxes in pixels that show what is meant (1) or not (0), for every phrase; SAM3 alone reads them.
+    More masks than `most_pixels` together are refused before they are enlarged.
     """
     thresholds = Thresholds(box_threshold, text_threshold)
     if pipeline.segmenter is not None and reads_text(pipeline.segmenter):
-        return find_phrases(pipeline.segmenter, image, phrases, thresholds, exemplars)
+        return find_phrases(pipeline.segmenter, image, phrases, thresholds, exemplars, most_pixels)
     if not isinstance(pipeline, SegZeroPipeline):
         raise UserError(
             "a mask model draws one mask for a question, without scores of phrases; "
@@ -77,14 +80,18 @@ def find_phrases(
     phrases: Sequence[str],
     thresholds: Thresholds = Thresholds(),
     exemplars: Sequence[tuple[Box, int]] = (),
-    embeddings: Embeddings | None = None,
+    most_pixels: int = MOST_PIXELS,
 ) -> list[Segmentation]:
-    """Find phrases with a segmenter that reads text; the image is encoded once, or comes encoded."""
+    """Find phrases with a segmenter that reads text; the image is encoded once."""
     boxes, labels = tuple(box for box, _ in exemplars), tuple(label for _, label in exemplars)
     prompts = [PhrasePrompt(phrase, boxes, labels) for phrase in check_phrases(phrases)]
     begin = time.perf_counter()
-    [found] = segmenter.find(embeddings or segmenter.embed([image]), [prompts], thresholds.box)
+    [found] = segmenter.find(segmenter.embed([image]), [prompts], thresholds.box)
     seconds = (time.perf_counter() - begin) / len(prompts)
+    count = sum(len(one.scores) for one in found if one.presence >= thresholds.text)
+    if count * image.width * image.height > most_pixels:
+        masks = f"{count} masks of {image.width}x{image.height} pixels"
+        raise UserError(f"{masks} are left, too many; raise the box threshold, or ask for fewer phrases at once")
     return [
         Segmentation(
             image,

@@ -26,7 +26,7 @@ from segzero.serving.middleware import GuardMiddleware
 from segzero.serving.model_pool import ModelPool
 from segzero.serving.options import ServerOptions
 from segzero.serving.requests import ServerState
-from segzero.serving.routes import annotation, dialogues, everything, exports, info, label_studio, segment
+from segzero.serving.routes import annotation, dialogues, everything, exports, info, label_studio, segment, words
 from segzero.serving.sessions import SessionStore
 from segzero.serving.threads import decoding
 from segzero.serving.ui import add_ui
@@ -37,6 +37,7 @@ Every error is `{"error": {"code", "message"}}`. 429 and 503 say in Retry-After 
 ROUTERS = (  # /docs shows them in this order
     segment.router,
     everything.router,
+    words.router,
     dialogues.router,
     exports.router,
     annotation.router,

@@ -76,6 +76,25 @@ class Client:
         size = answer["size"]["width"], answer["size"]["height"]
         return [_to_found(each, size) for each in answer["masks"]]
 
+    def words(
+        self,
+        image: ImageLike,
+        phrases: Sequence[str],
+        box_threshold: float = 0.30,
+        text_threshold: float = 0.25,
+        policy: str | None = None,
+        segmenter: str | None = None,
+        exemplars: Sequence[tuple[Box, int]] = (),
+    ) -> list[Segmentation]:
+        """Find all instances of each phrase; `exemplars` are boxes of what is meant (1) or not (0), for SAM3."""
+        file = _read_file(image)
+        fields = {"image": file, "phrases": json.dumps(list(phrases)), **_model_fields(policy, segmenter)}
+        fields |= {"box_threshold": str(box_threshold), "text_threshold": str(text_threshold)}
+        fields["exemplars"] = json.dumps([{"box": box, "label": label} for box, label in exemplars])
+        answer = self.send("POST", "/v1/words", fields)
+        picture = load_image(image if isinstance(image, Image.Image) else file)
+        return [_to_phrase(each, picture) for each in answer["phrases"]]
+
     def dialogue(
         self, image: ImageLike, memory: str | None = None, policy: str | None = None, segmenter: str | None = None
     ) -> "RemoteDialogue":
@@ -290,6 +309,15 @@ def _to_segmentation(answer: dict[str, Any], image: Image.Image) -> Segmentation
     fields = {key: answer[key] for key in ("think", "raw_text", "error")} | {"timings": answer.get("timings", {})}
     fields["undivided"] = answer.get("undivided", False)
     return Segmentation(image, answer["question"], instances, warnings=tuple(answer["warnings"]), **fields)
+
+
+def _to_phrase(answer: dict[str, Any], image: Image.Image) -> Segmentation:
+    """Convert the instances of a phrase."""
+    instances = tuple(
+        InstanceMask(decode(each["rle"], image.size), tuple(each["box"]), (), each["score"])
+        for each in answer["instances"]
+    )
+    return Segmentation(image, answer["phrase"], instances, error=answer["error"], presence=answer["presence"])
 
 
 def _points_inside(answer: dict[str, Any]) -> tuple[Point, ...]:

@@ -66,6 +66,13 @@ async def own_session(request: Request, id: str, state: State) -> Session:
 OwnSession = Annotated[Session, Depends(own_session)]
 
 
+async def feedback_store(state: State) -> FeedbackStore:
+    """The folder for flagged answers; without one the route does not exist."""
+    if state.feedback is None:
+        raise ApiError(404, "no_flags", "this server keeps no flags; start it with --flags FOLDER")
+    return state.feedback
+
+
 def read_body(model: type[B]) -> Callable[[Request], Awaitable[B]]:
     """Make a dependency that reads a JSON or multipart body; an empty body is an empty JSON object."""
 

@@ -95,6 +95,24 @@ def everything_json(found: Sequence[FoundMask], size: tuple[int, int], format: s
     return {"size": {"width": size[0], "height": size[1]}, "masks": masks}
 
 
+def words_json(results: Sequence[Segmentation], size: tuple[int, int], format: str) -> dict[str, Any]:
+    """Convert the instances of each phrase."""
+    return {
+        "size": {"width": size[0], "height": size[1]},
+        "phrases": [
+            {
+                "phrase": result.question,
+                "presence": None if result.presence is None else finite_or_zero(result.presence),
+                "error": result.error,
+                "instances": [
+                    _scored_mask(one.mask, one.score, format) | {"box": [float(v) for v in one.box]} for one in result
+                ],
+            }
+            for result in results
+        ],
+    }
+
+
 def round_json(round: Round, format: str) -> dict[str, Any]:
     """Convert a round of a dialogue as it stands, after corrections."""
     return {name: getattr(round, name) for name in ROUND_FIELDS} | {

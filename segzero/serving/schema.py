@@ -9,6 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, WithJsonSchema
 
+from segzero.answer import MAX_PHRASE, MAX_PHRASES
+from segzero.segmenter.words import BOX_THRESHOLD, MAX_EXEMPLARS, TEXT_THRESHOLD
+
 CIRCLE = (  # red on white, 64x64
     "data:image/png;base64,"
     "iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQMAAACQp+OdAAAABlBMVEX////IHh7kMBY6AAAAc0lEQVR42t3QsQ3CQBSD4e9ekEjJ"
@@ -138,6 +141,40 @@ class EverythingBody(Body):
     format: Format = "rle"
     as_json: ClassVar = ("settings",)
     example: ClassVar = {"image": CIRCLE, "preset": "sam2", "settings": {"points_per_side": 8, "min_area": 20}}
+
+
+class ExemplarBody(Body):
+    """A box that shows what a phrase means, or what not."""
+
+    box: Box
+    label: Literal[0, 1] = Field(default=1, description="1 like this, 0 unlike this.")
+
+
+class WordsBody(ModelsBody):
+    """Phrases, all instances of which are wanted."""
+
+    image: ImageBytes
+    phrases: list[Annotated[str, Field(max_length=MAX_PHRASE)]] = Field(min_length=1, max_length=MAX_PHRASES)
+    box_threshold: float = Field(default=BOX_THRESHOLD, ge=0, le=1, description="Lowest score of an instance.")
+    text_threshold: float = Field(default=TEXT_THRESHOLD, ge=0, le=1, description="Lowest presence of a phrase.")
+    exemplars: list[ExemplarBody] = Field(
+        default=[], max_length=MAX_EXEMPLARS, description="For a segmenter that reads text."
+    )
+    format: Format = "rle"
+    as_json: ClassVar = ("phrases", "exemplars")
+    example: ClassVar = {"image": CIRCLE, "phrases": ["red circle", "dog"], "box_threshold": 0.3}
+
+
+class WordsFlagBody(ModelsBody):
+    """A person's verdict on the instances of a phrase, as they stand on the page."""
+
+    image: ImageBytes
+    phrase: str = Field(min_length=1, max_length=MAX_PHRASE)
+    masks: list[dict[str, Any]] = Field(default=[], max_length=MAX_PROMPTS, description="RLEs of the image's size.")
+    verdict: Literal["good", "bad"]
+    note: str = Field(default="", max_length=2_000)
+    as_json: ClassVar = ("masks",)
+    example: ClassVar = {"image": CIRCLE, "phrase": "red circle", "verdict": "bad", "note": "it is orange"}
 
 
 class DialogueBody(ModelsBody):
@@ -290,6 +327,31 @@ class EverythingAnswer(BaseModel):
 
     size: Size
     masks: list[EverythingMaskAnswer]
+
+
+class WordInstanceAnswer(BaseModel):
+    """An instance of a phrase."""
+
+    box: Box
+    score: float = Field(description="SAM3's score, or the IoU that SAM2 expects of its mask.")
+    rle: RLEAnswer | None = None
+    png: str | None = None
+
+
+class PhraseAnswer(BaseModel):
+    """Instances of a phrase, those of SAM3 best first; none and no error: nothing is there."""
+
+    phrase: str
+    presence: float | None = Field(description="How surely it is in the picture; null: the answer was not readable.")
+    error: str | None
+    instances: list[WordInstanceAnswer]
+
+
+class WordsAnswer(BaseModel):
+    """Phrases in the order in which they were asked."""
+
+    size: Size
+    phrases: list[PhraseAnswer]
 
 
 class RegionAnswer(BaseModel):

@@ -149,6 +149,29 @@ def test_an_answer_that_was_cut_says_so(server, connect, ask):
     assert policy.generate([ask(policy)])[0].truncated
 
 
+@pytest.mark.parametrize(
+    ("listed", "presence"),
+    [
+        ([{"token": "<answer>", "logprob": 0.0}, {"token": "[]", "logprob": -0.6931472}], 0.5),
+        (None, None),
+        ("no list", None),
+        ([{"token": 5, "logprob": 0.0}], None),
+        ([{"token": "<answer>{", "logprob": "much"}], None),
+    ],
+)
+def test_the_presence_is_that_of_the_tokens_that_the_server_lists(server, connect, listed, presence):
+    answer = reply("<answer>[]</answer>")
+    answer["choices"][0]["logprobs"] = {"content": listed}
+    server.script = [(200, answer)]
+    policy = connect()
+    picture = policy.frame.fit(Image.new("RGB", (64, 48)))
+    [told] = policy.generate([Request(picture, render_messages("a mug"), wants_presence=True)])
+    assert told.presence == (None if presence is None else pytest.approx(presence))
+    assert server.seen[-1]["logprobs"] is True
+    [plain] = policy.generate([Request(picture, render_messages("a mug"))])
+    assert plain.presence is None and "logprobs" not in server.seen[-1]
+
+
 def test_a_busy_server_is_asked_again(server, connect, ask):
     server.script = [(503, "starting"), (429, {"error": {"message": "slow down"}}), (200, reply("ok"))]
     policy = connect()

@@ -38,6 +38,15 @@ def engine():
     policy.close()
 
 
+def test_the_presence_is_that_of_transformers(engine, pipeline, held_out_requests):
+    asked = [replace(request, wants_presence=True) for request in held_out_requests[:4]]
+    replies = engine.generate(asked, Sampling(max_tokens=200))
+    theirs = pipeline.policy.generate(asked, Sampling(max_tokens=200))
+    assert [one.presence for one in replies] == [pytest.approx(one.presence, abs=1e-3) for one in theirs]
+    assert None not in {one.presence for one in replies}
+    assert engine.generate(held_out_requests[:1], Sampling(max_tokens=20))[0].presence is None
+
+
 def test_greedy_text_is_that_of_transformers(engine, pipeline, held_out_requests):
     assert len(held_out_requests) >= 16
     bounded = Sampling(max_tokens=200)

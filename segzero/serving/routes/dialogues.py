@@ -20,6 +20,7 @@ from segzero.serving.requests import (
     State,
     check_question,
     describe_body,
+    feedback_store,
     image_file,
     open_image,
     read_body,
@@ -180,13 +181,6 @@ async def delete(state: State, session: OwnSession) -> Response:
     """Forget a dialogue."""
     state.sessions.delete(session)
     return Response(status_code=204)
-
-
-async def feedback_store(state: State) -> FeedbackStore:
-    """The folder for flagged answers; without one the route does not exist."""
-    if state.feedback is None:
-        raise ApiError(404, "no_flags", "this server keeps no flags; start it with --flags FOLDER")
-    return state.feedback
 
 
 @router.post("/{id}/flag", status_code=204, openapi_extra=describe_body(FlagBody))

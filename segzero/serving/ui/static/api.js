@@ -58,6 +58,29 @@ export function findEverything(file, settings, segmenter, signal) {
   return requestJson("POST", "v1/everything", form, signal);
 }
 
+/** Find all instances of phrases in an image file; thresholds are {box, text}, models {policy, segmenter}. */
+export function findWords(file, phrases, thresholds, models, signal) {
+  const form = imageForm(file, models);
+  form.append("phrases", JSON.stringify(phrases));
+  form.append("box_threshold", thresholds.box);
+  form.append("text_threshold", thresholds.text);
+  return requestJson("POST", "v1/words", form, signal);
+}
+
+/** Send a verdict on the masks of a phrase. */
+export function flagWords(file, fields, models) {
+  const form = imageForm(file, models);
+  for (const [name, value] of Object.entries(fields)) form.append(name, value);
+  return requestJson("POST", "v1/words/flag", form);
+}
+
+function imageForm(file, names) {
+  const form = new FormData();
+  form.append("image", file, "image");
+  for (const [kind, name] of Object.entries(names)) if (name) form.append(kind, name);
+  return form;
+}
+
 /** Delete a dialogue. The request is sent even while the page is being closed; if it fails, the dialogue expires. */
 export function deleteDialogue(id) {
   request("DELETE", dialoguePath(id), undefined, { keepalive: true }).catch(() => {});

@@ -16,6 +16,7 @@ import { state, subscribe, update, usesShipped } from "./state.js";
 import { renderToolbar } from "./toolbar.js";
 import { renderTools, selectRegion } from "./tools.js";
 import { closeImage, loadExamples } from "./upload.js";
+import { renderWords } from "./words.js";
 
 async function start() {
   try {
@@ -53,6 +54,7 @@ subscribe(renderToolbar);
 subscribe(renderRounds);
 subscribe(renderQuestion);
 subscribe(renderEverything);
+subscribe(renderWords);
 subscribe(renderInstances);
 subscribe(renderCanvas);
 subscribe(saveSession);

@@ -3,8 +3,8 @@
 export const state = {
   server: null, // the response of GET /v1/models
   modelChoice: { policy: null, segmenter: null, memory: null }, // for the next dialogue; null is the server's default
-  screen: "ask", // or "everything": see screens.js
-  image: null, // {file, name, bitmap, width, height, followups, isExample}; width and height as the server counts pixels
+  screen: "ask", // or "everything", "words": see screens.js
+  image: null, // {file, name, bitmap, width, height, question, followups, isExample}; sizes as the server counts pixels
   dialogue: null, // {id, policy, segmenter, memory}
   rounds: [], // as the server sends them
   instances: {}, // screen -> its instances: see instances.js

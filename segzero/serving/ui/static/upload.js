@@ -40,7 +40,7 @@ async function openImage(file, name, { question = "", followups = [], isExample 
     const bitmap = await decodeImage(file, created.size);
     closeImage(replace);
     const { id, policy, segmenter, memory, rounds, size } = created;
-    const image = { file, name, bitmap, ...size, followups, isExample };
+    const image = { file, name, bitmap, ...size, question, followups, isExample };
     update({ image, dialogue: { id, policy, segmenter, memory }, rounds });
     setQuestion(question);
     // On a touch screen the keyboard would appear and hide the picture.
