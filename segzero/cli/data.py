@@ -1,4 +1,4 @@
-"""`segzero data`: check, show, prepare, export and make data."""
+"""`segzero data`: annotate, check, show, prepare, export and make data."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +7,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from segzero.cli.annotate import annotate
 from segzero.cli.engine import engine, export_runs
 from segzero.cli.options import segmenter_or_shipped, takes_dataclasses
 from segzero.errors import UserError
 from segzero.extras import needs, require
 
 app = typer.Typer(no_args_is_help=True, help="Training and evaluation data.")
+app.command()(annotate)
 console = Console(highlight=False, markup=False, soft_wrap=True)  # paths and questions may hold brackets
 
 FolderArgument = Annotated[Path, typer.Argument(help="A folder of .parquet files of Samples, or one such file.")]

@@ -11,6 +11,7 @@ from segzero.errors import UserError
 from segzero.extras import needs
 
 if TYPE_CHECKING:
+    from segzero.data.annotation import AnnotationProject
     from segzero.pipeline import Pipeline
     from segzero.serving.limits import Limits, Tokens
     from segzero.serving.options import ServerOptions
@@ -53,7 +54,9 @@ class ServeOptions:
     port: Annotated[int, typer.Option(help="The port.", min=1, max=65535)] = 8000
     tokens: Annotated[
         Path | None,
-        typer.Option(help="Bearer tokens, one per line; default: those in $SEGZERO_TOKENS, separated by commas."),
+        typer.Option(
+            help="Bearer tokens, one per line, or a name and a token; default: $SEGZERO_TOKENS, separated by commas."
+        ),
     ] = None
     everybody: Annotated[
         bool, typer.Option("--open", help="Let everybody in who can reach --host, without tokens.")
@@ -87,8 +90,8 @@ def serve(*, options: ServeOptions, ui: Annotated[bool, typer.Option(help="Show 
     run_server(options, ui)
 
 
-def run_server(options: ServeOptions, page: bool) -> None:
-    """Check the options, then load the models, and serve until a signal comes."""
+def run_server(options: ServeOptions, page: bool, annotation: "AnnotationProject | None" = None) -> None:
+    """Check the options, then load the models, and serve until a signal comes; `annotation` is served beside."""
     from segzero.serving.app import create_app
     from segzero.serving.server import bind, set_up_logs
     from segzero.serving.server import serve as run
@@ -99,7 +102,11 @@ def run_server(options: ServeOptions, page: bool) -> None:
     address = bind(options.host, options.port)
     pipeline, models = _load_models(options)
     server_options = replace(
-        features, policies=models.policies, segmenters=models.segmenters, mask_models=models.mask_models
+        features,
+        policies=models.policies,
+        segmenters=models.segmenters,
+        mask_models=models.mask_models,
+        annotation=annotation,
     )
     set_up_logs()
     needed = "tokens" if tokens else "no token"

@@ -25,11 +25,20 @@ def sft(overrides: Overrides = None) -> None:
 @needs("train")
 def tune(
     overrides: Overrides = None,
-    head: Annotated[str, typer.Option(help="prompt: text states become SAM2's prompts; light: no SAM2.")] = "prompt",
+    head: Annotated[
+        str,
+        typer.Option(help="prompt: text states become SAM2's prompts; light: no SAM2; segmenter: SAM2's mask decoder."),
+    ] = "prompt",
 ) -> None:
-    """Teach a head to predict masks from a vision-language model's states."""
-    from segzero.supervised.tune import tune as train
+    """Teach a head to predict masks from a vision-language model's states, or SAM2 from kept masks."""
+    if head == "segmenter":
+        from segzero.supervised.segmenter import tune_segmenter
 
-    run = train(head, overrides or [])
+        run = tune_segmenter(overrides or [])
+    else:
+        from segzero.supervised.tune import tune as train
+
+        run = train(head, overrides or [])
     if run is not None:
-        console.print(f"the mask model is in {run / 'best' if (run / 'best').is_dir() else run / 'last'}")
+        made = "segmenter" if head == "segmenter" else "mask model"
+        console.print(f"the {made} is in {run / 'best' if (run / 'best').is_dir() else run / 'last'}")

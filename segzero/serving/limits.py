@@ -34,6 +34,8 @@ class Limits:
 class Tokens:
     """Bearer tokens that requests need. Without any token every request is let in, and all have the same owner.
 
+    A name may stand before a token, as in "anna one-secret": annotations say who made them.
+
     >>> tokens = Tokens(["one-secret", "another"])
     >>> tokens.owner("Bearer another") == Tokens(["another"]).owner("Bearer another")
     True
@@ -42,10 +44,20 @@ class Tokens:
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._owners = [_digest(secret) for secret in dict.fromkeys(secrets)]
+        split = [secret.rpartition(" ") for secret in dict.fromkeys(secrets)]
+        self._names = {_digest(token): name.strip() for name, _, token in split}
+        self._owners = list(self._names)
 
     def __len__(self) -> int:
         return len(self._owners)
+
+    def name(self, owner: str) -> str:
+        """Name of an owner that `owner` has identified, for people.
+
+        >>> Tokens(["anna one-secret"]).name(Tokens(["one-secret"]).owner("Bearer one-secret"))
+        'anna'
+        """
+        return self._names.get(owner) or (f"token {owner[:6]}" if owner else "anybody")
 
     def owner(self, authorization: str) -> str | None:
         """Identify the sender of an Authorization header, without giving the token away; None for an unknown token.

@@ -165,6 +165,7 @@ class GuardMiddleware:
             raise ApiError(401, "no_entry", "send a known token: Authorization: Bearer TOKEN", headers)
         check_origin(request.scope, bool(self.tokens))
         request.scope["segzero.owner"], request.scope["segzero.deadline"] = owner, request.deadline
+        request.scope["segzero.annotator"] = self.tokens.name(owner)
         length = request.header(b"content-length")
         if length.isdigit() and int(length) > self.limits.body:
             raise body_too_large(self.limits.body)

@@ -7,6 +7,7 @@ True
 from dataclasses import dataclass
 from pathlib import Path
 
+from segzero.data.annotation import AnnotationProject
 from segzero.mask_model.protocol import MaskModel
 from segzero.policy import Policy
 from segzero.segmenter import Segmenter
@@ -24,4 +25,5 @@ class ServerOptions:
     examples: tuple[Example, ...] | None = None  # None: synthetic scenes
     flags: Path | None = None  # folder for answers that people flag; None: they can't be flagged
     fetch: Fetch | None = None  # how images given by their address are fetched; None: they are refused
+    annotation: AnnotationProject | None = None  # that annotators fill through the page
     page: bool = True  # the web page at /ui

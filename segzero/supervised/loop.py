@@ -34,6 +34,8 @@ STATE = "state.pt"
 class Learner(nn.Module):
     """A module whose forward pass returns a summed loss; what requires gradients is trained."""
 
+    step = 0  # of the run, for what a learner draws by chance
+
     @abstractmethod
     def passes(self, samples: Sequence[Sample], count: int | None = None) -> list[list[Any]]:
         """Prepare samples and divide them into passes, as few as fit into memory or a given number."""
@@ -103,6 +105,7 @@ def fit(
         rate = phase.lr * share_of_rate(step, phase.steps, config.warm_up, config.final_lr)
         for group in optimizer.param_groups:
             group["lr"] = rate
+        learner.step = position.step
         figures = update(wrapped, learner, next(stream), accelerator, optimizer, trained, config.clip)
         position.step += 1
         last = position.step == steps

@@ -16,7 +16,7 @@ from segzero import shipped
 from segzero.errors import UserError, one_line
 
 AT_LEAST_ONE = {"steps", "batch", "tokens_per_pass", "rows_per_pass", "max_prompt_length"}
-AT_LEAST_ONE |= {"val_every", "val_samples", "save_every", "expressions", "per_image"}
+AT_LEAST_ONE |= {"val_every", "val_samples", "save_every", "expressions", "per_image", "objects"}
 FROM_ZERO = {"lr", "weight_decay", "lora_rank", "lora_dropout", "warm_up", "final_lr", "cache_gb"}
 FROM_ZERO |= {f"{term}_weight" for term in ("mask", "focal", "dice", "presence", "score", "answer")}
 PHASE = {"data": str, "steps": int, "lr": int | float, "replay": int | float}
@@ -84,7 +84,7 @@ def _check(config: DictConfig) -> None:
             raise UserError(f"{key}={config[key]}: it must be 0 or more")
     if config.precision not in PRECISIONS:
         raise UserError(f"precision={config.precision}: use one of {', '.join(PRECISIONS)}")
-    if config.adapters_only and not config.lora_rank:
+    if config.get("adapters_only") and not config.lora_rank:
         raise UserError("adapters_only=true, but lora_rank=0 trains all weights; leave one of them out")
     if config.resume not in ("auto", "none"):
         raise UserError(f"resume={config.resume}: use auto or none")

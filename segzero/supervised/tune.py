@@ -6,7 +6,7 @@ The best step by validation gIoU becomes a mask model that `segzero infer --mask
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from segzero.sample import Sample
 from segzero.supervised.loop import can_be_tried, fit, held, join_processes, mixed_precision, trial
 from segzero.supervised.lora import add_adapters, merged_weights, save_adapters
 from segzero.supervised.mask_learner import MaskLearner, Weights, earlier_masks
+from segzero.supervised.mask_samples import MaskSamples
 from segzero.supervised.phases import Phase
 from segzero.supervised.settings import compose, data_files, model_path
 from segzero.supervised.validation import scores
@@ -35,26 +36,10 @@ HEADS = {name: f"{name}_head" for name in KINDS}  # head -> its file in configs/
 TERMS = [field.name for field in fields(Weights)]
 
 
-@dataclass(frozen=True)
-class MaskSamples:
-    """Samples of a run, and why others were left out."""
-
-    train: list[Sample]
-    val: list[Sample]
-    left_out: dict[str, str]  # sample id -> reason
-
-    def __str__(self) -> str:
-        text = f"{len(self.train)} samples of {len({sample.image for sample in self.train})} images"
-        if self.left_out:
-            name, reason = next(iter(self.left_out.items()))
-            text += f"; {len(self.left_out)} left out (first: {name}: {reason})"
-        return f"{text}; {len(self.val)} for validation"
-
-
 def tune(head: str, overrides: Sequence[str] = ()) -> Path | None:
     """Train and return the run's folder; with dry_run=true print what the run would do, and return None."""
     if head not in HEADS:
-        raise unknown_name("head", head, list(HEADS))
+        raise unknown_name("head", head, [*HEADS, "segmenter"])
     config = compose(HEADS[head], overrides)
     processes = join_processes()
     out = Path(config.out)

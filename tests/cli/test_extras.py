@@ -32,6 +32,7 @@ CALLS = {
     "chat scene.png": INFER,
     "serve --port 1": SERVE,
     "demo-ui --port 1 --no-browser": SERVE,
+    "data annotate project --images images": INFER,
     "data check data": INFER,
     "data show data": INFER,
     "data prepare folder --format folder --out prepared": INFER,

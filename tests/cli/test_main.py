@@ -20,7 +20,7 @@ from segzero.tiny.scene_files import write_scenes
 COMMANDS = {
     "infer", "segment", "words", "everything", "edges", "demo", "train", "sft", "tune", "merge", "chat", "serve",
     "demo-ui", "doctor", "docs",
-    "data check", "data show", "data prepare", "data export", "data scenes",
+    "data annotate", "data check", "data show", "data prepare", "data export", "data scenes",
     "data engine", "data export-runs",
     "eval", "eval rescore", "eval compare",
 }  # fmt: skip

@@ -14,7 +14,7 @@ from segzero.serving.ui import STATIC, add_ui
 
 FILES = sorted(STATIC.iterdir())
 SCRIPTS = {file.name: file.read_text(encoding="utf-8") for file in FILES if file.suffix == ".js"}
-INDEX = (STATIC / "index.html").read_text(encoding="utf-8")
+PAGES = {file.name: file.read_text(encoding="utf-8") for file in FILES if file.suffix == ".html"}
 
 # Ways to run a text as code or to insert it as HTML.
 UNSAFE = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|srcdoc|\son\w+="
@@ -51,12 +51,25 @@ def test_nothing_is_loaded_from_other_servers_and_no_text_becomes_html():
         assert not re.search(UNSAFE, text), file
 
 
-def test_every_element_that_a_script_looks_up_is_in_index_html():
-    ids = re.findall(r'\bid="([\w-]+)"', INDEX)
-    assert len(ids) == len(set(ids))
-    for name, script in SCRIPTS.items():
-        assert set(re.findall(r'byId\("([\w-]+)"\)', script)) <= set(ids), name
-        assert {f"icon-{icon}" for icon in re.findall(r'icon\("(\w+)"\)', script)} <= set(ids), name
+def loaded_scripts(page: str) -> set[str]:
+    """Names of the scripts that a page loads, those that they import included."""
+    [entry] = re.findall(r'<script type="module" src="([\w.]+)">', PAGES[page])
+    loaded, waiting = set(), {entry}
+    while waiting:
+        loaded |= waiting
+        waiting = {file for name in waiting for file in imported_names(SCRIPTS[name])} - loaded
+    return loaded
+
+
+def test_every_element_that_a_script_looks_up_is_in_its_page():
+    for page, text in PAGES.items():
+        ids = re.findall(r'\bid="([\w-]+)"', text)
+        assert len(ids) == len(set(ids)), page
+        for name in loaded_scripts(page):
+            script = SCRIPTS[name]
+            assert set(re.findall(r'byId\("([\w-]+)"\)', script)) <= set(ids), (page, name)
+            assert {f"icon-{icon}" for icon in re.findall(r'icon\("(\w+)"\)', script)} <= set(ids), (page, name)
+    assert set.union(*map(loaded_scripts, PAGES)) == set(SCRIPTS)
 
 
 def test_every_imported_name_is_exported_and_every_export_is_used():
@@ -74,9 +87,10 @@ def test_every_imported_name_is_exported_and_every_export_is_used():
         assert exported_names(script) - used[name] <= only_tested, name
 
 
-def test_index_html_loads_every_style_sheet():
+def test_every_style_sheet_is_loaded():
     sheets = {file.name for file in FILES if file.suffix == ".css"}
-    assert sheets == set(re.findall(r'<link rel="stylesheet" href="([\w.]+)">', INDEX))
+    loaded = re.findall(r'<link rel="stylesheet" href="([\w.]+)">', "".join(PAGES.values()))
+    assert sheets == set(loaded)
 
 
 def test_demo_ui_takes_the_options_of_serve():

@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from segzero.data.readers.annotation_project import read_annotation
 from segzero.data.readers.coco import read_coco
 from segzero.data.readers.conver_seg import read_converseg
 from segzero.data.readers.fields import Record
@@ -40,6 +41,7 @@ READERS: dict[str, Callable[..., Iterator[Record]]] = {
     "region_reasoner": read_region_reasoner,
     "seg_llm": read_seg_llm,
     "flags": read_flags,
+    "annotation": read_annotation,
 }
 
 

@@ -28,6 +28,19 @@ export const refine = (id, prompt) => requestJson("POST", dialoguePath(id, "refi
 export const draw = (id, prompt) => requestJson("POST", dialoguePath(id, "draw"), prompt);
 export const sendFeedback = (id, feedback) => requestJson("POST", dialoguePath(id, "flag"), feedback);
 
+export const annotationProgress = () => requestJson("GET", "v1/annotation");
+export const nextAnnotation = (after) => requestJson("POST", "v1/annotation/next", { after });
+export const getAnnotation = (id) => requestJson("GET", annotationPath(id));
+export const annotationFile = (id) => request("GET", annotationPath(id, "file")).then(readBlob);
+export const annotationCandidates = (id, prompt, signal) =>
+  requestJson("POST", annotationPath(id, "candidates"), prompt, signal);
+export const saveAnnotation = (id, body) => requestJson("POST", annotationPath(id, "save"), body);
+
+/** Give an image back to the annotation project, even while the page is being closed. */
+export function leaveAnnotation(id) {
+  request("POST", annotationPath(id, "leave"), {}, { keepalive: true }).catch(() => {});
+}
+
 /** Create a dialogue about an image file; `models` may name a policy, a segmenter and a memory. */
 export function createDialogue(file, models) {
   const form = new FormData();
@@ -112,6 +125,7 @@ export async function fetchBlob(address) {
   return readBlob(await request("GET", url));
 }
 
+const annotationPath = (id, step) => `v1/annotation/images/${encodeURIComponent(id)}${step ? `/${step}` : ""}`;
 const dialoguePath = (id, step) => `v1/dialogues/${encodeURIComponent(id)}${step ? `/${step}` : ""}`;
 
 async function requestJson(method, path, body, signal) {

@@ -65,6 +65,18 @@ export function showInstances(screen, masks) {
   announce(instances.length === 1 ? "1 instance" : `${instances.length} instances`);
 }
 
+/** Add an instance {rle, box, score, name} to a screen, or put it in the place of the one with this id. */
+export function putInstance(screen, { rle, box, score, name }, id = null) {
+  const before = state.instances[screen] ?? [];
+  const own = { rle, box, score, name };
+  if (id !== null) changeInstances(screen, before.map((each) => (each.id === id ? { ...each, ...own } : each)));
+  else {
+    const next = Math.max(0, ...before.map((each) => each.id)) + 1;
+    const added = { id: next, ...own, color: distinctColor(next - 1), points: [], labels: [] };
+    changeInstances(screen, [...before, added]);
+  }
+}
+
 /** Pick an instance of the open screen, or let it go if it is picked. */
 export function togglePick(id) {
   const { picked } = state;
