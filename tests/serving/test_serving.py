@@ -110,6 +110,8 @@ def test_the_examples_of_openapi_work(server):
             content = methods.get("post", {}).get("requestBody", {}).get("content", {})
             if "{" not in path and "application/json" in content:
                 response = http.post(path, json=content["application/json"]["example"])
+                if response.status_code == 404 and response.json()["error"]["code"] in ("no_flags", "no_project"):
+                    continue  # parts of a server that this one does not have
                 assert response.status_code in (200, 201), f"{path}: {response.text}"
                 posted += 1
         assert posted >= 2

@@ -146,7 +146,7 @@ async function changePrompt(change) {
 /** Render the panel below the picture. */
 export function renderPending() {
   const { correction, busy } = state;
-  byId("pending").hidden = !correction;
+  byId("pending").classList.toggle("empty", !correction);
   if (!correction) return;
   const { masks, waiting, choice, message } = correction;
   const told = masks?.length > 1 ? "Choose one (1, 2, 3); more clicks make it clearer." : "Enter keeps it.";
