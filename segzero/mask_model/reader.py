@@ -30,6 +30,8 @@ from segzero.policy.shared_prompt import PackedRow, pack, use_packed_rows
 from segzero.policy.transformers import load_weights
 from segzero.prompts import normalise
 
+PIXELS_AT_ONCE = 1 << 20  # of images that go through the vision tower together
+
 
 @dataclass(frozen=True, eq=False)
 class SeenImage:
@@ -122,8 +124,14 @@ class Reader:
 
     @torch.no_grad()
     def see(self, images: Sequence[Image.Image]) -> list[SeenImage]:
-        """Compute the features of images, one after the other, as their sizes differ."""
-        return [self._see(image) for image in images]
+        """Compute the features of images, as many at once as have few pixels."""
+        fitted = [self.fit(image) for image in images]
+        parts: list[list[Image.Image]] = []
+        for image in fitted:
+            if not parts or _pixels([*parts[-1], image]) > PIXELS_AT_ONCE:
+                parts.append([])
+            parts[-1].append(image)
+        return [self._keep(features, grid) for part in parts for features, grid in self.tower.see(part)]
 
     def read(self, seen: Sequence[SeenImage], texts: Sequence[Text]) -> list[Reading]:
         """Read each text beside its image, in one packed row: texts about an image share it, and see no other text."""
@@ -154,8 +162,7 @@ class Reader:
             start += len(ids) + 1
         return readings
 
-    def _see(self, image: Image.Image) -> SeenImage:
-        features, grid = self.tower.see(self.fit(image))
+    def _keep(self, features: Any, grid: Grid) -> SeenImage:
         patches = self.tower.patches(features, grid) if self.keep_patches else None
         features.last_hidden_state = None  # of every patch, and nothing else needs it
         return SeenImage(features, grid, patches)
@@ -216,3 +223,7 @@ class Reader:
     @property
     def _padding(self) -> int:
         return self.processor.tokenizer.pad_token_id or 0
+
+
+def _pixels(images: Sequence[Image.Image]) -> int:
+    return sum(image.width * image.height for image in images)

@@ -22,8 +22,8 @@ class Tower(Protocol):
     patch: int
     width: int  # of a patch's features
 
-    def see(self, image: Image.Image) -> tuple[Any, Grid]:
-        """Features of an image as the model's own get_image_features returns them, and the grid of its tokens."""
+    def see(self, images: Sequence[Image.Image]) -> list[tuple[Any, Grid]]:
+        """Features of each image as the model's own get_image_features returns them, and the grid of its tokens."""
         ...
 
     def patches(self, features: Any, grid: Grid) -> Tensor:
@@ -56,14 +56,28 @@ class QwenTower:
         self.merge, self.patch = config.spatial_merge_size, config.patch_size
         self.width: int = getattr(config, "embed_dim", config.hidden_size)  # of Qwen2-VL's two, the patches' one
 
-    def see(self, image: Image.Image) -> tuple[Any, Grid]:
-        """Features of an image, and the grid of its tokens."""
-        inputs = self.processor.image_processor(images=[image], return_tensors="pt")
-        place = self.net.device
-        grid = inputs["image_grid_thw"]
-        features = self.net.model.get_image_features(inputs["pixel_values"].to(place, self.net.dtype), grid.to(place))
-        rows, columns = (grid[0, 1:] // self.merge).tolist()
-        return features, (rows, columns)
+    def see(self, images: Sequence[Image.Image]) -> list[tuple[Any, Grid]]:
+        """Features of each image, and the grid of its tokens."""
+        inputs = self.processor.image_processor(images=list(images), return_tensors="pt")
+        place, shapes = self.net.device, inputs["image_grid_thw"]
+        pixels = inputs["pixel_values"].to(place, self.net.dtype)
+        features = self.net.model.get_image_features(pixels, shapes.to(place))
+        grids = [(rows, columns) for rows, columns in (shapes[:, 1:] // self.merge).tolist()]
+        return list(zip(self._apart(features, grids), grids, strict=True))
+
+    def _apart(self, features: Any, grids: Sequence[Grid]) -> list[Any]:
+        """The features of each image out of those of several, in memory of their own where they are kept."""
+        tokens = [rows * columns for rows, columns in grids]
+        patches = features.last_hidden_state.split([count * self.merge**2 for count in tokens])
+        levels = [level.split(tokens) for level in getattr(features, "deepstack_features", None) or ()]
+        parts = []
+        for place, pooled in enumerate(features.pooler_output):
+            one = type(features)(**features)
+            one.pooler_output, one.last_hidden_state = (pooled.clone(),), patches[place]
+            if levels:
+                one.deepstack_features = [level[place].clone() for level in levels]
+            parts.append(one)
+        return parts
 
     def patches(self, features: Any, grid: Grid) -> Tensor:
         """The last layer's features of each patch [rows, columns, width]: windows undone, then tokens."""
@@ -115,12 +129,20 @@ class InternTower:
         self.merge, self.patch = round(1 / net.config.downsample_ratio), config.patch_size[0]
         self.width: int = config.hidden_size
 
-    def see(self, image: Image.Image) -> tuple[Any, Grid]:
-        """Features of an image as one tile, and the grid of its tokens."""
-        inputs = self.processor.image_processor(images=[image], crop_to_patches=False, return_tensors="pt")
+    def see(self, images: Sequence[Image.Image]) -> list[tuple[Any, Grid]]:
+        """Features of each image as one tile, and the grid of its tokens."""
+        inputs = self.processor.image_processor(images=list(images), crop_to_patches=False, return_tensors="pt")
         pixels = inputs["pixel_values"].to(self.net.device, self.net.dtype)
         rows, columns = (side // (self.patch * self.merge) for side in pixels.shape[-2:])
-        return self.net.model.get_image_features(pixels), (rows, columns)
+        features = self.net.model.get_image_features(pixels)
+        return [(self._one(features, place), (rows, columns)) for place in range(len(images))]
+
+    def _one(self, features: Any, place: int) -> Any:
+        """The features of one image out of those of several, in memory of their own."""
+        one = type(features)(**features)
+        one.pooler_output = features.pooler_output[place : place + 1].clone()
+        one.last_hidden_state = features.last_hidden_state[place : place + 1].clone()
+        return one
 
     def patches(self, features: Any, grid: Grid) -> Tensor:
         """The last layer's features of each patch [rows, columns, width], without the first token."""

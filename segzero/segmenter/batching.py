@@ -34,7 +34,11 @@ Decoder = Callable[[Rows], tuple[Logits, Logits]]  # -> logits [n, 3, h, w], sco
 
 
 def decode_in_batches(
-    decoder: Decoder, embeddings: Embeddings, prompts: Sequence[Sequence[MaskPrompt]], all_masks: bool
+    decoder: Decoder,
+    embeddings: Embeddings,
+    prompts: Sequence[Sequence[MaskPrompt]],
+    all_masks: bool,
+    most_rows: int = MAX_ROWS,
 ) -> list[list[MaskPrediction]]:
     """Predict masks for all prompts in few even batches; the predictions come in the order of the prompts."""
     if len(prompts) != len(embeddings):
@@ -43,7 +47,7 @@ def decode_in_batches(
         for prompt in listed:
             check(prompt, size, tuple(embeddings.features[0].shape[-2:]))  # logits have the finest features' grid
     predictions: dict[tuple[int, int], MaskPrediction] = {}
-    for places in _batches(embeddings, prompts):
+    for places in _batches(embeddings, prompts, most_rows):
         logits, scores = decoder(_rows(embeddings, prompts, places))
         for place, each_logits, each_scores in zip(places, logits, scores, strict=True):
             kept = slice(None) if all_masks else slice(best := int(each_scores.argmax()), best + 1)
@@ -78,7 +82,9 @@ def check(prompt: MaskPrompt, size: tuple[int, int], grid: tuple[int, ...]) -> N
         )
 
 
-def _batches(embeddings: Embeddings, prompts: Sequence[Sequence[MaskPrompt]]) -> Iterator[list[tuple[int, int]]]:
+def _batches(
+    embeddings: Embeddings, prompts: Sequence[Sequence[MaskPrompt]], most_rows: int
+) -> Iterator[list[tuple[int, int]]]:
     """Places (image, prompt) of prompts that can share a batch, as many as memory allows."""
     alike: dict[tuple, list[tuple[int, int]]] = {}
     for i, listed in enumerate(prompts):
@@ -87,7 +93,7 @@ def _batches(embeddings: Embeddings, prompts: Sequence[Sequence[MaskPrompt]]) ->
             alike.setdefault(key, []).append((i, j))
     if not alike:
         return
-    limit = min(max(ROW_BYTES * len(embeddings) // embeddings.nbytes, 1), MAX_ROWS)
+    limit = min(max(ROW_BYTES * len(embeddings) // embeddings.nbytes, 1), most_rows)
     for places in alike.values():
         for start in range(0, len(places), limit):
             yield places[start : start + limit]

@@ -20,7 +20,7 @@ from segzero.segmenter.everything import EverythingSettings, find_candidates
 from segzero.segmenter.protocol import Embeddings, Logits, Segmenter
 
 # Every point is decoded and no mask is dropped for its quality: a weak mask has weak edges.
-EDGE_SETTINGS = EverythingSettings(points_per_side=16, pred_iou_thresh=0, stability_thresh=0, skip_covered=False)
+EDGE_SETTINGS = EverythingSettings(points_per_side=16, pred_iou_thresh=0, stability_thresh=0)
 PIXELS = 1 << 24  # of masks that are enlarged at a time
 SMOOTH = 2.0  # sigma in pixels, for the direction of ridges
 

@@ -1,12 +1,12 @@
 """Everything mode: all masks of an image, from a grid of points, as SAM and SAM2 define it.
 
-A point gives three masks. They are filtered by predicted IoU and stability while they are small, at the segmenter's
-own resolution; duplicates go by the boxes; only what is left is enlarged and encoded, once. Where this departs from
-the published code:
+A point gives three masks. They are filtered by predicted IoU while they are small, at the segmenter's own resolution,
+then from the best on by stability and by the boxes of better ones; only what is left is enlarged and encoded, once.
+Where this departs from the published code:
 
 1. The grid is decoded from coarse to fine, and a point is skipped if an earlier point's mask tells what is there; see
    `EverythingSettings.skip_covered`.
-2. Stability and boxes are computed from logits at low resolution, but to fractions of their cells.
+2. Stability and boxes are measured in pixels only for masks that are no duplicates, each in a window of its own.
 3. The whole image is a crop like the others: boxes are compared in the image's coordinates, and all crops count.
 
 >>> found = find_everything(segmenter, image)                                              # doctest: +SKIP
@@ -17,6 +17,7 @@ the published code:
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,8 @@ from segzero.segmenter.protocol import Embeddings, Logits, MaskPrompt, Segmenter
 
 EDGE = 20.0  # pixels: a box so near to a crop's edge belongs to an object that the crop cuts
 SLACK = 0.3  # a mask that is less stable by more, counted in cells, is not looked at closely
-FINE = 128  # side to which logits are enlarged at most where the stability of a small mask is counted
+SURE = 2  # pixels by which a rough box may be too large on each side
+MEASURED = 1024  # longest side of an image at which masks are measured in its own pixels
 ENLARGED = 1 << 26  # pixels of masks that are enlarged at a time
 MOST_PIXELS = 1 << 34  # of all masks of an image together
 CROPS_AT_ONCE = 4
@@ -69,7 +71,7 @@ class EverythingSettings:
     """IoU of boxes above which a mask of a larger crop is a duplicate of a smaller crop's."""
     min_area: int = 0
     """Holes and islands of fewer pixels are filled and removed."""
-    skip_covered: bool = True
+    skip_covered: bool = False
     """Skip points that lie in the smallest good mask of an earlier point; else every point is decoded, as in SAM."""
 
     def __post_init__(self) -> None:
@@ -200,13 +202,14 @@ def find_candidates(
             batch = points[start : start + settings.points_per_batch]
             masks, owners = _decode(segmenter, embeddings, batch, settings)
             if settings.skip_covered:
-                covered += _smallest(masks.logits, owners).sum(axis=0)
+                stable = masks.stability >= settings.stability_thresh
+                covered += _smallest(masks.logits[stable], owners[stable]).sum(axis=0)
             if crop is not None and size is not None:
                 masks = masks[~_cut_off(masks.boxes, crop, size)]
             held.append(masks)
             if sum(each.logits.nbytes for each in held) > HELD:
-                held = [_best(held, settings.box_nms_thresh)]
-    return _best(held, settings.box_nms_thresh)
+                held = [_best(held, settings, (width, height))]
+    return _best(held, settings, (width, height))
 
 
 def nms(boxes: Boxes, scores: NDArray[np.floating] | list[int], threshold: float) -> NDArray[np.intp]:
@@ -268,7 +271,7 @@ def _from_coarse_to_fine(per_side: int, size: Size) -> Iterator[Points]:
 def _decode(
     segmenter: Segmenter, embeddings: Embeddings, points: Points, settings: EverythingSettings
 ) -> tuple[Candidates, NDArray[np.intp]]:
-    """The masks of these points that pass the filters, and the place of each one's point."""
+    """The masks of these points that may pass the filters, measured roughly in cells, and the place of each point."""
     prompts = [MaskPrompt(points=[(float(x), float(y))]) for x, y in points]
     [predictions] = segmenter.decode(embeddings, [prompts], all_masks=True)
     every = np.stack([each.scores for each in predictions])  # [n, 3]
@@ -278,42 +281,11 @@ def _decode(
     grid = predictions[0].logits.shape[1:]
     logits = np.array([predictions[i].logits[j] for i, j in zip(owners, ranks, strict=True)], np.float32)
     logits = logits.reshape(-1, *grid)
-    coarse = _overlap(logits, settings.stability_offset)
-    kept = (coarse >= settings.stability_thresh - SLACK) & (logits > 0).any(axis=(1, 2))
-    owners, logits, scores = owners[kept], logits[kept], scores[kept]
-    stability = stability_of(logits, settings.stability_offset)
-    kept = stability >= settings.stability_thresh
+    stability = _overlap(logits, settings.stability_offset)
+    kept = (stability >= settings.stability_thresh - SLACK) & (logits > 0).any(axis=(1, 2))
     owners, logits = owners[kept], logits[kept]
     boxes = _boxes(logits, embeddings.sizes[0])
     return Candidates(logits, scores[kept], stability[kept], boxes, points[owners]), owners
-
-
-def stability_of(logits: Logits, offset: float) -> NDArray[np.float64]:
-    """IoU of each mask [N, h, w] cut at +offset with itself cut at -offset, as if it were enlarged.
-
-    Each is enlarged within a window around it: a small mask has too few cells to count them.
-    """
-    import torch
-    from torch.nn.functional import interpolate
-
-    count, height, width = logits.shape
-    inside = logits > -offset
-    spans = np.any(inside, axis=2), np.any(inside, axis=1)
-    # A cell more on each side, which is outside, so that nothing changes by the window.
-    top, left = (np.maximum(span.argmax(axis=1) - 1, 0) for span in spans)
-    below, right = (span.shape[1] - span[:, ::-1].argmax(axis=1) + 1 for span in spans)
-    sides = 2 ** np.ceil(np.log2(np.maximum(below - top, right - left))).astype(int)
-    stability = np.zeros(count)
-    for side in np.unique(sides):
-        [chosen] = np.nonzero(sides == side)
-        tall, wide = min(side, height), min(side, width)
-        y = np.minimum(top[chosen], height - tall)[:, None, None] + np.arange(tall)[:, None]
-        x = np.minimum(left[chosen], width - wide)[:, None, None] + np.arange(wide)
-        window = torch.from_numpy(logits[chosen[:, None, None], y, x])
-        times = max(1, min(4, FINE // int(side)))
-        fine = interpolate(window[None], scale_factor=times, mode="bilinear", align_corners=False)[0]
-        stability[chosen] = _overlap(fine.numpy(), offset)
-    return stability
 
 
 def _overlap(logits: Logits, offset: float) -> NDArray[np.float64]:
@@ -331,10 +303,82 @@ def _smallest(logits: Logits, owners: NDArray[np.intp]) -> NDArray[np.bool_]:
     return smallest
 
 
-def _best(several: list[Candidates], threshold: float) -> Candidates:
-    """Candidates without duplicates, best first."""
+def _best(several: list[Candidates], settings: EverythingSettings, size: Size) -> Candidates:
+    """Stable candidates without duplicates, best first.
+
+    Stability and boxes are measured in pixels, from the best mask on, unless a better one is sure to rule a mask out.
+    """
     joined = Candidates(*(np.concatenate([getattr(c, field.name) for c in several]) for field in fields(Candidates)))
-    return joined[nms(joined.boxes, joined.scores, threshold)]
+    joined = joined[np.argsort(-joined.scores, kind="stable")]
+    limit = settings.box_nms_thresh
+    rough = joined.boxes - (0, 0, 1, 1)  # first and last pixels, as SAM compares them
+    surely = rough + np.array([SURE, SURE, -SURE, -SURE])
+    kept: list[int] = []
+    measured = np.zeros((0, 4))
+    for place, logits in enumerate(joined.logits):
+        if np.any(_shared(surely[place], measured, rough[place]) > limit):
+            continue
+        stability, box = measure(logits, size, settings.stability_offset)
+        if box is None or stability < settings.stability_thresh:
+            continue
+        inner = np.array(box) - (0, 0, 1, 1)
+        if np.any(_shared(inner, measured, inner) > limit):
+            continue
+        kept.append(place)
+        measured = np.concatenate([measured, inner[None]])
+        joined.stability[place], joined.boxes[place] = stability, box
+    return joined[np.array(kept, np.intp)]
+
+
+def _shared(box: NDArray[np.float64], others: Boxes, around: NDArray[np.float64]) -> NDArray[np.float64]:
+    """IoU of a box with others [N, 4], where the union counts a box around it."""
+    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    both = np.maximum(sides, 0).prod(axis=1)
+    areas = (others[:, 2:] - others[:, :2]).prod(axis=1) + (around[2:] - around[:2]).prod()
+    shared: NDArray[np.float64] = both / np.maximum(areas - both, 1e-9)
+    return shared
+
+
+def measure(logits: Logits, size: Size, offset: float) -> tuple[float, Box | None]:
+    """Stability and box of a mask [h, w] that is enlarged to a (width, height); no box if no pixel is inside.
+
+    Stability is the IoU of the mask cut at +offset with itself cut at -offset. Only a window around the mask is
+    enlarged, and images of more than 1,024 pixels a side are measured at that.
+    """
+    scale = min(1.0, MEASURED / max(size))
+    width, height = (max(1, round(side * scale)) for side in size)
+    perhaps = logits > -offset
+    rows, top, down = _window(np.any(perhaps, axis=1), height)
+    columns, left, across = _window(np.any(perhaps, axis=0), width)
+    fine = down @ logits[rows, columns] @ across.T
+    mask = fine > 0
+    ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(ys):
+        return 0.0, None
+    stability = np.count_nonzero(fine > offset) / np.count_nonzero(fine > -offset)
+    x0, x1, y0, y1 = (
+        float(place / scale) for place in (left + xs[0], left + xs[-1] + 1, top + ys[0], top + ys[-1] + 1)
+    )
+    return stability, (x0, y0, x1, y1)
+
+
+def _window(inside: NDArray[np.bool_], pixels: int) -> tuple[slice, int, NDArray[np.float32]]:
+    """The cells of a side that a mask takes and one more at each end, the first pixel there, weights for them."""
+    cells = len(inside)
+    touched = np.flatnonzero(inside)
+    first, last = (int(touched[0]) - 1, int(touched[-1]) + 1) if len(touched) else (0, cells - 1)
+    begin = max(0, math.ceil((first + 0.5) * pixels / cells - 0.5))
+    end = min(pixels, math.floor((last + 0.5) * pixels / cells - 0.5) + 1)
+    taken = slice(max(first, 0), last + 1)
+    return taken, begin, _linear_weights(cells, pixels)[begin:end, taken]
+
+
+@lru_cache(maxsize=16)
+def _linear_weights(cells: int, pixels: int) -> NDArray[np.float32]:
+    """Weights [pixels, cells] by which cells become pixels, linear between the middles of cells."""
+    middles = np.clip((np.arange(pixels) + 0.5) * cells / pixels - 0.5, 0, cells - 1)
+    weights: NDArray[np.float32] = np.maximum(0, 1 - abs(middles[:, None] - np.arange(cells))).astype(np.float32)
+    return weights
 
 
 def _boxes(logits: Logits, size: Size) -> Boxes:

@@ -14,13 +14,14 @@ from transformers.models.sam2.modeling_sam2 import Sam2MultiScaleAttention, Sam2
 
 from segzero.device import find_device
 from segzero.errors import UserError, one_line
-from segzero.segmenter.batching import Rows, decode_in_batches
+from segzero.segmenter.batching import MAX_ROWS, Rows, decode_in_batches
 from segzero.segmenter.protocol import Embeddings, Logits, MaskPrediction, MaskPrompt
 
 # Checkpoints of the video models contain the image model; most names on the hub are theirs.
 MODEL_TYPES = ("sam2", "sam2_video", "sam3_tracker", "sam3_video")
 WITH_TEXT = "sam3_video"  # the model type of a whole SAM3, which reads phrases too (segzero.segmenter.sam3)
 IMAGES_AT_ONCE = 4
+ROWS_ON_CPU = 32  # prompts in a batch; more of them no longer fit into its caches
 
 
 class TransformersSegmenter:
@@ -54,7 +55,8 @@ class TransformersSegmenter:
         self, embeddings: Embeddings, prompts: Sequence[Sequence[MaskPrompt]], all_masks: bool = False
     ) -> list[list[MaskPrediction]]:
         """Predict three masks for each prompt and keep the best by its own score, as in Seg-Zero, or all of them."""
-        return decode_in_batches(lambda rows: self._predict(embeddings, rows), embeddings, prompts, all_masks)
+        most = MAX_ROWS if self.device.type == "cuda" else ROWS_ON_CPU
+        return decode_in_batches(lambda rows: self._predict(embeddings, rows), embeddings, prompts, all_masks, most)
 
     def _encode(self, images: Sequence[Image.Image]) -> list[torch.Tensor]:
         arrays = [np.array(image if image.mode == "RGB" else image.convert("RGB")) for image in images]
@@ -64,10 +66,12 @@ class TransformersSegmenter:
 
     @torch.inference_mode()
     def _predict(self, embeddings: Embeddings, rows: Rows) -> tuple[Logits, Logits]:
-        where = torch.from_numpy(rows.images).to(embeddings.features[0].device)
+        one = bool((rows.images == rows.images[0]).all())  # prompts of one image share its features without a copy
+        where = torch.from_numpy(rows.images[:1] if one else rows.images).to(embeddings.features[0].device)
+        features = [level[where].to(self.device) for level in embeddings.features]
         masks = None if rows.masks is None else torch.from_numpy(rows.masks)[:, None].to(self.device)
         output = self.model(
-            image_embeddings=[level[where].to(self.device) for level in embeddings.features],
+            image_embeddings=[level.expand(len(rows.images), -1, -1, -1) for level in features],
             # Boxes are among the points, as two corners; the model's own box argument does the same.
             input_points=torch.from_numpy(rows.points)[:, None].to(self.device) * self._side,
             input_labels=torch.from_numpy(rows.labels)[:, None].to(self.device),

@@ -17,6 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from segzero import shipped
 from segzero.data.parquet import from_parquet
 from segzero.errors import UserError, unknown_name
+from segzero.frames import Size
+from segzero.images import image_key
 from segzero.io import lock, replaced_folder, write_atomically
 from segzero.mask_model.load import KINDS
 from segzero.mask_model.network import ADAPTERS, CARD, MaskNetwork, read_card
@@ -132,12 +134,13 @@ def read_samples(config: DictConfig, model: MaskNetwork, place: str | None = Non
     place = place or config.data
     left_out: dict[str, str] = {}
     kept: dict[str, list[Sample]] = {}
+    sizes: dict[str, Size] = {}
     for split in ("train", "val"):
         every = chain.from_iterable(from_parquet(file) for file in data_files(place, split))
         kept[split] = []
         for sample in islice(every, config.val_samples) if split == "val" else every:
             try:
-                _try(sample, model)
+                _try(sample, model, sizes)
                 kept[split].append(sample)
             except UserError as error:
                 left_out[sample.id] = str(error)
@@ -149,17 +152,24 @@ def read_samples(config: DictConfig, model: MaskNetwork, place: str | None = Non
     return MaskSamples(kept["train"], kept["val"], left_out)
 
 
-def _try(sample: Sample, model: MaskNetwork) -> None:
-    """Refuse a sample without a mask, with an image of another size or shape, or without a question."""
+def _try(sample: Sample, model: MaskNetwork, sizes: dict[str, Size]) -> None:
+    """Refuse a sample without a mask, with an image of another size or shape, or without a question.
+
+    `sizes` are those of the images that were decoded before: several questions may be about one.
+    """
     if sample.mask() is None:
         raise UserError("an object has no mask")
     normalise(sample.question)
     if model.memory:
         earlier_masks(sample)
-    image = sample.open()
-    if image.size != sample.size:
-        raise UserError(f"its image is {image.width}x{image.height}, not {sample.width}x{sample.height}")
-    model.fits(image)
+    key = image_key(sample.image)
+    if key not in sizes:
+        image = sample.open()
+        model.fits(image)
+        sizes[key] = image.size
+    width, height = sizes[key]
+    if (width, height) != sample.size:
+        raise UserError(f"its image is {width}x{height}, not {sample.width}x{sample.height}")
 
 
 def describe(config: DictConfig, model: MaskNetwork, data: MaskSamples) -> list[str]:

@@ -55,10 +55,10 @@ def test_the_preset_of_another_segmenter_is_sam2s(run_segzero, folder):
     from segzero.shipped import segmenter_path
 
     command = ("everything", "images", "--segmenter", str(segmenter_path()), "--format", "json", "--out", "out")
-    assert run_segzero(*command, "--points-per-side", "4", "--no-skip-covered")[0] == 0
+    assert run_segzero(*command, "--points-per-side", "4", "--skip-covered")[0] == 0
     settings = json.loads((folder / "out" / "scene.json").read_text())["settings"]
     assert (settings["pred_iou_thresh"], settings["stability_thresh"]) == (0.8, 0.95)
-    assert (settings["points_per_side"], settings["skip_covered"]) == (4, False)
+    assert (settings["points_per_side"], settings["skip_covered"]) == (4, True)
     assert run_segzero(*command, "--points-per-side", "4", "--preset", "sam")[0] == 0
     assert json.loads((folder / "out" / "scene.json").read_text())["settings"]["pred_iou_thresh"] == 0.88
 

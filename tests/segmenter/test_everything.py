@@ -17,6 +17,7 @@ from segzero.segmenter.everything import (
     crop_boxes,
     find_candidates,
     find_everything,
+    measure,
     nms,
     remove_specks,
 )
@@ -26,7 +27,7 @@ from segzero.tiny.questions import HELD_OUT_SEED
 from segzero.tiny.scenes import make_scene
 
 # The shipped SAM2 draws on 48x48 cells, where the masks of small shapes change more with the cut than SAM2's own.
-SETTINGS = EverythingSettings(points_per_side=16, stability_thresh=0.8)
+SETTINGS = EverythingSettings(points_per_side=16, stability_thresh=0.8, skip_covered=True)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,23 @@ def test_points_in_known_masks_are_skipped_and_nothing_is_lost(segmenter, scene,
     for shape in scene.shapes:
         best, skipped = (max(mask_iou(each.mask, shape.mask) for each in masks) for masks in (every, found))
         assert skipped > best - 0.05, shape.name
+
+
+@pytest.mark.parametrize("size", [(224, 160), (48, 48), (31, 77), (1500, 900)], ids=lambda size: f"{size[0]}x{size[1]}")
+def test_a_mask_is_measured_as_if_it_were_enlarged(size):
+    rng = np.random.default_rng(3)
+    ys, xs = np.mgrid[:48, :48]
+    for radius in (1.2, 4, 13, 40):
+        x, y = rng.uniform(0, 48, 2)
+        logits = (radius - np.hypot(ys - y, xs - x) + rng.normal(0, 0.4, (48, 48))).astype(np.float32)
+        seen = np.array(size) if max(size) <= 1024 else np.array(size) * 1024 // max(size)
+        masks = [enlarge(logits[None] - cut, tuple(map(int, seen)))[0] for cut in (1.0, 0.0, -1.0)]
+        stability, box = measure(logits, size, 1.0)
+        if (true := box_of(masks[1])) is None:
+            assert box is None
+            continue
+        assert stability == pytest.approx(masks[0].sum() / masks[2].sum(), abs=1e-3)
+        assert np.allclose(np.array(box) * (seen[0] / size[0]), true, atol=1e-6)
 
 
 def test_thresholds_drop_masks(segmenter, image, found):

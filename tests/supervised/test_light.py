@@ -110,7 +110,7 @@ def test_patches_lie_where_their_pixels_are(family, every_family):
     handle = layers[0].register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
     )
-    features, grid = tower.see(image)
+    [(features, grid)] = tower.see([image])
     handle.remove()
     features.last_hidden_state = seen[0]  # the order of patches is the same before and after the layers
     found = tower.patches(features, grid)
@@ -126,10 +126,28 @@ def test_patches_lie_where_their_pixels_are(family, every_family):
 
 
 @pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_images_are_seen_together_as_alone(family, every_family):
+    reader = Reader.load(every_family[family], "cpu")
+    reader.keep_patches = True
+    first, second = (sample.open() for sample in make_samples(2, 51))
+    images = [first, second.crop((0, 0, 224, 150)), first.crop((20, 0, 200, 224))]
+    for one, image in zip(reader.see(images), images, strict=True):
+        [alone] = reader.see([image])
+        assert one.grid == alone.grid and one.nbytes == alone.nbytes
+        torch.testing.assert_close(one.features.pooler_output[0], alone.features.pooler_output[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one.patches, alone.patches, rtol=1e-4, atol=1e-5)
+        deep = [getattr(each.features, "deepstack_features", None) or [] for each in (one, alone)]
+        for level, expected in zip(*deep, strict=True):
+            torch.testing.assert_close(level, expected, rtol=1e-4, atol=1e-5)
+        for tensor in (one.features.pooler_output[0], one.patches):
+            assert tensor.untyped_storage().nbytes() < 1.1 * tensor.nbytes  # the others' are not kept with it
+
+
+@pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_patches_are_those_that_the_tokens_are_made_of(family, every_family):
     reader = Reader.load(every_family[family], "cpu")
     tower, model = reader.tower, reader.net.model
-    features, grid = tower.see(reader.frame.fit(make_samples(1, 51)[0].open().crop((0, 0, 224, 150))))
+    [(features, grid)] = tower.see([reader.frame.fit(make_samples(1, 51)[0].open().crop((0, 0, 224, 150)))])
     patches = tower.patches(features, grid)
     if family == "internvl":
         tokens = model.multi_modal_projector(model.pixel_shuffle(patches[None]).flatten(1, 2))
