@@ -55,7 +55,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem aut
 h1 { font-weight: 650 } small { font-weight: 400; color: #6b7280 }
 .row { display: flex; flex-wrap: wrap; gap: 16px } .row > * { flex: 1 1 420px; min-width: 0; margin: 0 }
 img, svg { width: 100%; height: auto; border-radius: 10px; display: block }
-table { border-collapse: collapse; background: #fff; border-radius: 10px; margin: 1rem 0 }
+table { border-collapse: collapse; background: #fff; border-radius: 10px; margin: 1rem 0; display: block;
+  width: fit-content; max-width: 100%; overflow-x: auto }
 td, th { padding: .35rem .9rem; text-align: left; border-bottom: 1px solid #e3e7ec; vertical-align: top }
 @media (prefers-color-scheme: dark) { body { color: #e8eaed; background: #14171c } table { background: #1d2127 }
   td, th { border-color: #333941 } }
