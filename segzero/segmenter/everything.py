@@ -114,9 +114,7 @@ class FoundMask:
     score: float  # IoU that the segmenter expects
     stability: float
     point: Point  # x, y that gave the mask
-    crop: tuple[
-        int, int, int, int
-    ]  # x0, y0, x1, y1 of the crop in which the point was decoded; the whole image without crops
+    crop: Crop  # in which the point was decoded; the whole image without crops
 
     @property
     def mask(self) -> Mask:

@@ -15,7 +15,6 @@ from transformers import AutoConfig, Sam3Model, Sam3Processor, Sam3TrackerModel
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
 from segzero.errors import UserError, one_line
-from segzero.segmenter.batching import decode_in_batches
 from segzero.segmenter.protocol import Embeddings, MaskPrediction, MaskPrompt
 from segzero.segmenter.transformers import TransformersSegmenter
 from segzero.segmenter.words import BOX_THRESHOLD, PhrasePrediction, PhrasePrompt, check_exemplars
@@ -42,8 +41,7 @@ class Sam3Segmenter(TransformersSegmenter):
         self, embeddings: Embeddings, prompts: Sequence[Sequence[MaskPrompt]], all_masks: bool = False
     ) -> list[list[MaskPrediction]]:
         """Predict masks from points and boxes, with the tracker."""
-        own = Embeddings(embeddings.features[:LEVELS], embeddings.sizes)
-        return decode_in_batches(lambda rows: self._predict(own, rows), own, prompts, all_masks)
+        return super().decode(Embeddings(embeddings.features[:LEVELS], embeddings.sizes), prompts, all_masks)
 
     @torch.inference_mode()
     def find(
