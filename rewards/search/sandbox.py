@@ -32,7 +32,7 @@ from typing import Any
 
 from rewards.case import Case
 from rewards.search import language
-from rewards.search.candidate import Candidate
+from rewards.search.candidate import Candidate, printable
 from rewards.search.payload import payload_of
 from segzero.errors import UserError, one_line
 
@@ -253,8 +253,7 @@ def _read_reply(line: bytes) -> dict[str, float] | CandidateFailure:
             return _checked_terms(reply["terms"])
         place = reply["line"]
         kind = reply["kind"] if reply["kind"] in ("raised", "returned", "memory") else "reply"
-        message = "".join(letter if letter.isprintable() else " " for letter in one_line(reply["message"]))
-        return CandidateFailure(kind, place if type(place) is int else None, message)
+        return CandidateFailure(kind, place if type(place) is int else None, printable(one_line(reply["message"])))
     except (ValueError, KeyError, TypeError, RecursionError, AttributeError):
         return CandidateFailure("reply", None, "the worker said what could not be read")
 
