@@ -18,7 +18,7 @@ from segzero.tiny.questions import make_samples
 from segzero.tiny.scene_files import write_scenes
 
 COMMANDS = {
-    "infer", "segment", "words", "everything", "edges", "demo", "train", "sft", "tune", "merge", "chat", "serve",
+    "infer", "segment", "words", "everything", "edges", "program", "demo", "train", "sft", "tune", "merge", "chat", "serve",
     "demo-ui", "doctor", "docs",
     "data annotate", "data check", "data show", "data prepare", "data export", "data scenes",
     "data engine", "data export-runs",

@@ -1,0 +1,28 @@
+"""Writers of programs that commands name: a language model's address, or the rules for synthetic scenes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from segzero.programs.writer import ProgramWriter
+
+SCENES = "scenes"  # rules that know the grammar of questions about synthetic scenes, served here
+LLM_HELP = "http://HOST:PORT/v1 or MODEL@http://... of a language model; scenes: rules for questions about our scenes."
+WriterModelOption = Annotated[str | None, typer.Option(help="The language model's name, if its server has several.")]
+
+
+@contextmanager
+def open_writer(address: str, model: str | None = None) -> Iterator["ProgramWriter"]:
+    """Reach a writer; that of the scenes is served by this process while the context lasts."""
+    from segzero.programs.writer import ProgramWriter
+
+    if address != SCENES:
+        yield ProgramWriter(address, model)
+        return
+    from segzero.tiny.scripted_writer import ScriptedWriter
+
+    with ScriptedWriter().running() as served:
+        yield ProgramWriter(served.url, model)
