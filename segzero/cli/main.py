@@ -42,7 +42,8 @@ def options(version: Annotated[bool, typer.Option("--version", help="Print the v
 
 
 COMMANDS = (
-    infer, segment, words, everything, edges, program, demo, train, sft, tune, merge, chat, serve, demo_ui, doctor, docs,
+    infer, segment, words, everything, edges, program, demo, train, sft, tune, merge, chat, serve, demo_ui, doctor,
+    docs,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from segzero.cli.options import MaxPixelsOption, ModelOptions, split_commas, takes_dataclasses
-from segzero.cli.program_writer import LLM_HELP, SCENES, WriterModelOption, open_writer
+from segzero.cli.program_writer import LLM_HELP, SCENES, WriterModelOption, writer_address
 from segzero.errors import UserError
 from segzero.extras import needs
 from segzero.image_structure import MAX_PIXELS
@@ -32,19 +32,23 @@ class AuthorOptions:
         """Read the program from the file, or let the model write it for the question."""
         from segzero.programs.parser import parse_program
         from segzero.programs.trace import Attempt
-        from segzero.programs.writer import WrittenProgram
+        from segzero.programs.writer import ProgramWriter, WrittenProgram
 
         if (self.program is None) == (self.llm is None):
             what = "both --program and --llm are given" if self.llm else "nobody writes the program"
-            raise UserError(f"{what}: give --program FILE, or --llm http://HOST:PORT/v1 (--llm {SCENES} for our scenes)")
+            raise UserError(
+                f"{what}: give --program FILE, or --llm http://HOST:PORT/v1 (--llm {SCENES} for our scenes)"
+            )
         if self.program is not None:
             if self.llm_model is not None:
                 raise UserError("--llm-model goes with --llm, not with --program")
             return WrittenProgram(parse_program(read_source(self.program)), (Attempt(read_source(self.program)),))
         if question is None:
-            raise UserError('--llm writes a program for a question; give one: segzero program IMAGE "question" --llm ...')
-        with open_writer(str(self.llm), self.llm_model) as writer:
-            return writer.write(question)
+            raise UserError(
+                '--llm writes a program for a question; give one: segzero program IMAGE "question" --llm ...'
+            )
+        with writer_address(str(self.llm)) as address:
+            return ProgramWriter(address, self.llm_model).write(question)
 
 
 def read_source(path: Path) -> str:

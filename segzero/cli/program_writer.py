@@ -2,12 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from segzero.programs.writer import ProgramWriter
 
 SCENES = "scenes"  # rules that know the grammar of questions about synthetic scenes, served here
 LLM_HELP = "http://HOST:PORT/v1 or MODEL@http://... of a language model; scenes: rules for questions about our scenes."
@@ -15,14 +12,12 @@ WriterModelOption = Annotated[str | None, typer.Option(help="The language model'
 
 
 @contextmanager
-def open_writer(address: str, model: str | None = None) -> Iterator["ProgramWriter"]:
-    """Reach a writer; that of the scenes is served by this process while the context lasts."""
-    from segzero.programs.writer import ProgramWriter
-
-    if address != SCENES:
-        yield ProgramWriter(address, model)
+def writer_address(written: str) -> Iterator[str]:
+    """The address of a writer; that of the scenes is served by this process while the context lasts."""
+    if written != SCENES:
+        yield written
         return
     from segzero.tiny.scripted_writer import ScriptedWriter
 
     with ScriptedWriter().running() as served:
-        yield ProgramWriter(served.url, model)
+        yield served.url

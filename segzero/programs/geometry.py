@@ -54,8 +54,14 @@ MEASURES: dict[str, tuple[str, Callable[[ObjectMask, Size], float]]] = {
     "height": ("share of the picture's height", lambda one, size: (one.bounds[3] - one.bounds[1]) / size[1]),
     "x": ("of the centre, 0 left to 1 right", lambda one, size: one.centre[0] / size[0]),
     "y": ("of the centre, 0 top to 1 bottom", lambda one, size: one.centre[1] / size[1]),
-    "holes": ("share of what its outline encloses that is not it", lambda one, size: 1 - one.area / outlined(one).sum()),
-    "roundness": ("share that its outline fills of the circle around it: 1 for a disc", lambda one, size: roundness(one)),
+    "holes": (
+        "share of what its outline encloses that is not it",
+        lambda one, size: 1 - one.area / outlined(one).sum(),
+    ),
+    "roundness": (
+        "share that its outline fills of the circle around it: 1 for a disc",
+        lambda one, size: roundness(one),
+    ),
     "score": ("IoU that the segmenter expects of the mask", lambda one, size: one.score),
 }
 
@@ -132,10 +138,13 @@ def same_as_any(masks: Masks, others: Masks) -> NDArray[np.bool_]:
     return overlap.max(axis=1, initial=0.0) >= SAME
 
 
-def joined(first: Masks, second: Masks) -> Masks:
-    """All objects of both, those that are in both once."""
-    again = same_as_any(second, first)
-    return (*first, *(one for one, known in zip(second, again, strict=True) if not known))
+def distinct(masks: Masks) -> Masks:
+    """Objects without those that are an earlier one again."""
+    kept: Masks = ()
+    for one in masks:
+        if not same_as_any((one,), kept)[0]:
+            kept += (one,)
+    return kept
 
 
 def without(masks: Masks, others: Masks, size: Size) -> Masks:
@@ -158,9 +167,7 @@ def shared(masks: Masks, others: Masks, size: Size) -> Masks:
     kept = []
     for one in masks:
         pieces = [
-            other.rle
-            for other in others
-            if intersection_area(one.rle, other.rle) > SPECK * min(one.area, other.area)
+            other.rle for other in others if intersection_area(one.rle, other.rle) > SPECK * min(one.area, other.area)
         ]
         if pieces:
             cut = subtract(one.rle, encode(~decode(merge_checked(pieces, size))))

@@ -112,9 +112,9 @@ def ask(models: Models, question: str, image: View | None = None) -> Masks:
 @operator
 def segment(models: Models, places: Boxes | Points, image: View | None = None) -> Masks:
     """Draw one object in each box, or the one object on which all the points lie."""
-    if places and len(places[0]) == 2:
-        return models.draw((), places, image or models.whole)
-    return models.draw(places, (), image or models.whole)
+    boxes = tuple(one for one in places if len(one) == 4)
+    points = tuple(one for one in places if len(one) == 2)
+    return models.draw(boxes, points, image or models.whole)
 
 
 @operator
@@ -133,7 +133,7 @@ def select(models: Models, masks: Masks, where: str) -> Masks:
 @operator
 def union(models: Models, masks: Masks, others: Masks) -> Masks:
     """Take all objects of both, those that are in both once."""
-    return geometry.joined(masks, others)
+    return geometry.distinct(masks + others)
 
 
 @operator
@@ -202,9 +202,7 @@ def _beyond(masks: Masks, of: Masks, axis: int, sign: int) -> Masks:
     farthest = max(sign * other.centre[axis] for other in of)
     same = geometry.same_as_any(masks, of)
     return tuple(
-        one
-        for one, known in zip(masks, same, strict=True)
-        if not known and sign * one.centre[axis] > farthest
+        one for one, known in zip(masks, same, strict=True) if not known and sign * one.centre[axis] > farthest
     )
 
 

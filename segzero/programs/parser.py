@@ -111,9 +111,11 @@ class _Reader:
             case ast.Expr(value=ast.Call(func=ast.Name(id="RESULT")) as call):
                 self.read_call(call, text, "")
             case ast.Expr(value=ast.Call(func=ast.Name(id=name))):
-                raise self.error(f"the value of {one_line(name, 40)}(...) is lost; give it a name: A={one_line(text, 60)}")
+                raise self.error(
+                    f"the value of {one_line(name, 40)}(...) is lost; give it a name: A={one_line(text, 60)}"
+                )
             case _:
-                raise self.error(f"{one_line(text, 60)!r} is no step; write NAME=OPERATOR(...), e.g. A=FIND(\"the mug\")")
+                raise self.error(f'{one_line(text, 60)!r} is no step; write NAME=OPERATOR(...), e.g. A=FIND("the mug")')
 
     def _parse(self, text: str) -> ast.stmt:
         if len(text) > MOST_LINE:
@@ -221,7 +223,8 @@ class _Reader:
         finite = all(v is not None and abs(v) <= LARGEST_NUMBER for one in places for v in one)
         if not finite or lengths not in ({2}, {4}):
             raise self.error(
-                f"{_source(node, line)} is neither boxes, {TYPES['Boxes'].literal}, nor points, {TYPES['Points'].literal}"
+                f"{_source(node, line)} is neither boxes, {TYPES['Boxes'].literal}, nor points, "
+                f"{TYPES['Points'].literal}"
             )
         if lengths == {4} and not all(one[0] < one[2] and one[1] < one[3] for one in places):  # type: ignore[operator]
             raise self.error(f"{_source(node, line)}: of a box x0, y0, x1, y1, x1 must be above x0 and y1 above y0")
@@ -242,10 +245,10 @@ class _Reader:
 def _number(node: ast.expr) -> float | None:
     """A number that is written out, with or without a sign; None for anything else."""
     match node:
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=value)) if type(value) in (int, float):
-            return -_bounded(value)
-        case ast.Constant(value=value) if type(value) in (int, float):
-            return _bounded(value)
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+            return None if isinstance(value, bool) else -_bounded(value)
+        case ast.Constant(value=int() | float() as value):
+            return None if isinstance(value, bool) else _bounded(value)
     return None
 
 

@@ -1,6 +1,7 @@
 """Programs behind the interface of a pipeline, so that evaluation can ask them as it asks a policy.
 
->>> pipeline = ProgramPipeline(SegZeroPipeline.from_pretrained(), ProgramWriter("http://127.0.0.1:8000/v1"))  # doctest: +SKIP
+>>> models, writer = SegZeroPipeline.from_pretrained(), ProgramWriter("http://127.0.0.1:8000/v1")  # doctest: +SKIP
+>>> pipeline = ProgramPipeline(models, writer)                                     # doctest: +SKIP
 >>> [result] = pipeline.run([Query(image, "all mugs but the red one")])            # doctest: +SKIP
 >>> result.raw_text.splitlines()[-1]                                               # doctest: +SKIP
 'RESULT(EXCEPT(A, B))'
@@ -35,13 +36,9 @@ class ProgramPipeline:
     writer: ProgramWriter
     everything: EverythingSettings = PRESETS["sam2"]
     limits: ProgramLimits = field(default_factory=ProgramLimits)
+    batch: int = 16  # most images that are held at once
     undivided: ClassVar[bool] = False
     memories: ClassVar[tuple[str, ...]] = ("text",)
-
-    @property
-    def batch(self) -> int:
-        """Most images that are held at once."""
-        return self.models_below.batch
 
     @property
     def frame(self) -> Frame:

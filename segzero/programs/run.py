@@ -7,17 +7,20 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
 
+from segzero.answer import MAX_PHRASES
 from segzero.errors import Unavailable, UserError
 from segzero.images import load_image
 from segzero.masks import encode
 from segzero.pipeline import ImageLike, Pipeline, Query, SegZeroPipeline
+from segzero.programs.geometry import distinct
 from segzero.programs.operators import Models
-from segzero.programs.parser import Literal, Program, Step, parse_program
+from segzero.programs.parser import Literal, Program, Reference, Step, parse_program
 from segzero.programs.trace import Attempt, Trace, TraceRow
 from segzero.programs.values import Boxes, Masks, ObjectMask, Points, ProgramError, View, objects_of
 from segzero.result import Segmentation
@@ -47,9 +50,18 @@ class PipelineModels:
     whole: View
     settings: EverythingSettings = PRESETS["sam2"]
     note: str = field(default="", init=False)  # the policy's thinking in the step that runs
+    waited: float = field(default=0.0, init=False)  # seconds that its answer took before the step began
+    known: dict[str, Segmentation] = field(default_factory=dict, init=False)  # phrase -> in the whole picture
+
+    def find_together(self, phrases: Sequence[str]) -> None:
+        """Find phrases in the whole picture at once, which is faster than one by one, and keep the results."""
+        self.known = dict(zip(phrases, find_words(self.pipeline, self.whole.image, phrases), strict=True))
 
     def find(self, phrase: str, view: View) -> Masks:
         """Find all that a noun phrase names: with SAM3, or by the policy's boxes."""
+        if view.is_whole and phrase in self.known:
+            self.waited = sum(self.known[phrase].timings.values())
+            return self._read(self.known[phrase], view)
         return self._read(find_words(self.pipeline, view.image, [phrase])[0], view)
 
     def ask(self, question: str, view: View) -> Masks:
@@ -82,7 +94,7 @@ class PipelineModels:
         self.note = result.think
         if result.error is not None:
             raise ProgramError(f"the policy's answer can't be read ({result.error})")
-        return objects_of(view, result.instances)
+        return distinct(objects_of(view, result.instances))  # a policy may name an object twice
 
 
 def _is_in(view: View, place: Sequence[float]) -> bool:
@@ -120,11 +132,13 @@ def run_program(
     checked = check_pipeline(pipeline)
     segmenter = CachedSegmenter(checked.segmenter, KEPT_BYTES)
     models = PipelineModels(checked.with_models(checked.policy, segmenter), View.of(picture), everything)
+    with suppress(UserError):  # one by one, the line that is to blame shows
+        models.find_together(_phrases(program))
     rows: list[TraceRow] = []
     problem, line = "", 0
     for step in program.steps:
         started = time.perf_counter()
-        models.note = ""
+        models.note, models.waited = "", 0.0
         try:
             if started - begin > limits.seconds:
                 raise ProgramError(f"the program took longer than {limits.seconds:g} s")
@@ -135,9 +149,20 @@ def run_program(
         except UserError as error:
             problem, line = getattr(error, "problem", str(error)), step.line
             break
-        rows.append(TraceRow(step, value, time.perf_counter() - started, models.note))
+        rows.append(TraceRow(step, value, models.waited + time.perf_counter() - started, models.note))
     seconds = time.perf_counter() - begin
     return Trace(picture, question, program, tuple(rows), tuple(attempts), problem, line, seconds)
+
+
+def _phrases(program: Program) -> list[str]:
+    """Phrases that the program looks for in the whole picture, each once."""
+    phrases = []
+    for step in program.steps:
+        values = {operand.name: argument for operand, argument in step.arguments.items()}
+        image = values.get("image")
+        if step.operator.name == "FIND" and (image is None or (isinstance(image, Reference) and image.step < 0)):
+            phrases += [one.value for one in values.values() if isinstance(one, Literal)]
+    return list(dict.fromkeys(phrases))[:MAX_PHRASES]
 
 
 def _run_step(step: Step, rows: Sequence[TraceRow], models: Models) -> Any:

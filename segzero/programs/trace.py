@@ -211,4 +211,6 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return f"<table><tr>{head}" + "".join("<tr>" + "".join(f"<td>{c}" for c in row) for row in rows) + "</table>"
 
 
-STYLE = "pre { overflow-x: auto } td code { white-space: pre-wrap } table { max-width: 100% } td img { max-width: 300px }"
+STYLE = (
+    "pre { overflow-x: auto } td code { white-space: pre-wrap } table { max-width: 100% } td img { max-width: 300px }"
+)

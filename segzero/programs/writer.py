@@ -114,7 +114,9 @@ class ProgramWriter:
 
 def system_prompt() -> str:
     """Tell a model what programs are: types, operators and examples."""
-    kinds = "\n".join(f"- {name}: {meaning}" + (f", e.g. {literal}" if literal else "") for name, meaning, literal in types())
+    kinds = "\n".join(
+        f"- {name}: {meaning}" + (f", e.g. {literal}" if literal else "") for name, meaning, literal in types()
+    )
     operators = "\n".join(f"- {signature}\n    {help}" for signature, help in table())
     measures = "; ".join(f"{name} ({what})" for name, (what, _) in MEASURES.items())
     examples = "\n\n".join(f"{asked(question)}\n{program}" for question, program in EXAMPLES.items())
@@ -147,8 +149,8 @@ def asked(question: str) -> str:
 def program_in(reply: str) -> str:
     """Take the program out of a model's words: what stands in the last fence, or all that is no thinking.
 
-    >>> program_in("<think>hm</think>Here it is:" + chr(10) + "```python" + chr(10) + 'RESULT(FIND("mug"))' + chr(10) + "```")
-    'RESULT(FIND("mug"))'
+    >>> program_in("<think>hm</think>Here it is:\\n```python\\nRESULT(FIND('mug'))\\n```")
+    "RESULT(FIND('mug'))"
     """
     text = reply[: 4 * MOST_CHARACTERS].rpartition("</think>")[2]
     fences = re.findall(r"```[a-z]*\n(.*?)(?:```|\Z)", text, re.DOTALL)
