@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from segzero.programs.writer import ProgramWriter
 
 SCENES = "scenes"  # rules that know the grammar of questions about synthetic scenes, served here
 LLM_HELP = "http://HOST:PORT/v1 or MODEL@http://... of a language model; scenes: rules for questions about our scenes."
@@ -21,3 +24,15 @@ def writer_address(written: str) -> Iterator[str]:
 
     with ScriptedWriter().running() as served:
         yield served.url
+
+
+@contextmanager
+def program_writer(written: str | None, seconds: float) -> Iterator["ProgramWriter | None"]:
+    """Reach the writer of a server, whose requests take so many seconds at most; None if none is named."""
+    if written is None:
+        yield None
+        return
+    from segzero.programs.writer import ProgramWriter
+
+    with writer_address(written) as address:
+        yield ProgramWriter(address, timeout=seconds, retries=1)

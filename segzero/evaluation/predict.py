@@ -109,6 +109,9 @@ class EvaluationPrograms:
         """Load the models and reach the writer; returns the pipeline, and its settings."""
         writer = ProgramWriter(self.writer)
         pipeline, settings = self.models.load()
+        # Only answers are kept on the disk: EVERYTHING needs all three masks of a point, which the cache doesn't have.
+        segmenter = getattr(pipeline.segmenter, "uncached", pipeline.segmenter)
+        pipeline = pipeline.with_models(pipeline.policy, segmenter)
         programs = ProgramPipeline(pipeline, writer, PRESETS[self.preset], batch=pipeline.batch)
         return programs, settings | {"program_writer": writer.name, "everything": self.preset}
 

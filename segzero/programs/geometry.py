@@ -1,7 +1,7 @@
 """Geometry of objects in a picture: places, colours, distances, cuts and conditions, all of which are measured.
 
 >>> read_condition("red and area > 0.02")
-(Word(name='red'), Comparison(measure='area', above=True, bound=0.02))
+(Word(name='red', negated=False), Comparison(measure='area', above=True, bound=0.02))
 """
 
 import colorsys
@@ -33,9 +33,10 @@ COLOURS = (*dict.fromkeys(name for _, name in HUES), "brown", *GREYS)
 
 @dataclass(frozen=True)
 class Word:
-    """A colour, or a place."""
+    """A colour, or a place; or anything else, if it is negated."""
 
     name: str
+    negated: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,16 @@ def read_condition(text: str) -> tuple[Condition, ...]:
     conditions: list[Condition] = []
     for part in re.split(r"\s+and\s+|\s*,\s*", text.strip().lower()):
         compared = re.fullmatch(r"(\w+)\s*([<>])=?\s*(\d{1,9}(?:\.\d{1,9})?|\.\d{1,9})", part)
-        words = part.split()
+        words = part.removeprefix("not ").split()
         if compared and compared[1] in MEASURES:
             conditions.append(Comparison(compared[1], compared[2] == ">", float(compared[3])))
         elif words and all(word in (*COLOURS, *PLACES) for word in words):
-            conditions += [Word(word) for word in words]
+            conditions += [Word(word, part.startswith("not ")) for word in words]
         else:
             raise ValueError(
                 f"{one_line(part, 40)!r} is no condition; write a colour ({', '.join(COLOURS)}), a place "
-                f"({', '.join(PLACES)}) or a measure such as 'area > 0.02' ({', '.join(MEASURES)}), joined by 'and'"
+                f"({', '.join(PLACES)}) or a measure such as 'area > 0.02' ({', '.join(MEASURES)}), joined by 'and'; "
+                "'not red' is the opposite"
             )
     return tuple(conditions)
 
@@ -94,8 +96,10 @@ def holds(conditions: Sequence[Condition], one: ObjectMask, image: Image.Image) 
             value = MEASURES[condition.measure][1](one, image.size)
             return value > condition.bound if condition.above else value < condition.bound
         if condition.name in PLACES:
-            return condition.name in places_of(one, image.size)
-        return condition.name == colour_of(one, image)
+            there = condition.name in places_of(one, image.size)
+        else:
+            there = condition.name == colour_of(one, image)
+        return there != condition.negated
 
     return all(met(condition) for condition in conditions)
 

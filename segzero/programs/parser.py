@@ -25,7 +25,7 @@ from segzero.programs.values import TYPES, ProgramError
 MOST_CHARACTERS = 16_000
 MOST_LINE = 1_000  # characters
 MOST_STEPS = 64  # calls of operators
-MOST_PLACES = 256  # boxes or points in a literal
+MOST_PLACES = 64  # boxes or points in a literal
 LARGEST_NUMBER = 1e6
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 PICTURE = "IMAGE"

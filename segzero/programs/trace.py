@@ -16,9 +16,10 @@ from typing import Any
 
 from PIL import Image
 
+from segzero.errors import UserError, one_line
 from segzero.io import write_atomically
-from segzero.programs.parser import Program, Step
-from segzero.programs.values import ProgramError, summary_of, to_json
+from segzero.programs.parser import Program, Step, parse_program
+from segzero.programs.values import ProgramError, from_json, summary_of, to_json
 from segzero.result import InstanceMask, Segmentation
 from segzero.viz.everything import draw_everything
 from segzero.viz.html import page, picture, text
@@ -164,6 +165,25 @@ class Trace:
             "attempts": [{"program": one.source, "error": one.problem or None} for one in self.attempts],
             "seconds": round(self.seconds, 3),
         }
+
+    @staticmethod
+    def from_dict(content: dict[str, Any], image: Image.Image) -> "Trace":
+        """Restore a trace on its picture from what `to_dict` made, of which nothing is trusted."""
+        try:
+            source, failed = content["program"], content["error"] or {}
+            attempts = tuple(Attempt(one["program"], one["error"] or "") for one in content["attempts"])
+            program = parse_program(source) if content["steps"] or not failed else None
+            steps = program.steps if program else ()
+            if len(content["steps"]) > len(steps) or (not failed and len(content["steps"]) < len(steps)):
+                raise ValueError("it has other steps than its program")
+            rows = tuple(
+                TraceRow(step, from_json(one["value"], step.gives, image), one["milliseconds"] / 1000, one["note"])
+                for step, one in zip(steps, content["steps"], strict=False)
+            )
+            problem, line = failed.get("message", ""), int(failed.get("line", 0))
+            return Trace(image, content["question"], program, rows, attempts, problem, line, content["seconds"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"this is no trace of a program: {one_line(error)}") from error
 
     def html(self) -> str:
         """Write the trace as one page with its pictures inside."""

@@ -3,6 +3,7 @@
 Masks are kept as RLE and in pixels of the whole picture, whichever part of it an operator looked at.
 """
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from segzero.errors import UserError
-from segzero.masks import RLE, Box, Mask, Point, box_of_rle, decode, encode, merge_checked, pixel_count
+from segzero.io import finite_or_zero
+from segzero.masks import RLE, Box, Mask, Point, box_of_rle, check_rle, decode, encode, merge_checked, pixel_count
 from segzero.result import InstanceMask
 
 Size = tuple[int, int]  # width, height
@@ -176,12 +178,37 @@ def summary_of(value: Any, type: str) -> str:
     return f"{count} of {areas} pixels"
 
 
+def from_json(content: Any, type: str, image: Image.Image) -> Any:
+    """Restore a value about a picture from what `to_json` made; masks are checked."""
+    if type == "Masks":
+        checked = [(check_rle(one["rle"], image.size), float(one["score"]), one["box"]) for one in content]
+        return tuple(ObjectMask(rle, score, _floats(box, 4)) for rle, score, box in checked)
+    if type == "Image":
+        x0, y0, x1, y1 = (int(v) for v in content["box"])
+        if not (0 <= x0 < x1 <= image.width and 0 <= y0 < y1 <= image.height):
+            raise ValueError("a part of the picture lies outside it")
+        return View(image.crop((x0, y0, x1, y1)), (x0, y0), image.size)
+    if type in ("Boxes", "Points"):
+        return tuple(_floats(one, 4 if type == "Boxes" else 2) for one in content)
+    return float(content) if type == "Number" else str(content)
+
+
+def _floats(values: Any, count: int) -> Any:
+    numbers = tuple(float(v) for v in values)
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{count} numbers are expected")
+    return numbers
+
+
+def _object_json(one: ObjectMask) -> dict[str, Any]:
+    box, score = one.box or one.bounds, finite_or_zero(one.score)
+    return {"box": list(box), "score": score, "area": one.area, "rle": one.rle}
+
+
 def to_json(value: Any, type: str) -> Any:
     """Convert a value into plain types for JSON; masks become RLE."""
     if type == "Masks":
-        return [
-            {"box": list(one.box or one.bounds), "score": one.score, "area": one.area, "rle": one.rle} for one in value
-        ]
+        return [_object_json(one) for one in value]
     if type == "Image":
         return {"box": list(value.box)}
     if type in ("Boxes", "Points"):
