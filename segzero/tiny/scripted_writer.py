@@ -4,8 +4,8 @@ It sees the question alone, never the picture or the truth. A question that its 
 whole, by ASK.
 
 >>> print(program_for("the left two red squares"))
-MANY=UNION(FIND("all circles"), FIND("all squares"))
-MORE=UNION(MANY, UNION(FIND("all triangles"), FIND("all rings")))
+SOME=UNION(FIND("all circles"), FIND("all squares"))
+MORE=UNION(SOME, UNION(FIND("all triangles"), FIND("all rings")))
 SHAPES=UNION(MORE, FIND("all shapes"))
 A=SELECT(SHAPES, "red and roundness > 0.66 and roundness < 0.88")
 RESULT(LEFTMOST(A, 2))
@@ -13,7 +13,7 @@ RESULT(LEFTMOST(A, 2))
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,9 +36,10 @@ RELATIONS = {"left of": "LEFT_OF", "right of": "RIGHT_OF", "above": "ABOVE", "be
 EXTREMES = {word: word.upper() for word in ("leftmost", "rightmost", "topmost", "bottommost", "largest", "smallest")}
 SIDES = {"left": "LEFTMOST", "right": "RIGHTMOST", "top": "TOPMOST", "bottom": "BOTTOMMOST"}
 NUMBERS = {"two": 2, "three": 3, "four": 4}
-SINGULAR = {many: one for one, many in PLURAL.items()} | {"shapes": "shape"}
-PRELUDE = """MANY=UNION(FIND("all circles"), FIND("all squares"))
-MORE=UNION(MANY, UNION(FIND("all triangles"), FIND("all rings")))
+MANY = PLURAL | {"shape": "shapes"}
+SINGULAR = {many: one for one, many in MANY.items()}
+PRELUDE = """SOME=UNION(FIND("all circles"), FIND("all squares"))
+MORE=UNION(SOME, UNION(FIND("all triangles"), FIND("all rings")))
 SHAPES=UNION(MORE, FIND("all shapes"))"""
 
 
@@ -48,21 +49,43 @@ class Unknown(ValueError):
 
 @dataclass
 class _Lines:
-    """The program's lines so far."""
+    """The program's lines so far, and how shapes are found."""
 
-    lines: list[str] = field(default_factory=lambda: [PRELUDE])
+    group: "Group"
+    lines: list[str] = field(default_factory=list)
+    named: int = 0
 
     def add(self, call: str) -> str:
-        """Add a line; returns its name."""
-        name = chr(ord("A") + len(self.lines) - 1)
+        """Add a line; returns its name, the next letter."""
+        name = chr(ord("A") + self.named)
+        self.named += 1
         self.lines.append(f"{name}={call}")
         return name
 
 
-def program_for(question: str) -> str:
+Group = Callable[[str, _Lines], str]  # writes the lines for a noun; returns the expression of its shapes
+
+
+def by_measures(noun: str, lines: _Lines) -> str:
+    """Find all shapes, and keep those that look as the noun says, by colour, size and form."""
+    words, kind = _words(noun)
+    if not lines.lines:
+        lines.lines.append(PRELUDE)
+    sizes = ["area > 0.034" if word == "large" else "area < 0.034" for word in words if word in RADII]
+    conditions = [*(word for word in words if word in COLOURS), *sizes, *filter(None, [FORMS[kind]])]
+    return lines.add(f'SELECT(SHAPES, "{" and ".join(conditions)}")') if conditions else "SHAPES"
+
+
+def by_phrase(noun: str, lines: _Lines) -> str:
+    """Find the shapes of a noun by its phrase alone, as the policy names them."""
+    words, kind = _words(noun)
+    return lines.add(f'FIND("all {" ".join([*words, MANY[kind]])}")')
+
+
+def program_for(question: str, group: Group = by_measures) -> str:
     """Write the program for a question; ASK where the rules don't know it."""
     text = " ".join(question.lower().strip(" .?!").split())
-    lines = _Lines()
+    lines = _Lines(group)
     try:
         answer = _answer(text, lines)
     except Unknown:
@@ -73,12 +96,12 @@ def program_for(question: str) -> str:
 def _answer(text: str, lines: _Lines) -> str:
     """The expression that answers a question."""
     if found := re.fullmatch(r"all (.+) except (.+)", text):
-        group = _group(found[1], lines)
+        group = lines.group(found[1], lines)
         return f"EXCEPT({group}, {_excluded(found[2], group, lines)})"
     if found := re.fullmatch(rf"the ({_any(SIDES)}) ({_any(NUMBERS)}) (.+)", text):
-        return f"{SIDES[found[1]]}({_group(found[3], lines)}, {NUMBERS[found[2]]})"
+        return f"{SIDES[found[1]]}({lines.group(found[3], lines)}, {NUMBERS[found[2]]})"
     if found := re.fullmatch(rf"the ({_any(NUMBERS)}) ({_any(EXTREMES)}) (.+)", text):
-        return f"{EXTREMES[found[2]]}({_group(found[3], lines)}, {NUMBERS[found[1]]})"
+        return f"{EXTREMES[found[2]]}({lines.group(found[3], lines)}, {NUMBERS[found[1]]})"
     if found := re.fullmatch(rf"the ({_any(EXTREMES)}) (.+)", text):
         return f"{EXTREMES[found[1]]}({_related(found[2], lines)})"
     if found := re.fullmatch(r"(?:the|all) (.+)", text):
@@ -101,20 +124,18 @@ def _related(text: str, lines: _Lines) -> str:
     """A noun, and maybe its relation to another one, which may have a relation itself."""
     found = re.fullmatch(rf"(\w+(?: \w+){{0,2}}?)(?: that is| that are)? ({_any(RELATIONS)}) the (.+)", text)
     if found is None:
-        return _group(text, lines)
-    group, anchor = _group(found[1], lines), _related(found[3], lines)
+        return lines.group(text, lines)
+    group, anchor = lines.group(found[1], lines), _related(found[3], lines)
     return lines.add(f"{RELATIONS[found[2]]}({group}, {anchor})")
 
 
-def _group(noun: str, lines: _Lines) -> str:
-    """The shapes of a noun such as "shape", "red circles" or "large red shape"."""
+def _words(noun: str) -> tuple[list[str], str]:
+    """Colours and sizes, and the kind, of a noun such as "shape", "red circles" or "large red shape"."""
     *words, kind = noun.split()
-    form = FORMS.get(SINGULAR.get(kind, kind))
-    if form is None or not set(words) <= {*COLOURS, *RADII}:
+    kind = SINGULAR.get(kind, kind)
+    if kind not in FORMS or not set(words) <= {*COLOURS, *RADII}:
         raise Unknown
-    sizes = ["area > 0.034" if word == "large" else "area < 0.034" for word in words if word in RADII]
-    conditions = [*(word for word in words if word in COLOURS), *sizes, *([form] if form else [])]
-    return lines.add(f'SELECT(SHAPES, "{" and ".join(conditions)}")') if conditions else "SHAPES"
+    return words, kind
 
 
 def _any(words: Any) -> str:
@@ -126,6 +147,7 @@ class ScriptedWriter:
     """The server: it answers each question with its program, and with `broken` errs in the first answer to each."""
 
     broken: bool = False
+    group: Group = by_measures
     port: int = 0
     questions: list[str] = field(default_factory=list)  # that were asked, in order
 
@@ -145,7 +167,7 @@ class ScriptedWriter:
         asked = [one["content"] for one in body["messages"] if one["role"] == "user"]
         question = json.loads(asked[0].rpartition(QUESTION)[2])
         self.questions.append(question)
-        program = program_for(question)
+        program = program_for(question, self.group)
         if self.broken and len(asked) == 1:
             program = program.replace("RESULT(", "RESULT(THE_", 1)
         choice = {"index": 0, "message": {"role": "assistant", "content": program}, "finish_reason": "stop"}

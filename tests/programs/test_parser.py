@@ -92,7 +92,7 @@ ATTACKS = [
     ('IMAGE=FIND("x")', "IMAGE means something else already"),
     ('FIND=FIND("x")', "FIND means something else already"),
     ('result=FIND("x")', "result means something else already"),
-    ('Ａ=FIND("x")\nRESULT(Ａ)\nA=1', "line 3: RESULT(...) ends the program"),
+    ('\uff21=FIND("x")\nRESULT(\uff21)\nA=1', "line 3: RESULT(...) ends the program"),
     ('ñ=FIND("x")', "is no name"),
     ('_=FIND("x")', "is no name"),
     (f'{"A" * 41}=FIND("x")', "is no name"),
@@ -141,7 +141,7 @@ def test_what_is_no_program_is_refused_in_one_line(source, message):
 
 def test_a_program_becomes_typed_steps():
     program = parse_program(
-        '# the mug\nA = FIND("mug", image=IMAGE)\n\nB=SEGMENT(((1, 2, 3.5, 4),))\r\nRESULT(UNION(others=B, masks=A))  # both'
+        '# the mug\nA = FIND("mug", image=IMAGE)\n\nB=SEGMENT(((1, 2, 3.5, 4),))\r\nRESULT(UNION(others=B, masks=A))'
     )
     assert [(step.line, step.name, step.text, step.gives) for step in program.steps] == [
         (2, "A", 'FIND("mug", image=IMAGE)', "Masks"),

@@ -7,11 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 
 from segzero.pipeline import Pipeline
-from segzero.programs.parser import Program, parse_program
+from segzero.programs.parser import parse_program
 from segzero.programs.pipeline import unwritten
 from segzero.programs.run import ProgramLimits, check_pipeline, run_program
 from segzero.programs.trace import Trace
-from segzero.programs.writer import ProgramWriter
+from segzero.programs.writer import ProgramWriter, WrittenProgram
 from segzero.segmenter.everything import PRESETS
 from segzero.serving.errors import ERRORS, ApiError
 from segzero.serving.requests import State, check_question, describe_body, open_image, read_body
@@ -36,27 +36,31 @@ async def programs(
 
     def step(pipeline: Pipeline) -> Trace:
         """Write and run the program in a thread of its own; each call of a model waits in the models' queue."""
-        if isinstance(given, Program):
-            written, attempts, question = given, (), ""
-        else:
-            writer, question = given
-            answer = writer.write(question)
-            if answer.program is None:
-                return unwritten(image, question, answer)
-            written, attempts = answer.program, answer.attempts
+        question = "" if isinstance(given, WrittenProgram) else given[1]
+        written = given if isinstance(given, WrittenProgram) else given[0].write(question)
+        if written.program is None:
+            return unwritten(image, question, written)
         limits = ProgramLimits(max(0.0, deadline - time.monotonic()), MASK_PIXELS)
-        return run_program(pipeline, image, written, question, limits=limits, everything=everything, attempts=attempts)
+        return run_program(
+            pipeline,
+            image,
+            written.program,
+            question,
+            limits=limits,
+            everything=everything,
+            attempts=written.attempts,
+        )
 
     trace = await wait_for_models(request, state.pool.run_step, step, threading.Lock(), models)
     return await json_response(request, program_json, trace, body.format)
 
 
-def _given(body: ProgramBody, state: State) -> Program | tuple[ProgramWriter, str]:
+def _given(body: ProgramBody, state: State) -> WrittenProgram | tuple[ProgramWriter, str]:
     """The program of a request, or its question and who writes a program for it."""
     if (body.program is None) == (body.question is None):
         raise ApiError(422, "bad_request", "send a program or a question, and not both")
     if body.program is not None:
-        return parse_program(body.program)
+        return WrittenProgram(parse_program(body.program), ())
     if state.options.writer is None:
         message = "this server has no language model to write programs; send a program, or start it with --llm"
         raise ApiError(422, "no_writer", message)
