@@ -74,7 +74,8 @@ class PipelineModels:
         x, y = view.corner
         for place in (*boxes, *points):
             if not _is_in(view, place):
-                raise ProgramError(f"{list(place)} lies outside the picture's part {list(view.box)}")
+                numbers = ", ".join(f"{value:g}" for value in place)
+                raise ProgramError(f"[{numbers}] lies outside the picture's part {list(view.box)}")
         prompts = [MaskPrompt(box=(x0 - x, y0 - y, x1 - x, y1 - y)) for x0, y0, x1, y1 in boxes]
         if points:
             prompts.append(MaskPrompt(points=[(px - x, py - y) for px, py in points]))
