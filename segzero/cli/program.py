@@ -109,9 +109,9 @@ def _report(trace: "Trace", out: Path, name: str, formats: tuple[str, ...]) -> N
         console.print(f"mended: {attempt.problem}", style="yellow", soft_wrap=True)
     for row in trace.rows:
         console.print(f"{row.step.line:3} {row.told}", soft_wrap=True)
-    files = trace.save(out, name)
+    files = list(trace.save(out, name).values())
     if trace.type == "Masks":
-        files |= trace.segmentation.save(out, name, formats)
-    console.print(f"in {', '.join(str(file) for file in files.values())}", soft_wrap=True)
+        files += trace.segmentation.save(out, name, formats).values()
+    console.print(f"in {', '.join(map(str, files))}", soft_wrap=True)
     if trace.problem:
         raise UserError(f"the program failed: {trace.failure}")

@@ -33,7 +33,7 @@ RESULT = "RESULT"
 
 
 @dataclass(frozen=True)
-class Reference:
+class StepReference:
     """An earlier step's value, by the step's place; -1 is the whole picture."""
 
     step: int
@@ -56,7 +56,7 @@ class Step:
     name: str  # that the line gives it; empty for a call inside another one
     text: str
     operator: Operator
-    arguments: dict[Operand, Reference | Literal]
+    arguments: dict[Operand, StepReference | Literal]
     gives: str  # type of its value
 
 
@@ -174,7 +174,7 @@ class _Reader:
                 raise self.error(f"{operator.name} lacks {one.name}; it is {operator.signature}")
         return given
 
-    def read_argument(self, node: ast.expr, operator: Operator, operand: Operand, line: str) -> Reference | Literal:
+    def read_argument(self, node: ast.expr, operator: Operator, operand: Operand, line: str) -> StepReference | Literal:
         """Read an argument, and check its type."""
         value = self._value(node, operand, line)
         if value.type not in operand.types:
@@ -188,17 +188,17 @@ class _Reader:
             raise self.error(f"{operator.name} takes a whole number from 1 on as count, not {value.value:g}")
         return value
 
-    def _value(self, node: ast.expr, operand: Operand, line: str) -> Reference | Literal:
+    def _value(self, node: ast.expr, operand: Operand, line: str) -> StepReference | Literal:
         match node:
             case ast.Call():
                 place = self.read_call(node, line, "")
-                return Reference(place, self.steps[place].gives)
+                return StepReference(place, self.steps[place].gives)
             case ast.Name(id=name):
                 if name == PICTURE:
-                    return Reference(-1, "Image")
+                    return StepReference(-1, "Image")
                 if name not in self.names:
                     raise self.error(_unknown_name(name, [PICTURE, *self.names]))
-                return Reference(self.names[name], self.steps[self.names[name]].gives)
+                return StepReference(self.names[name], self.steps[self.names[name]].gives)
             case ast.Constant(value=str() as text):
                 return Literal(text, "Text")
             case ast.List() | ast.Tuple():

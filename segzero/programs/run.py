@@ -20,7 +20,7 @@ from segzero.masks import encode
 from segzero.pipeline import ImageLike, Pipeline, Query, SegZeroPipeline
 from segzero.programs.geometry import distinct
 from segzero.programs.operators import Models
-from segzero.programs.parser import Literal, Program, Reference, Step, parse_program
+from segzero.programs.parser import Literal, Program, Step, StepReference, parse_program
 from segzero.programs.trace import Attempt, Trace, TraceRow
 from segzero.programs.values import Boxes, Masks, ObjectMask, Points, ProgramError, View, objects_of
 from segzero.result import Segmentation
@@ -161,7 +161,7 @@ def _phrases(program: Program) -> list[str]:
     for step in program.steps:
         values = {operand.name: argument for operand, argument in step.arguments.items()}
         image = values.get("image")
-        if step.operator.name == "FIND" and (image is None or (isinstance(image, Reference) and image.step < 0)):
+        if step.operator.name == "FIND" and (image is None or (isinstance(image, StepReference) and image.step < 0)):
             phrases += [one.value for one in values.values() if isinstance(one, Literal)]
     return list(dict.fromkeys(phrases))[:MAX_PHRASES]
 

@@ -23,12 +23,14 @@ from segzero.programs.values import ProgramError, from_json, summary_of, to_json
 from segzero.result import InstanceMask, Segmentation
 from segzero.viz.everything import draw_everything
 from segzero.viz.html import page, picture, text
+from segzero.viz.mask_pictures import DARK, captioned, grid
 from segzero.viz.overlay import draw_overlay
 
 PROGRAM_ERROR = "program_error"  # the error of a result whose program failed
 FILES = {"html": "_trace.html", "json": "_trace.json"}
 WIDTH = 300  # pixels of a step's picture
 MOST_DRAWN = 256  # objects in a step's picture
+CAPTION = 60  # pixels above each picture of a sheet, for its text
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,19 @@ class Trace:
         if self.problem:
             body.append(f"<p><b>Failed:</b> {text(self.failure)}</p>")
         return page(f"Trace: {name}", f"<style>{STYLE}</style>" + "\n".join(body))
+
+    def sheet(self, columns: int = 3, width: int = 320) -> Image.Image:
+        """Draw the steps with a name and the result beside each other, each `width` pixels wide below its text."""
+        size = width, max(1, round(self.image.height * width / self.image.width))
+        tiles = []
+        for row in self.rows:
+            if (row.step.name or row is self.rows[-1]) and (drawn := row.picture(self.image)) is not None:
+                tile = Image.new("RGB", (width, size[1] + CAPTION), DARK)
+                tile.paste(drawn.resize(size, Image.Resampling.LANCZOS), (0, CAPTION))
+                named = f"{row.step.name}=" if row.step.name else ""
+                tiles.append(captioned(tile, f"{named}{row.step.text}"))
+        rows = [tiles[at : at + columns] for at in range(0, len(tiles), columns)]
+        return grid(rows) if rows else self.image.copy()
 
     def _cells(self, row: TraceRow) -> list[str]:
         named = f"{row.step.name} = " if row.step.name else ""

@@ -101,7 +101,7 @@ class ObjectMask:
         return decode(self.rle)
 
     def cut(self, rle: RLE) -> "ObjectMask":
-        """The same object with less of its mask."""
+        """Copy the object with less of its mask."""
         return ObjectMask(rle, self.score)
 
     def instance(self) -> InstanceMask:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from segzero.programs import parser
 from segzero.programs.operators import OPERATORS
-from segzero.programs.parser import Literal, Reference, parse_program
+from segzero.programs.parser import Literal, StepReference, parse_program
 from segzero.programs.values import ProgramError
 from segzero.programs.writer import EXAMPLES
 
@@ -150,9 +150,9 @@ def test_a_program_becomes_typed_steps():
         (5, "", "RESULT(UNION(others=B, masks=A))", "Masks"),
     ]
     given = [{operand.name: value for operand, value in step.arguments.items()} for step in program.steps]
-    assert given[0] == {"phrase": Literal("mug", "Text"), "image": Reference(-1, "Image")}
+    assert given[0] == {"phrase": Literal("mug", "Text"), "image": StepReference(-1, "Image")}
     assert given[1] == {"places": Literal(((1.0, 2.0, 3.5, 4.0),), "Boxes")}
-    assert given[2] == {"masks": Reference(0, "Masks"), "others": Reference(1, "Masks")}
+    assert given[2] == {"masks": StepReference(0, "Masks"), "others": StepReference(1, "Masks")}
 
 
 def test_bounds_hold_from_both_sides(monkeypatch):
