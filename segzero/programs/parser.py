@@ -73,7 +73,8 @@ def parse_program(source: str) -> Program:
     if len(source) > MOST_CHARACTERS:
         raise ProgramError(f"the program has {len(source)} characters; at most {MOST_CHARACTERS} are read")
     reader = _Reader()
-    for number, text in enumerate(re.split(r"\r\n|\r|\n", source), 1):
+    source = re.sub(r"\r\n?", "\n", source)  # browsers send the lines of a field like that
+    for number, text in enumerate(source.split("\n"), 1):
         if text.strip() and not text.lstrip().startswith("#"):
             reader.read_line(number, text.strip())
     if not reader.steps:

@@ -143,6 +143,7 @@ def test_a_program_becomes_typed_steps():
     program = parse_program(
         '# the mug\nA = FIND("mug", image=IMAGE)\n\nB=SEGMENT(((1, 2, 3.5, 4),))\r\nRESULT(UNION(others=B, masks=A))'
     )
+    assert "\r" not in program.source
     assert [(step.line, step.name, step.text, step.gives) for step in program.steps] == [
         (2, "A", 'FIND("mug", image=IMAGE)', "Masks"),
         (4, "B", "SEGMENT(((1, 2, 3.5, 4),))", "Masks"),

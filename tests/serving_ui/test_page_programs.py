@@ -70,7 +70,7 @@ def test_a_number_is_told_and_a_failure_names_its_line(page):
     expect(page.locator("#programs-outcome")).to_contain_text("Line 1: [900, 900, 950, 950] lies outside")
     expect(rows(page)).to_have_count(0)
     assert run(page, "import os").status == 422
-    expect(page.locator("#banner-text")).to_contain_text("line 1: 'import os' is no step")
+    expect(page.locator("#banner-text")).to_contain_text("Line 1: 'import os' is no step")
 
 
 def test_a_question_is_answered_by_a_program_that_can_be_changed(new_page, writing_server):

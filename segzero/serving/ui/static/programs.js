@@ -60,7 +60,7 @@ function stepRow(step, place) {
   return make("li", {}, make("button", { type: "button", class: "step", onclick: () => show(place) }, ...parts, ...note));
 }
 
-/** Show the masks of a step on the picture, or the boxes that it has in place of masks. */
+/** Show the masks of a step on the picture; a step of another type has none. */
 function show(place) {
   if (!outcome || state.busy) return;
   shown = place;
@@ -92,6 +92,10 @@ async function run(given) {
   }
 }
 
+function write() {
+  if (question.value.trim()) run({ question: question.value.trim() });
+}
+
 function chosenModels() {
   const { dialogue, modelChoice, server } = state;
   const policy = dialogue?.policy ?? modelChoice.policy;
@@ -101,9 +105,13 @@ function chosenModels() {
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (document.activeElement === question && question.value.trim()) run({ question: question.value.trim() });
-  else run({ program: source.value });
+  run({ program: source.value });
+});
+question.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter") return;
+  event.preventDefault(); // else the form would run the program that is there
+  write();
 });
 form.addEventListener("input", renderPrograms);
-byId("programs-write").addEventListener("click", () => run({ question: question.value.trim() }));
+byId("programs-write").addEventListener("click", write);
 byId("programs-stop").addEventListener("click", () => abortController?.abort());
