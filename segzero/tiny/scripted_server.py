@@ -15,10 +15,13 @@ Answer = tuple[int, dict[str, str], dict[str, Any]]  # status, headers, JSON
 
 
 @contextmanager
-def serving(answer: Callable[[dict[str, Any]], Answer], name: str, port: int = 0, key: str = "") -> Iterator[int]:
+def serving(
+    answer: Callable[[dict[str, Any]], Answer], name: str, port: int = 0, key: Callable[[], str] = lambda: ""
+) -> Iterator[int]:
     """Serve a model of that name at `port` (any free one, if it is 0) until the block ends; yields the port.
 
-    `answer` gets the body of each chat request, in a thread of its own. `key`: requests must bring it.
+    `answer` gets the body of each chat request, in a thread of its own. `key`: what requests must bring now; anything, if it is
+    empty.
     """
     server = ThreadingHTTPServer(("127.0.0.1", port), _handler(answer, name, key))
     server.daemon_threads = True
@@ -33,7 +36,9 @@ def serving(answer: Callable[[dict[str, Any]], Answer], name: str, port: int = 0
         thread.join()
 
 
-def _handler(answer: Callable[[dict[str, Any]], Answer], name: str, key: str) -> type[BaseHTTPRequestHandler]:
+def _handler(
+    answer: Callable[[dict[str, Any]], Answer], name: str, key: Callable[[], str]
+) -> type[BaseHTTPRequestHandler]:
     models = {"data": [{"id": name, "owned_by": "segzero"}]}
 
     class Handler(BaseHTTPRequestHandler):
@@ -48,7 +53,7 @@ def _handler(answer: Callable[[dict[str, Any]], Answer], name: str, key: str) ->
                 self.send_json(*answer(json.loads(body)))
 
         def allowed(self) -> bool:
-            if key and self.headers["Authorization"] != f"Bearer {key}":
+            if key() and self.headers["Authorization"] != f"Bearer {key()}":
                 self.send_json(401, {}, {"error": {"message": "wrong key"}})
                 return False
             return True

@@ -129,7 +129,7 @@ class ScriptedVlm:
     @contextmanager
     def running(self) -> Iterator["ScriptedVlm"]:
         """Serve at `port` (any free one, if it is 0) until the block ends."""
-        with serving(self._answer_slowly, NAME, self.port, self.key) as self.port:
+        with serving(self._answer_slowly, NAME, self.port, lambda: self.key) as self.port:
             yield self
 
     def _answer_slowly(self, body: dict[str, Any]) -> Answer:
