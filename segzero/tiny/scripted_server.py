@@ -20,8 +20,8 @@ def serving(
 ) -> Iterator[int]:
     """Serve a model of that name at `port` (any free one, if it is 0) until the block ends; yields the port.
 
-    `answer` gets the body of each chat request, in a thread of its own. `key`: what requests must bring now; anything, if it is
-    empty.
+    `answer` gets the body of each chat request, in a thread of its own. `key` gives the key that requests must bring
+    at the time; empty: any will do.
     """
     server = ThreadingHTTPServer(("127.0.0.1", port), _handler(answer, name, key))
     server.daemon_threads = True

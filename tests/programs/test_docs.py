@@ -25,7 +25,7 @@ def test_its_program_and_its_error_are_real():
     program, error = (text for language, text in blocks if not language)
     assert parse_program(program).steps[-1].gives == "Masks"
     with pytest.raises(ProgramError) as caught:
-        parse_program(program.partition("\n")[2].replace("SUBTRACT(C,", "SUBTRACT(CROP(A),"))
+        parse_program(program.replace("SUBTRACT(C,", "SUBTRACT(CROP(A),"))
     assert f"segzero: {caught.value}" == error
 
 

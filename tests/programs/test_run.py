@@ -161,3 +161,17 @@ def test_a_pipeline_of_programs_answers_as_a_policy_does(pipeline, held_out):
     assert re.search(r"SHAPES=UNION\(.*\): \d objects", two.think)
     assert asked.raw_text == 'RESULT(ASK("what is round"))'
     assert programs.settings["program_writer"] == "scripted-writer" and programs.draw([two]) == [two]
+
+
+def test_a_segmenter_that_reads_text_finds_phrases_itself(pipeline, image, tmp_path):
+    from segzero.segmenter import load_segmenter
+    from tests.helpers.random_sam3 import build_sam3
+
+    build_sam3(tmp_path)
+    policy, sam3 = RecordingModel(pipeline.policy), load_segmenter(tmp_path, device="cpu")
+    run = run_program(pipeline.with_models(policy, sam3), image, 'A=FIND("cup")\nB=FIND("dog")\nRESULT(UNION(A, B))')
+    assert policy.requests == [] and run.problem == ""
+    expected = find_words(pipeline.with_models(policy, sam3), image, ["cup"])[0]
+    assert {one.score for one in run.rows[0].value} <= {one.score for one in expected}
+    asked = run_program(pipeline.with_models(policy, sam3), image, 'RESULT(ASK("the largest shape"))')
+    assert len(policy.requests) == 1 and asked.rows[0].note
