@@ -69,6 +69,7 @@ def test_the_trace_tells_each_step(trace, tmp_path):
     assert page.count("<img") == 1 + len(trace.rows) and "http" not in page.replace("data:image", "")
     assert "FIND(&quot;all shapes&quot;)" in page and json.loads(files["json"].read_text()) == content
     assert page.count("<tr>") == 1 + len(trace.rows)
+    assert trace.sheet(3, 100).size == (300, 3 * 160)  # six steps with a name and pixels, and the result
 
 
 def test_a_trace_can_be_read_back(trace, image):
