@@ -5,6 +5,7 @@ are read from its source, as importing it takes seconds.
 """
 
 import ast
+import math
 import os
 import re
 from functools import lru_cache
@@ -50,6 +51,7 @@ def check(config: DictConfig) -> BatchSizes:
     _check_checkpoint(Path(str(config.actor_rollout_ref.model.path)).expanduser(), config.dry_run)
     check_hardware(config, batch.gpus)
     _check_reward(config)
+    _check_stall_minutes(config)
     _check_own_history(config)
     _check_filter_groups(config)
     _check_rollout_correction(config)
@@ -218,6 +220,15 @@ def _check_reward(config: DictConfig) -> None:
         )
     if written == "phrase" and rubric and any(term.name == "points" for term in rubric.terms):
         raise UserError(f"reward={name} scores points, which phrases don't have; set reward=phrase or reward=mask")
+
+
+def _check_stall_minutes(config: DictConfig) -> None:
+    minutes = config.segzero.stall_minutes
+    if not isinstance(minutes, int | float) or isinstance(minutes, bool) or not 0 <= minutes < math.inf:
+        raise UserError(
+            f"segzero.stall_minutes={minutes}: it must be a number of minutes without any movement after which the run "
+            f"ends, or 0 for never"
+        )
 
 
 def _check_own_history(config: DictConfig) -> None:
