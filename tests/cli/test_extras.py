@@ -42,6 +42,7 @@ CALLS = {
     "data export-runs folder --out exported": INFER,
     "eval --benchmark own --data data": INFER,
     "eval rescore run": INFER,
+    "rewards search --offline": TRAIN,
 }
 LIGHT = {
     "doctor --quick": "torch",

@@ -1,0 +1,1 @@
+"""Search for rewards: the candidates' language, sandbox and gates, and statistics on recorded answers."""

@@ -1,0 +1,83 @@
+"""Comparison of two rewards by policies trained with them from several seeds, over the same questions.
+
+Seeds are pooled: a question's answers from all seeds are drawn together, so that the interval says what other questions
+would have given. What other seeds would have given is seen from the differences of the single seeds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from segzero.evaluation.compare import compare_runs
+from segzero.evaluation.figures import Table
+from segzero.evaluation.scoring import Row
+
+COMPARED = {"giou": "gIoU", "ciou": "cIoU", "n_acc": "N-acc", "t_acc": "T-acc", "answered": "readable"}
+
+
+@dataclass(frozen=True)
+class ComparedFigure:
+    """A figure of both rewards over all seeds, with the 95 % interval of the difference and its p-value."""
+
+    name: str
+    base: float
+    winner: float
+    difference: float
+    low: float
+    high: float
+    p: float
+    by_seed: tuple[float, ...]  # differences
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All figures, the number of seeds and of questions."""
+
+    figures: tuple[ComparedFigure, ...]
+    seeds: int
+    questions: int
+
+    @property
+    def in_words(self) -> str:
+        """The leading figure in a line."""
+        one = self.figures[0]
+        return (
+            f"{one.name} {one.base:.3f} with the base, {one.winner:.3f} with the winner: {one.difference:+.3f} "
+            f"({one.low:+.3f} to {one.high:+.3f})"
+        )
+
+    @property
+    def better(self) -> bool:
+        """Whether the whole interval of the leading figure is above 0."""
+        return self.figures[0].low > 0
+
+
+def compare_finals(base: Sequence[Sequence[Row]], winner: Sequence[Sequence[Row]]) -> Comparison:
+    """Compare the scores of both rewards, a list of rows per seed."""
+    together = compare_runs(_pool(base), _pool(winner))["figures"]
+    of_seeds = [[Table.from_rows(rows).values() for rows in runs] for runs in (base, winner)]
+    figures = [
+        ComparedFigure(
+            shown,
+            together[name]["a"],
+            together[name]["b"],
+            together[name]["difference"],
+            together[name]["low"],
+            together[name]["high"],
+            together[name]["p"],
+            tuple(float(np.round(w[name] - b[name], 6)) for b, w in zip(*of_seeds, strict=True)),
+        )
+        for name, shown in COMPARED.items()
+        if name in together
+    ]
+    return Comparison(tuple(figures), len(base), len(base[0]))
+
+
+def _pool(runs: Sequence[Sequence[Row]]) -> list[Row]:
+    """Rows of all seeds under names of their own; those of a question, or of its dialogue, are drawn together."""
+    return [
+        replace(row, id=f"{row.id} seed {seed}", dialogue=row.dialogue or row.id)
+        for seed, rows in enumerate(runs, 1)
+        for row in rows
+    ]
