@@ -66,6 +66,8 @@ class Case:
     predicted_mask: RLE | None = None  # union of the segmenter's masks for the answer; None: there is no segmenter
     true_mask: RLE | None = None
     ignore: RLE | None = None  # pixels that count neither way
+    drawn_masks: tuple[RLE, ...] | None = None  # the segmenter's, one by one; None: there is no segmenter
+    true_masks: tuple[RLE, ...] | None = None  # one per true object
     prompt_boxes: PromptBoxes = PromptBoxes()
     drawn_boxes: tuple[Box, ...] | None = None  # of the masks that phrases became; None: the answer's own boxes count
 
@@ -89,7 +91,14 @@ class Case:
         if true_mask is None:
             raise _no_true_masks(f"truth of sample {sample.id!r}")
         rles = [mask if isinstance(mask, dict) else encode(mask) for mask in masks]
-        case = replace(case, predicted_mask=union(rles, sample.size), true_mask=true_mask, ignore=sample.ignore)
+        case = replace(
+            case,
+            predicted_mask=union(rles, sample.size),
+            true_mask=true_mask,
+            ignore=sample.ignore,
+            drawn_masks=tuple(rles),
+            true_masks=tuple(o.rle for o in sample.objects if o.rle is not None),
+        )
         if not case.written.phrases:
             return case
         boxes = (box_of(decode(rle)) for rle in rles)

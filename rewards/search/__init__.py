@@ -1,1 +1,1 @@
-"""Search for rewards: the candidates' language, sandbox and gates, and statistics on recorded answers."""
+"""Rewards written by a language model: a small language, the sandbox that runs it, and gates before any training."""
