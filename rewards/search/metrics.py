@@ -17,6 +17,16 @@ class MetricSource:
 
 
 HELPERS = {
+    "points_of": '''
+def points_of(one, other):
+    """Mean closeness of an object's points to the nearest true point."""
+    if not other.points:
+        return 0.0
+    return mean([
+        float(inside(point, one.box)) * 30.0 / (30.0 + min([distance(point, true) for true in other.points]))
+        for point in one.points
+    ])
+''',
     "over_pairs": '''
 def over_pairs(values, answer, truth):
     """Sum of the pairs' values over the larger number of objects; 1 where nothing is there, rightly."""
@@ -66,18 +76,8 @@ def box_closeness(answer, truth):
 def points_closeness(answer, truth):
     """Closeness of points to a true one, one half at thirty pixels; outside their own box they are worth nothing."""
     return over_pairs([points_of(one, other) for one, other in overlapping(answer, truth)], answer, truth)
-
-
-def points_of(one, other):
-    """Mean closeness of an object's points to the nearest true point."""
-    if not other.points:
-        return 0.0
-    return mean([
-        float(inside(point, one.box)) * 30.0 / (30.0 + min([distance(point, true) for true in other.points]))
-        for point in one.points
-    ])
 ''',
-        ("over_pairs", "overlapping"),
+        ("over_pairs", "overlapping", "points_of"),
     ),
     "points_inside": MetricSource(
         '''

@@ -190,7 +190,7 @@ def check(
         report = try_gates(sandbox.score)
     masks = "compares masks" if candidate.needs_masks else "needs no masks"
     console.print(f"{file}: in the language; {masks}; {'passes' if report.passed else 'fails'} the gates")
-    for finding in report.findings:
+    for finding in [*report.findings, *report.notes]:
         console.print(f"- {finding}")
     if not report.passed:
         raise typer.Exit(1)

@@ -12,7 +12,7 @@ from rewards import Case
 from rewards.search.candidate import CandidateRefused, parse_candidate
 from rewards.search.gates import try_gates
 from rewards.search.prompts import JudgedAnswer
-from rewards.search.sandbox import Failure, Sandbox
+from rewards.search.sandbox import CandidateFailure, Sandbox
 from rewards.search.term_statistics import fit, term_statistics, totals
 from segzero.errors import one_line
 from segzero.reward_search.records import SearchCandidate
@@ -39,37 +39,35 @@ def _assess(candidate: SearchCandidate, groups: Sequence[AnswerGroup]) -> Search
         problem = first_failure(answered)
         if problem:
             return replace(candidate, problem=problem)
-        report = try_gates(sandbox.score)
-    findings = tuple(one_line(finding) for finding in report.findings[:MOST_FINDINGS])
-    scores = by_group([terms for terms in answered if not isinstance(terms, Failure)], groups)
+        report = try_gates(sandbox.score, groups[0].written.format)
+    findings = tuple(one_line(finding) for finding in [*report.findings, *report.notes][:MOST_FINDINGS])
+    scores = by_group([terms for terms in answered if not isinstance(terms, CandidateFailure)], groups)
     ious = [group.ious for group in groups]
     described = replace(
         candidate,
         findings=findings,
         terms=tuple(term_statistics(scores, ious)),
+        fit=fit(scores, ious),
         best=examples(groups, scores, best=True),
         worst=examples(groups, scores, best=False),
     )
-    if not report.passed:
-        return replace(described, problem=findings[0] if findings else "a gate", refused=True)
-    return replace(described, fit=fit(scores, ious))
+    return described if report.passed else replace(described, problem=findings[0], refused=True)
 
 
 def score_groups(source: str, groups: Sequence[AnswerGroup]) -> list[list[float]]:
     """Score the recorded answers with a candidate that can be used; the totals by group."""
     with Sandbox(parse_candidate(source)) as sandbox:
         answered = sandbox.score(cases_of(groups))
-    return totals(by_group([{} if isinstance(terms, Failure) else terms for terms in answered], groups))
+    return totals(by_group([{} if isinstance(terms, CandidateFailure) else terms for terms in answered], groups))
 
 
-def first_failure(answered: Sequence[Mapping[str, float] | Failure]) -> str:
+def first_failure(answered: Sequence[Mapping[str, float] | CandidateFailure]) -> str:
     """The first failure in words, with the number of failures; empty without any."""
-    failures = [one for one in answered if isinstance(one, Failure)]
+    failures = [one for one in answered if isinstance(one, CandidateFailure)]
     if not failures:
         return ""
     first = failures[0]
-    place = f"line {first.line}: " if first.line else ""
-    return one_line(f"{place}{first.message} ({first.kind}; {len(failures)} of {len(answered)} answers)")
+    return one_line(f"{first} ({first.kind}; {len(failures)} of {len(answered)} answers)")
 
 
 def by_group(answered: Sequence[Mapping[str, float]], groups: Sequence[AnswerGroup]) -> list[list[Mapping[str, float]]]:

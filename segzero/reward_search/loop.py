@@ -170,10 +170,11 @@ def _propose(
 
 
 def _in_words(candidate: SearchCandidate) -> str:
-    if candidate.fit is None:
-        return f"not usable as a candidate ({candidate.problem})"
     fit = candidate.fit
-    return f"correlation {fit.correlation:.3f}, within questions {fit.within:.3f}, agreement {fit.agreement:.3f}"
+    if fit is None:
+        return candidate.problem
+    refused = f"; {candidate.problem}" if candidate.problem else ""
+    return f"rank correlation {fit.correlation:.3f}, within questions {fit.within:.3f}{refused}"
 
 
 def _try(run: SearchRun, runner: TrialRunner, groups: Sequence[AnswerGroup], clock: Clock, say: Say) -> None:

@@ -48,17 +48,17 @@ class OfflineProposer:
 
     def propose(self, iteration: int, count: int, earlier: Sequence[SearchCandidate]) -> list[Proposal]:
         """Draw genomes that there have not been yet: half of them new in the first iteration, few later."""
-        known = {genome: one.id for one in earlier if (genome := genome_of(one.source)) is not None}
-        usable = sorted((one for one in earlier if not one.problem), key=lambda one: (-one.score, one.id))
-        parents = [(genome, one.id) for one in usable[:PARENTS] if (genome := genome_of(one.source)) is not None]
+        genomes = {one.id: genome_of(one.source) for one in earlier}
+        known = {genome for genome in genomes.values() if genome is not None}
+        # The base is varied even if the gates refuse it: that is what may be wrong with a base.
+        best = sorted((one for one in earlier if not one.problem or one.id == BASE), key=lambda one: (-one.score, one.id))
+        parents = [(genome, one.id) for one in best if (genome := genomes[one.id]) is not None][:PARENTS]
         proposals = []
         for place in range(count):
             rng = np.random.default_rng((self.seed, iteration, place))
-            for _ in range(ATTEMPTS):
-                genome, origin, ids = _draw(parents, iteration, rng)
-                if genome not in known:
-                    break
-            known[genome] = ""
+            drawn = (_draw(parents, iteration, rng) for _ in range(ATTEMPTS))
+            genome, origin, ids = next((one for one in drawn if one[0] not in known), _draw(parents, iteration, rng))
+            known.add(genome)
             proposals.append(Proposal(render(genome), origin, ids))
         return proposals
 

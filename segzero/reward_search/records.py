@@ -19,7 +19,7 @@ FOLDER = "candidates"
 
 @dataclass(frozen=True)
 class SearchCandidate:
-    """A candidate of the search. `problem` says why it can't be used; without one it has statistics."""
+    """A candidate of the search. `problem` says why it can't be used."""
 
     id: str
     iteration: int
@@ -38,7 +38,7 @@ class SearchCandidate:
     @property
     def score(self) -> float:
         """The number that candidates are selected by; below all others for one that can't be used."""
-        return self.fit.score if self.fit is not None else -1.0
+        return self.fit.score if self.fit is not None and not self.problem else -1.0
 
 
 def write_candidate(out: Path, candidate: SearchCandidate) -> None:

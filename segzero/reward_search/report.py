@@ -163,8 +163,8 @@ def _candidates(run: SearchRun) -> str:
     head = ("candidate", "origin", "from", "state", "selection", "correlation", "within", "agreement", "moves", "")
     explained = (
         "<p>On the recorded answers: rank correlation with the IoU of masks over all of them, and within questions; "
-        "the share of questions in which it is above 0, and in which the reward differs at all. Selection is the mean of "
-        "the first three.</p>"
+        "the share of questions in which it is above 0, and in which the reward differs at all. Selection is the mean "
+        "of the first three.</p>"
     )
     return explained + table(head, rows)
 
