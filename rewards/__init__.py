@@ -8,12 +8,14 @@
 
 from rewards.case import Case, PromptBoxes, read_case
 from rewards.custom import CustomReward, Guard, load_reward
-from rewards.presets import PRESETS, get_rubric, score
+from rewards.presets import PRESETS, find_reward, get_rubric, score
 from rewards.ranking import QuantileRanks
 from rewards.rubric import Reward, Rubric, Term
+from rewards.search.reward import CandidateReward
 
 __all__ = [
     "PRESETS",
+    "CandidateReward",
     "Case",
     "CustomReward",
     "Guard",
@@ -22,6 +24,7 @@ __all__ = [
     "Reward",
     "Rubric",
     "Term",
+    "find_reward",
     "get_rubric",
     "load_reward",
     "read_case",

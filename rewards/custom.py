@@ -1,4 +1,4 @@
-"""Rewards of a user's own: one function `(answer, truth) -> float | dict`, named by its dotted path.
+"""Rewards of a user's own: one function `(answer, truth) -> float | dict`, named by its dotted path, or a candidate.
 
 >>> load_reward("my_module.my_reward")
 Traceback (most recent call last):
@@ -14,6 +14,7 @@ from numbers import Real
 
 from rewards.case import Case
 from rewards.rubric import Reward
+from rewards.search.reward import CandidateReward, load_candidate
 from segzero.answer import Answer, Instance
 from segzero.errors import UserError
 
@@ -30,6 +31,7 @@ class CustomReward:
 
     path: str
     function: Callable[[Answer, TruthObjects], float | Mapping[str, float]]
+    needs_masks: bool = False
 
     def score(self, case: Case) -> Reward:
         """Score a case: the function's number becomes the term `reward`, its dict the terms of a sum."""
@@ -49,8 +51,13 @@ class CustomReward:
         return Reward(sum(values.values()), values)
 
 
-def load_reward(path: str) -> CustomReward:
-    """Load the function that a dotted path `package.module.function` names."""
+def load_reward(path: str) -> CustomReward | CandidateReward:
+    """Load the function that a dotted path `package.module.function` names, or the candidate in a file `NAME.py`.
+
+    A function is imported into this process; a candidate is parsed, and runs in a sandbox.
+    """
+    if path.endswith(".py"):
+        return load_candidate(path)
     module_name, _, name = path.rpartition(".")
     if not module_name:
         raise UserError(f"reward {path!r}: write the module too, as in 'my_module.my_reward'")
@@ -76,7 +83,7 @@ class Guard:
     Earlier failures are logged with their traceback, and `score` returns None: leave that response out.
     """
 
-    def __init__(self, reward: CustomReward, limit: int = 3) -> None:
+    def __init__(self, reward: CustomReward | CandidateReward, limit: int = 3) -> None:
         self.reward = reward
         self.limit = limit
         self.failed: list[str] = []  # ids of the samples whose score failed

@@ -7,7 +7,9 @@ from rewards import object_terms as objects
 from rewards import published
 from rewards.case import AnyMask, PromptBoxes, Truth, read_case
 from rewards.citations import cites
+from rewards.custom import CustomReward, load_reward
 from rewards.rubric import Reward, Rubric, Term
+from rewards.search.reward import CandidateReward
 from rewards.text_terms import fresh_thinking, non_repetition, thinking_format
 from segzero.errors import unknown_name
 from segzero.frames import Frame, Size
@@ -73,6 +75,15 @@ def get_rubric(preset: str) -> Rubric:
     return PRESETS[preset]
 
 
+def find_reward(name: str) -> Rubric | CustomReward | CandidateReward:
+    """Find a reward by its name: a preset's, the dotted path of a function, or the path of a candidate's file.
+
+    >>> find_reward("mask").needs_masks
+    True
+    """
+    return load_reward(name) if "." in name else get_rubric(name)
+
+
 def score(
     preset: str,
     response: str,
@@ -83,11 +94,13 @@ def score(
     masks: Sequence[AnyMask] | None = None,
     prompt_boxes: PromptBoxes | None = None,
 ) -> Reward:
-    """Score a response with a preset; `read_case` and `CaseOptions` describe the arguments.
+    """Score a response with a preset, or another name that `find_reward` knows.
+
+    `read_case` and `CaseOptions` describe the arguments.
 
     >>> truth = '[{"bbox_2d": [10,100,200,210], "point_2d": [30,110]}]'
     >>> score("vision_reasoner", f"<think>a mug</think><answer>{truth}</answer>", truth)
     Reward(total=7.0, terms={'thinking': 1.0, 'format': 2.0, 'accuracy': 3.0, 'non_repetition': 1.0})
     """
     case = read_case(response, truth, size, masks=masks, frame=frame, format=format, prompt_boxes=prompt_boxes)
-    return get_rubric(preset).score(case)
+    return find_reward(preset).score(case)

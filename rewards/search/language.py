@@ -54,7 +54,8 @@ FIELDS = {
     "which in a readable answer says: nothing there",
     "box": ".box: (x0, y0, x1, y1), such as (210.0, 96.0, 405.0, 310.5); None if only words were given",
     "points": ".points: ((x, y), ...), such as ((300.0, 201.0),); may be empty",
-    "area": ".area: share of the image that its mask covers (its box, where no mask was drawn), 0 to 1",
+    "area": ".area: share of the image that it covers, 0 to 1: its mask in a reward that calls mask_iou or "
+    "pair_mask_iou, its box in others",
 }
 METHODS = ("append", "count", "endswith", "get", "items", "keys", "lower", "split", "startswith", "strip", "values")
 

@@ -12,16 +12,17 @@ MAX_THINK = 20_000  # characters of a think-chain
 
 
 def payload_of(case: Case, masks: bool) -> dict[str, Any]:
-    """Describe a case. `masks`: also compare them, which takes a millisecond or more.
+    """Describe a case. `masks`: compare masks, too; otherwise they are left out, drawn or not.
 
-    An answer that is not well formed has no instances: what cannot be read earns nothing by its parts.
+    Training draws none for a reward that needs none, but validation does: a reward must be the same in both. An answer
+    that is not well formed has no instances: what cannot be read earns nothing by its parts.
     """
     answer = case.answer
     readable = case.well_formed and answer.error is None
-    drawn, true = case.drawn_masks, case.true_masks
-    found = _instances(case) if readable else []
-    by_object = drawn if drawn is not None and readable and len(drawn) == len(found) else None
-    ious = _mask_ious(case, by_object, true) if masks and by_object and true else None
+    drawn, true = (case.drawn_masks, case.true_masks) if masks else (None, None)
+    found = _instances(case, drawn) if readable else []
+    by_object = drawn if drawn is not None and len(drawn) == len(found) else None
+    ious = _mask_ious(case, by_object, true) if by_object and true else None
     return {
         "readable": readable,
         "error": answer.error if readable or answer.error else "not_json",
@@ -37,14 +38,14 @@ def payload_of(case: Case, masks: bool) -> dict[str, Any]:
     }
 
 
-def _instances(case: Case) -> list[tuple[Box | None, Sequence[tuple[float, float]]]]:
+def _instances(case: Case, drawn: Sequence[RLE] | None) -> list[tuple[Box | None, Sequence[tuple[float, float]]]]:
     """Boxes and points of an answer; of phrases, those of the masks that they became."""
     phrases = case.answer.phrases
     if not phrases:
         return [(one.box, one.points) for one in case.answer.instances]
-    if case.drawn_masks is None:
+    if drawn is None:
         return [(phrase.box, ()) for phrase in phrases]
-    return [(_in_square(rle), ()) for rle in case.drawn_masks]
+    return [(_in_square(rle), ()) for rle in drawn]
 
 
 def _in_square(rle: RLE) -> Box | None:

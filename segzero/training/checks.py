@@ -13,7 +13,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rewards import get_rubric, load_reward
+from rewards import CandidateReward, CustomReward, Rubric, find_reward
 from segzero.data.parquet import from_parquet
 from segzero.errors import UserError, one_line, unknown_name
 from segzero.policy.checkpoint import read_checkpoint
@@ -203,12 +203,12 @@ def _hardware(config: DictConfig, batch: BatchSizes) -> str:
 
 def _check_reward(config: DictConfig) -> None:
     if OmegaConf.is_missing(config.reward, "name") or not isinstance(config.reward.name, str):
+        if "path" in config.reward:
+            raise UserError("reward.path is not set; name a candidate's file, as in reward.path=winner.py")
         raise UserError("reward.name is not set; name your function, as in reward.name=my_module.my_reward")
     name = config.reward.name
-    rubric = None if "." in name else get_rubric(name)
-    if rubric is None:
-        load_reward(name)
-    if rubric and rubric.needs_masks and not config.segzero.segmenter.path:
+    reward = find_reward(name)
+    if reward.needs_masks and not config.segzero.segmenter.path:
         raise UserError(f"reward={name} needs a segmenter; set segzero.segmenter.path")
     wanted, written = FORMATS.get(name), get_prompt(config.data.prompt).format
     if wanted and wanted != written:
@@ -216,8 +216,13 @@ def _check_reward(config: DictConfig) -> None:
             f"reward={name} scores answers of the format {wanted!r}, but the prompt {config.data.prompt!r} asks for "
             f"{written!r}; set data.prompt={'vision_reasoner' if wanted == 'multi' else wanted}"
         )
-    if written == "phrase" and rubric and any(term.name == "points" for term in rubric.terms):
+    if written == "phrase" and "points" in _terms(reward):
         raise UserError(f"reward={name} scores points, which phrases don't have; set reward=phrase or reward=mask")
+
+
+def _terms(reward: Rubric | CustomReward | CandidateReward) -> list[str]:
+    """Names of the terms that are known before a reward is computed."""
+    return [term.name for term in reward.terms] if isinstance(reward, Rubric) else []
 
 
 def _check_own_history(config: DictConfig) -> None:
@@ -230,8 +235,8 @@ def _check_own_history(config: DictConfig) -> None:
 
 
 def _check_filter_groups(config: DictConfig) -> None:
-    chosen, name = config.algorithm.filter_groups, config.reward.name
-    known = ["reward"] if "." in name else ["reward", *(term.name for term in get_rubric(name).terms)]
+    chosen = config.algorithm.filter_groups
+    known = ["reward", *_terms(find_reward(config.reward.name))]
     if chosen.metric not in known:
         raise UserError(f"algorithm.filter_groups: {unknown_name('metric', str(chosen.metric), known)}")
     batches = chosen.max_num_gen_batches

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from rewards import CandidateReward, find_reward
 from segzero.errors import UserError, one_line
 from segzero.io import lock, write_atomically
 from segzero.policy.checkpoint import Checkpoint, read_checkpoint
@@ -70,6 +71,9 @@ def resolve_config(config: DictConfig) -> DictConfig:
         run = Path(config.trainer.default_local_dir).expanduser().absolute()
         config.trainer.default_local_dir = str(run)
         config.data.image_dir = str(Path(config.data.image_dir).expanduser().absolute())
+        name = OmegaConf.select(config, "reward.name", throw_on_missing=False)
+        if str(name).endswith(".py"):  # a candidate's file
+            config.reward.name = str(Path(name).expanduser().absolute())
         choose_attention(config)
         _bound_images(config, checkpoint)
         _choose_bucket(config)
@@ -94,7 +98,11 @@ def _choose_bucket(config: DictConfig) -> None:
 
 def prepare_environment(config: DictConfig) -> None:
     """Set the environment variables of all processes, before Ray starts: they are read during imports."""
-    write_atomically(Path(config.trainer.default_local_dir) / "config.yaml", OmegaConf.to_yaml(config).encode())
+    run = Path(config.trainer.default_local_dir)
+    write_atomically(run / "config.yaml", OmegaConf.to_yaml(config).encode())
+    reward = find_reward(config.reward.name)
+    if isinstance(reward, CandidateReward):
+        write_atomically(run / "reward.py", reward.candidate.source.encode())
     settings = {
         "VERL_USE_EXTERNAL_MODULES": PLUGIN,  # a failure stops the process; in the entry point verl would ignore it
         "VERL_ENGINE_VENDOR": "segzero",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from rewards import PRESETS
+from rewards import find_reward
 from segzero.data.parquet import parquet_files
 from segzero.errors import UserError
 from segzero.policy.checkpoint import read_checkpoint
@@ -254,8 +254,7 @@ def segmenter_bytes(config: DictConfig) -> float:
     files = list(Path(settings.path).glob("*.safetensors"))
     size = sum(file.stat().st_size for file in files) if files else SEGMENTER_FILE
     validated = config.trainer.val_before_train or config.trainer.test_freq > 0
-    rubric = PRESETS.get(config.reward.name)
-    images = images_seen(config) if rubric and rubric.needs_masks else 0
+    images = images_seen(config) if find_reward(config.reward.name).needs_masks else 0
     images += _samples(config, "val") if validated else 0
     return SEGMENTER_BYTES * min(1.0, size / SEGMENTER_FILE) + min(
         settings.cache_gb * GIB, images * embedded_bytes(Path(settings.path))

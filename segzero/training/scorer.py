@@ -14,15 +14,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rewards import (
-    Case,
-    Guard,
-    PromptBoxes,
-    QuantileRanks,
-    Reward,
-    get_rubric,
-    load_reward,
-)
+from rewards import Case, Guard, PromptBoxes, QuantileRanks, Reward, Rubric, find_reward
 from segzero.answer import Answer, parse_answer
 from segzero.errors import UserError
 from segzero.frames import Frame
@@ -43,16 +35,17 @@ class ScoredAnswer:
 
 
 class Scorer:
-    """Scores the answers of one run, by a preset of `rewards` or a user's function given as its dotted path.
+    """Scores the answers of one run, by a preset of `rewards`, a user's function or a candidate's file.
 
     `draw` is the segmenter's: `SegmenterActor.draw`, or its `.remote` where the actor is another process.
     """
 
     def __init__(self, reward: str, format: str, frame: Frame, draw: DrawMasks | None = None) -> None:
         self.reward, self.format, self.frame, self.draw = reward, format, frame, draw
-        self.guard = Guard(load_reward(reward)) if "." in reward else None
-        self.rubric = None if self.guard else get_rubric(reward)
-        self.needs_masks = self.rubric is not None and self.rubric.needs_masks
+        found = find_reward(reward)
+        self.rubric = found if isinstance(found, Rubric) else None
+        self.guard = None if isinstance(found, Rubric) else Guard(found)
+        self.needs_masks = found.needs_masks
         self.ranks = QuantileRanks(self.rubric) if self.rubric and self.rubric.rank_normalized else None
         self._unranked: list[Reward] = []
 

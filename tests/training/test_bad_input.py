@@ -39,6 +39,8 @@ def shared(tmp_path_factory, one_object):
     to_parquet([], folder / "empty.parquet")
     pq.write_table(pa.table({"image": ["a.png"], "problem": ["the cat"]}), folder / "columns.parquet")
     (folder / "text.parquet").write_text("id,image\n")
+    (folder / "imports.py").write_text("import os\n")
+    (folder / "divides.py").write_text("def reward(answer, truth):\n    return {'a': 1 / 0}\n")
     to_parquet([replace(s, image=f"/gone/{s.id}.png") for s in one_object], folder / "gone.parquet")
     wrong = {"size": [10, 20], "counts": [200]}
     to_parquet([with_rle(s, wrong) for s in one_object], folder / "masks.parquet")
@@ -139,6 +141,9 @@ def segzero_train(shared, tmp_path, monkeypatch, capsys):
         # names
         ("reward.name=mask2", "did you mean 'mask'"),
         ("reward=custom", "name your function"),
+        ("reward=candidate", "reward.path is not set; name a candidate's file"),
+        ("reward.name=no/such/winner.py", "no/such/winner.py: No such file or directory; check the path"),
+        ("reward.name=imports.py", "imports.py, line 1: no import"),
         ("reward.name=nobodys_module.reward", "is its folder on PYTHONPATH?"),
         ("reward=seg_zero", "set data.prompt=seg_zero"),
         ("data.prompt=mutli", "did you mean 'multi'"),
@@ -180,6 +185,10 @@ def test_a_folder_that_cannot_be_written(segzero_train, tmp_path):
         (["reward.name=raises.reward"], "raised ZeroDivisionError"),
         (["reward.name=returns_nan.reward"], "every value must be finite"),
         (["reward.name=returns_text.reward"], "return a number or named numbers"),
+        (
+            ["reward=candidate", "reward.path=divides.py"],
+            "divides.py', line 2: ZeroDivisionError: division by zero; 3 fai",
+        ),
         (["segzero.resume=runs/other"], "give auto, none or a folder global_step_N"),
         (["segzero.resume=global_step_7"], "the checkpoint is damaged (manifest.json is missing"),
         (["actor_rollout_ref.actor.loss_agg_mode=median"], "loss_agg_mode"),

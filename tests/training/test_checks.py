@@ -6,6 +6,7 @@ import types
 
 import pytest
 
+from rewards.search.language import EXAMPLE
 from segzero import shipped
 from segzero.data.parquet import to_parquet
 from segzero.data.validation import true_answer
@@ -37,6 +38,7 @@ QUICK = [
     ("qwen2_5_vl_7b", "multinode", "scenes", "custom"),
     ("tiny", "cpu", "dialogues", "dialogue"),
     ("tiny", "cpu", "scenes", "phrase"),
+    ("tiny", "cpu", "scenes", "candidate"),
 ]
 TOO_LARGE = [("qwen2_5_vl_7b", "gpu1")]
 REST = [(m, h) for m in RELEASED for h in names("hardware") if h != "cpu" and (m, h) not in TOO_LARGE]
@@ -47,6 +49,7 @@ def folder(tmp_path_factory):
     """Parquet files of scenes with one object each, and checkpoints without weights."""
     folder = tmp_path_factory.mktemp("plan")
     write_one_object_scenes(folder, 40)
+    (folder / "reward.py").write_text(EXAMPLE)
     for name in RELEASED:
         write_released(name, folder / name)
     return folder
@@ -78,6 +81,7 @@ def choices(data: str, reward: str) -> list[str]:
     prompt = (prompt | {"phrase": "phrase"}).get(reward)
     overrides = [f"data={data}", f"reward={reward}"]
     overrides += ["reward.name=users_rewards.reward"] if reward == "custom" else []
+    overrides += ["reward.path=${oc.env:DATA}/reward.py"] if reward == "candidate" else []
     return overrides + ([f"data.prompt={prompt}"] if prompt else [])
 
 
@@ -87,12 +91,13 @@ def test_every_file_is_among_the_quick_ones():
 
 
 @pytest.mark.parametrize(("model", "hardware", "data", "reward"), QUICK)
-def test_every_shipped_configuration_passes(dry_run, model, hardware, data, reward):
+def test_every_shipped_configuration_passes(dry_run, folder, model, hardware, data, reward):
     output = dry_run(model, hardware, *choices(data, reward))
     assert "16 prompts x 8 answers = 128 a step, 1 update of 128" in output
     assert output.count("this answer earns") == 2
     assert "<|im_start|>user" in output  # decoded, as the policy reads it
-    assert f"name: {'users_rewards.reward' if reward == 'custom' else reward}\n" in output  # the resolved configuration
+    name = {"custom": "users_rewards.reward", "candidate": f"{folder}/reward.py"}.get(reward, reward)
+    assert f"name: {name}\n" in output  # the resolved configuration
     for estimated in ("host     ", "disk     ", "time     ", "assuming "):
         assert estimated in output
     assert ("GPU      of " in output) == (hardware != "cpu")

@@ -143,3 +143,43 @@ def test_an_answer_whose_reward_failed_gets_the_mean_of_its_group(user_reward, s
     scored = score(scorer, samples[0], ["nothing", "<think></think><answer>[]</answer>", "<answer>{</answer>"])
     assert scored[1].reward.total == pytest.approx((scored[0].reward.total + scored[2].reward.total) / 2)
     assert scored[1].reward.terms == {}
+
+
+MASKS = """
+def reward(answer, truth):
+    return {"masks": 2.0 * mask_iou(answer, truth), "readable": float(answer.readable)}
+"""
+PARTIAL = """
+def reward(answer, truth):
+    return {"readable": 1.0 / len(answer.instances), "words": float(answer.words)}
+"""
+
+
+@pytest.fixture
+def candidate(tmp_path):
+    """Write a candidate's file; returns its path."""
+
+    def write(source):
+        (tmp_path / "reward.py").write_text(source)
+        return str(tmp_path / "reward.py")
+
+    return write
+
+
+def test_masks_are_drawn_for_a_candidate_that_compares_them(candidate, samples, segmenter, encoder):
+    frame = encoder.checkpoint.frame
+    scorer = Scorer(candidate(MASKS), "multi", frame, SegmenterActor(lambda: segmenter).draw)
+    sample = next(sample for sample in samples if len(sample.objects) == 1)
+    right, wrong = score(scorer, sample, [truth_as_text(sample, frame), "<think>?</think><answer>[]</answer>"])
+    assert right.reward.terms["masks"] > 1.2 and len(right.masks) == 1
+    assert wrong.reward.terms == {"masks": 0.0, "readable": 1.0} and wrong.reward.total == 1.0
+    assert not Scorer(candidate(PARTIAL), "multi", frame).needs_masks
+
+
+def test_a_candidate_that_fails_is_treated_as_a_users_function(candidate, samples, encoder):
+    scorer = Scorer(candidate(PARTIAL), "multi", encoder.checkpoint.frame)
+    one = truth_as_text(next(sample for sample in samples if len(sample.objects) == 1), encoder.checkpoint.frame)
+    scored = score(scorer, samples[0], [one, "<answer>[]</answer>", one.replace("it is there", "it is")])
+    assert [each.reward.total for each in scored] == [4.0, 3.5, 3.0] and scored[1].reward.terms == {}
+    with pytest.raises(UserError, match=f"line 3: ZeroDivisionError: .*3 failures, at samples .*{samples[1].id}"):
+        score(scorer, samples[1], ["<answer>[]</answer>"] * 3)
