@@ -13,7 +13,7 @@ MODELS = {"data": [{"id": "scripted", "owned_by": "tests"}]}
 
 @dataclass
 class ScriptedPolicyServer:
-    """A policy server with a fixed answer, or with one that depends on the request. It may be started several times, and keeps its port.
+    """A server with a fixed answer, or one that depends on the request. It may be started several times on its port.
 
     `broken_streams` is how many of the next streams are cut off before their end.
     """
@@ -66,7 +66,7 @@ def _handler(script: ScriptedPolicyServer, stopped: threading.Event) -> type[Bas
             stopped.wait(script.pause)
             choice = {"message": {"content": "".join(words)}, "finish_reason": "stop"}
             script.responses += 1
-            self.send_json({"choices": [choice], "usage": {"prompt_tokens": 0, "completion_tokens": len(words)}})
+            self.send_json({"choices": [choice], "usage": {"completion_tokens": len(words)}})
 
         def stream(self, words: list[str]) -> None:
             self.send_response(200)

@@ -7,7 +7,7 @@ FENCE = "```"
 GOOD = '''
 """Boxes, and whether anything is there."""
 
-PRESENCE = 0.5
+PRESENCE = 2.0
 
 
 def boxes(answer, truth):
@@ -43,6 +43,11 @@ def reward(answer, truth):
     pairs = matched(answer.instances, truth)
     return {"boxes": sum([iou(one.box, other.box) for one, other in pairs]) / len(truth)}
 '''
+
+RIGHT = """
+def right(answer, truth):
+    return 0.1 * answer.readable + float(answer.readable and not truth and not answer.instances)
+"""
 
 TALKATIVE = '''
 def reward(answer, truth):
@@ -81,6 +86,7 @@ class RewardWriter:
 
     def _mended(self, words: str, seed: int) -> str:
         if seed == 1 and "division by zero" in words and "line 4" in words:
-            fixed = BROKEN.replace("/ len(truth)}", "/ max(1, len(answer.instances), len(truth)) + 0.2 * (not truth and not answer.instances) * answer.readable}")
+            more = "max(1, len(answer.instances), len(truth)) + right(answer, truth)}"
+            fixed = RIGHT + BROKEN.replace("len(truth)}", more)
             return f"{FENCE}\n{fixed.strip()}\n{FENCE}"
         return f"{FENCE}python\n{MALICIOUS[seed % 4].format(marker=self.marker)}"  # a fence that is not closed
