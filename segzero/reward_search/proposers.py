@@ -51,7 +51,9 @@ class OfflineProposer:
         genomes = {one.id: genome_of(one.source) for one in earlier}
         known = {genome for genome in genomes.values() if genome is not None}
         # The base is varied even if the gates refuse it: that is what may be wrong with a base.
-        best = sorted((one for one in earlier if not one.problem or one.id == BASE), key=lambda one: (-one.score, one.id))
+        best = sorted(
+            (one for one in earlier if not one.problem or one.id == BASE), key=lambda one: (-one.score, one.id)
+        )
         parents = [(genome, one.id) for one in best if (genome := genomes[one.id]) is not None][:PARENTS]
         proposals = []
         for place in range(count):

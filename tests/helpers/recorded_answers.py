@@ -4,13 +4,14 @@ import json
 
 import numpy as np
 
-from segzero.frames import stretch
+from segzero import shipped
 from segzero.masks import box_mask, encode
+from segzero.policy.checkpoint import read_checkpoint
 from segzero.reward_search.rollouts import AnswerFormat, AnswerGroup
 from segzero.sample import Sample
 from segzero.tiny.questions import make_samples
 
-WRITTEN = AnswerFormat("multi", stretch(840))
+WRITTEN = AnswerFormat("multi", read_checkpoint(str(shipped.policy_path())).frame)
 FAULTS = (0.0, 0.15, 0.4, 1.5, None, "unreadable")  # share of the box's side it is moved by; None: nothing there
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 FENCE = "```"
 
 GOOD = '''
-"""Boxes, and whether anything is there."""
+"""Boxes, in steps."""
 
-PRESENCE = 2.0
+STEPS = 4.0
 
 
 def boxes(answer, truth):
@@ -15,15 +15,15 @@ def boxes(answer, truth):
     most = max(len(answer.instances), len(truth))
     if most == 0:
         return 1.0
-    return sum([round(4.0 * iou(one.box, other.box)) for one, other in matched(answer.instances, truth)]) / (4.0 * most)
+    steps = [round(STEPS * iou(one.box, other.box)) for one, other in matched(answer.instances, truth)]
+    return sum(steps) / STEPS / most
 
 
 def reward(answer, truth):
-    """Boxes and presence."""
+    """Boxes, with an edge for answers that can be read."""
     if not answer.readable:
-        return {"boxes": 0.0, "presence": 0.0}
-    right = bool(answer.instances) == bool(truth)
-    return {"boxes": boxes(answer, truth), "presence": PRESENCE * right}
+        return {"boxes": 0.0, "readable": 0.0}
+    return {"boxes": boxes(answer, truth), "readable": 0.1}
 '''
 
 BEST = '''
