@@ -108,7 +108,7 @@ def search(
         _try(run, runner, groups, clock, say)
         run.seconds["trials"] = time.monotonic() - begin
     else:
-        run.winner = max(usable, key=lambda one: (one.score, one.id))
+        run.winner = min(usable, key=lambda one: (-one.score, one.id))
     if run.winner is not None and trains and settings.seeds:
         begin = time.monotonic()
         _compare(run, runner, clock, say)
@@ -202,7 +202,7 @@ def _try(run: SearchRun, runner: TrialRunner, groups: Sequence[AnswerGroup], clo
                 say(f"{one.id}: {trial.hacking}")
         if not tried:
             return
-        run.winner = max(tried, key=lambda pair: (pair[1].score, pair[0].id))[0]
+        run.winner = min(tried, key=lambda pair: (-pair[1].score, pair[0].id))[0]
         left = halve(tried)
         if len(tried) == 1:
             return

@@ -114,7 +114,7 @@ class LlmProposer:
         if not usable:
             base = by_id[BASE]
             return first_prompt(self.task, base.source, base.terms), "first", (BASE,)
-        best = max(usable, key=lambda one: (one.score, one.id))
+        best = min(usable, key=lambda one: (-one.score, one.id))
         problems = list(dict.fromkeys(one.problem for one in reversed(written) if one.problem))[:PROBLEMS_SHOWN]
         words = reflect_prompt(self.task, best.source, best.terms, best.best, best.worst, problems)
         return words, "reflection", (best.id,)

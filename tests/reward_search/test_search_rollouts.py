@@ -64,7 +64,7 @@ def test_texts_of_a_run_are_taken_by_question(tmp_path):
     file.write_text("\n".join(map(json.dumps, rows)) + '\n{"sample": "e", "be')
     assert recorded_texts(file) == {"a": ["x", "y", "z"]}
     file.write_text("\n")
-    with pytest.raises(UserError, match="is it the rollouts.jsonl of a run"):
+    with pytest.raises(UserError, match="is it the rollouts"):
         recorded_texts(file)
     with pytest.raises(UserError, match="cannot read"):
         recorded_texts(tmp_path / "none")
