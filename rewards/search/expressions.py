@@ -22,9 +22,9 @@ from rewards.search.metrics import METRICS, sources_of
 
 SHAPES = {
     "linear": "{metric}",
-    "squared": "{metric}, squared",
-    "threshold": "1 where {metric} reaches {scale:g}, else 0",
-    "exponential": "exp(({metric} - 1) / {scale:g}), so that the last steps to 1 are worth most",
+    "squared": "{metric} squared",
+    "threshold": "[{metric} >= {scale:g}]",
+    "exponential": "exp(({metric} - 1) / {scale:g})",
 }
 SCALES = {"threshold": (0.3, 0.9), "exponential": (0.1, 1.0)}  # range of a shape's number; the others have none
 WEIGHTS = (0.25, 4.0)

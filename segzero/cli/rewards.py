@@ -29,7 +29,7 @@ TASK = (
 
 @dataclass(frozen=True)
 class WriterOptions:
-    """Who writes the candidates."""
+    """The writer of candidates: a language model, or mutation and crossover."""
 
     llm: Annotated[str | None, typer.Option(help="OpenAI-compatible server of a model, http://HOST:PORT/v1.")] = None
     llm_model: Annotated[str | None, typer.Option(help="The model's name there, if it serves several.")] = None
@@ -39,7 +39,7 @@ class WriterOptions:
 
 @dataclass(frozen=True)
 class SizeOptions:
-    """How much is tried."""
+    """Numbers of candidates, answers, trainings and questions."""
 
     candidates: Annotated[int, typer.Option(help="Of an iteration.", min=1)] = 16
     iterations: Annotated[int, typer.Option(help="Each sees what came of those before.", min=1)] = 4

@@ -47,7 +47,7 @@ Say = Callable[[str], None]
 
 @dataclass(eq=False)
 class SearchRun:
-    """What a search has found so far."""
+    """Findings of a search so far."""
 
     out: Path
     settings: SearchSettings

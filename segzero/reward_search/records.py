@@ -1,4 +1,4 @@
-"""What is known of a candidate: its source, its origin, and what came of it; a pair of files each.
+"""Records of candidates: source, origin, and what came of it; a pair of files each.
 
 candidates/01-03.py     the source, readable
 candidates/01-03.json   everything else
