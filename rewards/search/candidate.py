@@ -46,7 +46,16 @@ class Candidate:
         places: list[ast.Module | ast.FunctionDef] = [tree]
         places += [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "reward"]
         texts = [ast.get_docstring(place) for place in places]
-        return next((text.strip().splitlines()[0] for text in texts if text and text.strip()), "")
+        return next((printable(text.strip().splitlines()[0]) for text in texts if text and text.strip()), "")
+
+
+def printable(text: str) -> str:
+    """A candidate's text without letters that a terminal would obey.
+
+    >>> printable("red: \\x1b[31m")
+    'red:  [31m'
+    """
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def parse_candidate(source: str) -> Candidate:

@@ -178,7 +178,10 @@ class _Function:
             _check_annotation(one.annotation)
         _check_annotation(self.node.returns)
 
-    def _statement(self, node: ast.stmt) -> None:
+    def _statement(self, node: ast.stmt, loops: int = 0) -> None:
+        loops += isinstance(node, ast.For)
+        if loops > language.MAX_LOOPS:
+            raise Refusal(node.lineno, f"more than {language.MAX_LOOPS} loops inside each other")
         if isinstance(node, ast.FunctionDef):
             raise Refusal(node.lineno, "no function inside another; write it at the top of the module")
         if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Call):
@@ -192,7 +195,7 @@ class _Function:
         for name, value in ast.iter_fields(node):
             for part in value if isinstance(value, list) else [value]:
                 if isinstance(part, ast.stmt):
-                    self._statement(part)
+                    self._statement(part, loops)
                 elif isinstance(part, ast.expr) and name not in ("target", "targets", "annotation"):
                     self._expression(part)
 

@@ -9,6 +9,7 @@ import ast
 MAX_SOURCE = 16_000  # characters
 MAX_NODES = 4_000
 MAX_DEPTH = 40  # of the syntax tree
+MAX_LOOPS = 8  # inside each other; Python itself stops at 20
 MAX_TEXT = 200  # characters of a text
 MAX_DOCSTRING = 4_000
 MAX_NUMBER = 1e9

@@ -32,7 +32,7 @@ from typing import Any
 
 from rewards.case import Case
 from rewards.search import language
-from rewards.search.candidate import Candidate
+from rewards.search.candidate import Candidate, printable
 from rewards.search.payload import payload_of
 from segzero.errors import UserError, one_line
 
@@ -234,7 +234,7 @@ class _Worker:
         if code == -signal.SIGSYS:
             return _Lost("forbidden", "it tried what a reward may not do; the kernel ended it")
         name = signal.Signals(-code).name if code < 0 else f"code {code}"
-        return _Lost("died", f"the worker ended ({name}): too much memory, or too deep a recursion")
+        return _Lost("died", f"the worker ended ({name}); memory or recursion may have been too much")
 
 
 def _wait(descriptor: int, event: int, deadline: float) -> None:
@@ -253,7 +253,7 @@ def _read_reply(line: bytes) -> dict[str, float] | CandidateFailure:
             return _checked_terms(reply["terms"])
         place = reply["line"]
         kind = reply["kind"] if reply["kind"] in ("raised", "returned", "memory") else "reply"
-        return CandidateFailure(kind, place if type(place) is int else None, one_line(reply["message"]))
+        return CandidateFailure(kind, place if type(place) is int else None, printable(one_line(reply["message"])))
     except (ValueError, KeyError, TypeError, RecursionError, AttributeError):
         return CandidateFailure("reply", None, "the worker said what could not be read")
 

@@ -203,7 +203,7 @@ def _hardware(config: DictConfig, batch: BatchSizes) -> str:
 
 def _check_reward(config: DictConfig) -> None:
     if OmegaConf.is_missing(config.reward, "name") or not isinstance(config.reward.name, str):
-        if "path" in config.reward:
+        if "path" in config.reward.keys():  # noqa: SIM118  # `in` is False where no value is set
             raise UserError("reward.path is not set; name a candidate's file, as in reward.path=winner.py")
         raise UserError("reward.name is not set; name your function, as in reward.name=my_module.my_reward")
     name = config.reward.name
