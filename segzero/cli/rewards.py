@@ -106,17 +106,16 @@ def _settings(
 ) -> "tuple[SearchSettings, Proposer]":
     """Check the options."""
     from rewards import get_rubric
-    from rewards.search.candidate import parse_candidate
+    from rewards.search.candidate import read_candidate
     from segzero.policy.chat_server import ChatServer, split_address
     from segzero.reward_search.llm import LanguageModel
-    from segzero.reward_search.loop import read_source
     from segzero.reward_search.proposers import LlmProposer, OfflineProposer
     from segzero.reward_search.settings import SearchSettings
 
     if bool(writer.llm) == writer.offline:
         raise UserError("say who writes the candidates: --offline, or --llm http://HOST:PORT/v1")
     if base.endswith(".py"):
-        parse_candidate(read_source(base))
+        read_candidate(base)
         base = str(Path(base).absolute())
     else:
         get_rubric(base)
@@ -180,12 +179,11 @@ def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A candidate: a reward in the language of the search.")],
 ) -> None:
     """Check a candidate: its language, and the gates that a reward must pass before a training."""
-    from rewards.search.candidate import parse_candidate
+    from rewards.search.candidate import read_candidate
     from rewards.search.gates import try_gates
     from rewards.search.sandbox import Sandbox
-    from segzero.reward_search.loop import read_source
 
-    candidate = parse_candidate(read_source(str(file)))
+    candidate = read_candidate(file)
     with Sandbox(candidate) as sandbox:
         report = try_gates(sandbox.score)
     masks = "compares masks" if candidate.needs_masks else "needs no masks"

@@ -20,14 +20,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rewards.search.candidate import read_candidate
 from rewards.search.expressions import PRESET_GENOMES, render
-from segzero.errors import UserError
 from segzero.io import write_atomically, write_json
 from segzero.reward_search.assessment import assess, score_groups
 from segzero.reward_search.comparison import Comparison, compare_finals
 from segzero.reward_search.halving import choose_finalists, halve, plan_trials, trials_seconds
 from segzero.reward_search.proposers import BASE, Proposal, Proposer
-from segzero.reward_search.records import SearchCandidate, read_candidate, source_file, write_candidate
+from segzero.reward_search.records import SearchCandidate, read_record, source_file, write_record
 from segzero.reward_search.rollouts import AnswerGroup
 from segzero.reward_search.settings import SearchSettings
 from segzero.reward_search.trials import (
@@ -120,22 +120,14 @@ def search(
 
 def _base(out: Path, settings: SearchSettings, groups: Sequence[AnswerGroup]) -> SearchCandidate:
     """Judge the base; a preset is judged by its rendering in the candidates' language."""
-    known = read_candidate(out, BASE)
+    known = read_record(out, BASE)
     if known is not None:
         return known
     is_file = settings.base.endswith(".py")
-    source = read_source(settings.base) if is_file else render(PRESET_GENOMES[settings.base])
+    source = read_candidate(settings.base).source if is_file else render(PRESET_GENOMES[settings.base])
     base = assess(SearchCandidate(BASE, 0, (), "base", source), groups)
-    write_candidate(out, base)
+    write_record(out, base)
     return base
-
-
-def read_source(path: str) -> str:
-    """Read a candidate's file."""
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the candidate {path}: {error}") from error
 
 
 def _propose(
@@ -147,7 +139,7 @@ def _propose(
         if iteration > 1 and clock.spent(share):
             run.remarks.append(f"time was over before iteration {iteration} of {settings.iterations}")
             return
-        known = [read_candidate(run.out, f"{iteration:02}-{place:02}") for place in range(1, settings.candidates + 1)]
+        known = [read_record(run.out, f"{iteration:02}-{place:02}") for place in range(1, settings.candidates + 1)]
         proposals: Sequence[Proposal | None] = [None] * settings.candidates
         if None in known:
             proposals = proposer.propose(iteration, settings.candidates, [run.base, *run.candidates])
@@ -158,7 +150,7 @@ def _propose(
                 id = f"{iteration:02}-{place:02}"
                 new = SearchCandidate(id, iteration, proposal.parents, proposal.origin, proposal.source)
                 one = assess(new, groups)
-                write_candidate(run.out, one)
+                write_record(run.out, one)
             judged.append(one)
         run.candidates += judged
         usable = [one for one in judged if not one.problem]

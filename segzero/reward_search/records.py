@@ -41,14 +41,14 @@ class SearchCandidate:
         return self.fit.score if self.fit is not None and not self.problem else -1.0
 
 
-def write_candidate(out: Path, candidate: SearchCandidate) -> None:
+def write_record(out: Path, candidate: SearchCandidate) -> None:
     """Write both files, the source first."""
     rest = asdict(candidate)
     write_atomically(source_file(out, candidate.id), rest.pop("source").encode("utf-8", "backslashreplace"))
     write_json(out / FOLDER / f"{candidate.id}.json", rest, indent=1)
 
 
-def read_candidate(out: Path, id: str) -> SearchCandidate | None:
+def read_record(out: Path, id: str) -> SearchCandidate | None:
     """Read a candidate; None if the search has not come to it."""
     file, source = out / FOLDER / f"{id}.json", source_file(out, id)
     if not (file.is_file() and source.is_file()):

@@ -3,7 +3,7 @@
 A trial that was begun goes on from its last checkpoint, and what is finished is read from its files:
 
 trials/01-03/run/metrics.jsonl    rewards, and the validation on questions that choose among trials
-trials/01-03/trial.json           the seconds that it took
+trials/01-03/trial.json           the seconds that it took, and in how many calls
 trials/01-03/train.log            the output
 """
 
@@ -25,7 +25,7 @@ from segzero.reward_search.settings import SearchSettings
 from segzero.training import checkpoints, metrics_log
 
 START_SECONDS, STEP_SECONDS, FINAL_SECONDS = 35.0, 2.5, 40.0  # until something is measured: two cores, shipped models
-RISE, FALL = 0.02, 0.01  # of reward, as a share of its size, and of the held-out score: less is chance
+RISE, FALL = 0.03, 0.02  # of reward, as a share of its size, and of the held-out score: less is chance
 VALIDATION = ("val/giou", "val/n_acc")
 
 
@@ -43,6 +43,7 @@ class TrainingTrial:
     giou: tuple[tuple[float, float], ...]  # step, validation; step 0 is before the training
     n_acc: tuple[tuple[float, float], ...]
     seconds: float
+    calls: int = 1  # of `segzero train`, each of which starts processes anew
 
     @property
     def held_out(self) -> list[tuple[float, float]]:
@@ -95,8 +96,8 @@ class TrialRunner:
         if not _reached(run, steps):
             begin = time.monotonic()
             self._call(folder / "train.log", "train", *self._train_arguments(run, reward, steps, seed))
-            spent = _seconds(known) + time.monotonic() - begin
-            write_json(known, {"seconds": round(spent, 1), "steps": steps})
+            seconds, calls = _spent(known)
+            write_json(known, {"seconds": round(seconds + time.monotonic() - begin, 1), "calls": calls + 1})
         return read_trial(folder, steps)
 
     def evaluate(self, folder: Path, steps: int) -> list[Row]:
@@ -152,7 +153,7 @@ def read_trial(folder: Path, steps: int) -> TrainingTrial:
         return tuple(sorted((step, value) for step, value in found.items() if step <= steps))
 
     giou, n_acc = (column(name) for name in VALIDATION)
-    return TrainingTrial(folder.name, steps, column("reward/mean"), giou, n_acc, _seconds(folder / "trial.json"))
+    return TrainingTrial(folder.name, steps, column("reward/mean"), giou, n_acc, *_spent(folder / "trial.json"))
 
 
 def _reached(run: Path, steps: int) -> bool:
@@ -162,11 +163,13 @@ def _reached(run: Path, steps: int) -> bool:
     return validated and bool(checkpoints.steps(run)) and checkpoints.steps(run)[-1] >= steps
 
 
-def _seconds(file: Path) -> float:
+def _spent(file: Path) -> tuple[float, int]:
+    """Seconds that a trial took so far, and the calls; nothing before the first has ended."""
     try:
-        return float(json.loads(file.read_bytes())["seconds"])
+        row = json.loads(file.read_bytes())
+        return float(row["seconds"]), int(row["calls"])
     except (OSError, ValueError, KeyError, TypeError):
-        return 0.0
+        return 0.0, 0
 
 
 def _complaint(log: Path) -> str:
@@ -177,8 +180,9 @@ def _complaint(log: Path) -> str:
 
 
 def step_seconds(trials: Sequence[TrainingTrial], default: float = STEP_SECONDS) -> float:
-    """Seconds of a step, from the trials there are, start included; the default before the first."""
-    known = [(trial.seconds - START_SECONDS) / trial.steps for trial in trials if trial.seconds > START_SECONDS]
+    """Seconds of a step without the start of a training, from the trials there are; the default before the first."""
+    known = [(trial.seconds - START_SECONDS * trial.calls) / trial.steps for trial in trials]
+    known = [seconds for seconds in known if seconds > 0]
     return float(np.median(known)) if known else default
 
 

@@ -108,9 +108,9 @@ def test_check_says_what_is_wrong(run_segzero, tmp_path):
     code, out, _ = run_segzero("rewards", "check", weak)
     assert code == 1 and "needs no masks; fails the gates" in out and "\n- nothing there: " in out
     code, _, err = run_segzero("rewards", "check", wrong)
-    assert code == 2 and "line 1: no import" in err and err.count("\n") == 1
+    assert code == 2 and "wrong.py, line 1: no import" in err and err.count("\n") == 1
     code, _, err = run_segzero("rewards", "check", tmp_path / "none.py")
-    assert code == 2 and "cannot read" in err
+    assert code == 2 and "no reward could be read" in err
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_check_says_what_is_wrong(run_segzero, tmp_path):
         ((), "say who writes the candidates: --offline, or --llm"),
         (("--offline", "--llm", "http://127.0.0.1:9/v1"), "say who writes the candidates"),
         (("--offline", "--base", "sofd"), "did you mean 'soft'?"),
-        (("--offline", "--base", "none.py"), "cannot read the candidate none.py"),
+        (("--offline", "--base", "none.py"), "no reward could be read from none.py"),
         (("--offline", "--data", "nowhere"), "no train*.parquet in nowhere"),
         (("--llm", "127.0.0.1"), "is not a server's address"),
     ],

@@ -11,7 +11,7 @@ from segzero.policy.chat_server import ChatServer
 from segzero.reward_search.llm import LanguageModel
 from segzero.reward_search.loop import Clock, lineage, search
 from segzero.reward_search.proposers import LlmProposer, OfflineProposer
-from segzero.reward_search.records import read_candidate
+from segzero.reward_search.records import read_record
 from segzero.reward_search.report import write_report
 from segzero.reward_search.settings import SearchSettings, begin
 from tests.helpers.policy_server import ScriptedPolicyServer
@@ -79,11 +79,11 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_end(groups, tmp_path):
 
     with pytest.raises(Stop):
         search(out, SETTINGS, groups, StoppingProposer(0), Clock(None), trains=False)
-    kept = read_candidate(out, "01-03")
+    kept = read_record(out, "01-03")
     (out / "candidates" / "01-06.json").unlink()  # it was stopped in the middle of an iteration
     again = search(out, SETTINGS, groups, OfflineProposer(0), Clock(None), trains=False)
     assert [one.source for one in again.candidates] == [one.source for one in whole.candidates]
-    assert read_candidate(out, "01-03") == kept  # with the seconds of the first call
+    assert read_record(out, "01-03") == kept  # with the seconds of the first call
     assert again.winner and whole.winner and again.winner.id == whole.winner.id
 
 

@@ -36,10 +36,14 @@ def test_a_trial_is_read_from_its_run(tmp_path):
     ]
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (tmp_path / "trial.json").write_text('{"seconds": 12.5, "steps": 4}')
+    (tmp_path / "trial.json").write_text('{"seconds": 12.5, "calls": 2}')
     read = read_trial(tmp_path, 4)
     assert [value for _, value in read.rewards] == pytest.approx([1.1, 1.2, 1.3, 1.5])
-    assert read.held_out == [(0.0, 0.375), (4.0, 0.625)] and read.score == 0.625 and read.seconds == 12.5
+    assert (
+        read.held_out == [(0.0, 0.375), (4.0, 0.625)]
+        and read.score == 0.625
+        and (read.seconds, read.calls) == (12.5, 2)
+    )
 
 
 def test_without_a_question_that_nothing_fits_the_score_is_giou():
@@ -52,7 +56,7 @@ def test_reward_up_and_held_out_down_is_a_finding():
     assert "fell from 0.500 to 0.400" in trial("a", 0.4, rising).hacking
     assert not trial("a", 0.6, rising).hacking  # both rise
     assert not trial("a", 0.4, rising[::-1]).hacking  # both fall
-    assert not trial("a", 0.495, rising).hacking  # chance
+    assert not trial("a", 0.485, rising).hacking  # chance
     assert not trial("a", 0.4, (1.0, 1.0, 1.01, 1.01)).hacking
 
 
@@ -76,6 +80,7 @@ def test_a_search_without_comparison_plans_none():
 
 def test_the_seconds_of_a_step_are_measured():
     assert step_seconds([]) == 2.5 and step_seconds([trial("a", 0.5)]) == (60 - 35) / 4
+    assert step_seconds([replace(trial("a", 0.5), seconds=90.0, calls=2)]) == (90 - 70) / 4
 
 
 def test_finalists_are_the_best_of_those_that_differ():
