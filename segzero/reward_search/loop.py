@@ -25,12 +25,13 @@ from rewards.search.expressions import PRESET_GENOMES, render
 from segzero.io import write_atomically, write_json
 from segzero.reward_search.assessment import assess, score_groups
 from segzero.reward_search.comparison import Comparison, compare_finals
-from segzero.reward_search.halving import choose_finalists, halve, plan_trials, trials_seconds
+from segzero.reward_search.halving import choose_finalists, finals_seconds, halve, plan_trials
 from segzero.reward_search.proposers import BASE, Proposal, Proposer
 from segzero.reward_search.records import SearchCandidate, read_record, source_file, write_record
 from segzero.reward_search.rollouts import AnswerGroup
 from segzero.reward_search.settings import SearchSettings
 from segzero.reward_search.trials import (
+    START_SECONDS,
     TrainingTrial,
     TrialFailed,
     TrialRunner,
@@ -54,6 +55,7 @@ class SearchRun:
     base: SearchCandidate
     candidates: list[SearchCandidate] = field(default_factory=list)
     trials: list[TrainingTrial] = field(default_factory=list)  # the longest of each candidate
+    finals: list[TrainingTrial] = field(default_factory=list)  # of winner and base
     failed_trials: dict[str, str] = field(default_factory=dict)  # candidate -> why
     winner: SearchCandidate | None = None
     comparison: Comparison | None = None
@@ -62,8 +64,8 @@ class SearchRun:
 
     @property
     def hacking(self) -> list[tuple[str, str]]:
-        """Candidates whose reward rose while their held-out score fell, with the finding."""
-        return [(trial.name, trial.hacking) for trial in self.trials if trial.hacking]
+        """Trainings whose reward rose while their held-out score fell, with the finding."""
+        return [(trial.name, trial.hacking) for trial in [*self.trials, *self.finals] if trial.hacking]
 
 
 @dataclass(frozen=True)
@@ -178,30 +180,39 @@ def _try(run: SearchRun, runner: TrialRunner, groups: Sequence[AnswerGroup], clo
     left = choose_finalists(run.candidates, plan.finalists, lambda one: score_groups(one.source, groups))
     say(f"trials of {', '.join(one.id for one in left)}")
     for steps in (settings.trial_steps, settings.final_steps):
-        tried = []
-        for one in left:
-            try:
-                source = str(source_file(run.out, one.id))
-                trial = runner.train(run.out / "trials" / one.id, source, steps, settings.seed)
-            except TrialFailed as error:
-                run.failed_trials[one.id] = str(error)
-                say(f"{one.id} failed in training: {error}")
-                continue
-            tried.append((one, trial))
-            run.trials = [*(other for other in run.trials if other.name != trial.name), trial]
-            say(f"{one.id} after {steps} steps: held-out {trial.score:.3f}; {trial.seconds:.0f} s in all")
-            if trial.hacking:
-                say(f"{one.id}: {trial.hacking}")
+        tried = _try_each(run, runner, left, steps, clock, say)
         if not tried:
             return
         run.winner = min(tried, key=lambda pair: (-pair[1].score, pair[0].id))[0]
-        left = halve(tried)
         if len(tried) == 1:
             return
-        rest = trials_seconds(len(left), settings.trial_steps, step_seconds(run.trials)) / 2
-        if clock.left < rest:
-            run.remarks.append(f"time was over before the trials of {settings.final_steps} steps")
-            return
+        left = halve(tried)
+
+
+def _try_each(
+    run: SearchRun, runner: TrialRunner, candidates: Sequence[SearchCandidate], steps: int, clock: Clock, say: Say
+) -> list[tuple[SearchCandidate, TrainingTrial]]:
+    """Train with each of the candidates, as long as there is time for it and for one seed of the comparison."""
+    settings, tried = run.settings, []
+    for place, one in enumerate(candidates):
+        step = step_seconds(run.trials)
+        needed = START_SECONDS + settings.trial_steps * step
+        needed += finals_seconds(min(1, settings.seeds), settings.final_steps, step)
+        if run.trials and clock.left < needed:
+            run.remarks.append(f"time was over after {place} of {len(candidates)} trials of {steps} steps")
+            break
+        try:
+            trial = runner.train(run.out / "trials" / one.id, str(source_file(run.out, one.id)), steps, settings.seed)
+        except TrialFailed as error:
+            run.failed_trials[one.id] = str(error)
+            say(f"{one.id} failed in training: {error}")
+            continue
+        tried.append((one, trial))
+        run.trials = [*(other for other in run.trials if other.name != trial.name), trial]
+        say(f"{one.id} after {steps} steps: held-out {trial.score:.3f}; {trial.seconds:.0f} s in all")
+        if trial.hacking:
+            say(f"{one.id}: {trial.hacking}")
+    return tried
 
 
 def _compare(run: SearchRun, runner: TrialRunner, clock: Clock, say: Say) -> None:
@@ -219,7 +230,7 @@ def _compare(run: SearchRun, runner: TrialRunner, clock: Clock, say: Say) -> Non
         for name, reward in names.items():
             folder = run.out / "final" / f"{name}-{seed}"
             try:
-                runner.train(folder, reward, settings.final_steps, settings.seed + seed)
+                run.finals.append(runner.train(folder, reward, settings.final_steps, settings.seed + seed))
                 rows[name].append(runner.evaluate(folder, settings.final_steps))
             except TrialFailed as error:
                 if name == "base":

@@ -17,6 +17,7 @@ from segzero.reward_search.llm import usage
 from segzero.reward_search.loop import SearchRun, lineage
 from segzero.reward_search.records import SearchCandidate
 from segzero.reward_search.rollouts import AnswerGroup
+from segzero.reward_search.trials import TrainingTrial
 from segzero.viz.charts import COLOURS, Line, chart
 from segzero.viz.html import page, picture, side_by_side, table, text
 from segzero.viz.panel import draw_panel
@@ -35,8 +36,9 @@ def report_page(run: SearchRun, groups: Sequence[AnswerGroup]) -> str:
     parts = [f"<h1>Search for a reward <small>{text(_outcome(run))}</small></h1>", f"<p>{text(run.settings.task)}</p>"]
     if run.comparison is not None:
         parts += ["<h2>The winner against the base</h2>", _comparison(run.comparison)]
+        parts += [_curves(run.finals, "Held-out score", "Reward of the answers it tries")]
     if run.hacking:
-        parts += ["<h2>Reward hacking</h2>", table(("candidate", "finding"), run.hacking)]
+        parts += ["<h2>Reward hacking</h2>", table(("training", "finding"), run.hacking)]
     if run.trials or run.failed_trials:
         parts += ["<h2>Trials</h2>", _trials(run)]
     if run.winner is not None:
@@ -91,20 +93,22 @@ def _trials(run: SearchRun) -> str:
     ]
     rows += [(name, "-", "-", "failed", "-", "-", "-", why) for name, why in run.failed_trials.items()]
     head = ("candidate", "steps", "score before", "score", "gIoU", "N-acc", "seconds", "finding")
-    shown = sorted(run.trials, key=lambda one: (-one.steps, -one.score))[: len(COLOURS)]
-    drawings = [
-        chart(title, [line for line in lines if line.points])
-        for title, lines in (
-            ("Held-out score", [Line(trial.name, trial.held_out) for trial in shown]),
-            ("Reward of the answers it tries", [Line(trial.name, trial.rewards, 5) for trial in shown]),
-        )
-        if any(line.points for line in lines)
-    ]
     explained = (
         "<p>The score is the mean of gIoU and N-acc over questions that no training has seen; rewards of different "
         "candidates are not on one scale.</p>"
     )
-    return explained + table(head, rows) + side_by_side(drawings)
+    best = sorted(run.trials, key=lambda one: (-one.steps, -one.score))
+    return explained + table(head, rows) + _curves(best, "Held-out score", "Reward of the answers it tries")
+
+
+def _curves(trials: Sequence[TrainingTrial], of_score: str, of_reward: str) -> str:
+    """Draw the held-out score and the reward by step, of as many trainings as there are colours."""
+    shown = trials[: len(COLOURS)]
+    charts = (
+        (of_score, [Line(trial.name, trial.held_out) for trial in shown]),
+        (of_reward, [Line(trial.name, trial.rewards, 5) for trial in shown]),
+    )
+    return side_by_side(chart(title, lines) for title, lines in charts if any(line.points for line in lines))
 
 
 def _winner(run: SearchRun, winner: SearchCandidate) -> str:

@@ -94,7 +94,7 @@ def test_the_whole_search(data):
     assert compared["name"] == "gIoU" and compared["low"] <= compared["difference"] <= compared["high"]
     assert (evidence["comparison"]["seeds"], evidence["comparison"]["questions"]) == (1, 4)
     page = (out / "report.html").read_text()
-    assert "The winner against the base" in page and page.count("<svg") == 2
+    assert "The winner against the base" in page and page.count("<svg") == 4
     assert (out / "final" / "base-1" / "run" / "reward.py").read_text() == render(WEAK)
 
 
