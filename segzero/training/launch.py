@@ -102,7 +102,7 @@ def prepare_environment(config: DictConfig) -> None:
     write_atomically(run / "config.yaml", OmegaConf.to_yaml(config).encode())
     reward = find_reward(config.reward.name)
     if isinstance(reward, CandidateReward):
-        write_atomically(run / "reward.py", reward.candidate.source.encode())
+        write_atomically(run / "candidate.py", reward.candidate.source.encode())
     settings = {
         "VERL_USE_EXTERNAL_MODULES": PLUGIN,  # a failure stops the process; in the entry point verl would ignore it
         "VERL_ENGINE_VENDOR": "segzero",

@@ -28,5 +28,5 @@ def test_two_steps_with_a_candidate(scenes, tmp_path):
     for row in (first, second):
         assert row["reward/words/mean"] > 0 and 0 <= row["reward/masks/mean"] <= 3
         assert row["actor/grad_norm"] > 0
-    assert (run / "reward.py").read_text() == SOURCE
+    assert (run / "candidate.py").read_text() == SOURCE
     assert yaml.safe_load((run / "config.yaml").read_text())["reward"]["name"] == str(file)
