@@ -7,7 +7,6 @@ what went wrong. It is never shown by which figure trainings are judged.
 "def reward(answer, truth):\\n    return {'a': 1.0}\\n"
 """
 
-import ast
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -142,23 +141,14 @@ def cut_code(reply: str) -> str:
     begin = next((place for place, line in enumerate(lines) if _BEGIN.match(line)), None)
     if begin is None:
         return reply
-    for end in range(len(lines), max(begin, len(lines) - 60), -1):  # words may follow
-        code = _tidy("\n".join(lines[begin:end]))
-        if "def reward" in code and _parses(code):
-            return code
-    return _tidy("\n".join(lines[begin:]))
+    end = len(lines)
+    while end > begin and lines[end - 1][:1] not in (" ", "\t", "}", ")"):  # words may follow the last function's body
+        end -= 1
+    return _tidy("\n".join(lines[begin:end]))
 
 
 def _tidy(code: str) -> str:
     return code.strip("\n").rstrip() + "\n"
-
-
-def _parses(code: str) -> bool:
-    try:
-        ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
 
 
 def _answers(answers: Sequence[JudgedAnswer]) -> str:
