@@ -146,7 +146,7 @@ def _search(
     from segzero.reward_search.loop import search as run_search
     from segzero.reward_search.preparation import prepare_data, record_answers
 
-    samples = prepare_data(out, _scenes(out, settings) if data == "scenes" else Path(data), settings)
+    samples = prepare_data(out, _scenes(out, settings) if data == "scenes" else Path(data), settings, rollouts)
     begin = time.monotonic()
     groups = record_answers(out, samples, settings, rollouts)
     answers = sum(len(group.texts) for group in groups)

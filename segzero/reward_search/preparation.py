@@ -1,6 +1,6 @@
 """Data of a search, split into what trains, what chooses and what compares; and the recorded answers."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -26,21 +26,33 @@ MOST_TOKENS = 512  # of a sampled answer
 ROLLOUTS = "rollouts.jsonl"
 
 
-def prepare_data(out: Path, data: Path, settings: SearchSettings) -> list[Sample]:
+def prepare_data(out: Path, data: Path, settings: SearchSettings, recorded: Path | None = None) -> list[Sample]:
     """Write train.parquet, val.parquet (to choose trials by) and the test's samples; returns those for training.
 
-    The samples of `val*.parquet` take turns: one helps to choose, the next to compare.
+    The samples of `val*.parquet` take turns: one helps to choose, the next to compare. Training samples that a run's
+    file `recorded` has answers to come first.
     """
     train, val, test = out / "data" / "train.parquet", out / "data" / "val.parquet", out / "test" / "samples.parquet"
     if not (train.is_file() and val.is_file() and test.is_file()):
         most = settings.batch * settings.final_steps * 2
-        training = prepare_samples(from_parquet(data / "train*.parquet"), most)
+        training = prepare_samples(_training_samples(data / "train*.parquet", settings.questions, recorded), most)
         held_out = prepare_samples(from_parquet(data / "val*.parquet"), 2 * settings.held_out)
         if len(held_out) < 2:
             raise UserError(f"{data}: val*.parquet must hold two samples at least, to choose by and to compare on")
         for samples, file in ((training, train), (held_out[::2], val), (held_out[1::2], test)):
             to_parquet(samples, file)
     return list(from_parquet(train))
+
+
+def _training_samples(files: Path, questions: int, recorded: Path | None) -> Iterator[Sample]:
+    """Read the training samples, first those with recorded answers, up to so many of them."""
+    first: set[str] = set()
+    if recorded is not None:
+        texts = recorded_texts(recorded)
+        for sample in islice((sample for sample in from_parquet(files) if sample.id in texts), questions):
+            first.add(sample.id)
+            yield sample
+    yield from (sample for sample in from_parquet(files) if sample.id not in first)
 
 
 def record_answers(

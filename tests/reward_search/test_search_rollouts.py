@@ -89,6 +89,10 @@ def test_questions_to_choose_by_and_to_compare_on_differ(tmp_path):
     assert (
         len(training) == 5 and choose == [one.id for one in made[:8:2]] and compare == [one.id for one in made[1:8:2]]
     )
+    rows = [{"sample": "tiny-3-4", "best": {"text": "x"}, "worst": {"text": "y"}}]
+    (tmp_path / "run.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    training = prepare_data(tmp_path / "recorded", tmp_path / "data", SETTINGS, tmp_path / "run.jsonl")
+    assert [sample.id for sample in training] == ["tiny-3-4", *(f"tiny-3-{number}" for number in range(4))]
     with pytest.raises(UserError, match="two samples at least"):
         to_parquet(made[:1], tmp_path / "few" / "val.parquet")
         to_parquet(made, tmp_path / "few" / "train.parquet")
