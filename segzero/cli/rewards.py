@@ -84,22 +84,23 @@ def search(
     from segzero.reward_search.settings import begin
 
     clock, begun = Clock(size.minutes), time.monotonic()
-    settings, proposer = _settings(task, base, policy, segmenter, out, writer, size)
+    models = {"policy": policy_or_shipped(policy), "segmenter": segmenter_or_shipped(segmenter)}
+    sources = {"data": data, "rollouts": str(rollouts or ""), **models}
+    settings, proposer = _settings(task, base, sources, out, writer, size)
     with lock(out, f"another search is at work in {out}; wait for it, or choose another --out"):
         begin(out, settings)
-        run = _search(data, rollouts, settings, proposer, clock, out, trains=size.finalists > 0)
-        report = write_report(run[0], run[1])
+        run, groups = _search(settings, proposer, clock, out, trains=size.finalists > 0)
+        report = write_report(run, groups)
     console.print(f"{(time.monotonic() - begun) / 60:.1f} min; look at {report}")
-    if run[0].winner is None:
+    if run.winner is None:
         raise typer.Exit(1)
-    _say_winner(run[0])
+    _say_winner(run)
 
 
 def _settings(
     task: str,
     base: str,
-    policy: str | None,
-    segmenter: str | None,
+    sources: dict[str, str],
     out: Path,
     writer: WriterOptions,
     size: SizeOptions,
@@ -129,26 +130,21 @@ def _settings(
         name = str(server.pick_model(writer.llm_model or named)["id"])
         llm = f"{name}@{url}"
         proposer = LlmProposer(LanguageModel(server, name, out), task)
-    settings = SearchSettings(task, base, policy_or_shipped(policy), segmenter_or_shipped(segmenter), llm=llm, **given)
-    return settings, proposer
+    return SearchSettings(task, base, llm=llm, **sources, **given), proposer
 
 
 def _search(
-    data: str,
-    rollouts: Path | None,
-    settings: "SearchSettings",
-    proposer: "Proposer",
-    clock: "Clock",
-    out: Path,
-    trains: bool,
+    settings: "SearchSettings", proposer: "Proposer", clock: "Clock", out: Path, trains: bool
 ) -> "tuple[SearchRun, list[AnswerGroup]]":
     """Prepare the data, record answers and search."""
     from segzero.reward_search.loop import search as run_search
     from segzero.reward_search.preparation import prepare_data, record_answers
 
-    samples = prepare_data(out, _scenes(out, settings) if data == "scenes" else Path(data), settings, rollouts)
+    recorded = Path(settings.rollouts) if settings.rollouts else None
+    data = _scenes(out, settings) if settings.data == "scenes" else Path(settings.data)
+    samples = prepare_data(out, data, settings, recorded)
     begin = time.monotonic()
-    groups = record_answers(out, samples, settings, rollouts)
+    groups = record_answers(out, samples, settings, recorded)
     answers = sum(len(group.texts) for group in groups)
     spent = time.monotonic() - begin
     console.print(f"{answers} recorded answers to {len(groups)} questions; {spent:.0f} s")

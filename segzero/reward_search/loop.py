@@ -219,7 +219,8 @@ def _compare(run: SearchRun, runner: TrialRunner, clock: Clock, say: Say) -> Non
     """Train winner and base from several seeds, as many as there is time for, and compare their answers."""
     assert run.winner is not None
     settings = run.settings
-    names = {"base": settings.base, "winner": str(source_file(run.out, run.winner.id))}
+    base = str(source_file(run.out, BASE)) if settings.base.endswith(".py") else settings.base
+    names = {"base": base, "winner": str(source_file(run.out, run.winner.id))}
     rows: dict[str, list[Any]] = {name: [] for name in names}
     longest = 0.0
     for seed in range(1, settings.seeds + 1):

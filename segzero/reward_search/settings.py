@@ -18,6 +18,8 @@ class SearchSettings:
     base: str  # a preset's name, or a candidate's file
     policy: str
     segmenter: str
+    data: str = "scenes"  # as it was named
+    rollouts: str = ""  # a run's file of answers; empty: answers are sampled afresh
     llm: str = ""  # the model's name and the server's address; empty: offline
     candidates: int = 16  # of an iteration
     iterations: int = 4

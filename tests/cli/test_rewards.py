@@ -95,7 +95,7 @@ def test_the_whole_search(data):
     assert (evidence["comparison"]["seeds"], evidence["comparison"]["questions"]) == (1, 4)
     page = (out / "report.html").read_text()
     assert "The winner against the base" in page and page.count("<svg") == 4
-    assert (out / "final" / "base-1" / "run" / "reward.py").read_text() == render(WEAK)
+    assert (out / "final" / "base-1" / "run" / "candidate.py").read_text() == render(WEAK)
 
 
 def test_check_says_what_is_wrong(run_segzero, tmp_path):
