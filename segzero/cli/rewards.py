@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -85,7 +85,7 @@ def search(
 
     clock, begun = Clock(size.minutes), time.monotonic()
     models = {"policy": policy_or_shipped(policy), "segmenter": segmenter_or_shipped(segmenter)}
-    sources = {"data": data, "rollouts": str(rollouts or ""), **models}
+    sources: dict[str, Any] = {"data": data, "rollouts": str(rollouts or ""), **models}
     settings, proposer = _settings(task, base, sources, out, writer, size)
     with lock(out, f"another search is at work in {out}; wait for it, or choose another --out"):
         begin(out, settings)
@@ -100,7 +100,7 @@ def search(
 def _settings(
     task: str,
     base: str,
-    sources: dict[str, str],
+    sources: dict[str, Any],
     out: Path,
     writer: WriterOptions,
     size: SizeOptions,
