@@ -116,6 +116,7 @@ def test_seeds_are_pooled_by_question():
     # In each question the seeds cancel: other questions would say the same.
     assert giou.low == pytest.approx(0) and giou.high == pytest.approx(0) and not compared.better
     better = compare_finals(base, [rows(0.3, 0.6, 0.7), rows(0.4, 0.5, 0.6)])
+    assert compared.with_seeds[0] == pytest.approx(-0.1) and compared.with_seeds[1] == pytest.approx(0.1)
     assert better.better and 0 < better.figures[0].low <= better.figures[0].difference <= better.figures[0].high
 
 
