@@ -13,6 +13,7 @@ rewards.search.candidate.CandidateRefused: line 1: no import; math and the helpe
 
 import ast
 import hashlib
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,8 +62,11 @@ def printable(text: str) -> str:
 def parse_candidate(source: str) -> Candidate:
     """Parse a candidate's source; nothing of it is run. Raises CandidateRefused in one line."""
     try:
-        tree = _parse(source)
-        check_module(tree)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's, about the source
+            tree = _parse(source)
+            check_module(tree)
+            _compile(tree)
     except Refusal as refusal:
         raise CandidateRefused(f"line {refusal.line}: {refusal.problem}") from None
     constants = {}
@@ -108,6 +112,16 @@ def _parse(source: str) -> ast.Module:
                 raise Refusal(line, f"more than {language.MAX_DEPTH} brackets inside each other")
     try:
         return ast.parse(source)
+    except SyntaxError as error:
+        raise Refusal(error.lineno or 1, f"no Python: {one_line(error.msg, 120)}") from None
+    except (ValueError, MemoryError, RecursionError, OverflowError) as error:
+        raise Refusal(1, f"no Python: {one_line(error, 120)}") from None
+
+
+def _compile(tree: ast.Module) -> None:
+    """Refuse what only Python's compiler sees, such as a break outside a loop. The code is thrown away."""
+    try:
+        compile(tree, "<candidate>", "exec")
     except SyntaxError as error:
         raise Refusal(error.lineno or 1, f"no Python: {one_line(error.msg, 120)}") from None
     except (ValueError, MemoryError, RecursionError, OverflowError) as error:

@@ -1,5 +1,8 @@
 """The language of candidates: what is taken, what is refused, and in which line."""
 
+import random
+import re
+
 import pytest
 
 from rewards.search import language
@@ -94,6 +97,7 @@ def inside(*lines: str) -> str:
         (inside("# " + "a" * 17000), "line 1: a source of 17,0"),
         (inside("x = (1"), "line 2: no Python: '(' was never closed"),
         (inside("x = [1]", "x[0] *= 3"), "line 3: write it as an assignment"),
+        (inside("x = 1", "break"), "line 3: no Python: 'break' outside loop"),
         ("def reward(answer, truth: open('x')): return {}", "line 1: a type must be made of bool"),
     ],
 )
@@ -116,3 +120,40 @@ def test_a_file(tmp_path):
         read_candidate(file)
     file.write_text(WHOLE)
     assert read_candidate(file) == parse_candidate(WHOLE)
+
+
+def test_mutations_of_a_candidate_are_read_or_refused():
+    """Pieces left out, doubled, exchanged or replaced by odd ones."""
+    draw = random.Random(17)
+    pieces = re.findall(r"\w+|\s+|.", WHOLE)
+    odd = [
+        "__class__",
+        "(",
+        ")",
+        "[",
+        "lambda:",
+        ":=",
+        "**",
+        "\x00",
+        "\ud800",
+        "é",
+        "\n",
+        "    ",
+        "yield",
+        "*",
+        "1e999",
+    ]
+    whole = refused = 0
+    for _ in range(1500):
+        mutant = list(pieces)
+        for _ in range(draw.randint(1, 3)):
+            place, other = draw.randrange(len(mutant)), draw.randrange(len(mutant))
+            mutant[place] = draw.choice(["", mutant[place] * 2, mutant[other], draw.choice(odd)])
+        try:
+            candidate = parse_candidate("".join(mutant))
+            whole += 1
+            assert candidate.summary.isprintable()
+        except CandidateRefused as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert whole > 100 and refused > 500

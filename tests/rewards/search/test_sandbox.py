@@ -1,17 +1,21 @@
 """The sandbox: what a candidate is told, what comes back, and what becomes of workers that fail."""
 
+import platform
 import time
 
 import numpy as np
 import pytest
 
 from rewards import Case
-from rewards.search.candidate import parse_candidate
+from rewards.search import sandbox as sandboxes
+from rewards.search.candidate import Candidate, parse_candidate
+from rewards.search.confinement import filter_system_calls
 from rewards.search.language import EXAMPLE
 from rewards.search.sandbox import CandidateFailure, Sandbox, SandboxLimits
 from segzero.answer import Answer, Instance, Phrase, render_answer
 from segzero.masks import box_rle
 from segzero.sample import Object, Sample
+from tests.helpers import breakouts
 
 TRUE = ((100, 100, 300, 300), (500, 500, 700, 600))
 SAMPLE = Sample(
@@ -173,3 +177,33 @@ def test_no_worker_outlives_its_sandbox():
         sandbox.score([case(written())])
         process = sandbox._worker.process
     assert process.poll() is not None
+
+
+def test_what_this_machine_cannot_take_is_said(monkeypatch, caplog):
+    """A kernel without the filter, as the worker reports it; the limits hold alone."""
+    start = "from rewards.search import confinement\nconfinement.filter_system_calls = lambda: 'not here'\nrunpy.run_"
+    monkeypatch.setattr(sandboxes, "_START", sandboxes._START.replace("runpy.run_", start))
+    grows = body("x = [0]", "for _ in range(60):", "    x = x + x", "return {'a': 1.0}")
+    with Sandbox(body("return {'a': 1.0}")) as sandbox, Sandbox(grows) as limited:
+        assert sandbox.score([case(written())]) == [{"a": 1.0}]
+        assert limited.score([case(written())])[0].kind in ("memory", "died")
+    assert sandbox.missing == ["no filter of system calls (not here)"]
+    assert "candidates run with less protection on this machine: no filter of system calls (not here)" in caplog.text
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="elsewhere there is no filter")
+def test_a_machine_of_another_kind_has_no_filter(monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert filter_system_calls() == "there is none for Linux on riscv64"
+
+
+def test_files_and_processes_cannot_be_opened_where_there_is_no_filter(monkeypatch, tmp_path):
+    """The resource limits by themselves, in a worker that no parser protects."""
+    start = "from rewards.search import confinement\nconfinement.filter_system_calls = lambda: 'not here'\nrunpy.run_"
+    monkeypatch.setattr(sandboxes, "_START", sandboxes._START.replace("runpy.run_", start))
+    harm = tmp_path / "harm"
+    for payload in ("a file", "a file by io", "a shell by libc", "a secret file"):
+        lines = breakouts.PAYLOADS[payload].replace("HARM", repr(str(harm))).replace("SECRET", repr(__file__))
+        with Sandbox(Candidate(breakouts.breakout(lines)), SandboxLimits(seconds=5)) as sandbox:
+            [result] = sandbox.score([case(written())])
+        assert not harm.exists() and "sandbox:" not in str(result)
