@@ -12,7 +12,7 @@ One step, in order, with the functions that do it and the configuration keys tha
     data.max_response_length).
  4. Parse: `scorer.Scorer.score` calls `answer.parse_answer`, which reads boxes and points from each text.
  5. Masks: `segmenter_actor.SegmenterActor.draw`, if the reward needs them (segzero.segmenter).
- 6. Reward: `rewards.Rubric.score` or the user's function (reward.name); continuous terms are then ranked by
+ 6. Reward: `rewards.Rubric.score`, the user's function or a candidate (reward.name); continuous terms are ranked by
     `rewards.QuantileRanks`. `rollouts.trajectory` is what verl gets, once `group_buffer.GroupBuffer` has all groups of
     the step; it has flat ones replaced (algorithm.filter_groups).
  7. Log-probs: `engine.SharedPromptEngine` opens the images and computes them under the policy before the update, unless
