@@ -52,7 +52,7 @@ def against_mask(out: Path, seeds: int) -> Comparison:
     steps, rows = runner.settings.final_steps, {"mask": [], "winner": []}
     for seed in range(1, seeds + 1):
         begin = time.monotonic()
-        runner.train(out / "final" / f"mask-{seed}", "mask", steps, runner.settings.seed + seed)
+        runner.train(out / "final" / f"mask-{seed}", "mask", steps, runner.settings.seed + seed, steps // 2)
         for name, found in rows.items():
             found.append(runner.evaluate(out / "final" / f"{name}-{seed}", steps))
         print(f"preset mask, seed {seed}: {time.monotonic() - begin:.0f} s", flush=True)

@@ -48,7 +48,7 @@ class SizeOptions:
     finalists: Annotated[int, typer.Option(help="Candidates that are trained with; 0: no training.", min=0)] = 4
     trial_steps: Annotated[int, typer.Option(help="Of a training; the better half takes twice as many.", min=1)] = 20
     seeds: Annotated[int, typer.Option(help="Trainings of the winner and of the base; 0: none.", min=0)] = 3
-    held_out: Annotated[int, typer.Option(help="Questions to choose by, and to compare on.", min=1)] = 200
+    held_out: Annotated[int, typer.Option(help="Questions to choose by, and to compare on.", min=1)] = 400
     batch: Annotated[int, typer.Option(help="Questions of a training step.", min=1)] = 16
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.", min=0)] = 0
     override: Annotated[

@@ -202,7 +202,8 @@ def _try_each(
             run.remarks.append(f"time was over after {place} of {len(candidates)} trials of {steps} steps")
             break
         try:
-            trial = runner.train(run.out / "trials" / one.id, str(source_file(run.out, one.id)), steps, settings.seed)
+            folder, source = run.out / "trials" / one.id, str(source_file(run.out, one.id))
+            trial = runner.train(folder, source, steps, settings.seed, max(1, settings.trial_steps // 2))
         except TrialFailed as error:
             run.failed_trials[one.id] = str(error)
             say(f"{one.id} failed in training: {error}")
@@ -231,7 +232,8 @@ def _compare(run: SearchRun, runner: TrialRunner, clock: Clock, say: Say) -> Non
         for name, reward in names.items():
             folder = run.out / "final" / f"{name}-{seed}"
             try:
-                run.finals.append(runner.train(folder, reward, settings.final_steps, settings.seed + seed))
+                final = runner.train(folder, reward, settings.final_steps, settings.seed + seed, settings.trial_steps)
+                run.finals.append(final)
                 rows[name].append(runner.evaluate(folder, settings.final_steps))
             except TrialFailed as error:
                 if name == "base":

@@ -95,8 +95,8 @@ def _trials(run: SearchRun) -> str:
     rows += [(name, "-", "-", "failed", "-", "-", "-", why) for name, why in run.failed_trials.items()]
     head = ("candidate", "steps", "score before", "score", "gIoU", "N-acc", "seconds", "finding")
     explained = (
-        "<p>The score is the mean of gIoU and N-acc over questions that no training has seen; rewards of different "
-        "candidates are not on one scale.</p>"
+        "<p>The score is the mean of gIoU and N-acc over questions that no training has seen, and over the last two "
+        "validations; gIoU and N-acc are those after the last step. Rewards are not on one scale.</p>"
     )
     best = sorted(run.trials, key=lambda one: (-one.steps, -one.score))
     return explained + table(head, rows) + _curves(best, "Held-out score", "Reward of the answers it tries")

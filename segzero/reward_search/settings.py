@@ -28,7 +28,7 @@ class SearchSettings:
     finalists: int = 4  # candidates that are trained with
     trial_steps: int = 20  # of the first round of trials; the second goes on to twice as many
     seeds: int = 3  # trainings of the winner, and of the base
-    held_out: int = 200  # questions by which trials are chosen, and others that compare the winner with the base
+    held_out: int = 400  # questions by which trials are chosen, and others that compare the winner with the base
     batch: int = 16  # questions of a training step
     seed: int = 0
     overrides: tuple[str, ...] = ()  # further settings of every training, key=value

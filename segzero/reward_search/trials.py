@@ -53,8 +53,9 @@ class TrainingTrial:
 
     @property
     def score(self) -> float:
-        """The held-out score after the last step."""
-        return self.held_out[-1][1] if self.held_out else 0.0
+        """Mean of the held-out score over the last two validations, which vary by chance; 0 before any."""
+        values = [value for step, value in self.held_out if step > 0][-2:]
+        return float(np.mean(values)) if values else 0.0
 
     @property
     def hacking(self) -> str:
@@ -90,12 +91,13 @@ class TrialRunner:
         """Folder of the questions that only the last comparison sees."""
         return self.out / "test"
 
-    def train(self, folder: Path, reward: str, steps: int, seed: int) -> TrainingTrial:
+    def train(self, folder: Path, reward: str, steps: int, seed: int, validate_every: int) -> TrainingTrial:
         """Train the policy for so many steps with a preset, or a candidate's file; goes on where it stopped."""
         run, known = folder / "run", folder / "trial.json"
         if not _reached(run, steps):
             begin = time.monotonic()
-            self._call(folder / "train.log", "train", *self._train_arguments(run, reward, steps, seed))
+            arguments = self._train_arguments(run, reward, steps, seed, validate_every)
+            self._call(folder / "train.log", "train", *arguments)
             seconds, calls = _spent(known)
             write_json(known, {"seconds": round(seconds + time.monotonic() - begin, 1), "calls": calls + 1})
         return read_trial(folder, steps)
@@ -113,7 +115,7 @@ class TrialRunner:
             )  # fmt: skip
         return list(read_rows(out / "own"))
 
-    def _train_arguments(self, run: Path, reward: str, steps: int, seed: int) -> list[str]:
+    def _train_arguments(self, run: Path, reward: str, steps: int, seed: int, validate_every: int) -> list[str]:
         settings = self.settings
         chosen = ["reward=candidate", f"reward.path={reward}"] if reward.endswith(".py") else [f"reward={reward}"]
         return [
@@ -125,7 +127,7 @@ class TrialRunner:
             f"trainer.default_local_dir={run}",
             f"trainer.total_training_steps={steps}",
             f"trainer.total_epochs={1 + steps * settings.batch}",
-            f"trainer.test_freq={max(1, settings.trial_steps // 2)}",
+            f"trainer.test_freq={validate_every}",
             f"trainer.save_freq={steps}",
             "actor_rollout_ref.actor.optim.lr_scheduler_type=constant",  # a second round goes on as it would have
             "segzero.keep_last=1",

@@ -46,6 +46,12 @@ def test_a_trial_is_read_from_its_run(tmp_path):
     )
 
 
+def test_the_score_is_that_of_the_last_two_validations():
+    values = ((0.0, 0.1), (2.0, 0.2), (4.0, 0.5), (6.0, 0.6))
+    assert replace(trial("a", 0.5), giou=values, n_acc=()).score == pytest.approx(0.55)
+    assert replace(trial("a", 0.5), giou=values[:1], n_acc=()).score == 0  # before the training
+
+
 def test_without_a_question_that_nothing_fits_the_score_is_giou():
     assert replace(trial("a", 0.5), n_acc=()).score == 0.6
 
@@ -123,5 +129,5 @@ def test_seeds_are_pooled_by_question():
 def test_a_training_that_fails_says_why(tmp_path):
     runner = TrialRunner(tmp_path, replace(SETTINGS, policy=str(tmp_path / "none")))
     with pytest.raises(TrialFailed, match=r"`segzero train` ended with code 2: segzero: .*train\.log"):
-        runner.train(tmp_path / "trials" / "a", "soft", 4, 0)
+        runner.train(tmp_path / "trials" / "a", "soft", 4, 0, 2)
     assert not (tmp_path / "trials" / "a" / "trial.json").exists()
