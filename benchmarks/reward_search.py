@@ -1,11 +1,11 @@
 """Offline search for a reward from a base that was weakened on purpose, and its winner against base and preset `mask`.
 
-The base pays for the IoU of paired boxes alone: superfluous objects cost nothing, missing ones neither, and nothing is
-earned where nothing is there. The search knows only the gates, the recorded answers and its own trials. Afterwards the
+The base pays for paired boxes alone: superfluous objects cost nothing, missing ones neither, and nothing is earned where
+nothing is there. It pays for their IoU, or for an IoU above one half. The search knows only the gates, the recorded answers and its own trials. Afterwards the
 hand-written preset `mask` is trained from the same seeds, and all three are compared on the same questions, which
 played no part in any choice.
 
-    python -m benchmarks.reward_search [--out FOLDER] [--seeds 3] [--minutes 30] [further options of the search ...]
+    python -m benchmarks.reward_search [--weak threshold] [--seeds 3] [--minutes 30] [--out FOLDER] [further options of the search ...]
 
 Stopped, the same command goes on.
 """
@@ -23,18 +23,23 @@ from segzero.reward_search.comparison import Comparison, compare_finals
 from segzero.reward_search.settings import NAME, SearchSettings
 from segzero.reward_search.trials import TrialRunner
 
-WEAK = Genome.of(GenomeTerm("pair_overlap", weight=3.0), GenomeTerm("readable"))
+WEAK = {
+    "linear": Genome.of(GenomeTerm("pair_overlap", weight=3.0), GenomeTerm("readable")),
+    "threshold": Genome.of(GenomeTerm("pair_overlap", "threshold", 0.5, 3.0), GenomeTerm("readable")),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("reward_search"))
+    parser.add_argument("--weak", choices=WEAK, default="threshold", help="the base")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=30.0)
     options, further = parser.parse_known_args()
     out = options.out.absolute()
-    base = write_atomically(out / "weak.py", render(WEAK).encode())
-    print(f"base: {WEAK.words}", flush=True)
+    weak = WEAK[options.weak]
+    base = write_atomically(out / "weak.py", render(weak).encode())
+    print(f"base: {weak.words}", flush=True)
     begin = time.monotonic()
     command = ["rewards", "search", "--offline", "--base", base, "--out", out / "search"]
     command += ["--seeds", options.seeds, "--minutes", options.minutes, *further]

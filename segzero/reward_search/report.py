@@ -18,11 +18,12 @@ from segzero.reward_search.loop import SearchRun, lineage
 from segzero.reward_search.records import SearchCandidate
 from segzero.reward_search.rollouts import AnswerGroup
 from segzero.reward_search.trials import TrainingTrial
-from segzero.viz.charts import COLOURS, Line, chart
+from segzero.viz.charts import Line, chart
 from segzero.viz.html import page, picture, side_by_side, table, text
 from segzero.viz.panel import draw_panel
 
 NAME = "report.html"
+MOST_CURVES = 3  # in a chart: more names would not fit beside its title
 MOST_PROBLEM = 200  # characters in the table of candidates
 
 
@@ -36,7 +37,7 @@ def report_page(run: SearchRun, groups: Sequence[AnswerGroup]) -> str:
     parts = [f"<h1>Search for a reward <small>{text(_outcome(run))}</small></h1>", f"<p>{text(run.settings.task)}</p>"]
     if run.comparison is not None:
         parts += ["<h2>The winner against the base</h2>", _comparison(run.comparison)]
-        parts += [_curves(run.finals, "Held-out score", "Reward of the answers it tries")]
+        parts += [_mean_curves(run.finals)]
     if run.hacking:
         parts += ["<h2>Reward hacking</h2>", table(("training", "finding"), run.hacking)]
     if run.trials or run.failed_trials:
@@ -98,18 +99,31 @@ def _trials(run: SearchRun) -> str:
         "<p>The score is the mean of gIoU and N-acc over questions that no training has seen, and over the last two "
         "validations; gIoU and N-acc are those after the last step. Rewards are not on one scale.</p>"
     )
-    best = sorted(run.trials, key=lambda one: (-one.steps, -one.score))
-    return explained + table(head, rows) + _curves(best, "Held-out score", "Reward of the answers it tries")
+    best = sorted(run.trials, key=lambda one: (-one.steps, -one.score))[:MOST_CURVES]
+    charts = _charts([Line(one.name, one.held_out) for one in best], [Line(one.name, one.rewards, 5) for one in best])
+    return explained + table(head, rows) + charts
 
 
-def _curves(trials: Sequence[TrainingTrial], of_score: str, of_reward: str) -> str:
-    """Draw the held-out score and the reward by step, of as many trainings as there are colours."""
-    shown = trials[: len(COLOURS)]
-    charts = (
-        (of_score, [Line(trial.name, trial.held_out) for trial in shown]),
-        (of_reward, [Line(trial.name, trial.rewards, 5) for trial in shown]),
+def _mean_curves(finals: Sequence[TrainingTrial]) -> str:
+    """Draw the trainings of the comparison: the mean over the seeds of each reward."""
+    kinds = {name: [one for one in finals if one.name.rpartition("-")[0] == name] for name in ("base", "winner")}
+    return _charts(
+        [Line(name, _mean([one.held_out for one in some])) for name, some in kinds.items()],
+        [Line(name, _mean([one.rewards for one in some]), 5) for name, some in kinds.items()],
     )
-    return side_by_side(chart(title, lines) for title, lines in charts if any(line.points for line in lines))
+
+
+def _mean(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """Mean of curves over the steps that all of them have."""
+    by_step = [dict(curve) for curve in curves]
+    steps = [step for step in (by_step[0] if by_step else ()) if all(step in one for one in by_step)]
+    return [(step, sum(one[step] for one in by_step) / len(by_step)) for step in steps]
+
+
+def _charts(scores: Sequence[Line], rewards: Sequence[Line]) -> str:
+    """Draw held-out scores and rewards by step, of trainings that have any."""
+    titled = (("Held-out score", scores), ("Reward", rewards))
+    return side_by_side(chart(title, lines) for title, lines in titled if any(line.points for line in lines))
 
 
 def _winner(run: SearchRun, winner: SearchCandidate) -> str:
