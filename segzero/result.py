@@ -70,7 +70,8 @@ class Segmentation:
         instances: the objects found, in the order of the policy's answer.
         think: the policy's reasoning.
         raw_text: the policy's text as it was generated.
-        error: None, or one of `segzero.answer.ERRORS`.
+        error: None, or one of `segzero.answer.ERRORS`; of a program that failed, `program_error`.
+        problem: the error in words, where its code says too little.
         warnings: objects that were left out of the answer and why, each one of `segzero.answer.ERRORS`.
         timings: seconds by part of the pipeline.
         presence: how surely what was asked for is in the picture, 0 to 1; None where the models don't say.
@@ -89,6 +90,7 @@ class Segmentation:
     undivided: bool = False
     rejected: bool | None = None
     presence: float | None = field(default=None, repr=False)
+    problem: str = ""
 
     def __post_init__(self) -> None:
         size = (self.image.height, self.image.width)

@@ -146,15 +146,19 @@ def export(
 @needs("infer")
 def scenes(
     folder: Annotated[Path, typer.Argument(help="The folder to make.")],
-    train: Annotated[int, typer.Option(help="Training samples.", min=1)] = 1920,
-    val: Annotated[int, typer.Option(help="Validation samples.", min=1)] = 200,
+    train: Annotated[int, typer.Option(help="Training samples.", min=0)] = 1920,
+    val: Annotated[int, typer.Option(help="Validation samples.", min=0)] = 200,
     questions: Annotated[int, typer.Option(help="Most questions about a training scene.", min=1)] = 1,
+    compositional: Annotated[
+        int,
+        typer.Option(help="Samples of the benchmark of that name: relations of relations, exclusions, counts.", min=0),
+    ] = 0,
 ) -> None:
-    """Make training data of synthetic scenes, which the shipped models can learn from: train.parquet, val.parquet."""
+    """Make data of synthetic scenes, which the shipped models can learn from: train.parquet, val.parquet."""
     from segzero.tiny.scene_files import write_scenes
 
     require("datasets")
-    for file in write_scenes(folder, train, val, questions):
+    for file in write_scenes(folder, train, val, questions, compositional):
         console.print(str(file))
 
 

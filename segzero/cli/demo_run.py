@@ -29,6 +29,7 @@ SHEET_COLUMNS = 2
 SHEET_SIDE = 1600  # pixels, the width of the contact sheet
 TEST_SCENES, VALIDATION_SCENES = 200, 200  # held out: for the figures, and to choose the best training step by
 BATCH = 16  # prompts per step, as configs/train.yaml has it
+STALL_MINUTES = 10  # the longest that nothing happens on a laptop is half a minute
 TEST_SEED, VALIDATION_SEED, TRAIN_SEED = 1, 50_001, 8_000  # the first two are added to HELD_OUT_SEED
 
 
@@ -103,6 +104,7 @@ def train(
         f"trainer.total_training_steps={steps}",
         f"trainer.test_freq={max(1, steps // 5)}",
         f"trainer.save_freq={steps}",
+        f"segzero.stall_minutes={STALL_MINUTES}",
         *overrides,
         DATA=str(data),
     )

@@ -1,5 +1,7 @@
 """`segzero eval`: run benchmarks, score finished runs anew, compare two of them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +17,7 @@ from segzero.cli.options import (
     takes_dataclasses,
 )
 from segzero.cli.options_file import read_options, write_options
+from segzero.cli.program_writer import LLM_HELP, writer_address
 from segzero.errors import UserError, unknown_name
 from segzero.extras import needs
 
@@ -61,6 +64,7 @@ class RunOptions:
         str,
         typer.Option(help="Of mask models, IoU of a rejected target: generative (0) or published (its mask's)."),
     ] = "generative"
+    program_writer: Annotated[str | None, typer.Option(help=f"Answer by programs: {LLM_HELP}")] = None
     out: Annotated[Path, typer.Option("--out", "-o", help="A folder for each benchmark goes here.")] = Path(
         "evaluation"
     )
@@ -157,7 +161,8 @@ def _check(options: EvalOptions) -> None:
     if options.run.gres != RunOptions.gres and options.models.mask_model is None:
         raise UserError(f"--gres {options.run.gres} is for a --mask-model")
     longest = ("max_tokens", options.run.max_tokens, RunOptions.max_tokens)
-    options.models.check_alone(longest, ("output", output, ScriptOptions.output))
+    writer = ("program_writer", options.run.program_writer, None)
+    options.models.check_alone(longest, writer, ("output", output, ScriptOptions.output))
 
 
 def _jobs(options: EvalOptions) -> list[_Job]:
@@ -184,6 +189,8 @@ def _jobs(options: EvalOptions) -> list[_Job]:
     if history is not None and not any(job.histories[0] for job in jobs):
         names = ", ".join(task.benchmark.name for task in tasks)
         raise UserError(f"--history {history}: no sample of {names} has earlier rounds; leave --history out")
+    if options.run.program_writer is not None and any(job.histories[0] for job in jobs):
+        raise UserError("--program-writer: samples have earlier rounds, of which programs know nothing; leave it out")
     if options.run.gres != RunOptions.gres and any(job.histories[0] for job in jobs):
         raise UserError(f"--gres {options.run.gres}: samples have earlier rounds, for which nothing is published")
     return jobs
@@ -274,7 +281,7 @@ def _evaluate(jobs: list[_Job], options: EvalOptions, values: dict[str, object])
     from segzero.evaluation.side_by_side import folder_of
     from segzero.io import read_json
 
-    with start_workers(_models(options), options.run.workers) as (answer_all, settings):
+    with _models(options) as models, start_workers(models, options.run.workers) as (answer_all, settings):
         for job in jobs:
             if not any(job.folder.rglob("run.json")):  # an evaluation that goes on keeps the options it began with
                 write_options(job.folder, values)
@@ -287,14 +294,17 @@ def _evaluate(jobs: list[_Job], options: EvalOptions, values: dict[str, object])
                 show_rounds(read_json(job.folder / "metrics.json"), job.folder)
 
 
-def _models(options: EvalOptions) -> "Loader":
-    from segzero.evaluation.predict import EvaluationMaskModel, EvaluationModels
+@contextmanager
+def _models(options: EvalOptions) -> "Iterator[Loader]":
+    """The models to load; the writer of scenes' programs is served while the context lasts."""
+    from segzero.evaluation.predict import EvaluationMaskModel, EvaluationModels, EvaluationPrograms
 
     models, run = options.models, options.run
     if models.mask_model is not None:
         drawn, device = run.gres == "published", models.backends.device
-        return EvaluationMaskModel(models.mask_model, device, run.batch, run.cache.expanduser(), drawn)
-    return EvaluationModels(
+        yield EvaluationMaskModel(models.mask_model, device, run.batch, run.cache.expanduser(), drawn)
+        return
+    pair = EvaluationModels(
         policy_or_shipped(models.policy),
         segmenter_or_shipped(models.segmenter),
         models.backends.policy_backend,
@@ -306,6 +316,11 @@ def _models(options: EvalOptions) -> "Loader":
         run.batch,
         run.cache.expanduser(),
     )
+    if run.program_writer is None:
+        yield pair
+        return
+    with writer_address(run.program_writer) as address:
+        yield EvaluationPrograms(pair, address, "scenes" if models.segmenter is None else "sam2")
 
 
 def _write_exports(jobs: list[_Job], options: EvalOptions) -> None:

@@ -16,6 +16,7 @@ from segzero.cli.docs import docs
 from segzero.cli.doctor import doctor
 from segzero.cli.everything import edges, everything
 from segzero.cli.infer import infer
+from segzero.cli.program import program
 from segzero.cli.segment import segment
 from segzero.cli.serve import serve
 from segzero.cli.train import merge, train
@@ -41,7 +42,8 @@ def options(version: Annotated[bool, typer.Option("--version", help="Print the v
 
 
 COMMANDS = (
-    infer, segment, words, everything, edges, demo, train, sft, tune, merge, chat, serve, demo_ui, doctor, docs,
+    infer, segment, words, everything, edges, program, demo, train, sft, tune, merge, chat, serve, demo_ui, doctor,
+    docs,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -1,5 +1,6 @@
 """`segzero serve`: the HTTP server and its options."""
 
+import socket
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segzero.cli.options import BackendOptions, takes_dataclasses
+from segzero.cli.program_writer import LLM_HELP, program_writer
 from segzero.errors import UserError
 from segzero.extras import needs
 
@@ -72,6 +74,7 @@ class ServeOptions:
         typer.Option(help=f"A mask model that `segzero tune` wrote, beside the policies or alone{SEVERAL}."),
     ] = None
     backends: BackendOptions = field(default_factory=BackendOptions)
+    llm: Annotated[str | None, typer.Option(help=f"Writes programs for questions: {LLM_HELP}")] = None
     max_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 1024
     limits: LimitOptions = field(default_factory=LimitOptions)
     examples: Annotated[
@@ -92,25 +95,36 @@ def serve(*, options: ServeOptions, ui: Annotated[bool, typer.Option(help="Show 
 
 def run_server(options: ServeOptions, page: bool, annotation: "AnnotationProject | None" = None) -> None:
     """Check the options, then load the models, and serve until a signal comes; `annotation` is served beside."""
-    from segzero.serving.app import create_app
-    from segzero.serving.server import bind, set_up_logs
-    from segzero.serving.server import serve as run
+    from segzero.serving.server import bind
 
     tokens = _tokens(options)
     limits = options.limits.limits()
     features = _features(options, limits, page)
     address = bind(options.host, options.port)
-    pipeline, models = _load_models(options)
-    server_options = replace(
-        features,
-        policies=models.policies,
-        segmenters=models.segmenters,
-        mask_models=models.mask_models,
-        annotation=annotation,
-    )
+    with program_writer(options.llm, limits.seconds) as writer:
+        pipeline, models = _load_models(options)
+        server_options = replace(
+            features,
+            policies=models.policies,
+            segmenters=models.segmenters,
+            mask_models=models.mask_models,
+            annotation=annotation,
+            writer=writer,
+        )
+        needed = "tokens" if tokens else "no token"
+        typer.echo(f"serving at http://{options.host}:{options.port}, described at /docs; {needed} needed")
+        _serve(pipeline, limits, tokens, server_options, address)
+
+
+def _serve(
+    pipeline: "Pipeline", limits: "Limits", tokens: "Tokens", server_options: "ServerOptions", address: socket.socket
+) -> None:
+    """Serve until a signal comes, then close the models."""
+    from segzero.serving.app import create_app
+    from segzero.serving.server import serve as run
+    from segzero.serving.server import set_up_logs
+
     set_up_logs()
-    needed = "tokens" if tokens else "no token"
-    typer.echo(f"serving at http://{options.host}:{options.port}, described at /docs; {needed} needed")
     try:
         run(create_app(pipeline, limits, tokens, server_options), address)
     finally:

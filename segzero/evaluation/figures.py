@@ -108,7 +108,7 @@ def _published(part: Callable[[Score], Part]) -> Callable[[Row], Part | None]:
     """
 
     def of_row(row: Row) -> Part | None:
-        score, unreadable = row.published, row.error in (*ERRORS, "lost_reference")
+        score, unreadable = row.published, row.error in (*ERRORS, "lost_reference", "program_error")
         if score is None or (not unreadable and (row.error or not score.union)):
             return None
         return part(score)

@@ -31,9 +31,12 @@ from segzero.evaluation.scoring import Row
 from segzero.mask_pipeline import MaskPipeline
 from segzero.pipeline import Pipeline, PolicyOutput, Query, SegZeroPipeline
 from segzero.policy import Sampling, load_policy
+from segzero.programs.pipeline import ProgramPipeline
+from segzero.programs.writer import ProgramWriter
 from segzero.result import Segmentation
 from segzero.sample import Sample
 from segzero.segmenter import load_segmenter
+from segzero.segmenter.everything import PRESETS
 
 TRUE, PREDICTED = "true", "predicted"
 HISTORIES = (TRUE, PREDICTED)
@@ -92,6 +95,25 @@ class EvaluationModels:
         policy = load_policy(self.policy, self.policy_backend, frame=self.frame, prompt=self.prompt, device=self.device)
         pipeline = SegZeroPipeline(policy, segmenter, sampling=Sampling(max_tokens=self.max_tokens), batch=self.batch)
         return with_cache(pipeline, self.cache) if self.cache else pipeline, settings_of(pipeline)
+
+
+@dataclass(frozen=True)
+class EvaluationPrograms:
+    """A language model that writes a program for each question, and the models that the programs call."""
+
+    models: EvaluationModels
+    writer: str  # the language model's address
+    preset: str = "sam2"  # of EVERYTHING, a name in PRESETS
+
+    def load(self) -> tuple[ProgramPipeline, dict[str, Any]]:
+        """Load the models and reach the writer; returns the pipeline, and its settings."""
+        writer = ProgramWriter(self.writer)
+        pipeline, settings = self.models.load()
+        # Only answers are kept on the disk: EVERYTHING needs all three masks of a point, which the cache doesn't have.
+        segmenter = getattr(pipeline.segmenter, "uncached", pipeline.segmenter)
+        pipeline = pipeline.with_models(pipeline.policy, segmenter)
+        programs = ProgramPipeline(pipeline, writer, PRESETS[self.preset], batch=pipeline.batch)
+        return programs, settings | {"program_writer": writer.name, "everything": self.preset}
 
 
 def with_cache(pipeline: SegZeroPipeline, folder: Path) -> SegZeroPipeline:

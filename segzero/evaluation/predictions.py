@@ -33,6 +33,7 @@ FAILURES = {
     "image_error": "the image can't be read, or is not what its record says",
     "policy_error": "the policy refused the request",
     "time_out": "the policy did not answer in time",
+    "program_error": "its program could not be read, or failed; the problem names the line",
     "lost_reference": "it refers to an earlier round whose answer could not be read, or to what that did not find",
 }
 UNKNOWN_TRUTH = Score(0, 0, failed=True)  # of a record that could not be read
@@ -65,6 +66,7 @@ class Prediction:
             result.raw_text,
             result.think,
             result.error,
+            result.problem,
             objects=objects,
             seconds=seconds,
             rejected=result.rejected,

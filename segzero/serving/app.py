@@ -26,7 +26,17 @@ from segzero.serving.middleware import GuardMiddleware
 from segzero.serving.model_pool import ModelPool
 from segzero.serving.options import ServerOptions
 from segzero.serving.requests import ServerState
-from segzero.serving.routes import annotation, dialogues, everything, exports, info, label_studio, segment, words
+from segzero.serving.routes import (
+    annotation,
+    dialogues,
+    everything,
+    exports,
+    info,
+    label_studio,
+    programs,
+    segment,
+    words,
+)
 from segzero.serving.sessions import SessionStore
 from segzero.serving.threads import decoding
 from segzero.serving.ui import add_ui
@@ -38,6 +48,7 @@ ROUTERS = (  # /docs shows them in this order
     segment.router,
     everything.router,
     words.router,
+    programs.router,
     dialogues.router,
     exports.router,
     annotation.router,

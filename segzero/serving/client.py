@@ -24,6 +24,7 @@ from segzero.errors import TimedOut, UserError
 from segzero.images import load_image
 from segzero.io import png_bytes
 from segzero.masks import RLE, Box, Point, check_rle, decode
+from segzero.programs.trace import Trace
 from segzero.result import InstanceMask, Segmentation
 from segzero.segmenter.everything import FoundMask
 
@@ -94,6 +95,21 @@ class Client:
         answer = self.send("POST", "/v1/words", fields)
         picture = load_image(image if isinstance(image, Image.Image) else file)
         return [_to_phrase(each, picture) for each in answer["phrases"]]
+
+    def program(
+        self,
+        image: ImageLike,
+        program: str | None = None,
+        question: str | None = None,
+        policy: str | None = None,
+        segmenter: str | None = None,
+    ) -> Trace:
+        """Run a program on an image, or let the server's language model write one for a question."""
+        file = _read_file(image)
+        given = {"program": program, "question": question}
+        fields = {name: value for name, value in given.items() if value is not None}
+        answer = self.send("POST", "/v1/programs", {"image": file, **fields, **_model_fields(policy, segmenter)})
+        return Trace.from_dict(answer, load_image(image if isinstance(image, Image.Image) else file))
 
     def dialogue(
         self, image: ImageLike, memory: str | None = None, policy: str | None = None, segmenter: str | None = None

@@ -10,6 +10,7 @@ from pathlib import Path
 from segzero.data.annotation import AnnotationProject
 from segzero.mask_model.protocol import MaskModel
 from segzero.policy import Policy
+from segzero.programs.writer import ProgramWriter
 from segzero.segmenter import Segmenter
 from segzero.serving.examples import Example
 from segzero.serving.image_fetch import Fetch
@@ -26,4 +27,5 @@ class ServerOptions:
     flags: Path | None = None  # folder for answers that people flag; None: they can't be flagged
     fetch: Fetch | None = None  # how images given by their address are fetched; None: they are refused
     annotation: AnnotationProject | None = None  # that annotators fill through the page
+    writer: ProgramWriter | None = None  # the language model that writes programs; None: programs come whole
     page: bool = True  # the web page at /ui

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from itertools import chain
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -14,6 +15,7 @@ from segzero.dialogue import Registry, Round
 from segzero.images import data_url
 from segzero.io import finite_or_zero
 from segzero.masks import RLE, Mask, box_of, decode, encode, mask_png
+from segzero.programs.trace import Trace
 from segzero.result import Segmentation
 from segzero.segmenter import MaskPrediction
 from segzero.segmenter.everything import FoundMask
@@ -111,6 +113,17 @@ def words_json(results: Sequence[Segmentation], size: tuple[int, int], format: s
             for result in results
         ],
     }
+
+
+def program_json(trace: Trace, format: str) -> dict[str, Any]:
+    """Convert a program's trace."""
+    content = trace.to_dict()
+    values = [step["value"] for step in content["steps"] if step["type"] == "Masks"]
+    values += [content["result"]] if content["type"] == "Masks" else []
+    if format == "png":
+        for one in chain.from_iterable(values):
+            one["png"] = data_url(mask_png(decode(one.pop("rle"))))
+    return content
 
 
 def round_json(round: Round, format: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, WithJsonSchema
 
 from segzero.answer import MAX_PHRASE, MAX_PHRASES
+from segzero.programs.parser import MOST_CHARACTERS
 from segzero.segmenter.words import BOX_THRESHOLD, MAX_EXEMPLARS, TEXT_THRESHOLD
 
 CIRCLE = (  # red on white, 64x64
@@ -163,6 +164,16 @@ class WordsBody(ModelsBody):
     format: Format = "rle"
     as_json: ClassVar = ("phrases", "exemplars")
     example: ClassVar = {"image": CIRCLE, "phrases": ["red circle", "dog"], "box_threshold": 0.3}
+
+
+class ProgramBody(ModelsBody):
+    """A program to run on an image, or a question for which the server's language model writes one."""
+
+    image: ImageBytes
+    program: str | None = Field(default=None, max_length=MOST_CHARACTERS, description="Its lines.")
+    question: str | None = Field(default=None, description="Instead, where /v1/models names a program_writer.")
+    format: Format = "rle"
+    example: ClassVar = {"image": CIRCLE, "program": 'A=FIND("all circles")\nRESULT(LARGEST(A))'}
 
 
 class WordsFlagBody(ModelsBody):
@@ -354,6 +365,65 @@ class WordsAnswer(BaseModel):
     phrases: list[PhraseAnswer]
 
 
+class ProgramMaskAnswer(BaseModel):
+    """An object of a step."""
+
+    box: Box
+    score: float = Field(description="The IoU that the segmenter expects of the mask it was cut from.")
+    area: int = Field(description="In pixels.")
+    rle: RLEAnswer | None = None
+    png: str | None = None
+
+
+ProgramValue = Annotated[
+    list[ProgramMaskAnswer] | list[list[float]] | dict[str, list[int]] | float | str | None,
+    Field(description="Masks, boxes or points, the box of a part of the picture, a number or words, by the type."),
+]
+
+
+class ProgramStepAnswer(BaseModel):
+    """A call of an operator, and its value; a call inside another one is a step before it."""
+
+    line: int
+    name: str = Field(description="That the line gives it; empty for a call inside another one.")
+    text: str
+    operator: str
+    type: Literal["Image", "Masks", "Boxes", "Points", "Number", "Text"]
+    summary: str
+    value: ProgramValue
+    milliseconds: float
+    note: str = Field(description="The policy's thinking.")
+
+
+class ProgramFailure(BaseModel):
+    """The reason why a program has no result, and the line that is to blame; 0 if none is."""
+
+    message: str
+    line: int
+
+
+class ProgramAttemptAnswer(BaseModel):
+    """A program that the language model wrote; the last one was run, if it could be read."""
+
+    program: str
+    error: str | None
+
+
+class ProgramAnswer(BaseModel):
+    """A program's run: its steps, up to the one that failed, and its result."""
+
+    question: str
+    program: str
+    width: int
+    height: int
+    steps: list[ProgramStepAnswer]
+    type: str = Field(description="Of the result; empty if the program failed.")
+    result: ProgramValue
+    error: ProgramFailure | None
+    attempts: list[ProgramAttemptAnswer]
+    seconds: float
+
+
 class RegionAnswer(BaseModel):
     """One object of a dialogue; later questions name it by its id: "instance 2"."""
 
@@ -424,6 +494,7 @@ class ModelsAnswer(BaseModel):
     segmenters: list[PolicyAnswer]
     memories: list[str]
     flags: bool = Field(description="Whether rounds can be flagged.")
+    program_writer: str | None = Field(description="The language model that writes programs, if there is one.")
     limits: LimitsAnswer
 
 

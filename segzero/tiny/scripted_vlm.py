@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
@@ -30,12 +29,12 @@ from segzero.masks import Mask
 from segzero.tiny.concepts import ABSENT, Truth, truths_of
 from segzero.tiny.questions import describe
 from segzero.tiny.scenes import Scene, SceneShape
+from segzero.tiny.scripted_server import Answer, serving
 
 NAME = "scripted-vlm"
 LIT = 3  # brightness by which a lit pixel may differ from the image's
 FITS = 0.75  # least IoU of a mask that is accepted
 JITTER = 2.0  # pixels by which an edge of a box is off, at most
-MODELS = {"data": [{"id": NAME, "owned_by": "segzero"}]}
 
 
 @dataclass(frozen=True)
@@ -130,20 +129,15 @@ class ScriptedVlm:
     @contextmanager
     def running(self) -> Iterator["ScriptedVlm"]:
         """Serve at `port` (any free one, if it is 0) until the block ends."""
-        server = ThreadingHTTPServer(("127.0.0.1", self.port), _handler(self))
-        server.daemon_threads = True
-        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client may have left
-        self.port = server.server_port
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        try:
+        with serving(self._answer_slowly, NAME, self.port, lambda: self.key) as self.port:
             yield self
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
 
-    def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, str], dict[str, Any]]:
+    def _answer_slowly(self, body: dict[str, Any]) -> Answer:
+        answer = self.answer(body)
+        self.open.wait(self.faults.slow)
+        return answer
+
+    def answer(self, body: dict[str, Any]) -> Answer:
         """Answer a chat request: status, headers, JSON."""
         seen = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         with self.lock:
@@ -319,37 +313,3 @@ def mask_iou(one: Mask, other: Mask) -> float:
     """IoU of two masks; 0 if both are empty."""
     together = int((one | other).sum())
     return float((one & other).sum() / together) if together else 0.0
-
-
-def _handler(vlm: ScriptedVlm) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            self.send_json(200, {}, MODELS) if self.allowed() else None
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.allowed():
-                answer = vlm.answer(json.loads(body))
-                vlm.open.wait(vlm.faults.slow)
-                self.send_json(*answer)
-
-        def allowed(self) -> bool:
-            if vlm.key and self.headers["Authorization"] != f"Bearer {vlm.key}":
-                self.send_json(401, {}, {"error": {"message": "wrong key"}})
-                return False
-            return True
-
-        def send_json(self, status: int, headers: dict[str, str], content: dict[str, Any]) -> None:
-            data = json.dumps(content).encode()
-            self.send_response(status)
-            for name, value in {**headers, "Content-Type": "application/json", "Content-Length": len(data)}.items():
-                self.send_header(name, str(value))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None:
-            """Keep silent."""
-
-    return Handler

@@ -5,6 +5,7 @@ are read from its source, as importing it takes seconds.
 """
 
 import ast
+import math
 import os
 import re
 from functools import lru_cache
@@ -50,6 +51,7 @@ def check(config: DictConfig) -> BatchSizes:
     _check_checkpoint(Path(str(config.actor_rollout_ref.model.path)).expanduser(), config.dry_run)
     check_hardware(config, batch.gpus)
     _check_reward(config)
+    _check_stall_minutes(config)
     _check_own_history(config)
     _check_filter_groups(config)
     _check_rollout_correction(config)
@@ -223,6 +225,15 @@ def _check_reward(config: DictConfig) -> None:
 def _terms(reward: Rubric | CustomReward | CandidateReward) -> list[str]:
     """Names of the terms that are known before a reward is computed."""
     return [term.name for term in reward.terms] if isinstance(reward, Rubric) else []
+
+
+def _check_stall_minutes(config: DictConfig) -> None:
+    minutes = config.segzero.stall_minutes
+    if not isinstance(minutes, int | float) or isinstance(minutes, bool) or not 0 <= minutes < math.inf:
+        raise UserError(
+            f"segzero.stall_minutes={minutes}: it must be a number of minutes without any movement after which the run "
+            f"ends, or 0 for never"
+        )
 
 
 def _check_own_history(config: DictConfig) -> None:

@@ -29,6 +29,7 @@ from segzero.training.hardware import check_room
 from segzero.training.memory import estimate_memory
 from segzero.training.model_shape import shape_of
 from segzero.training.progress import print_stage
+from segzero.training.stall import StallLimit
 from segzero.training.watchdog import cause_of_death
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def train(config_name: str = "train", overrides: Sequence[str] = ()) -> Path | N
     with lock(run, f"another training is at work in {run}; wait for it, or set trainer.default_local_dir to another"):
         prepare_environment(config)
         try:
-            return _run(config)
+            with StallLimit(run, config.segzero.stall_minutes):
+                return _run(config)
         finally:
             stop_ray()
 

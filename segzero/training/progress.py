@@ -7,11 +7,23 @@ import time
 from typing import Any
 
 SHOWN_TERMS = 6  # in the line of a step
-_STARTED = time.monotonic()
+_STARTED = _moved = time.monotonic()
+
+
+def note_movement() -> None:
+    """Note that the run has moved: a part has started, answers or a step are there."""
+    global _moved
+    _moved = time.monotonic()
+
+
+def seconds_still() -> float:
+    """Seconds since the run last moved."""
+    return time.monotonic() - _moved
 
 
 def print_stage(text: str) -> None:
     """Print one line for a part of the start, which takes from half a minute to two: it shows that the run moves."""
+    note_movement()
     print(f"[{time.monotonic() - _STARTED:4.0f} s] {text}", flush=True)
 
 
@@ -29,12 +41,14 @@ class Progress:
 
     def validated(self, metrics: dict[str, float]) -> None:
         """Print the line of a validation."""
+        note_movement()
         self.giou = metrics.get("val/giou")
         shown = "  ".join(f"{name.removeprefix('val/')} {value:.3f}" for name, value in metrics.items())
         print(f"validation  {shown}", flush=True)
 
     def stepped(self, step: int, metrics: dict[str, Any]) -> None:
         """Print the line of a step."""
+        note_movement()
         print(self.line(step, metrics), flush=True)
 
     def line(self, step: int, metrics: dict[str, Any]) -> str:

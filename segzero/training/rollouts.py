@@ -26,6 +26,7 @@ from segzero.dialogue.prompting import PolicyPrompt, sample_prompt
 from segzero.errors import UserError
 from segzero.sample import Sample
 from segzero.training.own_history import prompt_after_own_answers, takes_own_history
+from segzero.training.progress import note_movement
 from segzero.training.scorer import ScoredAnswer, Scorer
 from segzero.training.tokenization import EncodedPrompt, Encoder, GeneratedAnswer
 from segzero.training.watchdog import Watchdog
@@ -232,6 +233,7 @@ class Rollouts:
         generated_at = time.perf_counter()
         texts = [self.encoder.decode(answer.ids) for answer in generated]
         scored = await self.scorer.score(sample, texts, validating, prompt.boxes)
+        note_movement()
         rollouts = tuple(Rollout(*parts) for parts in zip(generated, texts, scored, strict=True))
         seconds = {"generate": generated_at - begin, "reward": time.perf_counter() - generated_at}
         return RolloutGroup(sample, prompt, encoded, rollouts, seconds, history)

@@ -67,10 +67,12 @@ class SegmenterActor:
                 results = await asyncio.to_thread(self._draw, requests)
             except Exception as error:  # raised in each caller, which would otherwise wait for ever
                 for request in requests:
-                    request.masks.set_exception(error)
+                    if not request.masks.done():  # a caller may have given up
+                        request.masks.set_exception(error)
             else:
                 for request, masks in zip(requests, results, strict=True):
-                    request.masks.set_result(masks)
+                    if not request.masks.done():
+                        request.masks.set_result(masks)
 
     def _draw(self, requests: Sequence[_Request]) -> list[Masks]:
         embeddings = self._embed(dict.fromkeys(request.path for request in requests))

@@ -23,6 +23,7 @@ CALLS = {
     "everything scene.png": INFER,
     "edges scene.png": INFER,
     "words scene.png circle": INFER,
+    "program scene.png circle --llm scenes": INFER,
     "demo": TRAIN,
     "demo --steps 0 --scenes 1": INFER,
     "train": TRAIN,

@@ -18,8 +18,8 @@ from segzero.tiny.questions import make_samples
 from segzero.tiny.scene_files import write_scenes
 
 COMMANDS = {
-    "infer", "segment", "words", "everything", "edges", "demo", "train", "sft", "tune", "merge", "chat", "serve",
-    "demo-ui", "doctor", "docs",
+    "infer", "segment", "words", "everything", "edges", "program", "demo", "train", "sft", "tune", "merge", "chat",
+    "serve", "demo-ui", "doctor", "docs",
     "data annotate", "data check", "data show", "data prepare", "data export", "data scenes",
     "data engine", "data export-runs",
     "eval", "eval rescore", "eval compare", "rewards search", "rewards check",

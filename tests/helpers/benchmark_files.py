@@ -5,7 +5,10 @@ from pathlib import Path
 
 from datasets import Dataset, Features, Image, List, Value
 
+from segzero.data.parquet import to_parquet
 from segzero.masks import encode
+from segzero.tiny.compositional import compositional_samples
+from segzero.tiny.questions import HELD_OUT_SEED
 from tests.helpers.reader_files import SIZE, box_mask, jpeg, mask_bytes, png, rectangle, write_json
 
 WIDTH, HEIGHT = SIZE
@@ -15,7 +18,7 @@ PICTURE = "coco/train2014/7.jpg"
 
 def write_all(root: Path) -> Path:
     """Every benchmark's data below one root, laid out as configs/eval says."""
-    for write in (_reason_seg, _refer, _grefcoco, _hub, _converseg, _coco, _dialogues):
+    for write in (_reason_seg, _refer, _grefcoco, _hub, _converseg, _coco, _dialogues, _scenes):
         write(root)
     return root
 
@@ -130,6 +133,10 @@ def _coco(root: Path) -> None:
     for annotation in lvis["annotations"]:
         annotation.pop("iscrowd")
     write_json(root / "lvis/lvis_v1_val.json", lvis)
+
+
+def _scenes(root: Path) -> None:
+    to_parquet(compositional_samples(1, HELD_OUT_SEED), root / "compositional.parquet")
 
 
 def _dialogues(root: Path) -> None:

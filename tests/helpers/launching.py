@@ -13,6 +13,7 @@ import psutil
 from segzero import shipped
 from segzero.data.parquet import to_parquet
 from segzero.tiny.questions import make_samples
+from segzero.training.stall import STACKS
 
 COMMAND = [str(Path(sys.executable).with_name("segzero")), "train"]
 SCRIPTS = Path(__file__).parents[2] / "training_scripts"
@@ -63,6 +64,7 @@ def start(data: Path, run: Path, *overrides: str) -> subprocess.Popen:
         "trainer.save_freq=-1",
         "trainer.test_freq=-1",
         "trainer.val_before_train=false",
+        "segzero.stall_minutes=8",
     ]
     return _popen([*COMMAND, *fixed, *overrides], {})
 
@@ -87,6 +89,12 @@ def wait(process: subprocess.Popen, seconds: float = 600) -> str:
         if process.poll() is None:
             kill(process)
     return said
+
+
+def stacks_of_stall(run: Path) -> str:
+    """Where the processes of a run stood that was ended for standing still; empty for any other."""
+    file = run / STACKS
+    return file.read_text() if file.exists() else ""
 
 
 def wait_for_step(process: subprocess.Popen, step: int) -> None:

@@ -34,7 +34,7 @@ FLOORS = (
         "segzero.batch_everything",
     ),
     ("segzero.data",),
-    ("segzero.dialogue",),
+    ("segzero.dialogue", "segzero.programs"),
     ("segzero.evaluation",),
     ("segzero.training",),
     ("segzero.reward_search",),

@@ -1,7 +1,6 @@
 """The run ends soon and says why, whichever of its processes dies.
 
-A run that holds something else may end so: test_breaking_batches.py kills the server of the rollouts, and
-test_dialogue_run.py the engine.
+A run that holds something else may end so: test_breaking_batches.py kills the server of the rollouts.
 """
 
 import subprocess

@@ -71,3 +71,15 @@ def test_a_failure_is_raised_in_the_caller(segmenter, asked):
         return await actor.draw(asked[0].image, [prompts_of(asked[0])])
 
     assert len(asyncio.run(run())[0]) == len(asked[0].objects)
+
+
+def test_a_caller_that_gives_up_stops_no_other(segmenter, asked):
+    actor = SegmenterActor(lambda: segmenter)
+
+    async def run():
+        gone = asyncio.create_task(actor.draw(asked[0].image, [prompts_of(asked[0])]))
+        await asyncio.sleep(0)  # it is in the queue now
+        gone.cancel()
+        return await asyncio.wait_for(actor.draw(asked[1].image, [prompts_of(asked[1])]), 60)
+
+    assert len(asyncio.run(run())[0]) == len(asked[1].objects)

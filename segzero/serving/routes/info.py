@@ -37,6 +37,7 @@ async def offered(state: State) -> Response:
             "segmenters": _named(state.pool, state.pool.segmenters),
             "memories": list(MEMORIES),
             "flags": state.feedback is not None,
+            "program_writer": state.options.writer and state.options.writer.name,
             "limits": {"megabytes": limits.body / (1 << 20), "pixels": limits.pixels, "question": limits.question},
         }
     )

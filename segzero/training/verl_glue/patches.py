@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from segzero.training.stall import offer_stacks
+
 BLOCK = 1 << 24  # logits per block
 
 
@@ -206,6 +208,7 @@ def fork_engine() -> None:
 
     def run_forked(*args: Any, **options: Any) -> None:
         _leave_ray()
+        offer_stacks()
         # Where Ray has set a process's title, the library that vLLM uses can't.
         core.set_process_title = lambda name: ray._raylet.setproctitle(f"VLLM::{name}")
         keep_linear_weights()  # when the server imported this plugin, it was no rollout's process yet

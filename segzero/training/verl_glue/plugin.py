@@ -8,6 +8,7 @@ import os
 
 from verl.plugin.platform.platform_manager import PlatformRegistry
 
+from segzero.training.stall import offer_stacks
 from segzero.training.verl_glue import patches
 from segzero.training.verl_glue.cpu_platform import PlatformCPU
 
@@ -18,6 +19,7 @@ def install() -> None:
     """Register the CPU platform and apply the patches that this process needs."""
     if installed:
         return
+    offer_stacks()
     chosen = list(patches.EVERYWHERE)
     if os.environ.get("SEGZERO_LOOPBACK") == "1":
         chosen.append(patches.stores_on_loopback)

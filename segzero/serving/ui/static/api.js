@@ -67,6 +67,13 @@ export function findWords(file, phrases, thresholds, models, signal) {
   return requestJson("POST", "v1/words", form, signal);
 }
 
+/** Run a program on an image file, or let the server write one for a question: `given` is {program} or {question}. */
+export function runProgram(file, given, models, signal) {
+  const form = imageForm(file, models);
+  for (const [name, value] of Object.entries(given)) form.append(name, value);
+  return requestJson("POST", "v1/programs", form, signal);
+}
+
 /** Send a verdict on the masks of a phrase. */
 export function flagWords(file, fields, models) {
   const form = imageForm(file, models);

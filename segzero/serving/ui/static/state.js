@@ -3,7 +3,7 @@
 export const state = {
   server: null, // the response of GET /v1/models
   modelChoice: { policy: null, segmenter: null, memory: null }, // for the next dialogue; null is the server's default
-  screen: "ask", // or "everything", "words": see screens.js
+  screen: "ask", // or "everything", "words", "programs": see screens.js
   image: null, // {file, name, bitmap, width, height, question, followups, isExample}; sizes as the server counts pixels
   dialogue: null, // {id, policy, segmenter, memory}
   rounds: [], // as the server sends them
