@@ -1,13 +1,13 @@
 """Offline search for a reward from a base that was weakened on purpose, and its winner against base and preset `mask`.
 
-The base pays for paired boxes alone: superfluous objects cost nothing, missing ones neither, and nothing is earned where
-nothing is there. It pays for their IoU, or for an IoU above one half. The search knows only the gates, the recorded answers and its own trials. Afterwards the
-hand-written preset `mask` is trained from the same seeds, and all three are compared on the same questions, which
-played no part in any choice.
+The base pays for paired boxes alone, for their IoU or for an IoU above one half: superfluous objects cost nothing,
+missing ones neither, and nothing is earned where nothing is there. The search knows only the gates, the recorded
+answers and its own trials. Afterwards the hand-written preset `mask` is trained from the same seeds, and all three are
+compared on the same questions, which played no part in any choice.
 
-    python -m benchmarks.reward_search [--weak threshold] [--seeds 3] [--minutes 30] [--out FOLDER] [further options of the search ...]
+    python -m benchmarks.reward_search [--weak threshold] [--seeds 3] [--minutes 30] [--out FOLDER] [...]
 
-Stopped, the same command goes on.
+Further options go to the search. Stopped, the same command goes on.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rewards.search.expressions import Genome, GenomeTerm, render
 from segzero.io import write_atomically
-from segzero.reward_search.comparison import Comparison, compare_finals
+from segzero.reward_search.comparison import RewardComparison, compare_finals
 from segzero.reward_search.settings import NAME, SearchSettings
 from segzero.reward_search.trials import TrialRunner
 
@@ -50,7 +50,7 @@ def main() -> None:
     show("winner against the preset mask", {"figures": [vars(one) for one in compared.figures]})
 
 
-def against_mask(out: Path, seeds: int) -> Comparison:
+def against_mask(out: Path, seeds: int) -> RewardComparison:
     """Train with the preset `mask` as the search trained its finals, and compare the winner with it."""
     settings = json.loads((out / NAME).read_text())
     runner = TrialRunner(out, SearchSettings(**{**settings, "overrides": tuple(settings["overrides"])}))

@@ -1,4 +1,4 @@
-"""Comparison of two rewards by policies trained with them from several seeds, over the same questions.
+"""RewardComparison of two rewards by policies trained with them from several seeds, over the same questions.
 
 Seeds are pooled: a question's answers from all seeds are drawn together, so that a figure's interval says what other
 questions would have given. Of gIoU a second interval draws the seeds, too; with three of them it is a rough one.
@@ -32,7 +32,7 @@ class ComparedFigure:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RewardComparison:
     """All figures, the number of seeds and of questions."""
 
     figures: tuple[ComparedFigure, ...]
@@ -55,7 +55,7 @@ class Comparison:
         return self.figures[0].low > 0
 
 
-def compare_finals(base: Sequence[Sequence[Row]], winner: Sequence[Sequence[Row]]) -> Comparison:
+def compare_finals(base: Sequence[Sequence[Row]], winner: Sequence[Sequence[Row]]) -> RewardComparison:
     """Compare the scores of both rewards, a list of rows per seed."""
     together = compare_runs(_pool(base), _pool(winner))["figures"]
     of_seeds = [[Table.from_rows(rows).values() for rows in runs] for runs in (base, winner)]
@@ -73,7 +73,7 @@ def compare_finals(base: Sequence[Sequence[Row]], winner: Sequence[Sequence[Row]
         for name, shown in COMPARED.items()
         if name in together
     ]
-    return Comparison(tuple(figures), len(base), len(base[0]), _interval_with_seeds(base, winner))
+    return RewardComparison(tuple(figures), len(base), len(base[0]), _interval_with_seeds(base, winner))
 
 
 def _interval_with_seeds(base: Sequence[Sequence[Row]], winner: Sequence[Sequence[Row]]) -> tuple[float, ...]:

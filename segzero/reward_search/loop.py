@@ -24,7 +24,7 @@ from rewards.search.candidate import read_candidate
 from rewards.search.expressions import PRESET_GENOMES, render
 from segzero.io import write_atomically, write_json
 from segzero.reward_search.assessment import assess, score_groups
-from segzero.reward_search.comparison import Comparison, compare_finals
+from segzero.reward_search.comparison import RewardComparison, compare_finals
 from segzero.reward_search.halving import choose_finalists, finals_seconds, halve, plan_trials
 from segzero.reward_search.proposers import BASE, Proposal, Proposer
 from segzero.reward_search.records import SearchCandidate, read_record, source_file, write_record
@@ -58,7 +58,7 @@ class SearchRun:
     finals: list[TrainingTrial] = field(default_factory=list)  # of winner and base
     failed_trials: dict[str, str] = field(default_factory=dict)  # candidate -> why
     winner: SearchCandidate | None = None
-    comparison: Comparison | None = None
+    comparison: RewardComparison | None = None
     remarks: list[str] = field(default_factory=list)  # about what was left out, and why
     seconds: dict[str, float] = field(default_factory=dict)  # by stage, of this call
 

@@ -12,7 +12,7 @@ from segzero.data.preview import true_instances
 from segzero.io import write_atomically
 from segzero.masks import box_of, decode
 from segzero.result import InstanceMask
-from segzero.reward_search.comparison import Comparison
+from segzero.reward_search.comparison import RewardComparison
 from segzero.reward_search.llm import usage
 from segzero.reward_search.loop import SearchRun, lineage
 from segzero.reward_search.records import SearchCandidate
@@ -57,7 +57,7 @@ def _outcome(run: SearchRun) -> str:
     return run.comparison.in_words
 
 
-def _comparison(comparison: Comparison) -> str:
+def _comparison(comparison: RewardComparison) -> str:
     rows = [
         (
             one.name,
