@@ -276,7 +276,7 @@ def value_said(code: str, node: ast.Expr) -> str | None:
     return said if said[:1] in "[({'\"0123456789" or re.match(r"[A-Z]\w+\(", said) else None
 
 
-@pytest.mark.parametrize(("name", "values"), [("answers", 3), ("rewards", 7)])
+@pytest.mark.parametrize(("name", "values"), [("answers", 3), ("rewards", 7), ("reward_search", 1)])
 def test_light_examples_run_and_give_what_they_say(name, values):
     names: dict[str, object] = {}
     checked = 0

@@ -14,7 +14,7 @@ from tests.helpers.without_extras import run_without_extras
 NEEDS_EXTRA = re.compile(
     r"segzero\.(device|policy\.(adapters|shared_prompt|transformers|vision|vllm)"
     r"|segmenter\.(transformers|meta_weights|sam2|sam2_worker|sam3)"
-    r"|tiny\.(?!questions|scenes|scene_files)\w+|training\.\w+|supervised\.\w+|mask_model\.(?!protocol)\w+|serving\.(?!client|examples|limits)\w+)(\.|$)"
+    r"|tiny\.(?!questions|scenes|scene_files)\w+|training\.\w+|reward_search\.\w+|supervised\.\w+|mask_model\.(?!protocol)\w+|serving\.(?!client|examples|limits)\w+)(\.|$)"
 )
 LIGHT_MODULES = sorted(name for name in modules() if not NEEDS_EXTRA.match(name) and not name.endswith(".__main__"))
 LOADED = "; import json; print(json.dumps(sorted(sys.modules)))"

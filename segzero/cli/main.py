@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from segzero import __version__
-from segzero.cli import data, evaluate
+from segzero.cli import data, evaluate, rewards
 from segzero.cli.chat import chat
 from segzero.cli.demo import demo
 from segzero.cli.demo_ui import demo_ui
@@ -49,6 +49,7 @@ for command in COMMANDS:
     app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(evaluate.app, name="eval")
+app.add_typer(rewards.app, name="rewards")
 
 
 def main() -> None:

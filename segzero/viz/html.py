@@ -58,6 +58,7 @@ img, svg { width: 100%; height: auto; border-radius: 10px; display: block }
 table { border-collapse: collapse; background: #fff; border-radius: 10px; margin: 1rem 0; display: block;
   width: fit-content; max-width: 100%; overflow-x: auto }
 td, th { padding: .35rem .9rem; text-align: left; border-bottom: 1px solid #e3e7ec; vertical-align: top }
+pre { overflow-x: auto }
 @media (prefers-color-scheme: dark) { body { color: #e8eaed; background: #14171c } table { background: #1d2127 }
   td, th { border-color: #333941 } }
 """

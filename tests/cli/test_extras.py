@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rewards.search.expressions import PRESET_GENOMES, render
 from segzero.data.parquet import to_parquet
 from segzero.errors import UserError
 from segzero.evaluation.scoring import score_sample
@@ -43,10 +44,12 @@ CALLS = {
     "data export-runs folder --out exported": INFER,
     "eval --benchmark own --data data": INFER,
     "eval rescore run": INFER,
+    "rewards search --offline": TRAIN,
 }
 LIGHT = {
     "doctor --quick": "torch",
     "docs": "segzero docs evaluation",
+    "rewards check reward.py": "passes the gates",
     "eval compare run run --out both.json": "all of it is in both.json",
 }
 
@@ -63,6 +66,7 @@ def folder(tmp_path_factory) -> Path:
     (folder / "folder" / "masks").mkdir()
     (folder / "folder" / "masks" / "a.png").write_bytes(sample.image)
     (folder / "folder" / "prompts.csv").write_text("image,mask,prompt\na.png,a.png,the circle\n")
+    (folder / "reward.py").write_text(render(PRESET_GENOMES["mask"]))
     (folder / "run" / "global_step_1" / "actor").mkdir(parents=True)
     benchmark = {"name": "own", "reader": "own", "level": "question", "ignore": "none"}
     task = {"benchmark": benchmark, "source": str(folder / "data"), "limit": None, "history": None}

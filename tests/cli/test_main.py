@@ -22,7 +22,7 @@ COMMANDS = {
     "serve", "demo-ui", "doctor", "docs",
     "data annotate", "data check", "data show", "data prepare", "data export", "data scenes",
     "data engine", "data export-runs",
-    "eval", "eval rescore", "eval compare",
+    "eval", "eval rescore", "eval compare", "rewards search", "rewards check",
 }  # fmt: skip
 
 

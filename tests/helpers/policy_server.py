@@ -1,9 +1,9 @@
-"""A small OpenAI-compatible server in this process that answers with one text, in pieces if asked to stream."""
+"""A small OpenAI-compatible server in this process that answers from a script, in pieces if asked to stream."""
 
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,12 +13,12 @@ MODELS = {"data": [{"id": "scripted", "owned_by": "tests"}]}
 
 @dataclass
 class ScriptedPolicyServer:
-    """A policy server with a fixed answer. It may be started several times, and keeps its port.
+    """A server with a fixed answer, or one that depends on the request. It may be started several times on its port.
 
     `broken_streams` is how many of the next streams are cut off before their end.
     """
 
-    words: list[str]  # the answer; a piece of the stream each
+    words: list[str] | Callable[[dict], list[str]]  # the answer; a piece of the stream each
     pause: float = 0.0  # seconds before each word
     broken_streams: int = 0
     usage: bool = True
@@ -59,21 +59,22 @@ def _handler(script: ScriptedPolicyServer, stopped: threading.Event) -> type[Bas
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             script.requests.append(body)
-            (self.stream if body.get("stream") else self.answer)()
+            words = script.words(body) if callable(script.words) else script.words
+            (self.stream if body.get("stream") else self.answer)(words)
 
-        def answer(self) -> None:
+        def answer(self, words: list[str]) -> None:
             stopped.wait(script.pause)
-            choice = {"message": {"content": "".join(script.words)}, "finish_reason": "stop"}
+            choice = {"message": {"content": "".join(words)}, "finish_reason": "stop"}
             script.responses += 1
-            self.send_json({"choices": [choice], "usage": {"completion_tokens": len(script.words)}})
+            self.send_json({"choices": [choice], "usage": {"completion_tokens": len(words)}})
 
-        def stream(self) -> None:
+        def stream(self, words: list[str]) -> None:
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.end_headers()
             broken = script.broken_streams > 0
             script.broken_streams -= broken
-            for word in script.words[: len(script.words) // 2 if broken else None]:
+            for word in words[: len(words) // 2 if broken else None]:
                 stopped.wait(script.pause)
                 self.send_event({"choices": [{"delta": {"content": word}, "finish_reason": None}]})
             if broken:
@@ -81,7 +82,7 @@ def _handler(script: ScriptedPolicyServer, stopped: threading.Event) -> type[Bas
             script.responses += 1
             self.send_event({"choices": [{"delta": {}, "finish_reason": "stop"}]})
             if script.usage:
-                self.send_event({"choices": [], "usage": {"completion_tokens": len(script.words)}})
+                self.send_event({"choices": [], "usage": {"completion_tokens": len(words)}})
             self.wfile.write(b"data: [DONE]\n\n")
 
         def send_event(self, event: dict) -> None:

@@ -37,6 +37,7 @@ FLOORS = (
     ("segzero.dialogue", "segzero.programs"),
     ("segzero.evaluation",),
     ("segzero.training",),
+    ("segzero.reward_search",),
     ("segzero.supervised",),
     ("segzero.tiny",),
     ("segzero.serving",),
