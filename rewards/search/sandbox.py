@@ -55,7 +55,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """SandboxLimits of a sandbox."""
+    """Bounds of time and memory for a candidate's worker."""
 
     seconds: float = 5.0  # for one case, by the clock
     memory: int = 256 << 20  # bytes of address space
@@ -211,7 +211,7 @@ class _Worker:
                 raise self._death() from None
 
     def _read(self, deadline: float) -> bytes:
-        """Read one line; more than that was not asked for."""
+        """Read one line, and refuse anything behind it."""
         data = b""
         while b"\n" not in data:
             _wait(self.output, select.POLLIN, deadline)
@@ -220,10 +220,10 @@ class _Worker:
                 raise self._death()
             data += piece
             if len(data) > _LONGEST_REPLY:
-                raise _Lost("reply", "the worker said more than it may")
+                raise _Lost("reply", "the worker's reply is too long")
         line, _, rest = data.partition(b"\n")
         if rest:
-            raise _Lost("reply", "the worker said more than it was asked for")
+            raise _Lost("reply", "the worker replied more than once")
         return line
 
     def _death(self) -> _Lost:
@@ -246,7 +246,7 @@ def _wait(descriptor: int, event: int, deadline: float) -> None:
 
 
 def _read_reply(line: bytes) -> dict[str, float] | CandidateFailure:
-    """Read what the worker said. It is not trusted: code that broke out of the language may say what it likes."""
+    """Read the worker's reply. It is not trusted: code that broke out of the language could have written it."""
     try:
         reply: Any = json.loads(line)
         if "terms" in reply:
@@ -255,7 +255,7 @@ def _read_reply(line: bytes) -> dict[str, float] | CandidateFailure:
         kind = reply["kind"] if reply["kind"] in ("raised", "returned", "memory") else "reply"
         return CandidateFailure(kind, place if type(place) is int else None, printable(one_line(reply["message"])))
     except (ValueError, KeyError, TypeError, RecursionError, AttributeError):
-        return CandidateFailure("reply", None, "the worker said what could not be read")
+        return CandidateFailure("reply", None, "the worker's reply could not be read")
 
 
 def _checked_terms(terms: Any) -> dict[str, float] | CandidateFailure:

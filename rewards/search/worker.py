@@ -19,7 +19,7 @@ from rewards.search.views import views_of
 
 FILE = "<candidate>"
 LONGEST = 4 << 20  # characters of a line that comes in
-_SAID = 300  # characters of an error
+_LONGEST_MESSAGE = 300  # characters of an error
 
 
 def main() -> None:
@@ -27,11 +27,11 @@ def main() -> None:
     memory, seconds = int(sys.argv[1]), int(sys.argv[2])
     warnings.filterwarnings("ignore")  # to show one, a file would be opened
     sys.stdout = sys.stderr = None
-    _tell({"missing": confine(memory, seconds)})
+    _reply({"missing": confine(memory, seconds)})
     lines = _lines()
     reward = _load(next(lines, ""))
     for line in lines:
-        _tell(_score(reward, line))
+        _reply(_score(reward, line))
 
 
 def _load(source: str) -> Callable[..., Any] | dict[str, Any]:
@@ -58,7 +58,7 @@ def _score(reward: Callable[..., Any] | dict[str, Any], line: str) -> dict[str, 
 
 
 def _checked(terms: Any) -> dict[str, Any]:
-    """Terms as plain numbers; the other side checks them again, as code in here may say what it likes."""
+    """Terms as plain numbers; the parent checks them again, as code in here could reply what it likes."""
     if type(terms) is not dict or not 1 <= len(terms) <= language.MAX_TERMS:
         return _returned(f"{_kind(terms)} instead of 1 to {language.MAX_TERMS} named terms")
     for name, value in terms.items():
@@ -85,9 +85,9 @@ def _failure(error: BaseException) -> dict[str, Any]:
             line = place.tb_lineno
         place = place.tb_next
     try:
-        message = f"{type(error).__name__}: {error}"[:_SAID]
+        message = f"{type(error).__name__}: {error}"[:_LONGEST_MESSAGE]
     except BaseException:
-        message = "an error that cannot be told"
+        message = "an error without words"
     kind = "memory" if isinstance(error, MemoryError) else "raised"
     return {"kind": kind, "line": line, "message": message}
 
@@ -104,7 +104,7 @@ def _lines() -> Iterator[str]:
             return
 
 
-def _tell(reply: dict[str, Any]) -> None:
+def _reply(reply: dict[str, Any]) -> None:
     data = json.dumps(reply).encode() + b"\n"
     while data:
         data = data[os.write(1, data) :]

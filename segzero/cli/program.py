@@ -108,7 +108,7 @@ def _report(trace: "Trace", out: Path, name: str, formats: tuple[str, ...]) -> N
     for attempt in trace.attempts[:-1]:
         console.print(f"mended: {attempt.problem}", style="yellow", soft_wrap=True)
     for row in trace.rows:
-        console.print(f"{row.step.line:3} {row.told}", soft_wrap=True)
+        console.print(f"{row.step.line:3} {row.line_of_text}", soft_wrap=True)
     files = list(trace.save(out, name).values())
     if trace.type == "Masks":
         files += trace.segmentation.save(out, name, formats).values()

@@ -56,7 +56,7 @@ class TraceRow:
         return summary_of(self.value, self.step.gives)
 
     @property
-    def told(self) -> str:
+    def line_of_text(self) -> str:
         """The step in one line."""
         named = f"{self.step.name}=" if self.step.name else ""
         return f"{named}{self.step.text}: {self.summary} ({1000 * self.seconds:.0f} ms)"
@@ -146,7 +146,7 @@ class Trace:
             self.image,
             self.question,
             () if problem else tuple(one.instance() for one in self.value),
-            think="\n".join([*(row.told for row in self.rows), *([f"failed: {problem}"] if problem else [])]),
+            think="\n".join([*(row.line_of_text for row in self.rows), *([f"failed: {problem}"] if problem else [])]),
             raw_text=self.source,
             error=PROGRAM_ERROR if problem else None,
             problem=problem,
@@ -192,8 +192,8 @@ class Trace:
         name = self.question or "a program"
         body = [f"<h1>{text(name)}</h1>", picture(self.image, 2 * WIDTH // 3), f"<pre>{text(self.source)}</pre>"]
         for attempt in self.attempts[:-1]:
-            told = text(f"An earlier program could not be read: {attempt.problem}")
-            body.append(f"<details><summary>{told}</summary><pre>{text(attempt.source)}</pre></details>")
+            problem = text(f"An earlier program could not be read: {attempt.problem}")
+            body.append(f"<details><summary>{problem}</summary><pre>{text(attempt.source)}</pre></details>")
         body.append(_table([self._cells(row) for row in self.rows]))
         if self.problem:
             body.append(f"<p><b>Failed:</b> {text(self.failure)}</p>")

@@ -82,7 +82,7 @@ class ProgramWriter:
             raise UserError("the question is empty; say what to look for")
         if len(question) > LONGEST_QUESTION:
             raise UserError(f"the question has {len(question)} characters; at most {LONGEST_QUESTION} are read")
-        messages = [{"role": "system", "content": self.system}, {"role": "user", "content": asked(question)}]
+        messages = [{"role": "system", "content": self.system}, {"role": "user", "content": question_line(question)}]
         attempts: list[Attempt] = []
         for _ in range(ATTEMPTS):
             source = program_in(self._reply(messages))
@@ -119,7 +119,7 @@ def system_prompt() -> str:
     )
     operators = "\n".join(f"- {signature}\n    {help}" for signature, help in table())
     measures = "; ".join(f"{name} ({what})" for name, (what, _) in MEASURES.items())
-    examples = "\n\n".join(f"{asked(question)}\n{program}" for question, program in EXAMPLES.items())
+    examples = "\n\n".join(f"{question_line(question)}\n{program}" for question, program in EXAMPLES.items())
     return f"""You write a short program that finds in a picture what a question asks for. You don't see the picture.
 A line is NAME=OPERATOR(argument, ...). The last line is RESULT(...). Arguments are names of earlier lines, IMAGE (the
 whole picture), calls of operators, numbers, words in quotes, lists of boxes or points. Each name gets a value once.
@@ -139,7 +139,7 @@ Examples:
 {examples}"""
 
 
-def asked(question: str) -> str:
+def question_line(question: str) -> str:
     """The line that puts a question; it is quoted, so that its words are no instructions."""
     import json
 

@@ -1,4 +1,4 @@
-"""RewardComparison of two rewards by policies trained with them from several seeds, over the same questions.
+"""Comparison of two rewards by policies trained with them from several seeds, over the same questions.
 
 Seeds are pooled: a question's answers from all seeds are drawn together, so that a figure's interval says what other
 questions would have given. Of gIoU a second interval draws the seeds, too; with three of them it is a rough one.

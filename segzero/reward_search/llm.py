@@ -2,7 +2,7 @@
 
 llm/01-03.json   {"model", "messages", "seed", "reply", "finish", "input_tokens", "output_tokens", "seconds"}
 
-What was asked once is not asked again.
+A request that has a reply is not sent again.
 """
 
 import json
@@ -41,14 +41,16 @@ class LanguageModel:
     def ask(self, name: str, system: str, words: str, seed: int) -> str:
         """Ask, or look up what was answered to the same words under that name."""
         messages = [{"role": "system", "content": system}, {"role": "user", "content": words}]
-        asked = {"model": self.name, "messages": messages, "seed": seed}
+        request = {"model": self.name, "messages": messages, "seed": seed}
         file = self.out / FOLDER / f"{name}.json"
         kept = _read(file)
-        if kept is not None and all(kept.get(key) == value for key, value in asked.items()):
+        if kept is not None and all(kept.get(key) == value for key, value in request.items()):
             return str(kept["reply"])
         begin = time.monotonic()
-        answer = self.server.call("/chat/completions", {**asked, "temperature": TEMPERATURE, "max_tokens": MOST_TOKENS})
-        row = {**asked, **_read_answer(answer, self.server.url), "seconds": round(time.monotonic() - begin, 3)}
+        answer = self.server.call(
+            "/chat/completions", {**request, "temperature": TEMPERATURE, "max_tokens": MOST_TOKENS}
+        )
+        row = {**request, **_read_answer(answer, self.server.url), "seconds": round(time.monotonic() - begin, 3)}
         write_json(file, row, indent=1)
         return str(row["reply"])
 

@@ -88,17 +88,17 @@ class LlmProposer:
 
     def propose(self, iteration: int, count: int, earlier: Sequence[SearchCandidate]) -> list[Proposal]:
         """Ask for so many candidates, several at once; a candidate that failed is shown to be mended."""
-        asked = [self._question(iteration, place, earlier) for place in range(1, count + 1)]
+        questions = [self._question(iteration, place, earlier) for place in range(1, count + 1)]
 
         def ask(place: int) -> str:
             name = f"{iteration:02}-{place + 1:02}"
-            return self.model.ask(name, system_prompt(describe()), asked[place][0], seed=place)
+            return self.model.ask(name, system_prompt(describe()), questions[place][0], seed=place)
 
         with ThreadPoolExecutor(REQUESTS_AT_ONCE) as threads:
             replies = list(threads.map(ask, range(count)))
         return [
             Proposal(cut_code(reply), origin, parents)
-            for reply, (_, origin, parents) in zip(replies, asked, strict=True)
+            for reply, (_, origin, parents) in zip(replies, questions, strict=True)
         ]
 
     def _question(

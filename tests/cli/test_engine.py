@@ -5,14 +5,14 @@ import runpy
 import signal
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 import pytest
 
 from segzero.data.readers import read
 from segzero.tiny.scripted_vlm import Faults
-from tests.helpers.engine_world import engine_world
+from tests.helpers.engine_world import EngineWorld, engine_world
 from tests.helpers.policy_server import unused_address
 
 ROOT = Path(__file__).parents[2]
@@ -118,17 +118,32 @@ def test_the_wrapper_has_the_flags_of_run_py(world, capsys):
     assert "no such folder: nowhere" in capsys.readouterr().err
 
 
+def hold_an_answer(world: EngineWorld, number: int) -> tuple[threading.Event, threading.Event]:
+    """Hold the answer of that number back until the second event is set; the first says that it is there."""
+    reached, go_on, answer = threading.Event(), threading.Event(), type(world.vlm).answer
+
+    def held(body: dict) -> tuple:
+        made = answer(world.vlm, body)
+        if world.paid >= number:
+            reached.set()
+            go_on.wait(60)
+        return made
+
+    world.vlm.answer = held
+    return reached, go_on
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_loses_no_more_than_the_calls_under_way(world, tmp_path):
     command = [sys.executable, "-m", "segzero", "data", "engine", "images", "--vlm", world.vlm.url, "--out", "runs"]
     command += ["--points-per-side", "8", "--workers", "1"]
-    world.vlm.faults = Faults(slow=0.4)  # seconds: most of the 25 calls are still to come when a signal arrives
+    world.vlm.faults = Faults(slow=0.4)  # seconds: many calls are still to come when a signal arrives
     for more, sign, code in ((5, signal.SIGKILL, -signal.SIGKILL), (4, signal.SIGINT, 130)):
-        enough = world.paid + more
+        reached, go_on = hold_an_answer(world, world.paid + more)
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            while world.paid < enough and process.poll() is None:
-                time.sleep(0.01)
+            assert reached.wait(60)
             process.send_signal(sign)
+            go_on.set()
             assert process.wait(30) == code
     world.vlm.faults = Faults()
     done = subprocess.run(command, capture_output=True, text=True)

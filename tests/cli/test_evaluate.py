@@ -110,7 +110,7 @@ def test_convsegs_hub_mode_and_all_benchmarks_that_are_there(run, tmp_path):
     code, out, _ = run("--benchmark", "all", "--data", "root", *TINY, "--save-preds", "preds")
     assert "converseg_sam_seeded: 1 samples, while the published set has 1194" in out
     done = {path.name for path in (tmp_path / "preds").iterdir()}
-    assert code == 0 and len(done) == 16 and {"converseg_sam_seeded", "coco_val_seg_zero"} <= done
+    assert code == 0 and len(done) == 17 and {"converseg_sam_seeded", "coco_val_seg_zero"} <= done
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,7 @@ g = (g.gi_frame.f_back for _ in [0])
 f = list(g)[0]
 while "_checked" not in f.f_globals:
     f = f.f_back
-f.f_globals["_tell"] = lambda reply: posix.write(1, b'{"terms": {"a": 1e9}}\\n{"terms": {"a": 1e9}}\\n')""",
+f.f_globals["_reply"] = lambda reply: posix.write(1, b'{"terms": {"a": 1e9}}\\n{"terms": {"a": 1e9}}\\n')""",
 }
 
 HUNGRY = {

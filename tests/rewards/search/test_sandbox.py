@@ -181,6 +181,7 @@ def test_no_worker_outlives_its_sandbox():
 
 def test_what_this_machine_cannot_take_is_said(monkeypatch, caplog):
     """A kernel without the filter, as the worker reports it; the limits hold alone."""
+    caplog.set_level("WARNING", sandboxes.__name__)  # whatever other tests made of the root's level
     start = "from rewards.search import confinement\nconfinement.filter_system_calls = lambda: 'not here'\nrunpy.run_"
     monkeypatch.setattr(sandboxes, "_START", sandboxes._START.replace("runpy.run_", start))
     grows = body("x = [0]", "for _ in range(60):", "    x = x + x", "return {'a': 1.0}")
