@@ -19,7 +19,7 @@ from segzero.errors import UserError
 from segzero.evaluation.metrics import score_rles
 from segzero.frames import Frame
 from segzero.io import write_atomically
-from segzero.masks import RLE, check_rle, union
+from segzero.masks import RLE, check_rle, encode, union
 from segzero.pipeline import Query, in_pixels
 from segzero.sample import Sample
 from segzero.segmenter.protocol import MaskPrompt, enlarge
@@ -101,8 +101,6 @@ def sample_answers(pipeline: "SegZeroPipeline", samples: Sequence[Sample], each:
 
 def draw_answers(segmenter: "Segmenter", sample: Sample, texts: Sequence[str], written: AnswerFormat) -> AnswerGroup:
     """Draw a mask for every object of every answer to one question."""
-    from segzero.masks import encode
-
     answers = [parse_answer(text, written.format, written.frame.extent(sample.size)) for text in texts]
     prompts = [[MaskPrompt(*in_pixels(i, written.frame, sample.size)) for i in answer.instances] for answer in answers]
     drawn: Iterator[RLE] = iter(())

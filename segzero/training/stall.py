@@ -76,15 +76,18 @@ class StallLimit:
     def __init__(self, run: Path, minutes: float, seconds_still: Callable[[], float] = progress.seconds_still) -> None:
         self.run, self.minutes, self.seconds_still = run, minutes, seconds_still
         self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="stall limit", daemon=True)
 
     def __enter__(self) -> "StallLimit":
         if self.minutes > 0:
             offer_stacks()
-            threading.Thread(target=self._watch, name="stall limit", daemon=True).start()
+            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()  # it must not set the timer again
         faulthandler.cancel_dump_traceback_later()
 
     def _watch(self) -> None:
