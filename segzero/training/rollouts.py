@@ -233,7 +233,8 @@ class Rollouts:
         generated = await self._generate(sample, encoded, 1 if validating else self.config.n, greedy=validating)
         generated_at = time.perf_counter()
         texts = [self.encoder.decode(answer.ids) for answer in generated]
-        scored = await self.scorer.score(sample, texts, validating, prompt.boxes)
+        lengths = [len(answer.ids) for answer in generated]
+        scored = await self.scorer.score(sample, texts, validating, prompt.boxes, lengths)
         note_movement()
         rollouts = tuple(Rollout(*parts) for parts in zip(generated, texts, scored, strict=True))
         seconds = {"generate": generated_at - begin, "reward": time.perf_counter() - generated_at}
