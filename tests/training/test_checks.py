@@ -44,6 +44,7 @@ QUICK = [
     ("tiny", "cpu", "own", "genseg_r1"),
     ("tiny", "cpu", "own", "lens"),
     ("tiny", "cpu", "own", "dr_seg"),
+    ("tiny", "cpu", "own", "dr2seg"),
 ]
 TOO_LARGE = [("qwen2_5_vl_7b", "gpu1")]
 REST = [(m, h) for m in RELEASED for h in names("hardware") if h != "cpu" and (m, h) not in TOO_LARGE]
