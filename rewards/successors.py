@@ -118,9 +118,9 @@ def _true_arrays(case: Case) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 def _mask_ious(case: Case) -> NDArray[np.float64]:
     """IoU of each object's drawn mask with each true one [P, T], ignored pixels left out."""
-    drawn, true = case.drawn_masks or (), (case.true_masks or ())[:MAX_OBJECTS]
+    drawn, true = list(case.drawn_masks or ()), list(case.true_masks or ())[:MAX_OBJECTS]
     if len(drawn) != len(case.answer.instances):
         raise UserError(f"{len(drawn)} masks for {len(case.answer.instances)} objects; this reward needs one for each")
     if case.ignore is not None:
         drawn, true = ([subtract(rle, case.ignore) for rle in rles] for rles in (drawn, true))
-    return iou_matrix(list(drawn), list(true))
+    return iou_matrix(drawn, true)

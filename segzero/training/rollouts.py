@@ -248,7 +248,7 @@ class Rollouts:
 
         async def ask(thought: str) -> str:
             prompt = retelling_prompt(thought)
-            encoded = prompt and self._encode_if_fits(sample, prompt)
+            encoded = self._encode_if_fits(sample, prompt) if prompt else None
             if encoded is None:
                 return ""
             [answer] = await self._generate(sample, encoded, 1, greedy=True)
