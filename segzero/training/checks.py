@@ -134,6 +134,12 @@ def _check_names(config: DictConfig) -> None:
         value = str(OmegaConf.select(config, key))
         if value not in names:
             raise UserError(f"{key}: {unknown_name(key.split('.')[-1], value, list(names))}")
+    actor = config.actor_rollout_ref.actor
+    if actor.loss_agg_mode == "seq-mean-token-sum-norm" and actor.loss_scale_factor is None:
+        raise UserError(
+            "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm would divide by the longest answer of each "
+            "pass; set actor_rollout_ref.actor.loss_scale_factor, to data.max_response_length for example"
+        )
 
 
 @lru_cache(maxsize=4)

@@ -171,6 +171,7 @@ def test_rollouts_beside_the_update_in_words(dry_run):
     [
         ("gpu8_80g", ["segzero.one_step_off=true"], "set actor_rollout_ref.rollout.free_cache_engine=false"),
         ("cpu", ["algorithm.rollout_correction.rollout_is=token"], "has no effect with bypass_mode=true"),
+        ("cpu", ["actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm"], "the longest answer of each pass"),
         ("cpu", ["segzero.overlong.share=1.5"], "a number from 0 to 1, the last share of"),
         ("cpu", ["segzero.overlong.penalty=-1"], "a number from 0 on"),
         ("cpu", ["actor_rollout_ref.actor.clip_ratio=0.1"], "use actor_rollout_ref.actor.clip_ratio_low and"),
