@@ -179,7 +179,7 @@ def test_a_recipe_trains_two_steps_on_the_tiny_policy(recipe, runs):
     assert [row["step"] for row in rows] == [1, 2], output[-3000:]
     for row in (each["data"] for each in rows):
         assert row["actor/grad_norm"] >= 0 and abs(row["actor/pg_loss"]) < 100
-        assert row["training/rollout_probs_diff_mean"] < 1e-3
+        assert abs(row["actor/ppo_kl"]) < 1e-3  # vLLM and the trainer agree on the probabilities
     flat = max(row["data"]["reward/flat_groups"] for row in rows)
     assert flat == 1.0 or max(row["data"]["actor/grad_norm"] for row in rows) > 0
     assert ("reward/overlong/mean" in rows[0]["data"]) == (ALGORITHMS[recipe] == "dapo")
