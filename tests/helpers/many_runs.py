@@ -1,4 +1,4 @@
-"""Several trainings one after the other in a process, which imports verl and torch once: a third of a run's start."""
+"""Several trainings one after the other in a process that imports verl and torch once for all of them."""
 
 import json
 import os
