@@ -171,6 +171,7 @@ def runs(folders, tmp_path_factory):
 
 
 @pytest.mark.training
+@pytest.mark.xdist_group("recipes")  # one process starts them all
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_trains_two_steps_on_the_tiny_policy(recipe, runs):
     """With an algorithm of its own or another: `ALGORITHMS`."""
