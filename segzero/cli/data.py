@@ -1,4 +1,4 @@
-"""`segzero data`: annotate, check, show, prepare, export and make data."""
+"""`segzero data`: annotate, check, show, prepare, select, export and make data."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from rich.console import Console
 from segzero.cli.annotate import annotate
 from segzero.cli.engine import engine, export_runs
 from segzero.cli.options import segmenter_or_shipped, takes_dataclasses
+from segzero.cli.select import select
 from segzero.errors import UserError
 from segzero.extras import needs, require
 
@@ -164,6 +165,7 @@ def scenes(
 
 app.command()(engine)
 app.command()(export_runs)
+app.command()(select)
 
 
 def named_options(written: list[str]) -> dict[str, str]:

@@ -21,7 +21,7 @@ COMMANDS = {
     "infer", "segment", "words", "everything", "edges", "program", "demo", "train", "sft", "tune", "merge", "chat",
     "serve", "demo-ui", "doctor", "docs",
     "data annotate", "data check", "data show", "data prepare", "data export", "data scenes",
-    "data engine", "data export-runs",
+    "data engine", "data export-runs", "data select",
     "eval", "eval rescore", "eval compare", "rewards search", "rewards check",
 }  # fmt: skip
 
