@@ -14,11 +14,15 @@ nothing is wrong
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rewards import PRESETS
+from segzero.data.near_copies import near_copies, thumbnail
 from segzero.data.parquet import from_parquet, parquet_files
 from segzero.data.validation import imperfect_terms, problems
 from segzero.errors import UserError
@@ -75,12 +79,13 @@ class DataReport:
         return "\n".join(lines if self.wrong else [*lines, "nothing is wrong"])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageFacts:
-    """Size of an image and a hash of its pixels, which is the same for the same picture in another file."""
+    """Size of an image, a hash of its pixels, which is the same for the same picture in another file, a thumbnail."""
 
     size: Size
     pixels: str
+    thumbnail: NDArray[np.uint8]  # [16, 16, 3]
 
 
 def check(*folders: str | Path) -> DataReport:
@@ -114,10 +119,27 @@ def check(*folders: str | Path) -> DataReport:
     for ids in splits_of.values():
         if len(ids) > 1:
             report.add(f"its image is in {' and '.join(sorted(map(repr, ids)))}", *ids.values())
+    _add_near_copies(report, splits_of, {one.pixels: one for one in images.values() if one})
     sizes = sorted({image.size for image in images.values() if image}, key=math.prod)
     report.sizes = [sizes[0], sizes[-1]] if sizes else []
     report.images = len(splits_of) + sum(image is None for image in images.values())
     return report
+
+
+def _add_near_copies(
+    report: DataReport, splits_of: Mapping[str, Mapping[str, str]], images: Mapping[str, ImageFacts]
+) -> None:
+    """Add images of which another split has a copy that was resized, stretched or compressed again."""
+    names = sorted({split for splits in splits_of.values() for split in splits})
+    if len(names) < 2:
+        return
+    rows = [(pixels, names.index(split)) for pixels, splits in splits_of.items() for split in splits]
+    for i, j in near_copies([images[pixels].thumbnail for pixels, _ in rows], [group for _, group in rows]):
+        (first, one), (second, other) = rows[i], rows[j]
+        if first != second:  # the same pixels are a problem already
+            both = sorted((names[one], names[other]))
+            ids = splits_of[first][names[one]], splits_of[second][names[other]]
+            report.add(f"its image is nearly that of another sample, in {both[0]!r} and {both[1]!r}", *ids)
 
 
 def read_folders(folders: Sequence[str | Path]) -> Iterator[tuple[Path, str, Sample]]:
@@ -149,7 +171,7 @@ def _image_facts(sample: Sample) -> ImageFacts | None:
         image = sample.open()
     except UserError:
         return None
-    return ImageFacts(image.size, pixels_key(image))
+    return ImageFacts(image.size, pixels_key(image), thumbnail(image))
 
 
 def _image_problems(sample: Sample, image: ImageFacts | None) -> Iterator[str]:
