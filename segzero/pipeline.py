@@ -239,9 +239,11 @@ class SegZeroPipeline:
         """Generate and parse the policy's answers, without masks."""
         begin = time.perf_counter()
         prompt, frame = get_prompt(self.prompt_name), self.policy.frame
+        images = {id(query.image): query.image for query in queries}
+        fitted = {key: frame.fit(image) for key, image in images.items()}  # one for all queries about an image
         requests = [
             Request(
-                frame.fit(query.image),
+                fitted[id(query.image)],
                 render_messages(query.question, self.prompt_name, query.notes, images=1 + len(query.extra_images)),
                 query.extra_images,
                 query.on_text,
