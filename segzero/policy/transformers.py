@@ -242,7 +242,8 @@ def generate_tokens(
 def _distinct(texts: Sequence[str], requests: Sequence[Request]) -> tuple[list[int], list[int]]:
     """Places of the requests with different prompts, and for each request the number of its prompt among them."""
     numbers: dict[tuple[str, tuple[int, ...]], int] = {}
-    firsts, prompts = [], []
+    firsts: list[int] = []
+    prompts: list[int] = []
     for place, (text, request) in enumerate(zip(texts, requests, strict=True)):
         key = text, tuple(map(id, request.images))
         if key not in numbers:

@@ -93,3 +93,21 @@ def test_all_blocks_are_compared():
     many[BLOCK + 7] = many[3]
     many[2 * BLOCK + 40] = many[BLOCK - 1] ^ 1
     assert list(near_copies(list(many), range(len(many)))) == [(3, BLOCK + 7), (BLOCK - 1, 2 * BLOCK + 40)]
+
+
+def test_a_benchmark_may_not_share_images_with_the_data(run_segzero, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train = make_samples(6, 5)
+    data = to_parquet(train, tmp_path / "train" / "train.parquet")
+    foreign = [*make_samples(3, 77), copied(train[2], (500, 700)), replace(train[4], id="same")]
+    to_parquet([*foreign, replace(train[0], id="broken", image=b"x")], tmp_path / "compositional.parquet")
+    report = check(data, against={"bench": foreign})
+    assert report.wrong == {
+        "its image is nearly that of another sample, in 'bench' and 'train'": [train[2].id],
+        "its image is in 'bench' and 'train'": [train[4].id],
+    }
+    assert (report.samples, report.images) == (6, len({sample.image for sample in train}))
+    assert check(data, against={"bench": foreign[:3]}).ok
+    code, out, _ = run_segzero("data", "check", "train", "--against", "compositional", "--page", "page.html")
+    assert code == 1 and "in 'compositional' and 'train'" in out and "1 images of compositional can't be decoded" in out
+    assert run_segzero("data", "check", "train", "--against", "compositionall")[0] == 2
