@@ -1,4 +1,4 @@
-"""Votes of several answers against one greedy answer: figures and time on held-out synthetic scenes.
+"""Votes of several answers against one greedy answer: figures and CPU time on held-out synthetic scenes.
 
 Every setting answers the same questions with the shipped models; differences in gIoU are over pairs of the same
 question, with 95 % intervals. The last setting lets the policy read its own attempts, which the shipped one has not
@@ -38,19 +38,19 @@ def main() -> None:
         settings[f"{args.own_attempts} own attempts"] = SeveralAnswersPipeline(pair, own_attempts=args.own_attempts)
     answer(pair, samples[:AT_ONCE])  # so that the first setting pays for no start
     greedy: list[Row] = []
-    print("| answers | gIoU | difference to greedy | cIoU | N-acc | T-acc | unreadable | seconds a question |")
+    print("| answers | gIoU | difference to greedy | cIoU | N-acc | T-acc | unreadable | CPU seconds a question |")
     print("|---|---|---|---|---|---|---|---|")
     for name, pipeline in settings.items():
         rows, seconds = timed(pipeline, samples)
         greedy = greedy or rows
-        print(f"| {name} | {' | '.join(figures(rows, greedy))} | {seconds:.2f} |", flush=True)
+        print(f"| {name} | {' | '.join(figures(rows, greedy))} | {seconds:.3f} |", flush=True)
 
 
 def timed(pipeline: Pipeline, samples: list[Sample]) -> tuple[list[Row], float]:
-    begin = time.perf_counter()
+    begin = time.process_time()
     batches = [samples[start : start + AT_ONCE] for start in range(0, len(samples), AT_ONCE)]
     rows = [row for batch in batches for _, row in answer(pipeline, batch)]
-    return rows, (time.perf_counter() - begin) / len(samples)
+    return rows, (time.process_time() - begin) / len(samples)
 
 
 def figures(rows: list[Row], greedy: list[Row]) -> list[str]:
