@@ -39,11 +39,11 @@ class FrontierOptions:
 @needs("infer")
 @takes_dataclasses
 def select(
-    answers_of: Annotated[
-        Path | None,
+    sources: Annotated[
+        list[Path] | None,
         typer.Argument(
-            metavar="[RUN|ANSWERS]",
-            help="A training run's folder, or the answers of an earlier selection; default: answers are sampled.",
+            metavar="[RUN|EVALUATION|ANSWERS]...",
+            help="Folders of a training run or of evaluations, or an earlier selection's answers; default: sampled.",
         ),
     ] = None,
     *,
@@ -58,7 +58,7 @@ def select(
     options: FrontierOptions,
 ) -> None:
     """Choose training samples by a policy's answers to them: the samples at the frontier of what it can do."""
-    from segzero.evaluation.frontier import read_records
+    from segzero.evaluation.frontier import read_answers
     from segzero.evaluation.frontier import select as select_samples
 
     if not frontier:
@@ -66,15 +66,14 @@ def select(
     if out.suffix != ".parquet":
         raise UserError(f"--out {out}: name a .parquet file")
     settings = options.settings()
-    recorded = answers_of or out.with_suffix(".answers.jsonl")
-    if answers_of is None:
-        _sample(models, data, recorded, answers, max_tokens, settings.seed)
-    ious = read_records(recorded)
-    report = select_samples(data, ious, out, settings)
+    sampled = out.with_suffix(".answers.jsonl")
+    if not sources:
+        _sample(models, data, sampled, answers, max_tokens, settings.seed)
+    report = select_samples(data, read_answers(sources or [sampled]), out, settings)
     _print(report)
     console.print(f"selected samples are in {out}, the class of each in {out.with_suffix('.classes.jsonl')}")
-    if answers_of is None:
-        console.print(f"the answers are in {recorded}; other thresholds: segzero data select {recorded} --frontier ...")
+    if not sources:
+        console.print(f"the answers are in {sampled}; other thresholds: segzero data select {sampled} --frontier ...")
 
 
 def _sample(models: ModelOptions, data: Path, file: Path, answers: int, max_tokens: int, seed: int) -> None:

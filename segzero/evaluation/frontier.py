@@ -24,7 +24,7 @@ from segzero.dialogue.prompting import sample_prompt
 from segzero.errors import UserError
 from segzero.evaluation.predictions import predicted_objects
 from segzero.evaluation.provenance import comparable, settings_of
-from segzero.evaluation.scoring import score_sample
+from segzero.evaluation.scoring import SCORES, read_rows, score_sample
 from segzero.io import write_atomically
 from segzero.pipeline import Query, SegZeroPipeline
 from segzero.sample import Sample
@@ -143,6 +143,24 @@ def _ask(pipeline: SegZeroPipeline, samples: Sequence[Sample], answers: int) -> 
         ]
         ious = [round(score.iou, 4) for score in scores if score is not None]
         yield {"sample": id, "ious": ious, "answers": [output.text for output in outputs]}
+
+
+def read_answers(sources: Iterable[Path]) -> dict[str, list[float]]:
+    """Read the IoUs of the answers to each sample from several sources, each of which adds its own.
+
+    A source is the file of an earlier selection, a training run's folder or its rollouts/ious.jsonl, or the folder of
+    an evaluation, which has one answer to each sample.
+    """
+    found: dict[str, list[float]] = defaultdict(list)
+    for source in sources:
+        one = _scored(source) if (source / SCORES).is_file() else read_records(source)
+        for id, ious in one.items():
+            found[id] += ious
+    return dict(found)
+
+
+def _scored(folder: Path) -> dict[str, list[float]]:
+    return {row.id: [] if row.score is None or row.lost else [row.score.iou] for row in read_rows(folder)}
 
 
 def read_records(file: Path) -> dict[str, list[float]]:

@@ -7,10 +7,12 @@ import pytest
 
 from segzero.data.parquet import from_parquet, to_parquet
 from segzero.errors import UserError
-from segzero.evaluation.frontier import FrontierSettings, ask_samples, classify, read_records, select
+from segzero.evaluation.benchmarks import Records, get_benchmark
+from segzero.evaluation.frontier import FrontierSettings, ask_samples, classify, read_answers, read_records, select
 from segzero.policy import Sampling
 from segzero.sample import Object
 from segzero.tiny.questions import make_samples
+from tests.helpers.evaluating import run_evaluation
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,16 @@ def test_a_run_has_its_last_answers(tmp_path):
     assert read_records(tmp_path / "run") == read_records(file) == {"a": [0.2, 1.0]}
     with pytest.raises(UserError, match=r"a run writes rollouts/ious.jsonl if its reward draws masks"):
         read_records(tmp_path)
+
+
+def test_evaluations_give_one_answer_each(pipeline, held_out, tmp_path):
+    to_parquet(held_out[:2], tmp_path / "data" / "train.parquet")
+    records = Records(get_benchmark("own").find(tmp_path / "data"))
+    for name, tokens in (("long", 200), ("cut", 3)):
+        run_evaluation(records, tmp_path / name, replace(pipeline, sampling=Sampling(max_tokens=tokens)))
+    found = read_answers([tmp_path / "long", tmp_path / "cut"])
+    assert [len(found[sample.id]) for sample in held_out[:2]] == [2, 2]
+    assert found[held_out[0].id][0] > found[held_out[0].id][1] == 0.0
 
 
 @pytest.mark.parametrize("line", ["[]", "{", '{"ious": [0.1]}', '{"sample": "a", "ious": [2]}', '{"sample": 3}'])
