@@ -10,6 +10,7 @@ On photos and scenes this tells copies from other pictures where hashes of 64 bi
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import combinations_with_replacement
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ COARSE = 4  # side of the thumbnails that are compared first
 FARTHEST = 10.0  # difference of near copies, of 255
 CONTRAST = 0.2  # ... and of the standard deviation of the calmer one's colours
 BLOCK = 2048  # images that are compared with as many others at once
+ROUNDING = 0.1  # error of a mean square difference in float32
 
 
 def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
@@ -28,24 +30,37 @@ def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def near_copies(thumbnails: Sequence[NDArray[np.uint8]], groups: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield the places (i, j), i < j, of near copies in different groups, such as splits.
+    """Yield places (i, j), i < j, of near copies in different groups, such as splits.
 
+    Each image that has a copy in another group is in one pair at least; not all pairs of many copies are listed.
     Averages of the thumbnails are compared first: they never differ by more than the thumbnails themselves.
     """
-    if not len(thumbnails):
-        return
-    step = SIDE // COARSE
-    all = np.stack(thumbnails).astype(np.float32)  # [N, 16, 16, 3]
-    spread = all.reshape(len(all), -1).std(axis=1)  # [N]
-    coarse = all.reshape(len(all), COARSE, step, COARSE, step, 3).mean(axis=(2, 4)).reshape(len(all), -1)  # [N, 48]
+    coarse, contrast = _coarse(thumbnails)
     squares, group = (coarse**2).mean(axis=1), np.asarray(groups)
-    for first in range(0, len(all), BLOCK):
-        for second in range(first, len(all), BLOCK):
-            a, b = slice(first, first + BLOCK), slice(second, second + BLOCK)
-            apart = squares[a, None] + squares[None, b] - 2 / coarse.shape[1] * coarse[a] @ coarse[b].T
-            least = np.minimum(spread[a, None], spread[None, b])
-            possible = (apart <= np.minimum(FARTHEST, CONTRAST * least) ** 2 + 0.1) & (group[a, None] != group[None, b])
-            for i, j in np.argwhere(possible) + np.array([first, second]):
-                limit = min(FARTHEST, CONTRAST * min(spread[i], spread[j]))
-                if i < j and np.sqrt(((all[i] - all[j]) ** 2).mean()) < limit:
+    limits = np.minimum(FARTHEST, CONTRAST * contrast)  # [N]
+    listed = np.zeros(len(coarse), bool)
+    for first, second in combinations_with_replacement(range(0, len(coarse), BLOCK), 2):
+        a, b = slice(first, first + BLOCK), slice(second, second + BLOCK)
+        apart = squares[a, None] + squares[None, b] - 2 / coarse.shape[1] * coarse[a] @ coarse[b].T
+        bound = np.minimum(limits[a, None], limits[None, b])
+        possible = (apart <= bound**2 + ROUNDING) & (group[a, None] != group[None, b])
+        for i in first + np.flatnonzero(possible.any(axis=1)):
+            others = second + np.flatnonzero(possible[i - first])
+            others = others[(others > i) & ~(listed[i] & listed[others])]
+            copies = np.stack([thumbnails[j] for j in others]) if len(others) else np.zeros((0, SIDE, SIDE, 3))
+            differences = np.sqrt(((copies - np.float32(thumbnails[i])) ** 2).mean(axis=(1, 2, 3)))
+            for j in others[differences < np.minimum(limits[i], limits[others])]:
+                if not (listed[i] and listed[j]):
+                    listed[[i, j]] = True
                     yield int(i), int(j)
+
+
+def _coarse(thumbnails: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Averages of the thumbnails in a coarser grid, [N, 48], and the standard deviation of their colours, [N]."""
+    step = SIDE // COARSE
+    coarse = np.zeros((len(thumbnails), COARSE * COARSE * 3), np.float32)
+    contrast = np.zeros(len(thumbnails), np.float32)
+    for place, one in enumerate(thumbnails):
+        coarse[place] = one.reshape(COARSE, step, COARSE, step, 3).mean(axis=(1, 3)).ravel()
+        contrast[place] = one.std()
+    return coarse, contrast

@@ -82,6 +82,13 @@ def test_parts_of_a_photo_are_other_pictures():
     assert list(near_copies([thumbnail(photo), small], [0, 1])) == [(0, 1)]
 
 
+def test_many_copies_are_each_listed_once_or_so():
+    rng = np.random.default_rng(0)
+    one = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    pairs = list(near_copies([one] * 400, [place % 2 for place in range(400)]))
+    assert {place for pair in pairs for place in pair} == set(range(400)) and len(pairs) < 400
+
+
 def test_plain_pictures_are_copies_of_nothing():
     grey = [np.full((16, 16, 3), value, np.uint8) for value in (90, 90, 91)]
     assert list(near_copies(grey, [0, 1, 2])) == []
