@@ -48,6 +48,7 @@ class Query:
     on_text: Callable[[str], object] | None = None
     earlier: tuple[Mask, ...] = ()  # masks [H, W] to which the question refers; for models that take masks, not notes
     wants_presence: bool = False  # the result should say how surely something is there
+    seed: int | None = None  # of a sampled answer; None: by its place among the queries
 
 
 class Pipeline(Protocol):
@@ -238,13 +239,16 @@ class SegZeroPipeline:
         """Generate and parse the policy's answers, without masks."""
         begin = time.perf_counter()
         prompt, frame = get_prompt(self.prompt_name), self.policy.frame
+        images = {id(query.image): query.image for query in queries}
+        fitted = {key: frame.fit(image) for key, image in images.items()}  # one for all queries about an image
         requests = [
             Request(
-                frame.fit(query.image),
+                fitted[id(query.image)],
                 render_messages(query.question, self.prompt_name, query.notes, images=1 + len(query.extra_images)),
                 query.extra_images,
                 query.on_text,
                 query.wants_presence,
+                query.seed,
             )
             for query in queries
         ]

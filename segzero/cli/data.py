@@ -1,17 +1,23 @@
-"""`segzero data`: annotate, check, show, prepare, export and make data."""
+"""`segzero data`: annotate, check, show, prepare, select, export and make data."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from segzero.cli.annotate import annotate
 from segzero.cli.engine import engine, export_runs
-from segzero.cli.options import segmenter_or_shipped, takes_dataclasses
+from segzero.cli.options import segmenter_or_shipped, split_commas, takes_dataclasses
+from segzero.cli.select import select
 from segzero.errors import UserError
 from segzero.extras import needs, require
+
+if TYPE_CHECKING:
+    from segzero.evaluation.benchmarks import Record
+    from segzero.sample import Sample
 
 app = typer.Typer(no_args_is_help=True, help="Training and evaluation data.")
 app.command()(annotate)
@@ -26,19 +32,34 @@ NewFolderOption = Annotated[Path, typer.Option("--out", "-o", help="The folder t
 def check(
     folders: Annotated[list[Path], typer.Argument(help="Folders of .parquet files of Samples, or such files.")],
     page: Annotated[Path | None, typer.Option(help="An HTML file with pictures, to look at.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Benchmarks, with commas, with which the data may share no image either.")
+    ] = None,
+    data: Annotated[Path, typer.Option(help="The folder below which the benchmarks' data are.")] = Path(),
 ) -> None:
     """Look data over without a model; exit code 1 when something is wrong. Of several, none may share an image."""
     from segzero.data.check import check as check_folders
     from segzero.data.preview import report_page
     from segzero.io import write_atomically
 
-    report = check_folders(*folders)
+    report = check_folders(*folders, against=_benchmarks(against, data))
     console.print(str(report))
     if page is not None:
         write_atomically(page, report_page(report, folders).encode("utf-8", "backslashreplace"))
         console.print(f"pictures are in {page}")
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _benchmarks(names: str | None, root: Path) -> "dict[str, Iterator[Sample]]":
+    """The samples of benchmarks, read one at a time; records that can't be read are left out."""
+    from segzero.evaluation.benchmarks import get_benchmark
+    from segzero.sample import Sample
+
+    def samples(records: "Iterator[Record]") -> "Iterator[Sample]":
+        return (record for record in records if isinstance(record, Sample))
+
+    return {name: samples(get_benchmark(name).find(root).read()) for name in split_commas(names or "")}
 
 
 @app.command()
@@ -164,6 +185,7 @@ def scenes(
 
 app.command()(engine)
 app.command()(export_runs)
+app.command()(select)
 
 
 def named_options(written: list[str]) -> dict[str, str]:

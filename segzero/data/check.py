@@ -14,11 +14,15 @@ nothing is wrong
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rewards import PRESETS
+from segzero.data.near_copies import near_copies, thumbnail
 from segzero.data.parquet import from_parquet, parquet_files
 from segzero.data.validation import imperfect_terms, problems
 from segzero.errors import UserError
@@ -75,16 +79,20 @@ class DataReport:
         return "\n".join(lines if self.wrong else [*lines, "nothing is wrong"])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageFacts:
-    """Size of an image and a hash of its pixels, which is the same for the same picture in another file."""
+    """Size of an image, a hash of its pixels, which is the same for the same picture in another file, a thumbnail."""
 
     size: Size
     pixels: str
+    thumbnail: NDArray[np.uint8]  # [16, 16, 3]
 
 
-def check(*folders: str | Path) -> DataReport:
-    """Check every Sample of some folders of .parquet files, or of such files; no two folders may share an image."""
+def check(*folders: str | Path, against: Mapping[str, Iterable[Sample]] | None = None) -> DataReport:
+    """Check every Sample of some folders of .parquet files, or of such files; no two folders may share an image.
+
+    Nor may the data share one with the samples `against` which they are checked, such as a benchmark's, by name.
+    """
     report = DataReport()
     seen_ids: set[tuple[Path, str]] = set()
     images: dict[str, ImageFacts | None] = {}  # by path or content; None: it can't be decoded
@@ -104,20 +112,67 @@ def check(*folders: str | Path) -> DataReport:
         for problem in [*_image_problems(sample, images[key]), *problems(sample)]:
             report.add(problem, sample.id)
         if (image := images[key]) is not None:
-            splits_of[image.pixels].setdefault(split, sample.id)
+            splits_of[image.pixels].setdefault(split or folder.stem, sample.id)
             question = (image.pixels, " ".join(sample.question.lower().split()))
             report.repeated += question in questions
             questions.add(question)
         _add_rewards(report, sample)
     if not report.samples:
         raise UserError(f"{', '.join(map(str, folders))} holds no samples; see `segzero docs data`")
-    for ids in splits_of.values():
-        if len(ids) > 1:
-            report.add(f"its image is in {' and '.join(sorted(map(repr, ids)))}", *ids.values())
     sizes = sorted({image.size for image in images.values() if image}, key=math.prod)
     report.sizes = [sizes[0], sizes[-1]] if sizes else []
     report.images = len(splits_of) + sum(image is None for image in images.values())
+    of_data = {split for splits in splits_of.values() for split in splits}
+    for name, samples in (against or {}).items():
+        _add_foreign(report, name, samples, images, splits_of)
+    _add_leaks(report, splits_of, {one.pixels: one for one in images.values() if one}, of_data)
     return report
+
+
+def _add_foreign(
+    report: DataReport,
+    name: str,
+    samples: Iterable[Sample],
+    images: dict[str, ImageFacts | None],
+    splits_of: dict[str, dict[str, str]],
+) -> None:
+    """Note the images that the data are checked against; they are compared, and nothing else about them is checked."""
+    unreadable = 0
+    for sample in samples:
+        key = image_key(sample.image)
+        if key not in images:
+            images[key] = _image_facts(sample)
+            unreadable += images[key] is None
+        if (image := images[key]) is not None:
+            splits_of[image.pixels].setdefault(name, sample.id)
+    if unreadable:
+        report.add(f"{unreadable} images of {name} can't be decoded, and were not compared")
+
+
+def _add_leaks(
+    report: DataReport,
+    splits_of: Mapping[str, Mapping[str, str]],
+    images: Mapping[str, ImageFacts],
+    of_data: Collection[str],
+) -> None:
+    """Add images that two splits share, as they are or as a copy that was resized, stretched or compressed again.
+
+    `splits_of` maps pixels to the first sample of each split, and `of_data` names the splits whose samples are listed.
+    """
+    for ids in splits_of.values():
+        own = [id for split, id in ids.items() if split in of_data]
+        if len(ids) > 1 and own:
+            report.add(f"its image is in {' and '.join(sorted(map(repr, ids)))}", *own)
+    names = sorted({split for splits in splits_of.values() for split in splits})
+    rows = [(pixels, names.index(split)) for pixels, splits in splits_of.items() for split in splits]
+    for pair in near_copies([images[pixels].thumbnail for pixels, _ in rows], [group for _, group in rows]):
+        (first, one), (second, other) = (rows[place] for place in pair)
+        own = [
+            splits_of[pixels][names[split]] for pixels, split in map(rows.__getitem__, pair) if names[split] in of_data
+        ]
+        if own and first != second:  # the same pixels are a problem already
+            both = " and ".join(sorted((repr(names[one]), repr(names[other]))))
+            report.add(f"its image is nearly that of another sample, in {both}", *own)
 
 
 def read_folders(folders: Sequence[str | Path]) -> Iterator[tuple[Path, str, Sample]]:
@@ -149,7 +204,7 @@ def _image_facts(sample: Sample) -> ImageFacts | None:
         image = sample.open()
     except UserError:
         return None
-    return ImageFacts(image.size, pixels_key(image))
+    return ImageFacts(image.size, pixels_key(image), thumbnail(image))
 
 
 def _image_problems(sample: Sample, image: ImageFacts | None) -> Iterator[str]:

@@ -59,7 +59,7 @@ def key_of(*parts: Any) -> str:
 
 
 class DiskCachedPolicy:
-    """A policy whose greedy answers are kept on the disk; sampled ones are generated each time."""
+    """A policy whose answers are kept on the disk; sampled ones are if each request has a seed of its own."""
 
     supports_concurrency = False
 
@@ -70,9 +70,11 @@ class DiskCachedPolicy:
 
     def generate(self, requests: list[Request], sampling: Sampling = Sampling()) -> list[Reply]:
         """Reply to each request, in order."""
-        if sampling.temperature > 0:
+        if sampling.temperature > 0 and any(request.seed is None for request in requests):
             return self.policy.generate(requests, sampling)
-        places = [self._place(request, sampling) for request in requests]
+        images = {id(image): image for request in requests for image in request.images}
+        pixels = {number: pixels_key(image) for number, image in images.items()}  # several answers share an image
+        places = [self._place(request, sampling, pixels) for request in requests]
         replies = [_read_reply(self.cache.get(place)) for place in places]
         new = [number for number, reply in enumerate(replies) if reply is None]
         if new:
@@ -85,8 +87,11 @@ class DiskCachedPolicy:
         """Close the policy."""
         self.policy.close()
 
-    def _place(self, request: Request, sampling: Sampling) -> str:
-        key = key_of(self.identity, request.messages, *map(pixels_key, request.images), asdict(sampling))
+    def _place(self, request: Request, sampling: Sampling, pixels: Mapping[int, str]) -> str:
+        decoding = asdict(sampling)
+        if sampling.temperature > 0:
+            decoding["seed"] = sampling.seed_for(0, request.seed)
+        key = key_of(self.identity, request.messages, *(pixels[id(image)] for image in request.images), decoding)
         return f"answers/{key[:2]}/{key}.json"
 
 

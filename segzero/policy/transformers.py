@@ -98,10 +98,12 @@ class TransformersPolicy:
 
     @torch.inference_mode()
     def _generate(self, texts: list[str], requests: list[Request], places: range, sampling: Sampling) -> list[Reply]:
-        images = [request.images for request in requests]
+        firsts, prompts = _distinct(texts, requests)
+        images = [requests[first].images for first in firsts]
+        texts = [texts[first] for first in firsts]
         inputs = self.processor(text=texts, images=images, return_tensors="pt", padding=True, padding_side="left")
         inputs = inputs.to(self.device, dtype=self.model.dtype)  # only floating point tensors change their type
-        seeds = [sampling.seed_for(i) for i in places]
+        seeds = [sampling.seed_for(i, request.seed) for i, request in zip(places, requests, strict=True)]
         choose = _Sampler(sampling.temperature, seeds, self.device) if sampling.temperature > 0 else _argmax
         recorded = [request.wants_presence for request in requests]
         recorder = ProbabilityRecorder(choose, len(requests)) if any(recorded) else None
@@ -116,7 +118,7 @@ class TransformersPolicy:
             if row in detokenizers:
                 detokenizers[row].add(token)
 
-        answers = generate_tokens(self.model, inputs, self.stops, limit, recorder or choose, on_token)
+        answers = generate_tokens(self.model, inputs, self.stops, limit, recorder or choose, on_token, prompts)
         return [
             self._reply(answer, recorder.probabilities[row] if recorder and recorded[row] else None)
             for row, answer in enumerate(answers)
@@ -193,16 +195,22 @@ def generate_tokens(
     limit: int,
     choose: Choose,
     on_token: OnToken = lambda row, token: None,
+    prompts: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Generate at most `limit` tokens for each row of `inputs`, which are padded on the left.
 
-    The last token is a stop token unless the limit came first. `on_token` is called with each token at once.
+    The last token is a stop token unless the limit came first. `on_token` is called with each token at once. `prompts`
+    names the row of `inputs` that each answer belongs to; answers to one row share its computation.
     """
     cache = Cache(layer_class_to_replicate=PreallocatedLayer)
     positions, _ = model.model.get_rope_index(**inputs)  # [3, B, T]
     logits = model(**inputs, position_ids=positions, past_key_values=cache, logits_to_keep=1).logits[:, -1]
     following = positions.amax(dim=(0, 2))  # [B], position of each row's latest token
     mask = inputs["attention_mask"].bool()
+    if prompts is not None and len(prompts) > len(mask):
+        logits, following, mask = logits[prompts], following[prompts], mask[prompts]
+        for layer in cache.layers:
+            layer.repeat(prompts)
     mask = torch.cat([mask, mask.new_ones(len(mask), limit)], 1)[:, None, None]  # [B, 1, 1, T + limit]
 
     answers: list[list[int]] = [[] for _ in range(len(mask))]
@@ -229,6 +237,20 @@ def generate_tokens(
             attention_mask=mask[..., : cache.get_seq_length() + 1],  # four axes: the library takes it as it is
             past_key_values=cache,
         ).logits[:, -1]
+
+
+def _distinct(texts: Sequence[str], requests: Sequence[Request]) -> tuple[list[int], list[int]]:
+    """Places of the requests with different prompts, and for each request the number of its prompt among them."""
+    numbers: dict[tuple[str, tuple[int, ...]], int] = {}
+    firsts: list[int] = []
+    prompts: list[int] = []
+    for place, (text, request) in enumerate(zip(texts, requests, strict=True)):
+        key = text, tuple(map(id, request.images))
+        if key not in numbers:
+            numbers[key] = len(firsts)
+            firsts.append(place)
+        prompts.append(numbers[key])
+    return firsts, prompts
 
 
 def _close_gaps(alive: list[int]) -> list[int]:
@@ -295,6 +317,12 @@ class PreallocatedLayer(DynamicLayer):
         self.buffer[1, :, :, start:end] = value_states
         self.keys, self.values = self.buffer[:, :, :, :end]
         return self.keys, self.values
+
+    def repeat(self, rows: Sequence[int]) -> None:
+        """Copy rows of the batch, so that each of these is one."""
+        used = self.get_seq_length()
+        self.buffer = self.buffer[:, list(rows), :, : used + GROWTH]
+        self.keys, self.values = self.buffer[:, :, :, :used]
 
     def keep(self, order: list[int]) -> None:
         """Drop all rows of the batch but these, in this order; only rows that change their place are copied."""

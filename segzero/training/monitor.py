@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from segzero.evaluation.frontier import IOUS
 from segzero.evaluation.metrics import Score, ciou, giou, n_acc, precision_at, score_masks, t_acc
 from segzero.frames import Frame
 from segzero.images import load_image
@@ -72,10 +73,15 @@ def validation_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
 
 def score_group(group: RolloutGroup) -> Score:
     """Compare the masks of a greedy answer with the truth."""
-    scored = group.rollouts[0].scored
+    return score_rollout(group.sample, group.rollouts[0])
+
+
+def score_rollout(sample: Sample, rollout: Rollout) -> Score:
+    """Compare the masks of an answer, which a segmenter has drawn, with the truth."""
+    scored = rollout.scored
     assert scored.masks is not None
-    predicted = union(list(scored.masks), group.sample.size)
-    return score_masks(predicted, group.sample.mask(), group.sample.ignore, failed=scored.answer.error is not None)
+    predicted = union(list(scored.masks), sample.size)
+    return score_masks(predicted, sample.mask(), sample.ignore, failed=scored.answer.error is not None)
 
 
 # Answers
@@ -93,6 +99,8 @@ class Recorder:
     """Appends the best and the worst answers of a few groups to a JSON-lines file, and draws them as panels.
 
     Per step it records the `groups` groups whose answers differ most; every `panels_every` steps it draws them too.
+    Where the reward has drawn masks, ious.jsonl gets a line for every group of the step: the IoU of each answer, from
+    which `segzero data select` chooses samples.
     """
 
     def __init__(self, folder: Path, frame: Frame, groups: int, panels_every: int = 0) -> None:
@@ -110,6 +118,11 @@ class Recorder:
             for group, best, worst in chosen:
                 row = {"step": step, **_question(group), "best": _answer(best), "worst": _answer(worst)}
                 out.write(json.dumps(row) + "\n")
+        with (self.folder / IOUS).open("a") as out:
+            for group in groups:
+                if group.sample.mask() is not None and all(one.scored.masks is not None for one in group.rollouts):
+                    ious = [round(score_rollout(group.sample, one).iou, 4) for one in group.rollouts]
+                    out.write(json.dumps({"step": step, "sample": group.sample.id, "ious": ious}) + "\n")
         if self.panels_every and step % self.panels_every == 0:
             files = [self.folder / f"step_{step:06}_{place}.png" for place in range(len(chosen))]
             for extremes, file in zip(chosen, files, strict=True):

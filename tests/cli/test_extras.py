@@ -42,6 +42,7 @@ CALLS = {
     "data scenes scenes": INFER,
     "data engine scene.png --vlm http://127.0.0.1:9/v1": INFER,
     "data export-runs folder --out exported": INFER,
+    "data select --frontier --data data --out chosen.parquet": INFER,
     "eval --benchmark own --data data": INFER,
     "eval rescore run": INFER,
     "rewards search --offline": TRAIN,

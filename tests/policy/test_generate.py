@@ -1,10 +1,12 @@
 """The generation loop: its cache against the library's own, text that grows by whole characters, rows that end."""
 
 import itertools
+from dataclasses import replace
 
 import torch
 from transformers.cache_utils import DynamicLayer
 
+from segzero.policy import Sampling
 from segzero.policy.transformers import GROWTH, IncrementalDetokenizer, PreallocatedLayer, generate_tokens
 
 
@@ -24,6 +26,35 @@ def test_kept_rows_go_on_where_they_were():
     layer.keep(rows)
     keys, values = layer.update(new, -new)
     assert torch.equal(keys, torch.cat([old[rows], new], 2)) and torch.equal(values, -keys)
+
+
+def test_repeated_rows_go_on_each_by_itself():
+    layer, rows = PreallocatedLayer(), [1, 0, 1]
+    old, new = torch.randn(2, 2, 70, 8), torch.randn(3, 2, 1, 8)
+    layer.update(old, -old)
+    layer.repeat(rows)
+    keys, values = layer.update(new, -new)
+    assert torch.equal(keys, torch.cat([old[rows], new], 2)) and torch.equal(values, -keys)
+
+
+def test_answers_to_one_prompt_are_those_to_each_by_itself(pipeline, held_out_requests, monkeypatch):
+    """Sampled answers to the same request; its prompt is computed once for all of them."""
+    first, second = held_out_requests[:2]
+    mixed = [replace(first, seed=5), second, replace(first, seed=6), replace(second, seed=1), replace(first, seed=7)]
+    sampling = Sampling(temperature=1.0, max_tokens=60)
+    alone = [pipeline.policy.generate([replace(r, seed=1 if r.seed is None else r.seed)], sampling)[0] for r in mixed]
+    rows = []
+    forward = type(pipeline.policy.model).forward
+
+    def counted(self, *args, **options):
+        rows.append(options["input_ids"].shape)
+        return forward(self, *args, **options)
+
+    monkeypatch.setattr(type(pipeline.policy.model), "forward", counted)
+    together = pipeline.policy.generate(mixed, sampling)
+    assert [reply.text for reply in together] == [reply.text for reply in alone]
+    assert len({together[place].text for place in (0, 2, 4)}) > 1
+    assert rows[0][0] == 2 and rows[0][1] > 1 and rows[1] == (5, 1)
 
 
 def test_only_whole_characters_are_emitted_and_all_of_them():

@@ -140,6 +140,9 @@ def test_replies_keep_the_order_and_concurrency_is_bounded(server, connect, ask)
     assert "".join(r.text for r in replies) == "abcdefghijkl"
     assert 2 <= server.most_busy <= 3
     assert len({body["seed"] for body in server.seen}) == 12
+    server.seen.clear()
+    policy.generate([replace(ask(policy), seed=5) for _ in range(2)])
+    assert [body["seed"] for body in server.seen] == [5, 5]
     assert policy.generate([]) == []
 
 

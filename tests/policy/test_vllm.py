@@ -142,6 +142,8 @@ def test_draws_differ_and_repeat(engine, held_out_requests):
     assert engine.generate(six, Sampling(1.5, 40, seed=1)) == drawn
     assert engine.generate(six[:2], Sampling(1.5, 40, seed=1)) == drawn[:2]
     assert engine.generate(six, Sampling(1.5, 40, seed=2)) != drawn
+    named = [replace(six[0], seed=seed) for seed in (3, 1, 0)]  # wherever they stand
+    assert engine.generate(named, Sampling(1.5, 40, seed=1)) == [drawn[3], drawn[1], drawn[0]]
 
 
 def test_nothing_in_nothing_out(engine):

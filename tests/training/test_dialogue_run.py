@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from segzero.data.parquet import to_parquet
+from segzero.evaluation.frontier import read_records
 from segzero.tiny.dialogues import make_dialogues
 from segzero.tiny.questions import HELD_OUT_SEED
 from tests.helpers.launching import complaint, logged, parts, start, wait, wait_for_step
@@ -44,6 +45,8 @@ def test_two_steps_on_dialogues(tmp_path):
     lines = (run / "rollouts" / "rollouts.jsonl").read_text().splitlines()
     recorded = [row for row in map(json.loads, lines) if row["step"] <= 2]
     assert len(recorded) == 16
+    ious = read_records(run)
+    assert all(len(ious[row["sample"]]) > 1 for row in recorded)
     later = [row for row in recorded if "notes" in row]
     own = [row for row in later if row["history"] == "own"]
     assert 0 < len(own) < len(later) < len(recorded)

@@ -211,3 +211,11 @@ def test_metrics_without_a_fitting_sample_are_left_out(samples):
     assert with_target["val/t_acc"] == 0.0 and "val/n_acc" not in with_target
     assert without["val/n_acc"] == 1.0 and "val/t_acc" not in without
     assert not any(math.isnan(value) for value in [*with_target.values(), *without.values()])
+
+
+def test_a_line_of_ious_for_every_group_with_masks(samples, shown, tmp_path):
+    true = tuple(one.rle for one in shown.objects)
+    drawn = group(shown, answer(1.0, CORNER, true), answer(0.0, CORNER, ()), answer(0.0, "no idea", true))
+    Recorder(tmp_path, native(), 1).record(3, [drawn, group(samples[1], answer(1.0))])
+    [line] = (tmp_path / "ious.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"step": 3, "sample": shown.id, "ious": [1.0, 0.0, 0.0]}
