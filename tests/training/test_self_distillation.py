@@ -1,0 +1,172 @@
+"""Self-distillation: loss and gradients are those of dense logits and autograd; the teacher's prompt holds the best
+attempts that fit."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from segzero.answer import Answer, Instance, parse_answer
+from segzero.dialogue.prompting import PolicyPrompt, sample_prompt
+from segzero.errors import UserError
+from segzero.training.answer_head import likeliest
+from segzero.training.config import compose
+from segzero.training.self_distillation import METRIC, divergence, teacher_prompt
+from tests.helpers import engines
+from tests.helpers.random_checkpoints import build_checkpoint
+
+WEIGHT = 3.0  # the divergence is much smaller than the other terms of the loss
+ON = [f"segzero.self_distillation.weight={WEIGHT}", "segzero.self_distillation.top_k=5"]
+LORA = [
+    "actor_rollout_ref.model.lora_rank=4",
+    "actor_rollout_ref.model.exclude_modules='.*visual.*'",
+    "actor_rollout_ref.actor.freeze_vision_tower=true",
+]
+VARIANTS = {
+    "plain": [],
+    "warm": ["actor_rollout_ref.rollout.temperature=0.7"],
+    "checkpointing": ["actor_rollout_ref.model.enable_gradient_checkpointing=true"],
+    "lora": LORA,
+    "several-passes": ["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=800"],
+    "static": [
+        "actor_rollout_ref.actor.use_dynamic_bsz=false",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=3",
+    ],
+    "by-answer": ["actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean"],
+}
+LENGTHS = [[7, 1, 30], [12, 5], [2, 9, 4, 16]]
+
+
+# The divergence
+
+
+def plain_divergence(teacher, student, top_k):
+    """Jensen-Shannon divergence between distributions [N, words] by the teacher's top k and the rest, from its words."""
+    ids = teacher.topk(top_k).indices
+    p, q = (
+        torch.cat([part, 1 - part.sum(-1, keepdim=True)], dim=-1) for part in (teacher.gather(1, ids), student.gather(1, ids))
+    )
+    middle = (p + q) / 2
+    return (p * (p / middle).log() + q * (q / middle).log()).sum(-1) / 2
+
+
+def test_the_divergence_follows_its_definition():
+    torch.manual_seed(0)
+    teacher, student = (torch.randn(40, 30).mul(2).double().softmax(-1) for _ in range(2))
+    ids = teacher.topk(4).indices
+    found = divergence(teacher.gather(1, ids).log(), student.gather(1, ids).log())
+    torch.testing.assert_close(found, plain_divergence(teacher, student, 4))
+    assert 0 < found.min() and found.max() < torch.tensor(2.0).log()
+
+
+def test_certainty_and_impossibility_stay_finite():
+    """A student that is certain of what the teacher rules out, the other way round, and two that agree."""
+    teacher = torch.tensor([[0.0, -80.0], [-80.0, 0.0], [0.0, -80.0], [-0.7, -0.7]])
+    student = torch.tensor([[-80.0, 0.0], [-90.0, -90.0], [0.0, -80.0], [-0.7, -0.7]], requires_grad=True)
+    found = divergence(teacher, student)
+    found.sum().backward()
+    assert found[:2].tolist() == pytest.approx([0.6931, 0.6931], abs=1e-3)
+    assert found[2:].tolist() == pytest.approx([0, 0], abs=1e-6)
+    assert student.grad.isfinite().all() and student.grad[2:].abs().max() < 1e-5
+
+
+def test_the_likeliest_words_in_blocks_are_those_of_logits(monkeypatch):
+    monkeypatch.setattr("segzero.training.answer_head.LOGITS", 5 * 50)  # blocks of 5 of 23 tokens
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(23, 8), torch.randn(50, 8)
+    log_probs, ids = likeliest(hidden, weight, 6, 0.7)
+    wanted = (hidden @ weight.T / 0.7).log_softmax(-1).topk(6)
+    torch.testing.assert_close(log_probs, wanted.values)
+    assert torch.equal(ids, wanted.indices)
+    assert likeliest(hidden, weight, 99, 1.0)[1].shape == (23, 50)  # no more than there are
+
+
+# Whole engines, against dense logits of rows of their own
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    engines.join_processes(tmp_path_factory.mktemp("alone"))
+    with pytest.MonkeyPatch.context() as patches:
+        engines.keep_forwards(patches)
+        yield
+    torch.distributed.destroy_process_group()
+
+
+def dense_engine():
+    """The engine with rows of their own, whose loss gets the divergence from dense logits, in float64."""
+    from verl.utils import tensordict_utils as tu
+
+    from segzero.training.engine import ImageEngine
+
+    class DenseEngine(ImageEngine):
+        def forward_step(self, micro_batch, loss_function, forward_only):
+            images = list(micro_batch["multi_modal_inputs"])  # before they are replaced by pixels
+            loss, output = super().forward_step(micro_batch, loss_function, forward_only)
+            if forward_only:
+                return loss, output
+            by_row = [self._divergence(micro_batch, row, image) for row, image in enumerate(images)]
+            if loss_function.keywords["config"].loss_agg_mode == "token-mean":
+                mean = torch.cat(by_row).sum() / tu.get_non_tensor_data(micro_batch, "batch_num_tokens", None)
+            else:
+                mean = sum(each.mean() for each in by_row) / micro_batch["global_batch_size"]
+            output["loss"] += WEIGHT * mean.item()
+            return loss + WEIGHT * mean, output
+
+        def _divergence(self, batch, row, image):
+            prompt, teachers_prompt, answer, positions, teachers_positions = (
+                batch[name].unbind()[row]
+                for name in ("prompts", "teacher_prompts", "responses", "position_ids", "teacher_positions")
+            )
+            temperature = batch["temperature"]
+            student = self._probabilities(prompt, answer, positions, image, temperature)
+            with torch.no_grad():
+                teachers_positions = teachers_positions.view(4, -1)
+                teacher = self._probabilities(teachers_prompt, answer, teachers_positions, image, temperature)
+            return plain_divergence(teacher, student, 5)
+
+        def _probabilities(self, prompt, answer, positions, image, temperature):
+            tokens = torch.cat([prompt, answer])
+            self.shared.first_of_each([None])
+            output = self.module(
+                input_ids=tokens[None],
+                attention_mask=torch.ones_like(tokens)[None],
+                position_ids=positions[:, None],
+                use_cache=False,
+                **self._read(getattr(image, "data", image)),
+            )
+            return (output.logits[0, len(prompt) - 1 : -1].double() / temperature).softmax(-1)
+
+    return DenseEngine
+
+
+def compute(job, kind=None):
+    """Loss, gradients by name, and the logged divergence of a job's batch."""
+    engine, batch, loss = job.start(kind)
+    with engine.train_mode():
+        engine.optimizer_zero_grad()
+        output = engine.forward_backward_batch(batch, loss)
+        gradients = {n: p.grad.full_tensor().clone() for n, p in engine.module.named_parameters() if p.grad is not None}
+    logged = output["metrics"].get(METRIC)
+    return sum(output["loss"]), gradients, logged
+
+
+def assert_same(found, wanted, tolerance=1e-5):
+    """Check that losses and gradients agree, all gradients together."""
+    assert found[0] == pytest.approx(wanted[0], rel=tolerance)
+    assert found[1].keys() == wanted[1].keys()
+    whole = torch.cat([value.flatten() for value in wanted[1].values()])
+    differing = torch.cat([(found[1][name] - value).flatten() for name, value in wanted[1].items()])
+    assert whole.norm() > 0 and differing.norm() <= tolerance * whole.norm(), float(differing.norm() / whole.norm())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_loss_and_gradients_are_those_of_dense_logits(variant, checkpoints, samples, alone, tmp_path):
+    """The first sample comes twice: its groups have one prompt, and the teacher two."""
+    asked = [samples[0], samples[1], samples[0]]
+    overrides = [*ON, *VARIANTS[variant], "actor_rollout_ref.model.use_fused_kernels=false"]
+    jobs = [
+        engines.Job(checkpoints["qwen2_5_vl"], tmp_path, asked, LENGTHS, overrides, shared) for shared in (True, False)
+    ]
+    found = compute(jobs[0])
+    assert_same(found, compute(jobs[1], dense_engine()))
