@@ -219,6 +219,8 @@ def prepare_passes(data: TensorDict, dp_group: Any = None, **options: Any) -> tu
 class PolicyWorker(ActorRolloutRefWorker):
     """verl's worker, which gives the engine the settings that verl does not pass on."""
 
+    loss_fn: Any  # verl's, as a partial
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         collect_as_usual()  # in a process that trains, garbage may hold a GPU's memory

@@ -73,7 +73,7 @@ def teacher_prompt(
 
 
 def teacher_batch(batch: TensorDict, top_k: int) -> TensorDict:
-    """The same answers to the teacher's prompts, for a pass that finds the `top_k` likeliest tokens in each place."""
+    """Put the answers of a batch after the teacher's prompts; a pass of it finds `top_k` tokens in each place."""
     from verl.utils.tensordict_utils import assign_non_tensor
 
     prompts, answers = batch[TEACHER_PROMPTS].unbind(), batch["responses"].unbind()

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from segzero.answer import Answer, Instance, parse_answer
-from segzero.dialogue.prompting import PolicyPrompt, sample_prompt
-from segzero.errors import UserError
+from segzero.answer import Answer, Instance
+from segzero.attempts import attempts_note
+from segzero.dialogue.prompting import sample_prompt
 from segzero.training.answer_head import likeliest
 from segzero.training.config import compose
 from segzero.training.self_distillation import METRIC, divergence, teacher_prompt
@@ -41,10 +41,11 @@ LENGTHS = [[7, 1, 30], [12, 5], [2, 9, 4, 16]]
 
 
 def plain_divergence(teacher, student, top_k):
-    """Jensen-Shannon divergence between distributions [N, words] by the teacher's top k and the rest, from its words."""
+    """Jensen-Shannon divergence between distributions [N, words] by the teacher's top k words and the rest."""
     ids = teacher.topk(top_k).indices
     p, q = (
-        torch.cat([part, 1 - part.sum(-1, keepdim=True)], dim=-1) for part in (teacher.gather(1, ids), student.gather(1, ids))
+        torch.cat([part, 1 - part.sum(-1, keepdim=True)], dim=-1)
+        for part in (teacher.gather(1, ids), student.gather(1, ids))
     )
     middle = (p + q) / 2
     return (p * (p / middle).log() + q * (q / middle).log()).sum(-1) / 2
@@ -56,7 +57,7 @@ def test_the_divergence_follows_its_definition():
     ids = teacher.topk(4).indices
     found = divergence(teacher.gather(1, ids).log(), student.gather(1, ids).log())
     torch.testing.assert_close(found, plain_divergence(teacher, student, 4))
-    assert 0 < found.min() and found.max() < torch.tensor(2.0).log()
+    assert found.min() > 0 and found.max() < torch.tensor(2.0).log()
 
 
 def test_certainty_and_impossibility_stay_finite():
@@ -170,3 +171,95 @@ def test_loss_and_gradients_are_those_of_dense_logits(variant, checkpoints, samp
     ]
     found = compute(jobs[0])
     assert_same(found, compute(jobs[1], dense_engine()))
+    without = compute(replace(jobs[0], overrides=VARIANTS[variant]))
+    assert found[0] > without[0] + 1e-3 and without[2] is None  # all of this would not be seen within the tolerance
+    assert found[0] - without[0] == pytest.approx(WEIGHT * found[2].aggregate(), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_loss_and_gradients_are_right_with_the_real_vocabulary(samples, alone, tmp_path):
+    build_checkpoint("qwen2_5_vl", tmp_path / "policy", real_vocabulary=True)
+    overrides = [*ON, "actor_rollout_ref.model.use_fused_kernels=false"]
+    policy, lengths = tmp_path / "policy", [[7, 1], [5]]
+    jobs = [engines.Job(policy, tmp_path, samples, lengths, overrides, shared) for shared in (True, False)]
+    assert_same(compute(jobs[0]), compute(jobs[1], dense_engine()))
+
+
+def test_a_teacher_that_knows_no_more_teaches_nothing(checkpoints, samples, alone, tmp_path, monkeypatch):
+    """Without readable attempts both read the same, and the loss is the policy's own; the teacher keeps no graph."""
+    differentiable = []
+
+    def asked(*options):
+        differentiable.append(torch.is_grad_enabled())
+        return likeliest(*options)
+
+    monkeypatch.setattr("segzero.training.answer_head.likeliest", asked)
+    job = engines.Job(checkpoints["qwen2_5_vl"], tmp_path, samples, LENGTHS, ON, True)
+    monkeypatch.setattr(engines, "Answer", lambda *_: Answer(error="no_answer"))
+    found = compute(job)
+    assert differentiable == [False] and 0 <= found[2].aggregate() < 1e-6
+    assert_same(found, compute(replace(job, overrides=[])), tolerance=1e-4)
+
+
+@pytest.mark.slow
+def test_two_ranks_compute_the_gradients_of_one(checkpoints, samples, alone, tmp_path):
+    lengths = [*LENGTHS, [3, 3, 40]]  # two groups of different size for each rank
+    jobs = [
+        engines.Job(checkpoints["qwen2_5_vl"], tmp_path, samples, lengths, [*ON, *VARIANTS[name]], True)
+        for name in ("plain", "several-passes")
+    ]
+    for job, found in zip(jobs, engines.compute_on_ranks(jobs, 2, tmp_path), strict=True):
+        wanted = engines.compute(job)
+        assert_same((found.loss, found.gradients), (wanted.loss, wanted.gradients))
+
+
+# The teacher's prompt
+
+
+def answer_at(x):
+    return Answer("hm", (Instance((x, 20.0, x + 20, 60.0), ((x + 5, 30.0),)),))
+
+
+@pytest.fixture
+def shown(encoder, samples):
+    """shown(answers, rewards, overrides) -> the teacher's prompt as text, and the number of attempts in it."""
+    plain = encoder.processor.tokenizer.decode(encoder.encode(samples[0]).ids)
+
+    def show(answers, rewards, *overrides, notes=""):
+        settings = compose("train", [f"segzero.self_distillation.{each}" for each in overrides])
+        prompt = replace(sample_prompt(samples[0], encoder.checkpoint.frame), notes=notes)
+        teacher = teacher_prompt(encoder, samples[0], prompt, answers, rewards, settings.segzero.self_distillation)
+        text = encoder.processor.tokenizer.decode(teacher.encoded.ids)
+        assert len(text) >= len(plain)
+        return text, teacher.attempts
+
+    return show
+
+
+def test_the_best_attempts_come_first(shown):
+    answers = [answer_at(float(x)) for x in (10, 11, 12, 13)] + [Answer(error="not_json")]
+    text, attempts = shown(answers, [0.5, 3.0, 0.0, 2.0, 9.0], "attempts=2")
+    assert attempts == 2
+    assert text.index("1. " + '[{"bbox_2d": [11,20,31,60]') < text.index("2. " + '[{"bbox_2d": [13,20,33,60]')
+    assert "[10,20" not in text and "hm" not in text.replace("them", "")
+    assert text.index("Attempts at this question") < text.index("Please find")
+
+
+def test_attempts_that_do_not_fit_are_dropped_the_worst_first(shown, encoder):
+    answers = [answer_at(float(x)) for x in (10, 11, 12)]
+    two = len(encoder.processor.tokenizer(attempts_note(answers[:2]) + "\n", add_special_tokens=False)["input_ids"])
+    text, attempts = shown(answers, [1.0, 3.0, 2.0], f"attempt_tokens={two + 2}")
+    assert attempts == 2 and "[11,20" in text and "[12,20" in text and "[10,20" not in text
+    text, attempts = shown(answers, [1.0, 3.0, 2.0], "attempt_tokens=3")
+    assert attempts == 0 and "Attempts" not in text
+
+
+def test_nothing_readable_leaves_the_prompt_as_it_was(shown, encoder, samples):
+    text, attempts = shown([Answer(error="no_answer")] * 3, [1.0, 2.0, 3.0])
+    assert attempts == 0
+    assert text == encoder.processor.tokenizer.decode(encoder.encode(samples[0]).ids)
+
+
+def test_earlier_rounds_stay_in_the_prompt(shown):
+    text, _ = shown([answer_at(10.0)], [1.0], notes="Earlier in this dialogue:\nround 1")
+    assert "round 1\nAttempts at this question" in text
