@@ -10,7 +10,7 @@ from rewards.citations import cites
 from rewards.custom import CustomReward, load_reward
 from rewards.rubric import Reward, Rubric, Term
 from rewards.search.reward import CandidateReward
-from rewards.text_terms import fresh_thinking, non_repetition, thinking_format
+from rewards.text_terms import fresh_thinking, length_bounds, non_repetition, thinking_format
 from segzero.errors import unknown_name
 from segzero.frames import Frame, Size
 
@@ -33,6 +33,8 @@ _MASK = (
     Term("presence", objects.presence),
     Term("non_repetition", fresh_thinking),
 )
+
+BRIEF = 60  # words of a think-chain, from which on it earns less for its length
 
 PRESETS: dict[str, Rubric] = {
     "seg_zero": _seg_zero(strict=False),
@@ -60,6 +62,11 @@ PRESETS: dict[str, Rubric] = {
         Term("non_repetition", fresh_thinking),
     )),
     "mask": Rubric(_MASK),
+    "dr2seg": Rubric((
+        *_MASK,
+        Term("self_contained", objects.self_contained, needs_masks=True, needs_retelling=True),
+        Term("brevity", length_bounds(0, BRIEF)),
+    )),
     "dialogue": Rubric((*_MASK, Term("cites", cites))),
 }  # fmt: skip
 
