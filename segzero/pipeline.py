@@ -48,6 +48,7 @@ class Query:
     on_text: Callable[[str], object] | None = None
     earlier: tuple[Mask, ...] = ()  # masks [H, W] to which the question refers; for models that take masks, not notes
     wants_presence: bool = False  # the result should say how surely something is there
+    seed: int | None = None  # of a sampled answer; None: by its place among the queries
 
 
 class Pipeline(Protocol):
@@ -245,6 +246,7 @@ class SegZeroPipeline:
                 query.extra_images,
                 query.on_text,
                 query.wants_presence,
+                query.seed,
             )
             for query in queries
         ]

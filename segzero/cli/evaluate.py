@@ -18,6 +18,7 @@ from segzero.cli.options import (
 )
 from segzero.cli.options_file import read_options, write_options
 from segzero.cli.program_writer import LLM_HELP, writer_address
+from segzero.cli.several_answers import SeveralAnswersOptions
 from segzero.errors import UserError, unknown_name
 from segzero.extras import needs
 
@@ -107,6 +108,7 @@ class EvalOptions:
 
     data: DataOptions
     models: ModelOptions
+    several: SeveralAnswersOptions
     run: RunOptions
     scripts: ScriptOptions
 
@@ -162,7 +164,10 @@ def _check(options: EvalOptions) -> None:
         raise UserError(f"--gres {options.run.gres} is for a --mask-model")
     longest = ("max_tokens", options.run.max_tokens, RunOptions.max_tokens)
     writer = ("program_writer", options.run.program_writer, None)
-    options.models.check_alone(longest, writer, ("output", output, ScriptOptions.output))
+    options.models.check_alone(longest, writer, ("output", output, ScriptOptions.output), *options.several.rows)
+    options.several.check()
+    if options.several.wanted and options.run.program_writer is not None:
+        raise UserError("--votes and --own-attempts are for a policy's answers; leave --program-writer out")
 
 
 def _jobs(options: EvalOptions) -> list[_Job]:
@@ -297,7 +302,12 @@ def _evaluate(jobs: list[_Job], options: EvalOptions, values: dict[str, object])
 @contextmanager
 def _models(options: EvalOptions) -> "Iterator[Loader]":
     """The models to load; the writer of scenes' programs is served while the context lasts."""
-    from segzero.evaluation.predict import EvaluationMaskModel, EvaluationModels, EvaluationPrograms
+    from segzero.evaluation.predict import (
+        EvaluationMaskModel,
+        EvaluationModels,
+        EvaluationPrograms,
+        EvaluationSeveralAnswers,
+    )
 
     models, run = options.models, options.run
     if models.mask_model is not None:
@@ -316,8 +326,10 @@ def _models(options: EvalOptions) -> "Iterator[Loader]":
         run.batch,
         run.cache.expanduser(),
     )
+    several = options.several
     if run.program_writer is None:
-        yield pair
+        loader = EvaluationSeveralAnswers(pair, several.vote_settings(), several.own_attempts)
+        yield loader if several.wanted else pair
         return
     with writer_address(run.program_writer) as address:
         yield EvaluationPrograms(pair, address, "scenes" if models.segmenter is None else "sam2")

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from segzero.cli.options import MaxPixelsOption, ModelOptions, split_commas, takes_dataclasses
+from segzero.cli.several_answers import SeveralAnswersOptions
 from segzero.errors import UserError
 from segzero.extras import needs
 from segzero.image_structure import MAX_PIXELS
@@ -50,17 +51,22 @@ def infer(
     *,
     models: ModelOptions,
     sampling: SamplingOptions,
+    several: SeveralAnswersOptions,
     batch: Annotated[int, typer.Option(help="Images at once.", min=1)] = 64,
     max_pixels: MaxPixelsOption = MAX_PIXELS,
 ) -> None:
     """Answer a question about images with masks."""
     from segzero import batch_inference
+    from segzero.pipeline import SegZeroPipeline
 
     jobs = _jobs(images, question, questions)
     formats = tuple(split_commas(format))
     batch_inference.check_formats(formats)
-    models.check_alone(*((one.name, getattr(sampling, one.name), one.default) for one in fields(sampling)))
-    pipeline = models.load(sampling.sampling())
+    several.check()
+    sampled = ((one.name, getattr(sampling, one.name), one.default) for one in fields(sampling))
+    models.check_alone(*sampled, *several.rows)
+    loaded = models.load(sampling.sampling())
+    pipeline = several.apply(loaded, sampling.temperature) if isinstance(loaded, SegZeroPipeline) else loaded
     pipeline.batch = batch
     outcomes = batch_inference.save(batch_inference.run(pipeline, jobs, max_pixels), out, formats)
     failed = _print_outcomes(outcomes, len(jobs))

@@ -59,7 +59,7 @@ def key_of(*parts: Any) -> str:
 
 
 class DiskCachedPolicy:
-    """A policy whose greedy answers are kept on the disk; sampled ones are generated each time."""
+    """A policy whose answers are kept on the disk; sampled ones are if each request has a seed of its own."""
 
     supports_concurrency = False
 
@@ -70,7 +70,7 @@ class DiskCachedPolicy:
 
     def generate(self, requests: list[Request], sampling: Sampling = Sampling()) -> list[Reply]:
         """Reply to each request, in order."""
-        if sampling.temperature > 0:
+        if sampling.temperature > 0 and any(request.seed is None for request in requests):
             return self.policy.generate(requests, sampling)
         places = [self._place(request, sampling) for request in requests]
         replies = [_read_reply(self.cache.get(place)) for place in places]
@@ -86,7 +86,10 @@ class DiskCachedPolicy:
         self.policy.close()
 
     def _place(self, request: Request, sampling: Sampling) -> str:
-        key = key_of(self.identity, request.messages, *map(pixels_key, request.images), asdict(sampling))
+        decoding = asdict(sampling)
+        if sampling.temperature > 0:
+            decoding["seed"] = sampling.seed_for(0, request.seed)
+        key = key_of(self.identity, request.messages, *map(pixels_key, request.images), decoding)
         return f"answers/{key[:2]}/{key}.json"
 
 

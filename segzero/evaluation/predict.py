@@ -37,6 +37,8 @@ from segzero.result import Segmentation
 from segzero.sample import Sample
 from segzero.segmenter import load_segmenter
 from segzero.segmenter.everything import PRESETS
+from segzero.several_answers import SeveralAnswersPipeline
+from segzero.votes import VoteSettings
 
 TRUE, PREDICTED = "true", "predicted"
 HISTORIES = (TRUE, PREDICTED)
@@ -95,6 +97,21 @@ class EvaluationModels:
         policy = load_policy(self.policy, self.policy_backend, frame=self.frame, prompt=self.prompt, device=self.device)
         pipeline = SegZeroPipeline(policy, segmenter, sampling=Sampling(max_tokens=self.max_tokens), batch=self.batch)
         return with_cache(pipeline, self.cache) if self.cache else pipeline, settings_of(pipeline)
+
+
+@dataclass(frozen=True)
+class EvaluationSeveralAnswers:
+    """A policy and a segmenter, and how many of the policy's answers each question gets."""
+
+    models: EvaluationModels
+    votes: VoteSettings | None = None
+    own_attempts: int = 0
+
+    def load(self) -> tuple[SeveralAnswersPipeline, dict[str, Any]]:
+        """Load the models; returns the pipeline, and the settings that a resumed evaluation must share."""
+        pair, settings = self.models.load()
+        pipeline = SeveralAnswersPipeline(pair, self.votes, self.own_attempts)
+        return pipeline, settings | pipeline.settings
 
 
 @dataclass(frozen=True)

@@ -51,10 +51,13 @@ class OpenAIPolicy:
     def generate(self, requests: list[Request], sampling: Sampling = Sampling()) -> list[Reply]:
         """Answer each request, in order; at most `concurrency` are under way at once."""
         if len(requests) == 1:
-            return [self._ask(requests[0], sampling, sampling.seed_for(0))]
+            return [self._ask(requests[0], sampling, sampling.seed_for(0, requests[0].seed))]
         pool = ThreadPoolExecutor(self.concurrency)
         try:
-            futures = [pool.submit(self._ask, r, sampling, sampling.seed_for(i)) for i, r in enumerate(requests)]
+            futures = [
+                pool.submit(self._ask, request, sampling, sampling.seed_for(place, request.seed))
+                for place, request in enumerate(requests)
+            ]
             return [future.result() for future in futures]
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # after an error, what is still queued is not sent

@@ -28,6 +28,7 @@ class Request:
     extra_images: tuple[Image.Image, ...] = ()  # fitted as well
     on_text: OnText | None = field(default=None, compare=False, repr=False)
     wants_presence: bool = field(default=False, compare=False)  # the reply should say its `presence`
+    seed: int | None = None  # of its own random stream; None: that of its place in the list
 
     @property
     def images(self) -> list[Image.Image]:
@@ -40,7 +41,8 @@ class Sampling:
     """Parameters of generation. The defaults are greedy.
 
     A sampled answer depends on the seed and on the request's place in the list: the same request n times gives n
-    different answers, and the same call again gives the same ones. Each backend has its own random stream.
+    different answers, and the same call again gives the same ones. A request with a seed of its own is answered alike
+    at any place. Each backend has its own random stream.
     """
 
     temperature: float = 0.0  # 0 is greedy
@@ -53,9 +55,9 @@ class Sampling:
         if self.max_tokens < 1:
             raise UserError(f"max_tokens {self.max_tokens} must be at least 1")
 
-    def seed_for(self, place: int) -> int:
-        """Seed of the request at that place in the list."""
-        return (self.seed * 1_000_003 + place) % 2**31
+    def seed_for(self, place: int, own: int | None = None) -> int:
+        """Seed of the request at that place in the list, or of one with a seed of its `own`."""
+        return (self.seed * 1_000_003 + (place if own is None else own)) % 2**31
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ class TransformersPolicy:
         images = [request.images for request in requests]
         inputs = self.processor(text=texts, images=images, return_tensors="pt", padding=True, padding_side="left")
         inputs = inputs.to(self.device, dtype=self.model.dtype)  # only floating point tensors change their type
-        seeds = [sampling.seed_for(i) for i in places]
+        seeds = [sampling.seed_for(i, request.seed) for i, request in zip(places, requests, strict=True)]
         choose = _Sampler(sampling.temperature, seeds, self.device) if sampling.temperature > 0 else _argmax
         recorded = [request.wants_presence for request in requests]
         recorder = ProbabilityRecorder(choose, len(requests)) if any(recorded) else None

@@ -94,7 +94,7 @@ class VLLMPolicy:
         engine_requests = []
         for place, request in enumerate(requests):
             text = render_request(request, self.checkpoint, self.processor, self.max_model_len)
-            seed = sampling.seed_for(place) if sampling.temperature > 0 else None
+            seed = sampling.seed_for(place, request.seed) if sampling.temperature > 0 else None
             params = SamplingParams(
                 temperature=sampling.temperature,
                 max_tokens=sampling.max_tokens,

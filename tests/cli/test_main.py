@@ -67,6 +67,7 @@ def test_help_of_infer_has_every_option_with_its_default(run):
     assert set(rows) == {
         "questions", "out", "format", "policy", "segmenter", "policy-backend", "segmenter-backend", "device", "frame",
         "prompt", "temperature", "max-tokens", "seed", "batch", "max-pixels", "help", "mask-model",
+        "votes", "own-attempts",
     }  # fmt: skip
     assert rows["batch"].endswith("Images at once. [default: 64]")
     assert rows["max-pixels"].endswith("Refuse larger images. [default: 89000000]")

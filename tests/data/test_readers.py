@@ -17,6 +17,8 @@ from tests.helpers.published_records import (
     COCO_FILE,
     CONVERSEG_ITEM,
     FLAG,
+    MMR_IMAGE,
+    MUSE_IMAGE,
     POLYGON,
     RECTANGLE,
     REFER_IMAGE,
@@ -80,6 +82,7 @@ def published(format: str, folder: Path) -> tuple[Path, list[tuple[Path, Any]]]:
         ),
     ]
     jpeg(folder / "images_folder/7.jpg")
+    jpeg(folder / "images/train2017/7.jpg")
     return {
         "coco": (folder / "file.json", [(folder / "file.json", COCO_FILE)]),
         "reason_seg": (folder, [(folder / "a.json", boxes)]),
@@ -92,13 +95,25 @@ def published(format: str, folder: Path) -> tuple[Path, list[tuple[Path, Any]]]:
         "label_studio": (folder / "ls.json", [(folder / "ls.json", [studio_task(POLYGON, RECTANGLE, BRUSH)])]),
         "region_reasoner": (folder / "rr.json", [(folder / "rr.json", [REGION_DIALOGUE])]),
         "seg_llm": (folder / "conversations_folder/a/x.json", seg_llm),
+        "multi_target": (folder / "muse.json", [(folder / "muse.json", [MUSE_IMAGE, MMR_IMAGE])]),
         "flags": (folder, [(folder / "flags.jsonl", FLAG)]),
     }[format]
 
 
 @pytest.mark.parametrize(
     "format",
-    ["coco", "reason_seg", "grefcoco", "converseg", "folder", "label_studio", "region_reasoner", "seg_llm", "flags"],
+    [
+        "coco",
+        "reason_seg",
+        "grefcoco",
+        "converseg",
+        "folder",
+        "label_studio",
+        "region_reasoner",
+        "seg_llm",
+        "multi_target",
+        "flags",
+    ],
 )
 def test_malformed_files_are_read_or_refused_in_one_line(format, tmp_path):
     """No other exception is raised, each problem is a single line, and samples that are read can be stored."""

@@ -24,6 +24,7 @@ from tests.helpers.evaluating import run_evaluation
 EVERY = [name for name in load_benchmarks() if name != OWN]
 # Where the fixture has more than one sample, or some without a target.
 SAMPLES = {"grefcoco_val": 2, "grefcoco_testA": 2, "grefcoco_testB": 2, "grefcoco_val_all_seg_zero": 2}
+SAMPLES |= {"muse_val": 2, "muse_test_few": 2, "muse_test_many": 2, "reasonseg_x_val": 2, "reasonseg_x_test": 2}
 SAMPLES |= {"coco_val2017": 2, "lvis_val": 3} | {name: 2 for name in EVERY if name.startswith(("mr_", "regiondial_"))}
 
 
@@ -76,6 +77,11 @@ def test_reason_seg_asks_its_first_text_and_leaves_ignored_pixels_out(root):
     [sample] = get_benchmark("reasonseg_val").find(root).read()
     assert isinstance(sample, Sample)
     assert sample.question == "the thing to sit on" and sample.ignore is not None
+
+
+def test_reason_seg_x_has_figures_for_each_reasoning_type(root, cached, tmp_path):
+    metrics = run_evaluation(get_benchmark("reasonseg_x_test").find(root), tmp_path, cached)
+    assert set(metrics["by_concept"]) == {"C/R", "P/F"}
 
 
 def test_data_in_other_places_and_unknown_names(tmp_path):

@@ -9,6 +9,7 @@ from segzero.data.parquet import to_parquet
 from segzero.masks import encode
 from segzero.tiny.compositional import compositional_samples
 from segzero.tiny.questions import HELD_OUT_SEED
+from tests.helpers.published_records import MMR_IMAGE, MUSE_IMAGE
 from tests.helpers.reader_files import SIZE, box_mask, jpeg, mask_bytes, png, rectangle, write_json
 
 WIDTH, HEIGHT = SIZE
@@ -18,7 +19,7 @@ PICTURE = "coco/train2014/7.jpg"
 
 def write_all(root: Path) -> Path:
     """Every benchmark's data below one root, laid out as configs/eval says."""
-    for write in (_reason_seg, _refer, _grefcoco, _hub, _converseg, _coco, _dialogues, _scenes):
+    for write in (_reason_seg, _refer, _grefcoco, _hub, _converseg, _coco, _dialogues, _scenes, _multi_target):
         write(root)
     return root
 
@@ -94,12 +95,21 @@ def _hub(root: Path) -> None:
     boxes = row | {"bbox": [[2.0, 1.0, 6.0, 4.0]], "cat_id": 17}
     where = {"bbox": List(List(Value("float64"))), "cat_id": Value("int64")}
     _parquet(root, "coco_val", [boxes], Features(common | ids | where))
+    for name in (
+        "ReasonSeg_refine", "MUSE_val", "MUSE_test_few", "MUSE_test_many", "MMR_val", "MMR_test_mixed", "MMR_test_obj",
+        "MMR_test_part",
+    ):  # fmt: skip
+        _parquet(root, name, [masked], Features(common | ids | mask), "sj9909")
+    for name in ("ReasonSegX_val", "ReasonSegX_test"):
+        kinds = [masked | {"reasoning_type": "C/R"}, nothing | {"reasoning_type": "P/F"}]
+        features = Features(common | ids | mask | {"reasoning_type": Value("string")})
+        _parquet(root, name, kinds, features, "sj9909")
     for name in ("counting_pixmo_validation", "counting_pixmo_test", "counting_countbench"):
         _parquet(root, name, [row | {"count": 2}], Features(common | ids | {"count": Value("int64")}))
 
 
-def _parquet(root: Path, name: str, rows: list[dict], features: Features) -> None:
-    folder = root / "Ricky06662" / name / "data"
+def _parquet(root: Path, name: str, rows: list[dict], features: Features, owner: str = "Ricky06662") -> None:
+    folder = root / owner / name / "data"
     folder.mkdir(parents=True)
     Dataset.from_list(rows, features=features).to_parquet(str(folder / "test-00000-of-00001.parquet"))
 
@@ -137,6 +147,14 @@ def _coco(root: Path) -> None:
 
 def _scenes(root: Path) -> None:
     to_parquet(compositional_samples(1, HELD_OUT_SEED), root / "compositional.parquet")
+
+
+def _multi_target(root: Path) -> None:
+    jpeg(root / "refer_seg/images/mscoco/images/train2017/7.jpg")
+    for name in ("val", "test_less", "test_many"):
+        write_json(root / f"muse/muse_{name}.json", [MUSE_IMAGE])
+    for name in ("val", "test_mixed", "test_obj_only", "test_part_only"):
+        write_json(root / f"MMR/MMR_{name}.json", [MMR_IMAGE])
 
 
 def _dialogues(root: Path) -> None:

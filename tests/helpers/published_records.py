@@ -35,6 +35,57 @@ CONVERSEG_ITEM = {
 }
 
 
+# MUSE and MMR
+
+MUSE_IMAGE = {
+    "id": 7,
+    "width": SIZE[0],
+    "height": SIZE[1],
+    "coco_url": "http://images.cocodataset.org/train2017/7.jpg",
+    "ann_list": [],
+    "questions": ["what could one sit on?", "Which animal sleeps?"],
+    "answers": [
+        [
+            {
+                "id": 11,
+                "bbox": [2, 1, 4, 3],
+                "segmentation": [rectangle(2, 1, 6, 4)],
+                "category_name": "chair",
+                "rephrased_name": "the red chair",
+            },
+            {"id": 12, "bbox": [7, 4, 3, 3], "segmentation": [rectangle(7, 4, 10, 7)], "category_name": "sofa"},
+        ],
+        [{"id": 13, "bbox": [0, 0, 2, 2], "segmentation": [rectangle(0, 0, 2, 2)], "rephrased_name": "the cat"}],
+    ],
+}
+
+MMR_IMAGE = {
+    "file_name": "train2017/7.jpg",
+    "coco_url": "http://images.cocodataset.org/train2017/7.jpg",
+    "width": SIZE[0],
+    "height": SIZE[1],
+    "image_id": 7,
+    "not_exhaustive_category_ids": [],
+    "neg_category_ids": [],
+    "questions": ["where does one hold it?"],
+    "annotations": [],
+    "answers": [
+        [
+            {
+                "bbox": [2, 1, 4, 3],
+                "segmentation": encode(box_mask(2, 1, 6, 4)),
+                "image_id": 7,
+                "category_name": "mug_handle",
+                "category_id": 3,
+                "sorted_category_id": 1,
+            }
+        ]
+    ],
+    "text_answers": ["By its {seg}."],
+    "raw_answers": ["By its handle."],
+}
+
+
 # Label Studio
 
 

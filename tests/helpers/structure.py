@@ -32,6 +32,8 @@ FLOORS = (
         "segzero.words",
         "segzero.batch_inference",
         "segzero.batch_everything",
+        "segzero.votes",
+        "segzero.several_answers",
     ),
     ("segzero.data",),
     ("segzero.dialogue", "segzero.programs"),

@@ -20,6 +20,7 @@ from segzero.data.readers.fields import Record
 from segzero.data.readers.flags import read_flags
 from segzero.data.readers.folder import read_folder
 from segzero.data.readers.label_studio import read_label_studio
+from segzero.data.readers.multi_target import read_multi_target
 from segzero.data.readers.reason_seg import read_reason_seg
 from segzero.data.readers.refer import read_grefcoco, read_refer
 from segzero.data.readers.region_reasoner import read_region_reasoner
@@ -40,6 +41,7 @@ READERS: dict[str, Callable[..., Iterator[Record]]] = {
     "label_studio": read_label_studio,
     "region_reasoner": read_region_reasoner,
     "seg_llm": read_seg_llm,
+    "multi_target": read_multi_target,
     "flags": read_flags,
     "annotation": read_annotation,
 }

@@ -3,7 +3,8 @@
 Training sets: `id, problem, solution, image, img_height, img_width`. The images are stretched to 840x840 and the
 solutions are in those pixels, so the Samples are too; the size before is `meta["original_size"]`. There are no masks.
 
-Evaluation sets: `image, text, mask, image_id, ann_id, img_height, img_width`, some with `bbox`, `cat_id`, `count`.
+Evaluation sets: `image, text, mask, image_id, ann_id, img_height, img_width`, some with `bbox`, `cat_id`, `count`, and
+ReasonSeg-X with `reasoning_type`, which becomes the concept.
 """
 
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from segzero.sample import Box, Object, Sample
 from segzero.solution import parse_solution
 
 SIZE = ("img_width", "img_height")
+KIND = "reasoning_type"  # of a question, in ReasonSeg-X
 ABOUT = ("image_id", "ann_id", "cat_id", "count")  # columns of an evaluation set that go into `meta`
 
 
@@ -33,7 +35,7 @@ def read_training(source: Any, split: str = "") -> Iterator[Record]:
 
 def read_evaluation(source: Any, split: str = "") -> Iterator[Record]:
     """Read an evaluation set: one object per row, its whole mask; without masks (coco_val), one per `bbox`."""
-    for where, part, number, row in rows(source, split, ("image", "text"), (*SIZE, "mask", "bbox", *ABOUT)):
+    for where, part, number, row in rows(source, split, ("image", "text"), (*SIZE, "mask", "bbox", KIND, *ABOUT)):
         yield Record(where, partial(_evaluation_samples, row, source, part, number))
 
 
@@ -67,8 +69,20 @@ def _evaluation_samples(row: HubRow, source: Any, split: str, number: int) -> li
     meta = {name: row[name] for name in ABOUT if row.get(name) is not None}
     if boxes:
         meta["boxes"] = [list(box) for box in boxes]
-    text = question(row["text"])
-    return [Sample(_id(split, number), image, text, *size, objects, split=split, source="seg_zero_eval", meta=meta)]
+    text, concept = question(row["text"]), get(row, KIND, str, default="")
+    return [
+        Sample(
+            _id(split, number),
+            image,
+            text,
+            *size,
+            objects,
+            concept=concept,
+            split=split,
+            source="seg_zero_eval",
+            meta=meta,
+        )
+    ]
 
 
 def _image(row: HubRow, source: Any) -> tuple[str | bytes, Size]:
