@@ -81,22 +81,14 @@ class Answer:
 
 def render_answer(answer: Answer, format: str = "multi") -> str:
     """Write an answer as a policy would, in the style of the prompts' examples."""
-    return f"<think>{answer.think}</think><answer>{render_objects(answer, format)}</answer>"
-
-
-def render_objects(answer: Answer, format: str = "multi") -> str:
-    """Write the objects of an answer, as they stand in its tags.
-
-    >>> render_objects(Answer(instances=(Instance((1, 2, 30, 40), ((5, 6),)),)))
-    '[{"bbox_2d": [1,2,30,40], "point_2d": [5,6]}]'
-    """
     _check_format(format)
     if format == "phrase":
         objects = [_render_phrase(phrase) for phrase in answer.phrases]
     else:
         objects = [_render_instance(instance, format) for instance in answer.instances]
     lone = format == "seg_zero" and len(objects) == 1
-    return objects[0] if lone else f"[{', '.join(objects)}]"
+    body = objects[0] if lone else f"[{', '.join(objects)}]"
+    return f"<think>{answer.think}</think><answer>{body}</answer>"
 
 
 def parse_answer(text: str, format: str = "multi", extent: tuple[float, float] | None = None) -> Answer:

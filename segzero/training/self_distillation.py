@@ -21,9 +21,9 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from segzero.answer import Answer
-from segzero.attempts import attempts_note
 from segzero.dialogue.prompting import PolicyPrompt
 from segzero.sample import Sample
+from segzero.several_answers import notes_of
 from segzero.training.tokenization import EncodedPrompt, Encoder
 
 METRIC = "distillation/jsd"
@@ -63,7 +63,7 @@ def teacher_prompt(
     best = [answers[place] for place in order if answers[place].error is None][: settings.attempts]
     encoded = plain = encoder.encode(sample, prompt)
     while best:
-        note = attempts_note(best, encoder.format)
+        note = notes_of(best, encoder.format)  # as an evaluation with own attempts writes it
         notes = f"{prompt.notes}\n{note}" if prompt.notes else note
         encoded = encoder.encode(sample, replace(prompt, notes=notes))
         if len(encoded) - len(plain) <= settings.attempt_tokens:

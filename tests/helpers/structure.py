@@ -20,7 +20,7 @@ FLOORS = (
     ("segzero", "segzero.errors"),
     ("segzero.io", "segzero.shipped", "segzero.device", "segzero.machine", "segzero.lru", "segzero.extras"),
     ("segzero.frames", "segzero.image_structure", "segzero.images", "segzero.masks"),
-    ("segzero.answer", "segzero.attempts", "segzero.prompts", "segzero.solution"),
+    ("segzero.answer", "segzero.prompts", "segzero.solution"),
     ("segzero.sample", "segzero.data.parquet", "segzero.data.safe_parquet"),
     ("rewards",),
     ("segzero.policy", "segzero.segmenter", "segzero.mask_model", "segzero.viz"),

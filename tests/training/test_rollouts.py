@@ -262,7 +262,7 @@ def test_the_teachers_prompt_travels_beside_each_trajectory(trained, encoder, la
     prompts = [row.tolist() for row in fields["teacher_prompts"].unbind()]
     assert group.teacher.attempts == 1 and prompts == [group.teacher.encoded.ids] * 2
     text, plain = (encoder.processor.tokenizer.decode(ids) for ids in (prompts[0], group.encoded.ids))
-    note = "\nAttempts at this question so far:\n1. []"  # CITED
+    note = "\nEarlier attempts at this question, which may be wrong:\n1 of 1: []"  # CITED
     assert note in text and text.replace(note, "") == plain
     for row, answer in zip(fields["teacher_positions"].unbind(), fields["responses"].unbind(), strict=True):
         assert torch.equal(row.view(4, -1), encoder.positions(group.teacher.encoded, len(answer)))

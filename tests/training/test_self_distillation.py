@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from segzero.answer import Answer, Instance
-from segzero.attempts import attempts_note
 from segzero.dialogue.prompting import sample_prompt
+from segzero.several_answers import notes_of
 from segzero.training.answer_head import likeliest
 from segzero.training.config import compose
 from segzero.training.self_distillation import METRIC, divergence, teacher_prompt
@@ -240,18 +240,18 @@ def test_the_best_attempts_come_first(shown):
     answers = [answer_at(float(x)) for x in (10, 11, 12, 13)] + [Answer(error="not_json")]
     text, attempts = shown(answers, [0.5, 3.0, 0.0, 2.0, 9.0], "attempts=2")
     assert attempts == 2
-    assert text.index("1. " + '[{"bbox_2d": [11,20,31,60]') < text.index("2. " + '[{"bbox_2d": [13,20,33,60]')
+    assert text.index('1 of 2: [{"bbox_2d": [11,20,31,60]') < text.index('1 of 2: [{"bbox_2d": [13,20,33,60]')
     assert "[10,20" not in text and "hm" not in text.replace("them", "")
-    assert text.index("Attempts at this question") < text.index("Please find")
+    assert text.index("Earlier attempts at this question") < text.index("Please find")
 
 
 def test_attempts_that_do_not_fit_are_dropped_the_worst_first(shown, encoder):
     answers = [answer_at(float(x)) for x in (10, 11, 12)]
-    two = len(encoder.processor.tokenizer(attempts_note(answers[:2]) + "\n", add_special_tokens=False)["input_ids"])
+    two = len(encoder.processor.tokenizer(notes_of(answers[:2], "multi") + "\n", add_special_tokens=False)["input_ids"])
     text, attempts = shown(answers, [1.0, 3.0, 2.0], f"attempt_tokens={two + 2}")
     assert attempts == 2 and "[11,20" in text and "[12,20" in text and "[10,20" not in text
     text, attempts = shown(answers, [1.0, 3.0, 2.0], "attempt_tokens=3")
-    assert attempts == 0 and "Attempts" not in text
+    assert attempts == 0 and "attempts" not in text
 
 
 def test_nothing_readable_leaves_the_prompt_as_it_was(shown, encoder, samples):
@@ -262,4 +262,4 @@ def test_nothing_readable_leaves_the_prompt_as_it_was(shown, encoder, samples):
 
 def test_earlier_rounds_stay_in_the_prompt(shown):
     text, _ = shown([answer_at(10.0)], [1.0], notes="Earlier in this dialogue:\nround 1")
-    assert "round 1\nAttempts at this question" in text
+    assert "round 1\nEarlier attempts at this question" in text
