@@ -200,9 +200,9 @@ def compute(job: Job, rank: int = 0, ranks: int = 1) -> Computed:
     return Computed(sum(output["loss"]), gradients, by_answer)
 
 
-def train(job: Job, steps: int) -> dict[str, torch.Tensor]:
+def train(job: Job, steps: int, kind: type | None = None) -> dict[str, torch.Tensor]:
     """Make some updates; returns how far each weight has moved."""
-    engine, batch, loss = job.start()
+    engine, batch, loss = job.start(kind)
     before = {name: p.full_tensor().detach().clone() for name, p in engine.module.named_parameters()}
     for _ in range(steps):
         with engine.train_mode():

@@ -176,6 +176,19 @@ def test_loss_and_gradients_are_those_of_dense_logits(variant, checkpoints, samp
     assert found[0] - without[0] == pytest.approx(WEIGHT * found[2].aggregate(), rel=1e-4)
 
 
+def test_the_teacher_moves_with_the_policy(checkpoints, samples, alone, tmp_path):
+    """The second update asks the weights that the first has made. A large epsilon makes Adam's steps proportional."""
+    options = ("lr=1e-2", "lr_warmup_steps=0", "lr_scheduler_type=constant", "override_optimizer_config={eps:1e-3}")
+    overrides = [*ON, *(f"actor_rollout_ref.actor.optim.{option}" for option in options)]
+    overrides += ["actor_rollout_ref.model.use_fused_kernels=false"]
+    jobs = [
+        engines.Job(checkpoints["qwen2_5_vl"], tmp_path, samples, LENGTHS, overrides, shared)
+        for shared in (True, False)
+    ]
+    found, wanted = engines.train(jobs[0], 2), engines.train(jobs[1], 2, dense_engine())
+    assert_same((0.0, found), (0.0, wanted))
+
+
 @pytest.mark.slow
 def test_loss_and_gradients_are_right_with_the_real_vocabulary(samples, alone, tmp_path):
     build_checkpoint("qwen2_5_vl", tmp_path / "policy", real_vocabulary=True)
