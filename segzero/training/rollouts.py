@@ -37,7 +37,6 @@ T = TypeVar("T")
 TRAIN = "train"  # verl's name for the partition
 MOST_VALIDATING = 128  # samples per replica at once; each waits there with its pixels, 17 MB at 840x840
 CHECK_SECONDS = 0.5  # between two looks at whether anything died
-NEVER = -100.0  # the lowest bias of a token that vLLM takes
 FLAT = 1e-6  # a group whose rewards differ by less teaches nothing: its advantages are rounding errors
 
 
@@ -311,7 +310,6 @@ class Rollouts:
             "top_p": chosen.top_p,
             "top_k": chosen.top_k,
             "max_tokens": config.response_length,
-            "logit_bias": dict.fromkeys(self.encoder.banned_ids, NEVER),
         }
 
     async def _hand_over(self, place: PromptPlace, group: RolloutGroup) -> None:
