@@ -244,8 +244,9 @@ class Rollouts:
         generated = await self._generate(sample, encoded, 1 if validating else self.config.n, greedy=validating)
         generated_at = time.perf_counter()
         texts = [self.encoder.decode(answer.ids) for answer in generated]
+        lengths = [len(answer.ids) for answer in generated]
         retold = await self._retell(sample, texts) if self.scorer.needs_retelling else None
-        scored = await self.scorer.score(sample, texts, validating, prompt.boxes, retold)
+        scored = await self.scorer.score(sample, texts, validating, prompt.boxes, retold, lengths)
         note_movement()
         rollouts = tuple(Rollout(*parts) for parts in zip(generated, texts, scored, strict=True))
         seconds = {"generate": generated_at - begin, "reward": time.perf_counter() - generated_at}
@@ -257,7 +258,7 @@ class Rollouts:
 
         async def ask(thought: str) -> str:
             prompt = retelling_prompt(thought)
-            encoded = prompt and self._encode_if_fits(sample, prompt)
+            encoded = self._encode_if_fits(sample, prompt) if prompt else None
             if encoded is None:
                 return ""
             [answer] = await self._generate(sample, encoded, 1, greedy=True)

@@ -14,7 +14,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rewards import Case, Guard, PromptBoxes, QuantileRanks, Reward, Rubric, find_reward
+from rewards import Case, Guard, Overlong, PromptBoxes, QuantileRanks, Reward, Rubric, find_reward
 from segzero.answer import Answer, parse_answer
 from segzero.errors import UserError
 from segzero.frames import Frame
@@ -37,11 +37,19 @@ class ScoredAnswer:
 class Scorer:
     """Scores the answers of one run, by a preset of `rewards`, a user's function or a candidate's file.
 
-    `draw` is the segmenter's: `SegmenterActor.draw`, or its `.remote` where the actor is another process.
+    `draw` is the segmenter's: `SegmenterActor.draw`, or its `.remote` where the actor is another process. `overlong`
+    applies in training alone, so that validation rewards of runs with and without it can be compared.
     """
 
-    def __init__(self, reward: str, format: str, frame: Frame, draw: DrawMasks | None = None) -> None:
-        self.reward, self.format, self.frame, self.draw = reward, format, frame, draw
+    def __init__(
+        self,
+        reward: str,
+        format: str,
+        frame: Frame,
+        draw: DrawMasks | None = None,
+        overlong: Overlong | None = None,
+    ) -> None:
+        self.reward, self.format, self.frame, self.draw, self.overlong = reward, format, frame, draw, overlong
         found = find_reward(reward)
         self.rubric = found if isinstance(found, Rubric) else None
         self.guard = None if isinstance(found, Rubric) else Guard(found)
@@ -57,11 +65,13 @@ class Scorer:
         validating: bool = False,
         prompt_boxes: PromptBoxes | None = None,
         retold: Sequence[str] | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> list[ScoredAnswer]:
         """Score the texts of several answers to one prompt; `prompt_boxes` are the boxes that the prompt showed.
 
-        `retold` are the answers to each text's own think-chain (`segzero.training.retelling`). In validation masks are
-        drawn whatever the reward needs, and the rewards don't enter the ranks.
+        `retold` are the answers to each text's own think-chain (`segzero.training.retelling`), `lengths` the answers'
+        numbers of tokens, for `overlong`. In validation masks are drawn whatever the reward needs, and the rewards
+        don't enter the ranks.
         """
         answers = [parse_answer(text, self.format, self.frame.extent(sample.size)) for text in texts]
         masks = await self._draw(sample, answers) if validating or self.needs_masks else None
@@ -76,6 +86,8 @@ class Scorer:
             if not validating:
                 self._unranked += rewards
             rewards = self.ranks.rank(rewards)
+        if self.overlong and lengths is not None and not validating:
+            rewards = [self.overlong.apply(*each) for each in zip(rewards, lengths, strict=True)]
         return [
             ScoredAnswer(answer, reward, tuple(masks[i]) if masks else None)
             for i, (answer, reward) in enumerate(zip(answers, rewards, strict=True))
