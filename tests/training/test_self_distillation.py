@@ -1,6 +1,7 @@
 """Self-distillation: loss and gradients are those of dense logits and autograd; the teacher's prompt holds the best
 attempts that fit."""
 
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -187,6 +188,44 @@ def test_the_teacher_moves_with_the_policy(checkpoints, samples, alone, tmp_path
     ]
     found, wanted = engines.train(jobs[0], 2), engines.train(jobs[1], 2, dense_engine())
     assert_same((0.0, found), (0.0, wanted))
+
+
+def test_the_worker_adds_the_divergence_to_its_loss(policy, encoder, samples, alone, tmp_path, monkeypatch):
+    """A step of two updates, by the class that a run makes, from columns as the TransferQueue packs and sends them."""
+    from tensordict import TensorDict
+    from transfer_queue.storage.managers.simple_storage_manager import AsyncSimpleStorageManager
+    from verl.utils import tensordict_utils as tu
+
+    from segzero.training.engine import PolicyWorker
+
+    ranks = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MASTER_ADDR": "", "MASTER_PORT": 0}
+    for name, value in ranks.items():
+        monkeypatch.setenv(name, str(value))
+    overrides = ["actor_rollout_ref.actor.ppo_mini_batch_size=1", "actor_rollout_ref.rollout.n=2"]
+    config = engines.resolved(policy, tmp_path, *ON, *overrides)
+    answers = [[[70, 71, 72], [80]], [[90, 91], [75, 76, 77, 78]]]
+    batch = engines.make_batch(encoder, samples[:2], answers, config)
+    nested = [name for name, column in batch.items() if getattr(column, "is_nested", False)]
+    pack = AsyncSimpleStorageManager._pack_field_values
+    columns = {name: pack(list(batch[name].unbind())) for name in nested}
+    sent = pickle.loads(pickle.dumps(TensorDict(columns, batch_size=len(batch))))
+    sent["multi_modal_inputs"] = batch["multi_modal_inputs"]
+    size = {
+        "global_batch_size": 2,
+        "mini_batch_size": 2,
+        "epochs": 1,
+        "seed": 1,
+        "dataloader_kwargs": {"shuffle": False},
+    }
+    tu.assign_non_tensor(sent, **size, temperature=1.0, calculate_entropy=True)
+
+    worker = PolicyWorker(config.actor_rollout_ref, role="actor")
+    worker.init_model()
+    metrics = worker.update_actor(sent)["metrics"]
+    divergences = metrics[METRIC]
+    assert len(divergences) == 2 and all(0 < each < 0.6931 for each in divergences)
+    wanted = [loss + WEIGHT * each for loss, each in zip(metrics["actor/pg_loss"], divergences, strict=True)]
+    assert metrics["loss"] == pytest.approx(wanted)  # the tiny policy has no other terms
 
 
 @pytest.mark.slow
