@@ -116,7 +116,7 @@ class Scorer:
         masks: Sequence[Sequence[RLE]] | None,
         prompt_boxes: PromptBoxes | None = None,
     ) -> list[Case]:
-        """What the reward's terms look at, for each text."""
+        """Gather what the reward's terms look at, for each text."""
         return [
             Case.of_sample(
                 text,
