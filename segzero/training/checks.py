@@ -65,6 +65,7 @@ def check(config: DictConfig) -> BatchSizes:
     _check_overlong(config)
     _check_rollout_correction(config)
     _check_one_step_off(config)
+    _check_self_distillation(config)
     _check_segmenter(config)
     _check_folder(Path(config.trainer.default_local_dir))
     for path in [*data_files(config, "train"), *data_files(config, "val")]:
@@ -84,6 +85,7 @@ def describe(config: DictConfig, batch: BatchSizes) -> list[str]:
         f"batch    {batch}",
         f"attention {describe_attention(config)}",
         *([ahead] if config.segzero.one_step_off else []),
+        *([describe_self_distillation(config, batch)] if config.segzero.self_distillation.weight else []),
         f"run      {trainer.default_local_dir}; resume {config.segzero.resume}; {_hardware(config, batch)}",
     ]
 
@@ -312,6 +314,29 @@ def _check_one_step_off(config: DictConfig) -> None:
         )
 
 
+def _check_self_distillation(config: DictConfig) -> None:
+    section, settings = "segzero.self_distillation", config.segzero.self_distillation
+    weight = settings.weight
+    if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 <= weight < math.inf:
+        raise UserError(f"{section}.weight={weight}: it must be 0 (off) or more, such as 0.1")
+    if not weight:
+        return
+    attempt_tokens = [positive_int(config, f"{section}.{key}") for key in ("attempts", "top_k", "attempt_tokens")][-1]
+    if not config.segzero.shared_prompt:
+        raise UserError(
+            f"{section}.weight={weight:g} needs segzero.shared_prompt=true, whose engine asks the teacher; set that, "
+            f"or the weight to 0"
+        )
+    data = config.data
+    longest = read_checkpoint(data.checkpoint, data.frame, data.prompt).max_length
+    needed = data.max_prompt_length + attempt_tokens + data.max_response_length
+    if needed > longest:
+        raise UserError(
+            f"{section}.attempt_tokens={attempt_tokens} beside data.max_prompt_length and data.max_response_length "
+            f"make {needed} tokens, and the model was made for {longest}; lower it"
+        )
+
+
 def describe_correction(config: DictConfig) -> str:
     """Describe how the loss takes into account that answers come from older weights."""
     correction, loss = config.algorithm.rollout_correction, config.actor_rollout_ref.actor.policy_loss.loss_mode
@@ -323,6 +348,16 @@ def describe_correction(config: DictConfig) -> str:
     if correction.rollout_rs is not None:
         return f"answers are left out by {correction.rollout_rs}, {correction.rollout_rs_threshold} (rollout_rs)"
     return "NOT corrected for it: set algorithm.rollout_correction.rollout_is=token"
+
+
+def describe_self_distillation(config: DictConfig, batch: BatchSizes) -> str:
+    """Describe the teacher in words."""
+    settings = config.segzero.self_distillation
+    shown = min(settings.attempts, batch.answers)
+    return (
+        f"distill  {settings.weight:g} x divergence from the policy that also reads the best {shown} of "
+        f"{batch.answers} attempts, by its {settings.top_k} likeliest tokens"
+    )
 
 
 def _check_segmenter(config: DictConfig) -> None:

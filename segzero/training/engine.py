@@ -6,7 +6,8 @@ of a step (log-probs, reference, update) share them. Within a micro-batch they s
 encodes each image once, and its features are repeated for every row about it.
 
 `SharedPromptEngine` (segzero.shared_prompt=true) packs a micro-batch into one row that holds each prompt once;
-`ImageEngine` has a row with its own prompt for each answer, as verl does.
+`ImageEngine` has a row with its own prompt for each answer, as verl does. With segzero.self_distillation, each pass of
+an update begins with one of the teacher.
 """
 
 import os
@@ -19,7 +20,7 @@ from tensordict import NonTensorStack, TensorDict
 from torch.distributed.fsdp import CPUOffloadPolicy
 from verl.single_controller.base.decorator import Dispatch, register
 from verl.utils import tensordict_utils as tu
-from verl.utils.device import get_device_name
+from verl.utils.device import get_device_id, get_device_name
 from verl.utils.model import extract_multi_modal_inputs
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp import transformer_impl
@@ -31,10 +32,18 @@ from segzero.errors import UserError
 from segzero.lru import LRUCache
 from segzero.policy.adapters import keep_in_float32
 from segzero.policy.checkpoint import read_checkpoint
-from segzero.policy.shared_prompt import pack, use_packed_rows
+from segzero.policy.shared_prompt import PackedRow, pack, use_packed_rows
 from segzero.training.answer_head import AnswerHead
 from segzero.training.collector import collect_as_usual
 from segzero.training.passes import split_groups
+from segzero.training.self_distillation import (
+    TEACHER_IDS,
+    TEACHER_LOG_PROBS,
+    TOP_K,
+    distilled,
+    divergence,
+    teacher_batch,
+)
 from segzero.training.shared_folder import has_content
 from segzero.training.tokenization import open_fitted
 from segzero.training.verl_glue.patches import log_probs_in_blocks
@@ -106,6 +115,8 @@ class ImageEngine(FSDPEngineWithLMHead):
 class SharedPromptEngine(ImageEngine):
     """The engine that computes each prompt once for all answers to it, in packed rows."""
 
+    teacher_top_k = 0  # likeliest tokens by which the teacher teaches; 0: there is none. Set by the worker, likewise
+
     def _build_module(self) -> torch.nn.Module:
         module = super()._build_module()
         use_packed_rows(module)
@@ -120,7 +131,7 @@ class SharedPromptEngine(ImageEngine):
         tokens, positions = micro_batch["input_ids"].values(), micro_batch["position_ids"].values()  # [T], [4, T]
         numbers, prompt_lengths, answer_lengths = prompts_and_lengths(micro_batch)
         packed = pack(numbers, prompt_lengths, answer_lengths).to(tokens.device)
-        self.head.expect(packed.predicting, tokens[packed.predicted], float(micro_batch["temperature"]))
+        self._expect(packed, micro_batch)
         inputs = {"input_ids": tokens[None, packed.source], "position_ids": positions[:, None, packed.source]}
         references = [_plain(reference) for reference in micro_batch.get("multi_modal_inputs", [])]
         first_of_prompt = [references[numbers.index(number)] for number in dict.fromkeys(numbers)] if references else []
@@ -128,19 +139,57 @@ class SharedPromptEngine(ImageEngine):
         pixels = extract_multi_modal_inputs([self._read(first_of_prompt[i]) for i in sorted(different)])
         return {**inputs, "attention_mask": None, "packed": packed, **pixels}, {"packed": packed}
 
+    def _expect(self, packed: PackedRow, micro_batch: TensorDict) -> None:
+        """Tell the head what this pass is for."""
+        temperature = float(micro_batch["temperature"])
+        if top_k := tu.get_non_tensor_data(micro_batch, key=TOP_K, default=0):
+            self.head.expect_likeliest(packed.predicting, top_k, temperature)
+            return
+        labels = micro_batch["input_ids"].values()[packed.predicted]
+        taught = micro_batch.get(TEACHER_IDS, None)
+        others = None if taught is None else taught.values()[in_packed_order(packed)]
+        self.head.expect(packed.predicting, labels, temperature, others)
+
+    def forward_step(self, micro_batch: TensorDict, loss_function: Any, forward_only: bool) -> tuple[Any, dict]:
+        """verl's pass; in an update that distils, after one of the teacher."""
+        if self.teacher_top_k and not forward_only:
+            micro_batch = micro_batch.to(get_device_id())
+            with torch.no_grad():
+                asked = teacher_batch(micro_batch, self.teacher_top_k)
+                _, output = super().forward_step(asked, loss_function=None, forward_only=True)
+            micro_batch.update(output["model_output"])
+        return super().forward_step(micro_batch, loss_function, forward_only)
+
     def prepare_model_outputs(
         self, output: Any, output_args: dict, micro_batch: TensorDict, logits_processor_func: Any
     ) -> dict[str, torch.Tensor]:
-        """Values of the answers' tokens in verl's layout, where they stand at the token before; zero elsewhere."""
-        rows, before = micro_batch["input_ids"], output_args["packed"].predicted - 1
+        """Values of the answers' tokens in verl's layout, where they stand at the token before; zero elsewhere.
+
+        The teacher's are in the layout of the answers alone.
+        """
+        packed: PackedRow = output_args["packed"]
+        if tu.get_non_tensor_data(micro_batch, key=TOP_K, default=0):
+            order, answers = packed.predicted.argsort(), micro_batch["responses"].offsets()
+            return {
+                name: torch.nested.nested_tensor_from_jagged(values[order], answers)
+                for name, values in zip((TEACHER_LOG_PROBS, TEACHER_IDS), output.logits, strict=True)
+            }
+        rows, before = micro_batch["input_ids"], packed.predicted - 1
         named = {"log_probs": output.logits[0]}
         if tu.get_non_tensor_data(micro_batch, key="calculate_entropy", default=False):
-            named["entropy"] = output.logits[1]
+            named["entropy"] = output.logits[-1]
+        if (taught := micro_batch.get(TEACHER_LOG_PROBS, None)) is not None:
+            named["divergence"] = divergence(taught.values()[in_packed_order(packed)], output.logits[1:-1].T)
         empty = torch.zeros(len(rows.values()), device=before.device)
         return {
             name: torch.nested.nested_tensor_from_jagged(empty.index_copy(0, before, values), rows.offsets())
             for name, values in named.items()
         }
+
+
+def in_packed_order(packed: PackedRow) -> torch.Tensor:
+    """The place of each predicted token among those of all answers, one answer after the other, int64 [N]."""
+    return packed.predicted.argsort().argsort()
 
 
 def prompts_and_lengths(data: TensorDict) -> tuple[list[int], list[int], list[int]]:
@@ -170,6 +219,8 @@ def prepare_passes(data: TensorDict, dp_group: Any = None, **options: Any) -> tu
 class PolicyWorker(ActorRolloutRefWorker):
     """verl's worker, which gives the engine the settings that verl does not pass on."""
 
+    loss_fn: Any  # verl's, as a partial
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         collect_as_usual()  # in a process that trains, garbage may hold a GPU's memory
@@ -182,6 +233,16 @@ class PolicyWorker(ActorRolloutRefWorker):
         ImageEngine.freeze_vision_tower = self.config.actor.freeze_vision_tower
         image = self.config.get("image") or {}
         ImageEngine.image_options = {"frame": image.get("frame"), "prompt": image.get("prompt")}
+        self.distillation = self.config.get("self_distillation") or {"weight": 0.0, "top_k": 0}
+        SharedPromptEngine.teacher_top_k = self.distillation["top_k"] if self.distillation["weight"] else 0
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def init_model(self) -> None:
+        """Make verl's models; with self-distillation its term is added to the loss."""
+        super().init_model()
+        if SharedPromptEngine.teacher_top_k:
+            self.loss_fn = distilled(self.loss_fn, self.distillation["weight"])
+            self.actor.set_loss_fn(self.loss_fn)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def sees_file(self, file: str, token: str) -> tuple[str, bool]:

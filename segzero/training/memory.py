@@ -177,7 +177,8 @@ def working_bytes(config: DictConfig, batch: BatchSizes, shape: ModelShape) -> f
         logits = min(BLOCK_LOGITS, rows * config.data.max_response_length * shape.vocabulary) * 4.0 * BLOCK_COPIES
         logits += table * width * head_trained  # the head's gradient
         if config.trainer.device == "cpu":
-            activations += 4 * tokens * tokens / prompts  # a dense mask for each prompt
+            longer = teacher_tokens(config)  # the teacher's pass, whose mask is larger though it keeps nothing
+            activations += 4 * prompts * (tokens / prompts + longer) ** 2  # a dense mask for each prompt
     elif model.use_fused_kernels:
         copies = FUSED_COPIES + FUSED_ENTROPY_COPIES * bool(actor.entropy_coeff)
         logits = min(FUSED_TOKENS, tokens) * shape.vocabulary * 4 * copies
@@ -230,8 +231,20 @@ def references(config: DictConfig) -> int:
 
 
 def trajectory_bytes(config: DictConfig) -> int:
-    """Bytes of one trajectory: int64 ids, masks and 4 rows of positions; the image is a path."""
-    return (config.data.max_prompt_length + config.data.max_response_length) * (4 + 4) * 8 + 4096
+    """Bytes of one trajectory: int64 ids, masks and 4 rows of positions; the image is a path.
+
+    With self-distillation it also has the teacher's prompt, and positions for that.
+    """
+    prompt, answer = config.data.max_prompt_length, config.data.max_response_length
+    longer = teacher_tokens(config)
+    taught = (prompt + longer) * 8 + (prompt + longer + answer) * 4 * 8 if longer else 0
+    return (prompt + answer) * (4 + 4) * 8 + taught + 4096
+
+
+def teacher_tokens(config: DictConfig) -> int:
+    """Tokens by which the teacher's prompt is longer than the student's, at most; 0 without self-distillation."""
+    settings = config.segzero.self_distillation
+    return settings.attempt_tokens if settings.weight else 0
 
 
 def images_seen(config: DictConfig) -> float:

@@ -46,6 +46,9 @@ def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     if later:
         metrics["dialogue/own_history"] = later.count(History.OWN) / len(later)
         metrics["dialogue/fallbacks"] = later.count(History.FALLBACK) / len(later)
+    shown = [group.teacher.attempts for group in groups if group.teacher]
+    if shown:
+        metrics["distillation/attempts"] = float(np.mean(shown))
     for phase in ("generate", "reward"):
         metrics[f"rollout/{phase}_seconds"] = float(np.mean([group.seconds[phase] for group in groups]))
     return metrics

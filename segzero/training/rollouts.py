@@ -13,7 +13,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Coroutine, Sequence
 from concurrent import futures
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -29,6 +29,7 @@ from segzero.training.own_history import prompt_after_own_answers, takes_own_his
 from segzero.training.progress import note_movement
 from segzero.training.retelling import retelling_prompt
 from segzero.training.scorer import ScoredAnswer, Scorer
+from segzero.training.self_distillation import TeacherPrompt, teacher_prompt
 from segzero.training.tokenization import EncodedPrompt, Encoder, GeneratedAnswer
 from segzero.training.watchdog import Watchdog
 
@@ -71,6 +72,7 @@ class RolloutGroup:
     rollouts: tuple[Rollout, ...]
     seconds: dict[str, float] = field(default_factory=dict)  # generate, reward
     history: History = History.TRUE
+    teacher: TeacherPrompt | None = None  # for self-distillation
 
     @property
     def totals(self) -> list[float]:
@@ -116,11 +118,13 @@ class Rollouts:
         watchdog: Watchdog | None = None,
         own_history: float = 0.0,
         hold_back: str | None = None,
+        self_distillation: Any = None,
     ) -> None:
         self.servers, self.samples, self.encoder, self.scorer = list(servers), samples, encoder, scorer
         self.config = rollout_config
         self.own_history = own_history  # share of later rounds whose prompt shows the policy's own earlier answers
         self.hold_back = hold_back  # the value by which flat groups are not handed over by themselves; None: all are
+        self.self_distillation = self_distillation  # its section in the configuration; None: no group gets a teacher
         self.watchdog = watchdog or Watchdog({})
         self.changed = threading.Event()  # a group was finished, or something broke
         self.failure: BaseException | None = None
@@ -214,12 +218,19 @@ class Rollouts:
     async def _train_group(self, place: PromptPlace) -> None:
         sample = self.samples[place.index]
         group = await self._group(sample, own=takes_own_history(sample.id, place.step, self.own_history))
+        if self.self_distillation:
+            group = self._with_teacher(group)
         # Before the trainer can see its trajectories, and then take all finished groups.
         self._finished[place.step].append(group)
         if self.hold_back and group.is_flat(self.hold_back):
             self._held_back.append((place, group))
         else:
             await self._hand_over(place, group)
+
+    def _with_teacher(self, group: RolloutGroup) -> RolloutGroup:
+        answers = [rollout.scored.answer for rollout in group.rollouts]
+        attempts = (answers, group.totals, self.self_distillation)
+        return replace(group, teacher=teacher_prompt(self.encoder, group.sample, group.prompt, *attempts))
 
     async def _group(self, sample: Sample, validating: bool = False, own: bool = False) -> RolloutGroup:
         """Make the prompt, generate its answers, and score them."""
@@ -309,6 +320,8 @@ class Rollouts:
             trajectory(group.encoded, answer.ids, answer.log_probs, total, self.encoder, image)
             for answer, total in zip(answers, group.totals, strict=True)
         ]
+        if group.teacher:
+            rows = [row | group.teacher.columns(self.encoder, len(row["responses"])) for row in rows]
         fields = as_batch([{**row, "uid": place.uid, "index": place.index} for row in rows])
         keys = [f"{place.uid}_{number}_0" for number in range(len(rows))]
         tags = [

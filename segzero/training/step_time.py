@@ -16,6 +16,7 @@ from segzero.training.memory import (
     bytes_of,
     estimate_memory,
     references,
+    teacher_tokens,
     trained_parameters,
     weights_bytes,
 )
@@ -107,13 +108,20 @@ def _scoring(config: DictConfig, batch: BatchSizes, shape: ModelShape, prompt_to
 
 
 def _updating(config: DictConfig, batch: BatchSizes, shape: ModelShape, prompt_tokens: float, answer: float) -> float:
-    """Update: forward, perhaps recomputed, and backward; weights are gathered twice and gradients summed."""
+    """Update: forward, perhaps recomputed, and backward; weights are gathered twice and gradients summed.
+
+    With self-distillation the teacher reads all answers first.
+    """
     model, speed = config.actor_rollout_ref.model, config.segzero.accelerator.tflops * 1e12 * batch.gpus
     forward = _forward(shape, _prompts(config, batch) * prompt_tokens, batch.total * answer)
     trained = trained_parameters(config, shape) / shape.parameters
     work = forward * (1 + bool(model.enable_gradient_checkpointing) + 1 + trained) / speed
+    longer = teacher_tokens(config)
+    if longer:  # a pass forward, with the attempts' tokens, which are no image's
+        work += (forward + 2 * (shape.parameters - shape.vision_parameters) * batch.prompts * longer) / speed
     summed = 4 * trained_parameters(config, shape) * _others(batch) / _link(config)
-    return max(work, _passes(config, batch, prompt_tokens, answer) * (2 * _gathered(config, batch, shape) + summed))
+    gathered = (2 + bool(longer)) * _gathered(config, batch, shape)
+    return max(work, _passes(config, batch, prompt_tokens, answer) * (gathered + summed))
 
 
 def _moving(config: DictConfig, batch: BatchSizes, shape: ModelShape, memory: Memory) -> float:

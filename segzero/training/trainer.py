@@ -22,7 +22,8 @@ One step, in order, with the functions that do it and the configuration keys tha
     its standard deviation (algorithm.adv_estimator, algorithm.norm_adv_by_std_in_grpo).
  9. Loss and update: verl's `ppo_loss` is the clipped policy gradient with KL and entropy terms, in that engine; one
     optimizer step per ARR.actor.ppo_mini_batch_size prompts (ARR.actor.policy_loss.loss_mode,
-    ARR.actor.loss_agg_mode, ARR.actor.kl_loss_coef, ARR.actor.entropy_coeff, ARR.actor.optim).
+    ARR.actor.loss_agg_mode, ARR.actor.kl_loss_coef, ARR.actor.entropy_coeff, ARR.actor.optim). With
+    segzero.self_distillation the policy also learns from itself, better informed: `self_distillation`.
 10. Checkpoint: `Trainer._save_checkpoint`, every trainer.save_freq steps.
 11. Weights to the servers: verl's `CheckpointEngineManager.update_weights` (ARR.rollout.checkpoint_engine).
 12. Validation: `Trainer._validate` scores one greedy answer to each sample of data.val_files, every trainer.test_freq
@@ -58,7 +59,7 @@ from rewards import Overlong
 from segzero.errors import UserError
 from segzero.io import write_json
 from segzero.segmenter import load_segmenter
-from segzero.training import checkpoints, metrics_log
+from segzero.training import checkpoints, metrics_log, self_distillation
 from segzero.training.cluster import is_own_ray
 from segzero.training.engine import PolicyWorker
 from segzero.training.group_buffer import GroupBuffer, flat_filter
@@ -171,6 +172,7 @@ class Trainer(PPOTrainerSync):
             self.watchdog,
             own_history=self.config.data.own_history,
             hold_back=self.flat_filter.value if self.flat_filter else None,
+            self_distillation=self.settings.self_distillation if self.settings.self_distillation.weight else None,
         )
         self.replay_buffer.rollouts = rollouts
         return rollouts
@@ -297,6 +299,8 @@ class Trainer(PPOTrainerSync):
         super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
         groups = self.rollouts.take_finished(global_steps)
         metrics.update(group_metrics(groups))
+        if (divergence := metrics.pop(f"actor/{self_distillation.METRIC}", None)) is not None:
+            metrics[self_distillation.METRIC] = divergence
         metrics["rollout/weights_lag"] = metrics["training/off_policy/trajectory_staleness/mean"]
         self.recorder.record(global_steps, groups, self.logger)
         self.progress.stepped(global_steps, metrics)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from segzero.answer import Answer, Instance
 from segzero.sample import Sample
 
 COLUMNS = ("prompts", "responses", "input_ids", "position_ids", "response_mask", "loss_mask", "multi_modal_inputs")
@@ -60,6 +61,8 @@ def make_engine(config: Any, kind: type | None = None) -> Any:
         do_not_pin()
     ImageEngine.freeze_vision_tower = config.actor_rollout_ref.actor.freeze_vision_tower
     ImageEngine.image_options = dict(config.actor_rollout_ref.image)
+    distillation = config.segzero.self_distillation
+    SharedPromptEngine.teacher_top_k = distillation.top_k if distillation.weight else 0
     model = omega_conf_to_dataclass(config.actor_rollout_ref.model)
     actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
     actor.engine.use_remove_padding = model.use_remove_padding
@@ -82,14 +85,18 @@ def make_batch(encoder: Any, samples: Sequence[Sample], answers: Sequence[Sequen
     from segzero.training.rollouts import as_batch, trajectory
     from segzero.training.verl_glue.patches import ragged_last
 
-    rows = []
-    for sample, group in zip(samples, answers, strict=True):
-        prompt = encoder.encode(sample)
+    rows, columns = [], COLUMNS
+    for number, (sample, group) in enumerate(zip(samples, answers, strict=True)):
+        prompt, teacher = encoder.encode(sample), None
+        if config.segzero.self_distillation.weight:
+            teacher = make_teacher_prompt(encoder, sample, number, config)
+            columns = (*teacher.columns(encoder, 1), *COLUMNS)
         for ids in group:
             row = trajectory(prompt, list(ids), [0.0] * len(ids), 0.0, encoder, str(sample.image))
-            rows.append({name: row[name] for name in COLUMNS})
+            row |= teacher.columns(encoder, len(ids)) if teacher else {}
+            rows.append({name: row[name] for name in columns})
     batch, generator = as_batch(rows), torch.Generator().manual_seed(0)
-    for name in COLUMNS[:-1]:  # verl's packing leaves columns alone whose rows are equally long
+    for name in columns[:-1]:  # verl's packing leaves columns alone whose rows are equally long
         if not batch[name].is_nested:
             batch[name] = ragged_last(list(batch[name].unbind()))
     lengths = batch["responses"].offsets()
@@ -111,14 +118,29 @@ def make_batch(encoder: Any, samples: Sequence[Sample], answers: Sequence[Sequen
     return batch
 
 
+def make_teacher_prompt(encoder: Any, sample: Sample, number: int, config: Any) -> Any:
+    """The teacher's prompt of a group, after as many attempts as its number and one more."""
+    from segzero.dialogue.prompting import sample_prompt
+    from segzero.training.self_distillation import teacher_prompt
+
+    boxes = [(9.0 * number, 5.0 + place, 20.0 + 9 * number, 40.0) for place in range(number + 1)]
+    attempts = [Answer("", (Instance(box, (box[:2],)),)) for box in boxes]
+    prompt = sample_prompt(sample, encoder.checkpoint.frame)
+    return teacher_prompt(encoder, sample, prompt, attempts, [1.0] * len(boxes), config.segzero.self_distillation)
+
+
 def loss_function(config: Any) -> Any:
-    """verl's GRPO loss of this configuration."""
+    """verl's GRPO loss of this configuration, with self-distillation if it is on and prompts are shared."""
     from functools import partial
 
     from verl.utils.config import omega_conf_to_dataclass
     from verl.workers.utils.losses import ppo_loss
 
-    return partial(ppo_loss, config=omega_conf_to_dataclass(config.actor_rollout_ref.actor))
+    from segzero.training.self_distillation import distilled
+
+    loss = partial(ppo_loss, config=omega_conf_to_dataclass(config.actor_rollout_ref.actor))
+    weight = config.segzero.self_distillation.weight
+    return distilled(loss, weight) if weight and config.segzero.shared_prompt else loss
 
 
 @dataclass(frozen=True)
@@ -178,9 +200,9 @@ def compute(job: Job, rank: int = 0, ranks: int = 1) -> Computed:
     return Computed(sum(output["loss"]), gradients, by_answer)
 
 
-def train(job: Job, steps: int) -> dict[str, torch.Tensor]:
+def train(job: Job, steps: int, kind: type | None = None) -> dict[str, torch.Tensor]:
     """Make some updates; returns how far each weight has moved."""
-    engine, batch, loss = job.start()
+    engine, batch, loss = job.start(kind)
     before = {name: p.full_tensor().detach().clone() for name, p in engine.module.named_parameters()}
     for _ in range(steps):
         with engine.train_mode():

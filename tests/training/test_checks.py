@@ -185,6 +185,34 @@ def test_a_correction_without_effect_is_refused(dry_run, hardware, overrides, me
         dry_run("tiny" if hardware == "cpu" else "qwen2_5_vl_3b", hardware, *overrides)
 
 
+def test_self_distillation_in_words(dry_run):
+    chosen = ["segzero.self_distillation.weight=0.1", "segzero.self_distillation.attempts=12"]
+    output = dry_run("tiny", "cpu", *chosen, "segzero.one_step_off=true")
+    assert "distill  0.1 x divergence from the policy that also reads the best 8 of 8 attempts, by its 16" in output
+    assert "distill  " not in dry_run("tiny", "cpu", chosen[1])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["weight=0.1", "attempts=0"], r"segzero.self_distillation.attempts=0: it must be a whole number from 1 on"),
+        (["weight=0.1", "top_k=1.5"], r"segzero.self_distillation.top_k=1.5: it must be a whole number"),
+        (["weight=0.1", "attempt_tokens=999999"], "the model was made for [0-9]+; lower it"),
+        (["weight=-1"], r"segzero.self_distillation.weight=-1: it must be 0 \(off\) or more"),
+        (["weight=inf"], r"segzero.self_distillation.weight=inf: it must be 0 \(off\) or more"),
+        (["weight=much"], r"self_distillation.weight=much: it must be a number"),
+    ],
+)
+def test_a_teacher_that_cannot_be_is_refused(dry_run, overrides, message):
+    with pytest.raises(UserError, match=message):
+        dry_run("tiny", "cpu", *(f"segzero.self_distillation.{each}" for each in overrides))
+
+
+def test_a_teacher_needs_shared_prompts(dry_run):
+    with pytest.raises(UserError, match=r"weight=0.1 needs segzero.shared_prompt=true, .* or the weight to 0"):
+        dry_run("tiny", "cpu", "segzero.self_distillation.weight=0.1", "segzero.shared_prompt=false")
+
+
 def test_later_rounds_are_shown_as_the_policy_reads_them_and_their_truth_cites(dry_run, folder, tmp_path):
     file = to_parquet([sample for sample in make_dialogues(8, 12) if sample.turns], tmp_path / "later.parquet")
     overrides = [f"data.train_files={file}", "reward=dialogue", "data.own_history=0.5"]

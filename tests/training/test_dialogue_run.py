@@ -1,4 +1,5 @@
-"""A run on dialogues: prompts of half of the later rounds show the policy's own answers to the earlier ones.
+"""A run on dialogues: prompts of half of the later rounds show the policy's own answers to the earlier ones, and those
+of a teacher the attempts of the group.
 
 Its engine hangs in the end, which kills nobody, and the run ends for standing still.
 """
@@ -24,6 +25,7 @@ def test_two_steps_on_dialogues(tmp_path):
     to_parquet(make_dialogues(2, HELD_OUT_SEED + 11), tmp_path / "val.parquet")
     run = tmp_path / "run"
     asked = ["data=dialogues", "reward=dialogue", "data.own_history=0.5", "data.train_batch_size=8", "segzero.record=8"]
+    asked += ["segzero.self_distillation.weight=0.1", "segzero.self_distillation.attempts=3"]
     process = start(
         tmp_path, run, *asked, "trainer.total_training_steps=500", "trainer.test_freq=2", "segzero.stall_minutes=1"
     )
@@ -53,5 +55,6 @@ def test_two_steps_on_dialogues(tmp_path):
     assert all("<box>" in row["question"] and row["notes"].startswith("Earlier in this dialogue:") for row in own)
     for data in rows:
         assert 0 <= data["dialogue/own_history"] + data["dialogue/fallbacks"] <= 1
+        assert 0 < data["distillation/jsd"] < 0.6931 and 2 < data["distillation/attempts"] <= 3
         assert abs(data["actor/ppo_kl"]) < 1e-3  # vLLM wrote after the very prompts that the trainer learns from
     assert "val/giou" in rows[-1]

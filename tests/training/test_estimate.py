@@ -156,6 +156,25 @@ def test_time_follows_the_links_and_what_is_saved(estimated):
     assert seconds(estimated("qwen2_5_vl_7b", "gpu8", "trainer.save_freq=-1")).save == 0
 
 
+def test_a_teacher_costs_a_pass_forward(estimated):
+    """A third of an update without gradient checkpointing, and a longer prompt beside each trajectory."""
+    chosen = ["actor_rollout_ref.model.enable_gradient_checkpointing=false", "segzero.accelerator.link_gb_per_s=1e9"]
+    alone = estimated("qwen2_5_vl_7b", "gpu8", *chosen)
+    taught = estimated("qwen2_5_vl_7b", "gpu8", *chosen, "segzero.self_distillation.weight=0.1")
+    off = estimated("qwen2_5_vl_7b", "gpu8", *chosen, "segzero.self_distillation.attempts=3")
+    assert seconds(off) == seconds(alone) and off[-1] == alone[-1]
+    assert 1.33 < seconds(taught).update / seconds(alone).update < 1.37
+    assert seconds(taught).generate == seconds(alone).generate
+    assert taught[-1].updating == alone[-1].updating  # it keeps nothing for a backward pass
+    extra = taught[-1].trajectories - alone[-1].trajectories
+    assert extra == 128 * ((1300 + 512) * 8 + (1300 + 512 + 2000) * 4 * 8)
+    gathering = [
+        estimated("qwen2_5_vl_7b", "gpu8", *each, "segzero.accelerator.link_gb_per_s=2")
+        for each in ([], ["segzero.self_distillation.weight=0.1"])
+    ]
+    assert seconds(gathering[1]).update / seconds(gathering[0]).update == pytest.approx((3 * 2 + 4) / (2 * 2 + 4))
+
+
 def test_rollouts_beside_the_update(estimated):
     """The longer of both sets the pace; vLLM keeps its memory, and reading prompts is arithmetic, as the update is."""
     awake = ["segzero.one_step_off=true", "actor_rollout_ref.rollout.free_cache_engine=false"]

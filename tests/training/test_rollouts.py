@@ -5,6 +5,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 from ray.exceptions import RayActorError
 
 from segzero.errors import UserError
@@ -186,14 +187,14 @@ def trained(started, later, encoder, monkeypatch):
 
     monkeypatch.setattr(module.tq, "async_kv_batch_put", take)
 
-    def train(texts, own_history=1.0, sample=later):
+    def train(texts, own_history=1.0, sample=later, **options):
         left = iter(texts)
 
         async def reply(count):
             ids = encoder.processor.tokenizer(next(left), add_special_tokens=False)["input_ids"]
             return [GeneratedAnswer(ids, [-0.1] * len(ids), False, 0) for _ in range(count)]
 
-        rollouts = started(reply, [sample], "dialogue", own_history=own_history)
+        rollouts = started(reply, [sample], "dialogue", own_history=own_history, **options)
         rollouts.generate_sequences(batch(0))
         assert rollouts.changed.wait(10)
         rollouts.check()
@@ -250,6 +251,23 @@ def test_validation_shows_the_true_history(started, later, encoder):
     [group] = rollouts.validate([later])
     assert group.history == "true"
     assert [(ids, count) for ids, count, _ in rollouts.servers[0].asked] == [(encoder.encode(later).unexpanded, 1)]
+
+
+# Self-distillation
+
+
+def test_the_teachers_prompt_travels_beside_each_trajectory(trained, encoder, later):
+    settings = SimpleNamespace(attempts=1, attempt_tokens=512)
+    _, group, fields = trained([FOUND, OTHER, CITED], self_distillation=settings)
+    prompts = [row.tolist() for row in fields["teacher_prompts"].unbind()]
+    assert group.teacher.attempts == 1 and prompts == [group.teacher.encoded.ids] * 2
+    text, plain = (encoder.processor.tokenizer.decode(ids) for ids in (prompts[0], group.encoded.ids))
+    note = "\nEarlier attempts at this question, which may be wrong:\n1 of 1: []"  # CITED
+    assert note in text and text.replace(note, "") == plain
+    for row, answer in zip(fields["teacher_positions"].unbind(), fields["responses"].unbind(), strict=True):
+        assert torch.equal(row.view(4, -1), encoder.positions(group.teacher.encoded, len(answer)))
+    _, group, fields = trained([FOUND, OTHER, CITED])
+    assert group.teacher is None and not any(name.startswith("teacher") for name in fields.keys())  # noqa: SIM118
 
 
 # Flat groups

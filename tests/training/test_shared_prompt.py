@@ -115,12 +115,14 @@ def test_a_rank_makes_as_many_passes_as_the_others():
 # Log-probs and entropies
 
 
+@pytest.mark.parametrize("columns", [1, 4])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_scores_and_gradients_in_blocks_are_those_of_logits(monkeypatch, temperature):
+def test_scores_and_gradients_in_blocks_are_those_of_logits(monkeypatch, temperature, columns):
     monkeypatch.setattr("segzero.training.answer_head.LOGITS", 5 * 50)  # blocks of 5 of 23 tokens
     torch.manual_seed(0)
     hidden, weight = torch.randn(23, 8, dtype=torch.float64), torch.randn(50, 8, dtype=torch.float64)
-    labels, up = torch.randint(0, 50, (23,)), torch.randn(2, 23, dtype=torch.float64)
+    labels, up = torch.randint(0, 50, (23, columns)), torch.randn(1 + columns, 23, dtype=torch.float64)
+    labels[0] = labels[0, 0]  # one word in every column
     found, wanted = [], []
     for result, blocks in ((found, True), (wanted, False)):
         h, w = hidden.float().requires_grad_(), weight.float().requires_grad_()
@@ -128,8 +130,8 @@ def test_scores_and_gradients_in_blocks_are_those_of_logits(monkeypatch, tempera
             log_probs, entropy = TokenScores.apply(h, w, labels, temperature)
         else:
             every = (h @ w.T / temperature).log_softmax(-1)
-            log_probs, entropy = every.gather(1, labels[:, None])[:, 0], -(every.exp() * every).sum(-1)
-        (log_probs * up[0] + entropy * up[1]).sum().backward()
+            log_probs, entropy = every.gather(1, labels), -(every.exp() * every).sum(-1)
+        ((log_probs * up[1:].T).sum() + (entropy * up[0]).sum()).backward()
         result += [log_probs, entropy, h.grad, w.grad]
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
@@ -137,7 +139,7 @@ def test_scores_and_gradients_in_blocks_are_those_of_logits(monkeypatch, tempera
 
 def test_a_frozen_head_gets_no_gradient():
     hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(5, 4)
-    log_probs, _ = TokenScores.apply(hidden, weight, torch.tensor([0, 1, 2]), 1.0)
+    log_probs, _ = TokenScores.apply(hidden, weight, torch.tensor([[0], [1], [2]]), 1.0)
     log_probs.sum().backward()
     assert hidden.grad is not None and weight.grad is None
 
