@@ -31,6 +31,8 @@ TEST_SCENES, VALIDATION_SCENES = 200, 200  # held out: for the figures, and to c
 BATCH = 16  # prompts per step, as configs/train.yaml has it
 STALL_MINUTES = 10  # the longest that nothing happens on a laptop is half a minute
 TEST_SEED, VALIDATION_SEED, TRAIN_SEED = 1, 50_001, 8_000  # the first two are added to HELD_OUT_SEED
+SKILL_STEPS = 300
+SKILL_SETTINGS = ("actor_rollout_ref.actor.optim.lr=5e-4", "actor_rollout_ref.actor.optim.lr_scheduler_type=constant")
 
 
 def run_demo(out: Path, shown: int, steps: int, seed: int, policy_backend: str, console: Console) -> None:
@@ -83,6 +85,16 @@ def learn(out: Path, steps: int, seed: int, *overrides: str) -> tuple[Path, Path
     training = make_training_samples(steps * BATCH, TRAIN_SEED + seed)
     validation = make_samples(VALIDATION_SCENES, HELD_OUT_SEED + VALIDATION_SEED + seed)
     return train(out, training, validation, steps, seed, "mask", *overrides)
+
+
+def learn_skill(out: Path, skill: str, steps: int, seed: int, *overrides: str) -> tuple[Path, Path]:
+    """Train the shipped policy on a skill and, in turns, on what it knows; returns the same folders as `learn`."""
+    from segzero.tiny.questions import HELD_OUT_SEED
+    from segzero.tiny.skills import skill_training_samples
+
+    training = skill_training_samples(skill, steps * BATCH, TRAIN_SEED + seed)
+    validation = skill_training_samples(skill, VALIDATION_SCENES, HELD_OUT_SEED + VALIDATION_SEED + seed)
+    return train(out, training, validation, steps, seed, "mask", *SKILL_SETTINGS, *overrides)
 
 
 def train(
