@@ -1,7 +1,8 @@
 """Kinds of questions that the shipped policy's supervision never showed, for reinforcement learning to teach.
 
-Their words are in no question or thought of the supervised training, and the policy answers them no better than by
-picking a shape blindly. As elsewhere, a question is asked only if its answer is unambiguous.
+No question of the supervised training was like them, and the policy answers them no better than by picking a shape
+blindly. Their words are new to it, too, except for "emblem": later rounds of dialogues ask for "the emblem of [REF:1]",
+but never which shape carries one. As elsewhere, a question is asked only if its answer is unambiguous.
 
 >>> [sample] = skill_samples("warmth", 1, 7)
 >>> sample.question, sample.category, len(sample.objects)

@@ -69,7 +69,7 @@ COMPARED = ("before", "after", "change", "95 % interval", "p")  # the columns of
 
 def kinds(before: Evaluated, after: Evaluated) -> list[tuple[str, ...]]:
     """One row per kind of question: its name, number of questions, gIoU before and after, change, 95 % interval."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for category in sorted({row.category for row in after.rows}):
         rows = [[row for row in answers.rows if row.category == category] for answers in (before, after)]
         giou = compare_runs(*rows)["figures"].get("giou")
