@@ -71,11 +71,11 @@ def kinds(before: Evaluated, after: Evaluated) -> list[tuple[str, ...]]:
     """One row per kind of question: its name, number of questions, gIoU before and after, change, 95 % interval."""
     lines: list[tuple[str, ...]] = []
     for category in sorted({row.category for row in after.rows}):
-        rows = [[row for row in answers.rows if row.category == category] for answers in (before, after)]
-        giou = compare_runs(*rows)["figures"].get("giou")
+        first, last = ([row for row in answers.rows if row.category == category] for answers in (before, after))
+        giou = compare_runs(first, last)["figures"].get("giou")
         if giou:
             change, bounds = f"{giou['difference']:+.3f}", f"{giou['low']:+.3f} to {giou['high']:+.3f}"
-            lines.append((category, str(len(rows[0])), f"{giou['a']:.3f}", f"{giou['b']:.3f}", change, bounds))
+            lines.append((category, str(len(first)), f"{giou['a']:.3f}", f"{giou['b']:.3f}", change, bounds))
     return lines
 
 
