@@ -70,6 +70,7 @@ class Case:
     true_masks: tuple[RLE, ...] | None = None  # one per true object
     prompt_boxes: PromptBoxes = PromptBoxes()
     drawn_boxes: tuple[Box, ...] | None = None  # of the masks that phrases became; None: the answer's own boxes count
+    retold: "Case | None" = None  # the policy's answer to its own think-chain in place of the question
 
     @classmethod
     def of_sample(

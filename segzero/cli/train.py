@@ -16,7 +16,9 @@ console = Console(highlight=False, markup=False, emoji=False)  # paths may hold 
 def train(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="key=value ...; dry_run=true only explains. Or: compare RUN [OTHER_RUN]."),
+        typer.Argument(
+            help="key=value ..., recipe=star for example; dry_run=true only explains. Or: compare RUN [OTHER_RUN]."
+        ),
     ] = None,
     config_name: Annotated[str, typer.Option("--config-name", help="A YAML file of configs/.")] = "train",
 ) -> None:

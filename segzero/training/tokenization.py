@@ -70,12 +70,6 @@ class Encoder:
             unexpanded, unexpanded[:at] + visual + unexpanded[at + 1 :], (1, height // patch, width // patch)
         )
 
-    @property
-    def banned_ids(self) -> tuple[int, ...]:
-        """Tokens that stand for pixels: in an answer, the trainer would look for an image of theirs."""
-        placeholders = (self.processor.image_token_id, getattr(self.processor, "video_token_id", None))
-        return tuple(token for token in placeholders if token is not None)
-
     def decode(self, ids: list[int]) -> str:
         """The text of an answer, without end and padding tokens."""
         return self.processor.tokenizer.decode(ids, skip_special_tokens=True)
