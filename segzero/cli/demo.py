@@ -15,14 +15,22 @@ console = Console(highlight=False, markup=False, emoji=False)  # answers may hol
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path("demo"),
     scenes: Annotated[int, typer.Option(help="How many held-out scenes to show.", min=1)] = 9,
-    steps: Annotated[int, typer.Option(help="Training steps between the two evaluations; 0 only asks.", min=0)] = 100,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Training steps between the two evaluations; 0 only asks. Default: 100, with --skill 300.", min=0
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Which scenes.", min=0, max=999)] = 0,
+    skill: Annotated[
+        str, typer.Option(help="Also teach a kind of question that the policy has never seen: warmth, outline, ...")
+    ] = "",
     policy_backend: PolicyBackendOption = "auto",
 ) -> None:
     """Watch the shipped policy answer, learn by reinforcement, and answer again."""
-    with needs("train" if steps else "infer"):
-        if steps:
+    with needs("infer" if steps == 0 else "train"):
+        if steps != 0:
             require("verl")
         from segzero.cli.demo_run import run_demo
 
-        run_demo(out, scenes, steps, seed, policy_backend, console)
+        run_demo(out, scenes, steps, seed, skill, policy_backend, console)

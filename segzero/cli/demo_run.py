@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import time
+from itertools import compress
 from pathlib import Path
+from statistics import mean
 
 from PIL import Image
 from rich.console import Console
@@ -31,44 +33,77 @@ TEST_SCENES, VALIDATION_SCENES = 200, 200  # held out: for the figures, and to c
 BATCH = 16  # prompts per step, as configs/train.yaml has it
 STALL_MINUTES = 10  # the longest that nothing happens on a laptop is half a minute
 TEST_SEED, VALIDATION_SEED, TRAIN_SEED = 1, 50_001, 8_000  # the first two are added to HELD_OUT_SEED
+STEPS, SKILL_STEPS = 100, 300
+SKILL_SETTINGS = ("actor_rollout_ref.actor.optim.lr=5e-4",)
 
 
-def run_demo(out: Path, shown: int, steps: int, seed: int, policy_backend: str, console: Console) -> None:
+def run_demo(
+    out: Path, shown: int, steps: int | None, seed: int, skill: str, policy_backend: str, console: Console
+) -> None:
     """Ask, show `shown` answers, and unless `steps` is 0 train so many steps, ask again and write the report."""
-    from segzero.tiny.questions import HELD_OUT_SEED, make_samples
-
+    if steps is None:
+        steps = SKILL_STEPS if skill else STEPS
     if steps:
         _refuse_to_mix(out)
+    samples = _test_samples(max(TEST_SCENES, shown) if steps else shown, seed, skill)
     begin = time.monotonic()
     console.print("loading the shipped policy (Qwen2.5-VL) and segmenter (SAM2) ...")
     pipeline = SegZeroPipeline.from_pretrained(policy_backend=policy_backend)
-    samples = make_samples(max(TEST_SCENES, shown) if steps else shown, HELD_OUT_SEED + TEST_SEED + seed)
     before = evaluate(pipeline, samples)
     show(out, samples[:shown], before, console)
     pipeline.policy.close()
     if not steps:
         return
     console.print(f"\nnow GRPO: {steps} steps of {BATCH} questions, 8 answers each, SAM2 in the reward\n")
-    run, merged = learn(out, steps, seed)
+    run, merged = learn_skill(out, skill, steps, seed) if skill else learn(out, steps, seed)
     minutes = (time.monotonic() - begin) / 60
     after = evaluate(SegZeroPipeline.from_pretrained(merged, policy_backend=policy_backend), samples)
     facts = {
         "training": f"{steps} steps of {BATCH} questions, 8 answers each; {minutes:.1f} min in all",
-        "again": f"segzero demo --steps {steps} --seed {seed}",
+        "again": f"segzero demo --steps {steps} --seed {seed}" + (f" --skill {skill}" if skill else ""),
         "merged policy": str(merged),
         "configuration": str(run / "config.yaml"),
         "checkpoint": f"the best of the run by gIoU on {VALIDATION_SCENES} further scenes",
     }
-    page = write_report(out, run, before, after, facts)
+    if skill:
+        facts = _skill_facts(skill, samples, before, after) | facts
+    page = write_report(out, run, before, after, facts, skill)
     console.print(_comparison(before, after))
+    for name, value in facts.items() if skill else ():
+        console.print(f"{name}: {value}")
     console.print(f"{(time.monotonic() - begin) / 60:.1f} min in all; look at {page}")
 
 
-def write_report(out: Path, run: Path, before: Evaluated, after: Evaluated, facts: dict[str, str]) -> Path:
+def _test_samples(count: int, seed: int, skill: str) -> list[Sample]:
+    """Held-out questions; of a skill, in turns with those of known kinds."""
+    from segzero.tiny.questions import HELD_OUT_SEED, make_samples
+    from segzero.tiny.skills import skill_training_samples
+
+    test_seed = HELD_OUT_SEED + TEST_SEED + seed
+    return skill_training_samples(skill, count, test_seed) if skill else make_samples(count, test_seed)
+
+
+def _skill_facts(skill: str, samples: list[Sample], before: Evaluated, after: Evaluated) -> dict[str, str]:
+    """Lines for the report: what the skill is, and how often its shape is chosen."""
+    from segzero.tiny.skills import SKILLS, chance, choices
+
+    of_skill = [sample.category == skill for sample in samples]
+    asked = list(compress(samples, of_skill))
+    first, last = (mean(choices(compress(each.results, of_skill), asked)) for each in (before, after))
+    blind = mean(chance(sample) for sample in asked)
+    return {
+        f"the skill, {skill}": f"{SKILLS[skill].meaning}; no supervision showed it",
+        "the right shape chosen": f"{first:.3f} before, {last:.3f} after; {blind:.3f} by a blind choice",
+    }
+
+
+def write_report(
+    out: Path, run: Path, before: Evaluated, after: Evaluated, facts: dict[str, str], skill: str = ""
+) -> Path:
     """Write the page, the curves of the training, and pictures of the answers that changed most."""
     log = report.read_log(run)
-    page = write_atomically(out / "report.html", report.write_report(before, after, log, facts).encode())
-    for name, drawing in report.curves(log).items():
+    page = write_atomically(out / "report.html", report.write_report(before, after, log, facts, skill).encode())
+    for name, drawing in report.curves(log, skill).items():
         write_atomically(out / f"{name}.svg", drawing.encode())
     for number, (_, place) in enumerate(report.most_changed(before, after)):
         pair = beside([answers.results[place].panel() for answers in (before, after)])
@@ -83,6 +118,16 @@ def learn(out: Path, steps: int, seed: int, *overrides: str) -> tuple[Path, Path
     training = make_training_samples(steps * BATCH, TRAIN_SEED + seed)
     validation = make_samples(VALIDATION_SCENES, HELD_OUT_SEED + VALIDATION_SEED + seed)
     return train(out, training, validation, steps, seed, "mask", *overrides)
+
+
+def learn_skill(out: Path, skill: str, steps: int, seed: int, *overrides: str) -> tuple[Path, Path]:
+    """Train the shipped policy on a skill and, in turns, on what it knows; returns the same folders as `learn`."""
+    from segzero.tiny.questions import HELD_OUT_SEED
+    from segzero.tiny.skills import skill_training_samples
+
+    training = skill_training_samples(skill, steps * BATCH, TRAIN_SEED + seed)
+    validation = skill_training_samples(skill, VALIDATION_SCENES, HELD_OUT_SEED + VALIDATION_SEED + seed)
+    return train(out, training, validation, steps, seed, "mask", *SKILL_SETTINGS, *overrides)
 
 
 def train(

@@ -94,7 +94,7 @@ def answer_texts(
     for start in range(0, len(samples), batch_size):
         batch = samples[start : start + batch_size]
         prompts = [
-            processor.apply_chat_template(_messages(s), tokenize=False, add_generation_prompt=True) for s in batch
+            processor.apply_chat_template(policy_messages(s), tokenize=False, add_generation_prompt=True) for s in batch
         ]
         inputs = processor(text=prompts, images=[fitted_image(s) for s in batch], padding=True, return_tensors="pt")
         output = model.generate(**inputs, do_sample=False, max_new_tokens=MAX_TOKENS)
@@ -160,7 +160,8 @@ def chance_score(sample: Sample) -> float:
     return max(_mean(matched_iou([box], true) for box in sample.meta["shapes"]), *repeated, 0.0)
 
 
-def _messages(sample: Sample) -> list[dict]:
+def policy_messages(sample: Sample) -> list[dict]:
+    """Make the messages that ask the tiny policy a sample's question."""
     return sample_prompt(sample, FRAME).messages("multi")
 
 

@@ -101,7 +101,7 @@ def make_shared_samples(questions: int, seed: int) -> Iterator[Sample]:
         image = scene.png()
         for number, kind in enumerate(list(rng.permutation(list(kinds)))[:questions]):
             chosen = kinds[kind][rng.integers(len(kinds[kind]))]
-            yield _as_sample(f"tiny-{seed}-{index}-{number}", scene, image, chosen)
+            yield question_sample(f"tiny-{seed}-{index}-{number}", scene, image, chosen)
 
 
 def samples_of(wanted: Callable[[Question], bool], count: int, seed: int) -> list[Sample]:
@@ -119,7 +119,7 @@ def samples_of(wanted: Callable[[Question], bool], count: int, seed: int) -> lis
         scene = make_scene(rng)
         chosen = [q for q in [*questions_of(scene, rng), *emblem_questions(scene)] if wanted(q)]
         if chosen:
-            sample = _as_sample(f"tiny-{seed}-{index}", scene, scene.png(), chosen[rng.integers(len(chosen))])
+            sample = question_sample(f"tiny-{seed}-{index}", scene, scene.png(), chosen[rng.integers(len(chosen))])
             samples.append(sample)
     return samples
 
@@ -131,10 +131,11 @@ def _sample(seed: int, index: int, size: int) -> Sample:
     while not of_kind:
         scene = make_scene(rng, size)
         of_kind = [q for q in questions_of(scene, rng) if q.kind == kind]
-    return _as_sample(f"tiny-{seed}-{index}", scene, scene.png(), of_kind[rng.integers(len(of_kind))])
+    return question_sample(f"tiny-{seed}-{index}", scene, scene.png(), of_kind[rng.integers(len(of_kind))])
 
 
-def _as_sample(id: str, scene: Scene, image: bytes, question: Question) -> Sample:
+def question_sample(id: str, scene: Scene, image: bytes, question: Question) -> Sample:
+    """Make a sample of a question; its meta holds the kind, a true chain of thought and the boxes of all shapes."""
     return Sample(
         id=id,
         image=image,

@@ -21,6 +21,8 @@ from segzero.sample import Sample
 from segzero.training.rollouts import History, Rollout, RolloutGroup
 from segzero.viz.panel import beside
 
+CATEGORIES = 12  # most categories of samples that have a validation metric each
+
 # Numbers
 
 
@@ -55,7 +57,10 @@ def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
 
 
 def validation_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
-    """Metrics of one greedy answer per sample: gIoU and the like; without a segmenter, reward and readability alone."""
+    """Metrics of one greedy answer per sample: gIoU, also by category, and the like.
+
+    Without a segmenter there are reward and readability alone.
+    """
     greedy = [group.rollouts[0] for group in groups]
     metrics = {
         "val/reward": float(np.mean([rollout.total for rollout in greedy])),
@@ -70,6 +75,10 @@ def validation_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
             "val/n_acc": n_acc(scores),
             "val/t_acc": t_acc(scores),
         }
+        categories = sorted({group.sample.category for group in groups})
+        for category in categories if 1 < len(categories) <= CATEGORIES else ():
+            pairs = zip(groups, scores, strict=True)
+            metrics[f"val/giou/{category}"] = giou([score for g, score in pairs if g.sample.category == category])
     # n_acc needs a sample without a target, and t_acc one with a target; NaN has no place in JSON.
     return {name: value for name, value in metrics.items() if not math.isnan(value)}
 

@@ -43,7 +43,8 @@ class Progress:
         """Print the line of a validation."""
         note_movement()
         self.giou = metrics.get("val/giou")
-        shown = "  ".join(f"{name.removeprefix('val/')} {value:.3f}" for name, value in metrics.items())
+        overall = {name.removeprefix("val/"): value for name, value in metrics.items() if name.count("/") == 1}
+        shown = "  ".join(f"{name} {value:.3f}" for name, value in overall.items())
         print(f"validation  {shown}", flush=True)
 
     def stepped(self, step: int, metrics: dict[str, Any]) -> None:

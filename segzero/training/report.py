@@ -17,6 +17,7 @@ from segzero.viz.charts import Line, chart
 from segzero.viz.html import page, picture, side_by_side, table, text
 
 SMOOTH = 10  # steps
+OF_KIND = "val/giou/"  # before a category's name
 FIGURES = {  # name in segzero.evaluation.figures -> name on the page
     "giou": "gIoU",
     "ciou": "cIoU",
@@ -66,20 +67,41 @@ def comparison(before: Evaluated, after: Evaluated) -> list[tuple[str, ...]]:
 COMPARED = ("before", "after", "change", "95 % interval", "p")  # the columns of a comparison
 
 
+def kinds(before: Evaluated, after: Evaluated) -> list[tuple[str, ...]]:
+    """One row per kind of question: its name, number of questions, gIoU before and after, change, 95 % interval."""
+    lines: list[tuple[str, ...]] = []
+    for category in sorted({row.category for row in after.rows}):
+        first, last = ([row for row in answers.rows if row.category == category] for answers in (before, after))
+        giou = compare_runs(first, last)["figures"].get("giou")
+        if giou:
+            change, bounds = f"{giou['difference']:+.3f}", f"{giou['low']:+.3f} to {giou['high']:+.3f}"
+            lines.append((category, str(len(first)), f"{giou['a']:.3f}", f"{giou['b']:.3f}", change, bounds))
+    return lines
+
+
 def write_report(
-    before: Evaluated, after: Evaluated, log: Sequence[Mapping[str, Any]], facts: Mapping[str, str]
+    before: Evaluated,
+    after: Evaluated,
+    log: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, str],
+    skill: str = "",
 ) -> str:
-    """Write the page; `log` holds the rows of a run's metrics.jsonl, `facts` further lines about the run."""
+    """Write the page.
+
+    `log` holds the rows of a run's metrics.jsonl, `facts` further lines about the run; `skill` is the kind of question
+    that has a curve of its own.
+    """
     first, last = before.figures["gIoU"], after.figures["gIoU"]
     changed = "".join(_change(title, place, before, after) for title, place in most_changed(before, after))
     return page(
         "SegZero: before and after training",
         f"""<h1>Held-out gIoU {first:.3f} &rarr; {last:.3f} <small>({last - first:+.3f})</small></h1>
 <p>{len(after.rows)} questions about scenes that neither training has seen, answered greedily before and after.</p>
-{side_by_side(curves(log).values())}
+{side_by_side(curves(log, skill).values())}
 {table(("on the held-out questions", *COMPARED), comparison(before, after))}
 <p>Interval and p-value are of the change, over the questions: what other questions would have given. What another
 training would have given is not in them.</p>
+{table(("gIoU by kind of question", "questions", *COMPARED[:-1]), kinds(before, after))}
 <h2>Before and after</h2>
 {changed}
 <h2>The run</h2>
@@ -87,15 +109,17 @@ training would have given is not in them.</p>
     )
 
 
-def curves(log: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Charts of reward and validation by step, as SVG, by file name."""
+def curves(log: Sequence[Mapping[str, Any]], skill: str = "") -> dict[str, str]:
+    """Charts of reward and validation by step, as SVG, by file name; with `skill`, of this category and the others."""
     rewards = _column(log, "reward/mean")
     validated = [Line(n, _column(log, f"val/{key}")) for n, key in (("gIoU", "giou"), ("nothing-there", "n_acc"))]
+    if skill:
+        validated = [Line(skill, _column(log, OF_KIND + skill)), Line("other kinds", _others(log, skill))]
     drawn = {}
     if rewards:
         drawn["reward"] = chart("Reward of the answers it tries", [Line("mean of ten steps", rewards, SMOOTH)])
     if any(line.points for line in validated):
-        drawn["validation"] = chart("Validation", validated)
+        drawn["validation"] = chart("gIoU of validation" if skill else "Validation", validated)
     return drawn
 
 
@@ -120,6 +144,16 @@ def _change(title: str, place: int, before: Evaluated, after: Evaluated) -> str:
     pictures = side_by_side(picture(each.results[place].panel()) for each in (before, after))
     question = text(after.results[place].question)
     return f"<h3>{title}: {question} <small>{ious}</small></h3>{pictures}"
+
+
+def _others(log: Sequence[Mapping[str, Any]], skill: str) -> list[tuple[float, float]]:
+    """Mean gIoU of the categories beside the skill, each with the same weight, by step."""
+    points = []
+    for row in log:
+        known = [value for name, value in row["data"].items() if name.startswith(OF_KIND) and name != OF_KIND + skill]
+        if known:
+            points.append((row["step"], sum(known) / len(known)))
+    return points
 
 
 def _column(log: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:

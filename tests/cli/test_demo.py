@@ -31,3 +31,11 @@ def test_a_second_demo_into_the_same_folder_is_refused(tmp_path):
     assert done.returncode == 2
     assert "run is there already" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "demo.png").exists()
+
+
+def test_an_unknown_skill_is_refused_before_anything_is_loaded(tmp_path):
+    command = [sys.executable, "-m", "segzero", "demo", "--out", str(tmp_path / "demo"), "--skill", "warmths"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "did you mean 'warmth'" in done.stderr and "loading" not in done.stdout
+    assert not (tmp_path / "demo").exists()

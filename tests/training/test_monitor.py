@@ -199,6 +199,8 @@ def test_validation_counts_failures_and_nothing_there(samples):
     assert metrics["val/giou"] == giou([score_group(g) for g in groups])
     assert metrics["val/n_acc"] == 1.0
     assert metrics["val/t_acc"] == 0.5
+    assert metrics[f"val/giou/{there.category}"] == pytest.approx(1 / 2)
+    assert metrics[f"val/giou/{nothing.category}"] == 1.0
     assert "val/giou" not in validation_metrics([group(samples[0], answer(1.0))])
 
 
@@ -210,6 +212,7 @@ def test_metrics_without_a_fitting_sample_are_left_out(samples):
     without = validation_metrics([group(nothing, answer(1.0, masks=()))])
     assert with_target["val/t_acc"] == 0.0 and "val/n_acc" not in with_target
     assert without["val/n_acc"] == 1.0 and "val/t_acc" not in without
+    assert not any(name.startswith("val/giou/") for name in with_target)  # one category is all there is
     assert not any(math.isnan(value) for value in [*with_target.values(), *without.values()])
 
 

@@ -12,7 +12,7 @@ from segzero.evaluation.metrics import Score
 from segzero.evaluation.scoring import Row
 from segzero.result import InstanceMask, Segmentation
 from segzero.training import metrics_log
-from segzero.training.report import Evaluated, curves, most_changed, read_log, write_report
+from segzero.training.report import Evaluated, curves, kinds, most_changed, read_log, write_report
 
 
 def answers(ious: list[float]) -> Evaluated:
@@ -46,6 +46,25 @@ def test_the_page_is_self_contained():
 def test_a_log_without_validation_has_one_curve():
     assert list(curves(LOG[1:2])) == ["reward"]
     assert curves([]) == {}
+
+
+def test_a_skill_has_a_curve_of_its_own():
+    data = {"val/giou": 0.5, "val/giou/warmth": 0.2, "val/giou/size": 0.5, "val/giou/kind": 0.7}
+    drawn = curves([{"step": 0, "data": data}, {"step": 5, "data": data | {"val/giou/warmth": 0.4}}], "warmth")
+    assert list(drawn) == ["validation"]
+    assert ">warmth</text>" in drawn["validation"] and ">other kinds</text>" in drawn["validation"]
+    heights = [float(y) for y in re.findall(r'<circle cx="[\d.]+" cy="([\d.]+)"', drawn["validation"])]
+    assert heights[0] > heights[1] > heights[2] == heights[3]  # downwards: 0.2, 0.4, then 0.6 twice
+
+
+def test_kinds_of_questions_are_compared_one_by_one():
+    before, after = (
+        replace(each, rows=[replace(row, category=kind) for row, kind in zip(each.rows, "abb", strict=True)])
+        for each in (answers([0.2, 0.4, 0.6]), answers([0.3, 0.4, 0.8]))
+    )
+    first, second = kinds(before, after)
+    assert first[:5] == ("a", "1", "0.200", "0.300", "+0.100")
+    assert second == ("b", "2", "0.500", "0.600", "+0.100", "+0.000 to +0.200")
 
 
 def test_losses_are_shown_too():
