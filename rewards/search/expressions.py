@@ -101,7 +101,7 @@ PRESET_GENOMES = {
         GenomeTerm("readable", weight=2.0),
     ),
 }
-PRESET_GENOMES["dialogue"] = PRESET_GENOMES["mask"]
+PRESET_GENOMES["dialogue"] = PRESET_GENOMES["refine"] = PRESET_GENOMES["mask"]
 PRESET_GENOMES["seg_zero_strict"] = PRESET_GENOMES["seg_zero"]
 
 

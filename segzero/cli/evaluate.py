@@ -11,6 +11,7 @@ import typer
 from segzero.cli.data import named_options
 from segzero.cli.options import (
     ModelOptions,
+    RefineOptions,
     policy_or_shipped,
     segmenter_or_shipped,
     split_commas,
@@ -107,6 +108,7 @@ class EvalOptions:
 
     data: DataOptions
     models: ModelOptions
+    looks: RefineOptions
     run: RunOptions
     scripts: ScriptOptions
 
@@ -162,7 +164,10 @@ def _check(options: EvalOptions) -> None:
         raise UserError(f"--gres {options.run.gres} is for a --mask-model")
     longest = ("max_tokens", options.run.max_tokens, RunOptions.max_tokens)
     writer = ("program_writer", options.run.program_writer, None)
-    options.models.check_alone(longest, writer, ("output", output, ScriptOptions.output))
+    refine = ("refine", options.looks.refine, RefineOptions.refine)
+    if options.looks.refine and options.run.program_writer is not None:
+        raise UserError("--refine is for a policy's own masks, and --program-writer draws by programs; leave one out")
+    options.models.check_alone(longest, writer, refine, ("output", output, ScriptOptions.output))
 
 
 def _jobs(options: EvalOptions) -> list[_Job]:
@@ -315,6 +320,8 @@ def _models(options: EvalOptions) -> "Iterator[Loader]":
         run.max_tokens,
         run.batch,
         run.cache.expanduser(),
+        options.looks.refine,
+        options.looks.limit,
     )
     if run.program_writer is None:
         yield pair

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from segzero.cli.options import MaxPixelsOption, ModelOptions, split_commas, takes_dataclasses
+from segzero.cli.options import MaxPixelsOption, ModelOptions, RefineOptions, split_commas, takes_dataclasses
 from segzero.errors import UserError
 from segzero.extras import needs
 from segzero.image_structure import MAX_PIXELS
@@ -50,6 +50,7 @@ def infer(
     *,
     models: ModelOptions,
     sampling: SamplingOptions,
+    looks: RefineOptions,
     batch: Annotated[int, typer.Option(help="Images at once.", min=1)] = 64,
     max_pixels: MaxPixelsOption = MAX_PIXELS,
 ) -> None:
@@ -60,7 +61,7 @@ def infer(
     formats = tuple(split_commas(format))
     batch_inference.check_formats(formats)
     models.check_alone(*((one.name, getattr(sampling, one.name), one.default) for one in fields(sampling)))
-    pipeline = models.load(sampling.sampling())
+    pipeline = looks.applied(models.load(sampling.sampling()))
     pipeline.batch = batch
     outcomes = batch_inference.save(batch_inference.run(pipeline, jobs, max_pixels), out, formats)
     failed = _print_outcomes(outcomes, len(jobs))
@@ -94,5 +95,6 @@ def _print_outcomes(outcomes: "Iterable[Outcome]", total: int) -> int:
                 continue
             result = outcome.result
             answer = result.error or (f"{len(result.instances)} found" if result.instances else "nothing there")
+            answer += f" ({', '.join(step.action for step in result.steps)})" if result.steps else ""
             progress.console.print(f"{outcome.job.name}: {answer}: {result.think}")
     return failed

@@ -35,6 +35,7 @@ FLOORS = (
     ),
     ("segzero.data",),
     ("segzero.dialogue", "segzero.programs"),
+    ("segzero.refinement",),
     ("segzero.evaluation",),
     ("segzero.training",),
     ("segzero.reward_search",),

@@ -12,11 +12,12 @@ from segzero.errors import UserError
 from segzero.frames import native, relative, stretch
 from segzero.sample import Object, Sample
 
-OURS = ("soft", "phrase", "mask", "dialogue")
+OURS = ("soft", "phrase", "mask", "refine", "dialogue")
 MULTI = ("vision_reasoner", *OURS)
 FORMAT = {preset: "multi" if preset in MULTI else "seg_zero" for preset in PRESETS}
 HIGHEST = {
-    "seg_zero": 5, "seg_zero_strict": 5, "vision_reasoner": 7, "soft": 7, "phrase": 5, "mask": 8, "dialogue": 9,
+    "seg_zero": 5, "seg_zero_strict": 5, "vision_reasoner": 7, "soft": 7, "phrase": 5, "mask": 8, "refine": 7,
+    "dialogue": 9,
 }  # fmt: skip
 
 
@@ -211,7 +212,7 @@ def test_in_a_dialogue_citing_is_one_ninth():
 
 def test_names():
     assert set(HIGHEST) == set(PRESETS)
-    assert {preset for preset, rubric in PRESETS.items() if rubric.needs_masks} == {"mask", "dialogue"}
+    assert {preset for preset, rubric in PRESETS.items() if rubric.needs_masks} == {"mask", "refine", "dialogue"}
     ranked = {preset: rubric.rank_normalized for preset, rubric in PRESETS.items() if rubric.rank_normalized}
     assert ranked == {"soft": ("box_iou", "box_l1", "points")}
     with pytest.raises(UserError, match="unknown reward preset 'seg_zro'; did you mean 'seg_zero'"):

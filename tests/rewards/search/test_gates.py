@@ -9,7 +9,7 @@ from rewards.search.language import EXAMPLE
 from rewards.search.sandbox import Sandbox
 
 FORMAT = {"seg_zero": "seg_zero", "seg_zero_strict": "seg_zero", "phrase": "phrase"}
-OURS = ("soft", "phrase", "mask", "dialogue")
+OURS = ("soft", "phrase", "mask", "refine", "dialogue")
 
 
 def found(report):
