@@ -5,7 +5,6 @@ gain the whole IoU. So both kinds of samples can be in one run, and are worth th
 """
 
 import numpy as np
-from scipy.ndimage import binary_dilation, binary_erosion
 
 from rewards.case import Case
 from rewards.object_terms import predicted_mask_iou, presence
@@ -20,6 +19,8 @@ def good_enough(mask: Mask, true: Mask, ignore: Mask | None = None) -> bool:
     """True if a mask [H, W] differs from the true one along its border alone."""
     if mask_iou(mask, true, ignore) < LEAST:
         return False
+    from scipy.ndimage import binary_dilation, binary_erosion  # a third of a second, for those who judge masks
+
     width = max(1, round(BORDER * float(np.hypot(*true.shape))))
     band = binary_dilation(true, iterations=width) & ~binary_erosion(true, iterations=width, border_value=1)
     return mask_iou(mask, true, band if ignore is None else band | ignore) >= GOOD

@@ -132,6 +132,7 @@ def test_own_data_becomes_good_data(tmp_path):
         "seg_zero_strict": 1,
         "vision_reasoner": 1,
         "soft": 2,
+        "refine": 2,
         "phrase": 2,
         "mask": 2,
         "dialogue": 2,
