@@ -24,7 +24,7 @@ from segzero.cli.demo_run import train
 from segzero.data.parquet import to_parquet
 from segzero.masks import decode, encode, mask_iou
 from segzero.pipeline import SegZeroPipeline
-from segzero.refinement.corruption import CorruptionCounts, CorruptionShares, judging_samples
+from segzero.refinement.corruption import CorruptionCounts, judging_samples
 from segzero.refinement.pipeline import RefiningPipeline, refining
 from segzero.sample import Sample
 from segzero.tiny.questions import HELD_OUT_SEED, make_samples, make_shared_samples
@@ -46,7 +46,7 @@ class Measured:
     bad_before: float
     bad_after: float
     good: int  # first masks
-    kept: float  # share of the good ones that the first look keeps
+    kept: float  # share of the good ones at which the first look stops, and leaves them
 
     def __str__(self) -> str:
         return (
@@ -98,7 +98,7 @@ def training_samples(policy: Path, count: int, seed: int) -> list[Sample]:
     results = load(policy)([sample.image for sample in asked], [sample.question for sample in asked])
     drawn = {sample.id: encode(result.union) for sample, result in zip(asked, results, strict=True) if not result.error}
     counts = CorruptionCounts()
-    judging = judging_samples(judged, (seed,), CorruptionShares(drawn=1.0), counts, drawn)
+    judging = judging_samples(judged, (seed,), counts, drawn, share=1.0)
     samples = [*questions[: round(PLAIN * count)], *judging]
     print(f"seed {seed}  {len(samples)} samples: {counts}", flush=True)
     return samples
@@ -136,7 +136,8 @@ def measure(policy: Path, samples: Sequence[Sample]) -> Measured:
         rle = sample.mask()
         assert rle is not None
         true, first = decode(rle), result.steps[0].mask if result.steps else result.union
-        kept = bool(result.steps) and result.steps[0].action == "keep"
+        said = result.steps[0].action if result.steps else ""
+        kept = said == "keep" or (said == "nothing" and not first.any())
         rows.append((mask_iou(first, true), mask_iou(result.union, true), good_enough(first, true), kept))
     bad = [row for row in rows if row[0] < LEAST]
     good = [row for row in rows if row[2]]

@@ -134,16 +134,15 @@ def corrupt(
     predictions: Annotated[
         Path | None, typer.Option(help="predictions.jsonl of `segzero eval` on these samples: masks a policy drew.")
     ] = None,
-    drawn: Annotated[float, typer.Option(help="Share of those masks, of the samples that have one.")] = 0.5,
-    good: Annotated[float, typer.Option(help="Share of true masks, changed along the border, of the others.")] = 0.5,
+    drawn: Annotated[float, typer.Option(help="Share of those masks that are shown.")] = 0.5,
     plain: Annotated[float, typer.Option(help="Share of samples that stay questions without a mask.")] = 0.3,
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn by chance.", min=0)] = 0,
 ) -> None:
     """Give samples masks to keep or to correct, for a policy that looks at its masks; val*.parquet stays as it is."""
-    from segzero.refinement.corruption import CorruptionShares, drawn_masks
+    from segzero.refinement.corruption import drawn_masks
     from segzero.refinement.files import JudgingRecipe, corrupt_files
 
-    recipe = JudgingRecipe(CorruptionShares(drawn, good), plain, seed)
+    recipe = JudgingRecipe(drawn, plain, seed)
     masks = None
     if predictions is not None:
         from segzero.evaluation.predictions import Predictions

@@ -11,7 +11,6 @@ import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter
 
 from rewards.refinement import BORDER, good_enough
-from segzero.errors import UserError
 from segzero.images import image_key
 from segzero.masks import RLE, Mask, decode, encode, from_polygons, mask_iou, union
 from segzero.sample import Sample
@@ -19,19 +18,6 @@ from segzero.sample import Sample
 BAD = 0.9  # a damaged mask has a lower IoU; what lies between it and "good enough" is not asked about
 TRIES = 8  # to damage a mask enough
 CORNERS = 7  # of a random polygon
-
-
-@dataclass(frozen=True)
-class CorruptionShares:
-    """Shares of the kinds of masks that are shown; the rest is damaged in one of the ways of DAMAGES."""
-
-    drawn: float = 0.5  # a mask that the policy drew, of the samples that have one
-    good: float = 0.5  # the true mask, changed along its border, of the others
-
-    def __post_init__(self) -> None:
-        for name, share in (("drawn", self.drawn), ("good", self.good)):
-            if not 0 <= share <= 1:
-                raise UserError(f"the share of {name} masks must be 0 to 1, not {share}")
 
 
 @dataclass
@@ -52,14 +38,16 @@ class CorruptionCounts:
 def judging_samples(
     samples: Sequence[Sample],
     seed: tuple[int, ...],
-    shares: CorruptionShares,
     counts: CorruptionCounts,
     drawn: Mapping[str, RLE] | None = None,
+    share: float = 0.5,
     plain: Sequence[bool] = (),
 ) -> Iterator[Sample]:
-    """Give each sample a mask to judge, but those for which `plain` is true; `counts` is filled in.
+    """Give each sample two masks to judge, a good and a bad one, but those for which `plain` is true.
 
-    `drawn` are masks of a policy by the sample's id. Samples about one image lend each other the masks of objects.
+    So the question alone does not tell which decision is right. `drawn` are masks of a policy by the sample's id; they
+    stand for the good or the bad one, as they are, in a `share` of the samples that have one. Samples about one image
+    lend each other the masks of objects. `counts` is filled in.
     """
     drawn = drawn or {}
     others: dict[str, list[tuple[str, RLE]]] = {}  # true masks of an image's questions, by image
@@ -75,35 +63,39 @@ def judging_samples(
         counts.met += sample.id in drawn
         rng = np.random.default_rng((*seed, place))
         beside = [rle for id, rle in others.get(image_key(sample.image), []) if id != sample.id]
-        kind, mask = _choose(rng, sample, beside, drawn.get(sample.id), shares) or ("", None)
-        if mask is None:
-            counts.left_out += 1
-            continue
-        counts.kinds[kind] = counts.kinds.get(kind, 0) + 1
-        yield replace(
-            sample, id=f"{sample.id}-{kind}", current_mask=encode(mask), meta={**sample.meta, "corruption": kind}
-        )
+        pair = _pair(rng, sample, beside, drawn.get(sample.id) if rng.random() < share else None)
+        counts.left_out += not pair
+        for name, (kind, mask) in pair.items():
+            counts.kinds[kind] = counts.kinds.get(kind, 0) + 1
+            meta = {**sample.meta, "corruption": kind}
+            yield replace(sample, id=f"{sample.id}-{name}", current_mask=encode(mask), meta=meta)
 
 
-def _choose(
-    rng: np.random.Generator, sample: Sample, beside: Sequence[RLE], drawn: RLE | None, shares: CorruptionShares
-) -> tuple[str, Mask] | None:
-    """Choose a mask [H, W] for a sample, and its kind; None where there is no truth, or nothing to show."""
+def _pair(
+    rng: np.random.Generator, sample: Sample, beside: Sequence[RLE], drawn: RLE | None
+) -> dict[str, tuple[str, Mask]]:
+    """Choose a good and a bad mask [H, W] for a sample, each with its kind; none where the true mask is not known."""
     rle = sample.mask()
     if rle is None:
-        return None
+        return {}
     true = decode(rle, sample.size)
-    other = _pick(rng, beside, sample, true)
-    if drawn is not None and rng.random() < shares.drawn:
+    pair = {"good": ("good", shaken(rng, true)), "bad": _damaged(rng, sample, true, _pick(rng, beside, sample, true))}
+    if drawn is not None:
         mask = decode(drawn, sample.size)
-        return None if _unclear(mask, true) else ("drawn", mask)
-    if not true.any():  # the right answer is that nothing is there
-        return "wrong", blob(rng, sample) if other is None else other
-    if rng.random() < shares.good:
-        return "good", shaken(rng, true)
-    for name in rng.permutation(list(DAMAGES)):
+        if not _unclear(mask, true):
+            pair["good" if good_enough(mask, true) else "bad"] = ("drawn", mask)
+    return pair
+
+
+def _damaged(rng: np.random.Generator, sample: Sample, true: Mask, other: Mask | None) -> tuple[str, Mask]:
+    """A bad mask and its kind; where nothing is there, any mask is bad."""
+    other = blob(rng, sample) if other is None else other
+    if not true.any():
+        return "wrong", other
+    names, weights = list(DAMAGES), [weight for _, weight in DAMAGES.values()]
+    for name in rng.choice(names, len(names), replace=False, p=weights):
         for _ in range(TRIES):
-            mask = DAMAGES[name](rng, true, blob(rng, sample) if other is None else other)
+            mask = DAMAGES[name][0](rng, true, other)
             if not _unclear(mask, true) and mask_iou(mask, true) < BAD:
                 return str(name), mask
     return "nothing", np.zeros_like(true)
@@ -125,6 +117,8 @@ def _pick(rng: np.random.Generator, beside: Sequence[RLE], sample: Sample, true:
 
 def shaken(rng: np.random.Generator, true: Mask) -> Mask:
     """A mask that differs from the true one along its border alone, in a band as wide as `good_enough` forgives."""
+    if not true.any():
+        return true
     width = max(1, round(BORDER * float(np.hypot(*true.shape))))
     noise = gaussian_filter(rng.standard_normal(true.shape), 2.0 * width)
     grown = binary_dilation(true, iterations=int(rng.integers(1, width + 1)))
@@ -180,12 +174,13 @@ def wrong(rng: np.random.Generator, true: Mask, other: Mask) -> Mask:
     return other & ~true
 
 
-DAMAGES: dict[str, Callable[[np.random.Generator, Mask, Mask], Mask]] = {
-    "added": added,
-    "cut": cut,
-    "halved": halved,
-    "merged": merged,
-    "wrong": wrong,
+# Ways to damage a mask, and how often each is tried first: policies mostly err by whole objects.
+DAMAGES: dict[str, tuple[Callable[[np.random.Generator, Mask, Mask], Mask], float]] = {
+    "added": (added, 0.15),
+    "cut": (cut, 0.15),
+    "halved": (halved, 0.15),
+    "merged": (merged, 0.2),
+    "wrong": (wrong, 0.35),
 }
 
 

@@ -4,7 +4,7 @@ Those of validation (`val*.parquet`) are copied as they are: figures are of ques
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 from segzero.data.parquet import from_parquet, parquet_files, to_parquet
 from segzero.errors import UserError
 from segzero.masks import RLE
-from segzero.refinement.corruption import CorruptionCounts, CorruptionShares, judging_samples
+from segzero.refinement.corruption import CorruptionCounts, judging_samples
 from segzero.sample import Sample
 
 AT_ONCE = 1000  # samples in memory; those about one image should follow each other
@@ -23,13 +23,14 @@ AT_ONCE = 1000  # samples in memory; those about one image should follow each ot
 class JudgingRecipe:
     """Settings of `segzero data corrupt`."""
 
-    shares: CorruptionShares = field(default_factory=CorruptionShares)
+    drawn: float = 0.5  # share of the masks that a policy drew, of the samples that have one
     plain: float = 0.3  # share of samples that stay questions without a mask
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.plain < 1:
-            raise UserError(f"the share of plain samples must be from 0 to below 1, not {self.plain}")
+        for name, share in (("drawn masks", self.drawn), ("plain samples", self.plain)):
+            if not 0 <= share <= 1:
+                raise UserError(f"the share of {name} must be 0 to 1, not {share}")
 
 
 def corrupt_files(
@@ -63,4 +64,4 @@ def with_masks(
         if not some:
             return
         plain = np.random.default_rng((*seed, part)).random(len(some)) < recipe.plain
-        yield from judging_samples(some, (*seed, part), recipe.shares, counts, drawn, plain.tolist())
+        yield from judging_samples(some, (*seed, part), counts, drawn, recipe.drawn, plain.tolist())

@@ -13,7 +13,7 @@ from segzero.data.check import check
 from segzero.data.parquet import from_parquet, to_parquet
 from segzero.errors import UserError
 from segzero.masks import decode, encode, mask_iou
-from segzero.refinement.corruption import BAD, DAMAGES, CorruptionCounts, CorruptionShares, judging_samples
+from segzero.refinement.corruption import BAD, DAMAGES, CorruptionCounts, judging_samples
 from segzero.refinement.files import JudgingRecipe, corrupt_files
 from segzero.refinement.judgement import right_action
 from segzero.tiny.questions import make_samples, make_shared_samples
@@ -26,13 +26,13 @@ def shared():
 
 @pytest.fixture(scope="module")
 def damaged(shared):
-    return list(judging_samples(shared, (0,), CorruptionShares(good=0.4), CorruptionCounts()))
+    return list(judging_samples(shared, (0,), CorruptionCounts()))
 
 
 def test_every_kind_of_mask_is_shown(damaged):
     kinds = Counter(sample.meta["corruption"] for sample in damaged)
-    assert {*DAMAGES, "good"} <= kinds.keys() and len(damaged) == 150
-    assert 0.25 < kinds["good"] / len(damaged) < 0.55
+    assert {*DAMAGES, "good"} <= kinds.keys() and len(damaged) == 300 == 2 * kinds["good"]
+    assert all(one.id.endswith("-good") for one in damaged[::2])  # a good and a bad one for each question
 
 
 def test_a_mask_is_clearly_good_or_clearly_bad(damaged):
@@ -48,6 +48,7 @@ def test_the_right_action_follows_from_the_mask(damaged):
         action, true = right_action(sample), decode(sample.mask())
         if sample.empty:
             assert action is None
+            assert decode(sample.current_mask).any() == (sample.meta["corruption"] != "good")
         elif sample.meta["corruption"] == "good":
             assert action.keeps
         else:
@@ -59,8 +60,8 @@ def test_the_right_action_follows_from_the_mask(damaged):
 
 
 def test_the_same_seed_gives_the_same_masks(shared, damaged):
-    again = list(judging_samples(shared, (0,), CorruptionShares(good=0.4), CorruptionCounts()))
-    other = list(judging_samples(shared, (1,), CorruptionShares(good=0.4), CorruptionCounts()))
+    again = list(judging_samples(shared, (0,), CorruptionCounts()))
+    other = list(judging_samples(shared, (1,), CorruptionCounts()))
     assert again == damaged != other
 
 
@@ -68,9 +69,9 @@ def test_masks_that_a_policy_drew_are_shown_as_they_are(shared):
     asked = [sample for sample in shared if sample.objects][:20]
     drawn = {sample.id: encode(np.eye(224, dtype=bool)) for sample in asked}
     counts = CorruptionCounts()
-    shown = list(judging_samples(asked, (0,), CorruptionShares(drawn=1.0), counts, drawn))
-    assert all(sample.current_mask == drawn[asked[i].id] for i, sample in enumerate(shown))
-    assert counts.kinds == {"drawn": 20} and counts.met == 20
+    shown = list(judging_samples(asked, (0,), counts, drawn, share=1.0))
+    assert all(bad.current_mask == drawn[sample.id] for bad, sample in zip(shown[1::2], asked, strict=True))
+    assert counts.kinds == {"good": 20, "drawn": 20} and counts.met == 20
 
 
 def test_files_keep_the_masks_and_leave_validation_alone(tmp_path, run_segzero):
@@ -80,7 +81,7 @@ def test_files_keep_the_masks_and_leave_validation_alone(tmp_path, run_segzero):
     assert code == 0 and "2 files" in out
     train = list(from_parquet(tmp_path / "judging" / "train.parquet"))
     judged = [sample for sample in train if sample.current_mask is not None]
-    assert 20 < len(judged) < len(train) == 40
+    assert 40 < len(judged) < 80 and len(train) == 40 + len(judged) // 2
     assert [*from_parquet(tmp_path / "judging" / "val.parquet")] == [*from_parquet(tmp_path / "data" / "val.parquet")]
     assert check(tmp_path / "judging").ok
 
@@ -94,10 +95,10 @@ def test_predictions_of_other_data_are_refused(tmp_path):
         corrupt_files(tmp_path / "data", tmp_path / "data", JudgingRecipe())
 
 
-@pytest.mark.parametrize("values", [{"good": 1.5}, {"drawn": -0.1}, {"good": float("nan")}])
+@pytest.mark.parametrize("values", [{"plain": 1.5}, {"drawn": -0.1}, {"drawn": float("nan")}])
 def test_shares_are_shares(values):
     with pytest.raises(UserError, match="must be 0 to 1"):
-        CorruptionShares(**values)
+        JudgingRecipe(**values)
 
 
 def test_a_file_without_the_column_is_read_and_a_malformed_mask_is_named(tmp_path, held_out):
