@@ -11,7 +11,7 @@ PosixPath('out/street_panel.png')
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from PIL import Image
 
 from segzero.errors import UserError, unknown_name
 from segzero.io import finite_or_zero, png_bytes, write_atomically
-from segzero.masks import coco_annotation, encode, mask_png
+from segzero.masks import coco_annotation, decode, encode, mask_png
 from segzero.viz.overlay import Drawable, draw_overlay
 from segzero.viz.panel import draw_panel
 
@@ -83,6 +83,14 @@ class RefinementStep:
         points = [[float(v) for v in point] for point in self.points]
         said = {"action": self.action, "points": points, "labels": list(self.labels)}
         return {**said, "think": self.think, "error": self.error, "rle": encode(self.mask)}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any], size: tuple[int, int]) -> "RefinementStep":
+        """Restore what `to_dict` made, for an image of that (width, height); a KeyError, or the like, if it is not."""
+        points = tuple((float(x), float(y)) for x, y in value["points"])
+        labels, error = tuple(int(label) for label in value["labels"]), value["error"]
+        mask = decode(value["rle"], size)
+        return cls(str(value["action"]), mask, points, labels, str(value["think"]), error and str(error))
 
 
 @dataclass(frozen=True, eq=False)

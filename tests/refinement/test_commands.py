@@ -5,6 +5,8 @@ import json
 import pytest
 
 from segzero.data.parquet import to_parquet
+from segzero.evaluation.predictions import Predictions
+from segzero.images import load_image
 
 
 @pytest.fixture
@@ -50,5 +52,8 @@ def test_an_evaluation_keeps_how_often_masks_are_looked_at(run_segzero, held_out
     assert code == 0, err
     run = json.loads((tmp_path / "out" / "own" / "run.json").read_text())
     assert run["settings"]["refine"] == 1
+    with Predictions.open(tmp_path / "out" / "own" / "predictions.jsonl", write=False) as lines:
+        results = [lines.get(sample.id).result(sample, load_image(sample.image)) for sample in held_out[:3]]
+    assert all(result.error or len(result.steps) == 1 for result in results) and any(one.steps for one in results)
     code, _, err = run_segzero(*command)
     assert code == 2 and "refine" in err  # other settings, the same folder
