@@ -14,7 +14,7 @@ from segzero.errors import UserError
 
 if TYPE_CHECKING:
     from segzero.mask_pipeline import MaskPipeline
-    from segzero.pipeline import SegZeroPipeline
+    from segzero.pipeline import Pipeline, SegZeroPipeline
     from segzero.policy import Sampling
 
 SegmenterOption = Annotated[
@@ -60,7 +60,7 @@ class RefineOptions:
             raise UserError("--refine-seconds limits --refine, which is not given")
         return math.inf if self.refine_seconds is None else self.refine_seconds
 
-    def applied(self, pipeline: "SegZeroPipeline | MaskPipeline") -> "SegZeroPipeline | MaskPipeline":
+    def applied(self, pipeline: "Pipeline") -> "Pipeline":
         """Let the pipeline look at its masks, if that is wanted."""
         from segzero.pipeline import SegZeroPipeline
         from segzero.refinement.pipeline import refining
