@@ -122,8 +122,8 @@ def reinforce(folder: Path, policy: Path, steps: int, seed: int) -> Path:
     order = sorted(range(len(samples)), key=lambda place: hash((seed, place * 7919 % 104_729)))
     samples = [samples[place] for place in order]
     validation = make_samples(50, VALIDATION_SEED + seed)
-    path = f"actor_rollout_ref.model.path={policy}"
-    _, merged = train(folder / "rl", samples, validation, steps, seed, "refine", path)
+    options = (f"actor_rollout_ref.model.path={policy}", "data.max_response_length=144")
+    _, merged = train(folder / "rl", samples, validation, steps, seed, "refine", *options)
     return merged
 
 

@@ -79,7 +79,13 @@ def _pair(
     if rle is None:
         return {}
     true = decode(rle, sample.size)
-    pair = {"good": ("good", shaken(rng, true)), "bad": _damaged(rng, sample, true, _pick(rng, beside, sample, true))}
+    kind, mask = _damaged(rng, sample, true, _pick(rng, beside, sample, true))
+    # Both have clean borders as often: a border must not tell which decision is right.
+    bad = _maybe_shaken(rng, mask)
+    pair = {
+        "good": ("good", _maybe_shaken(rng, true)),
+        "bad": (kind, bad if mask_iou(bad, true) < BAD and not good_enough(bad, true) else mask),
+    }
     if drawn is not None:
         mask = decode(drawn, sample.size)
         if not _unclear(mask, true):
@@ -113,6 +119,10 @@ def _pick(rng: np.random.Generator, beside: Sequence[RLE], sample: Sample, true:
         if mask_iou(mask, true) < 0.1:
             return mask
     return None
+
+
+def _maybe_shaken(rng: np.random.Generator, mask: Mask) -> Mask:
+    return shaken(rng, mask) if rng.random() < 0.5 else mask
 
 
 def shaken(rng: np.random.Generator, true: Mask) -> Mask:

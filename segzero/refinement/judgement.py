@@ -16,7 +16,7 @@ from rewards.refinement import good_enough
 from segzero.answer import Answer, MaskAction, render_answer
 from segzero.errors import UserError
 from segzero.frames import Frame
-from segzero.masks import Mask, Point, decode, points_of
+from segzero.masks import Mask, Point, box_of, decode, points_of
 from segzero.sample import Sample
 
 NOTABLE = 0.15  # least share of the true area that is worth a point
@@ -40,8 +40,13 @@ def right_action(sample: Sample) -> MaskAction | None:
 
 
 def right_answer(sample: Sample, frame: Frame, think: str) -> str:
-    """Write the right answer about a sample's current mask as a policy would, after a thought about the question."""
+    """Write the right answer about a sample's current mask as a policy would, after a thought about the question.
+
+    The thought goes on with the box of what is wanted and that of the mask, which a policy can compare.
+    """
     action = right_action(sample)
+    wanted, shown = (_box_in_frame(mask, sample, frame) for mask in masks_of(sample))
+    think = f"{think}{wanted and f' {wanted}'}; mask {shown or 'empty'}"
     if action is None:
         return render_answer(Answer(f"{think}; none"), "refine")
     placed = MaskAction(
@@ -49,6 +54,12 @@ def right_answer(sample: Sample, frame: Frame, think: str) -> str:
         _in_frame(action.negative, sample, frame),
     )
     return render_answer(Answer(f"{think}; {'right' if action.keeps else 'wrong'}", action=placed), "refine")
+
+
+def _box_in_frame(mask: Mask, sample: Sample, frame: Frame) -> str:
+    """The tightest box of a mask in the frame's whole numbers; empty for an empty mask."""
+    box = box_of(mask)
+    return "" if box is None else str(frame.to_frame(box, sample.size)).replace(" ", "")
 
 
 def _in_frame(point: Point | None, sample: Sample, frame: Frame) -> Point | None:
