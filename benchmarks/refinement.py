@@ -122,7 +122,8 @@ def reinforce(folder: Path, policy: Path, steps: int, seed: int) -> Path:
     order = sorted(range(len(samples)), key=lambda place: hash((seed, place * 7919 % 104_729)))
     samples = [samples[place] for place in order]
     validation = make_samples(50, VALIDATION_SEED + seed)
-    options = (f"actor_rollout_ref.model.path={policy}", "data.max_response_length=144")
+    lengths = ("data.max_prompt_length=360", "data.max_response_length=144")  # longer answers than the demo has
+    options = (f"actor_rollout_ref.model.path={policy}", *lengths)
     _, merged = train(folder / "rl", samples, validation, steps, seed, "refine", *options)
     return merged
 
