@@ -121,7 +121,10 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["segzero", "segzero.*", "rewards", "rewards.*"]),
-    package_data={"segzero": ["py.typed", "tiny/weights/**/*", "serving/ui/static/**/*"], "rewards": ["py.typed"]},
+    package_data={
+        "segzero": ["py.typed", "tiny/weights/**/*", "tiny/*.json", "serving/ui/static/**/*"],
+        "rewards": ["py.typed"],
+    },
     cmdclass={"build_py": WithConfigsAndDocs},
     install_requires=BASE,
     extras_require=EXTRAS,

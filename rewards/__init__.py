@@ -8,6 +8,7 @@
 
 from rewards.case import Case, PromptBoxes, read_case
 from rewards.custom import CustomReward, Guard, load_reward
+from rewards.overlong import Overlong
 from rewards.presets import PRESETS, find_reward, get_rubric, score
 from rewards.ranking import QuantileRanks
 from rewards.rubric import Reward, Rubric, Term
@@ -19,6 +20,7 @@ __all__ = [
     "Case",
     "CustomReward",
     "Guard",
+    "Overlong",
     "PromptBoxes",
     "QuantileRanks",
     "Reward",

@@ -71,6 +71,7 @@ class Case:
     prompt_boxes: PromptBoxes = PromptBoxes()
     current_mask: RLE | None = None  # the mask that the policy was shown, to keep or to correct
     drawn_boxes: tuple[Box, ...] | None = None  # of the masks that phrases became; None: the answer's own boxes count
+    retold: "Case | None" = None  # the policy's answer to its own think-chain in place of the question
 
     @classmethod
     def of_sample(

@@ -97,6 +97,15 @@ def predicted_mask_iou(case: Case) -> float:
     return mask_iou(decode(case.predicted_mask), decode(case.true_mask), ignore)
 
 
+def self_contained(case: Case) -> float:
+    """`predicted_mask_iou` of the answer to the think-chain alone, which is asked in place of the question, 0 to 1.
+
+    A think-chain that names its object is enough to find it. Source: DR2Seg. Without such an answer the response's own
+    stands for it, so that a dataset can be checked.
+    """
+    return predicted_mask_iou(case if case.retold is None else case.retold)
+
+
 def _empty_score(case: Case) -> float | None:
     """1 or 0 where the truth or the answer has no objects; None where both have objects to compare."""
     if case.truth and case.well_formed and case.answer.count:

@@ -5,13 +5,14 @@ from functools import partial
 
 from rewards import object_terms as objects
 from rewards import published
+from rewards import successors as later
 from rewards.case import AnyMask, PromptBoxes, Truth, read_case
 from rewards.citations import cites
 from rewards.custom import CustomReward, load_reward
 from rewards.refinement import decision, gain
 from rewards.rubric import Reward, Rubric, Term
 from rewards.search.reward import CandidateReward
-from rewards.text_terms import fresh_thinking, non_repetition, thinking_format
+from rewards.text_terms import fresh_thinking, length_bounds, non_repetition, thinking_format
 from segzero.errors import unknown_name
 from segzero.frames import Frame, Size
 
@@ -34,6 +35,8 @@ _MASK = (
     Term("presence", objects.presence),
     Term("non_repetition", fresh_thinking),
 )
+
+BRIEF = 60  # words of a think-chain, from which on it earns less for its length
 
 PRESETS: dict[str, Rubric] = {
     "seg_zero": _seg_zero(strict=False),
@@ -68,7 +71,42 @@ PRESETS: dict[str, Rubric] = {
         Term("gain", gain, weight=3.0, needs_masks=True),
         Term("non_repetition", fresh_thinking),
     )),
+    "dr2seg": Rubric((
+        *_MASK,
+        Term("self_contained", objects.self_contained, needs_masks=True, needs_retelling=True),
+        Term("brevity", length_bounds(0, BRIEF)),
+    )),
     "dialogue": Rubric((*_MASK, Term("cites", cites))),
+    "dr_seg": Rubric((
+        Term("thinking", thinking_format),
+        Term("format", later.objects_or_nothing_format, high=2.0),
+        Term("box_iou", later.matched_box_iou, rank_normalized=True),
+        Term("count", later.plain_count_ratio, rank_normalized=True),
+        Term("points", later.matched_points, rank_normalized=True),
+        Term("non_repetition", non_repetition),
+    )),
+    "star": Rubric((
+        Term("thinking", thinking_format),
+        Term("format", later.objects_or_nothing_format, high=2.0),
+        Term("accuracy", later.graded_objects, high=later.MOST_GRADED, needs_masks=True),
+        Term("non_repetition", non_repetition),
+    )),
+    "swim": Rubric((
+        Term("mask_iou", objects.predicted_mask_iou, weight=2.0, needs_masks=True),
+        Term("format", later.whole_format),
+        Term("non_repetition", non_repetition),
+    )),
+    "genseg_r1": Rubric((
+        Term("thinking", thinking_format),
+        Term("format", objects.clean_answer),
+        Term("mask_iou", objects.predicted_mask_iou, needs_masks=True),
+        Term("presence", objects.presence),
+    )),
+    "lens": Rubric((
+        Term("format", later.whole_format),
+        Term("box_iou", objects.box_iou_squared),
+        Term("mask_iou", later.mask_iou_squared, needs_masks=True),
+    )),
 }  # fmt: skip
 
 

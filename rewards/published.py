@@ -135,7 +135,7 @@ def objects_format(case: Case) -> float:
     """
     total = 0.0
     with suppress(Exception):
-        items = _answer_json(case.response)
+        items = answer_json(case.response)
         for item in items:
             total += (_holds_list(item, "bbox_2d", 4) + _holds_list(item, "point_2d", 2)) / len(items)
     return total
@@ -158,19 +158,19 @@ def objects_accuracy(case: Case) -> float:
     true_boxes = np.array([i.box for i in case.truth[:MAX_OBJECTS]])  # [T, 4]
     true_points = np.array([i.points[0] for i in case.truth[:MAX_OBJECTS]])  # [T, 2]
     with suppress(Exception), np.errstate(all="ignore"):
-        items = _answer_json(case.response)
+        items = answer_json(case.response)
         values = [item["bbox_2d"] for item in items], [item["point_2d"] for item in items]
         boxes, points = (np.array(value[:MAX_OBJECTS]) for value in values)  # [P, 4], [P, 2]
         if boxes.shape[1:] != (4,) or points.shape[1:] != (2,):
             return 0.0
         if case.scale != (1.0, 1.0):
             boxes, points = boxes * (case.scale * 2), points * case.scale
-        worth = _worth(boxes[:, None], points[:, None], true_boxes, true_points)  # [P, T]
+        worth = threshold_worth(boxes[:, None], points[:, None], true_boxes, true_points)  # [P, T]
         return float(worth[assign(worth)].sum() / max(worth.shape))
     return 0.0
 
 
-def _worth(boxes: Array, points: Array, true_boxes: Array, true_points: Array) -> NDArray[np.float64]:
+def threshold_worth(boxes: Array, points: Array, true_boxes: Array, true_points: Array) -> NDArray[np.float64]:
     """Values 0 to 3 of every pair [P, T], from boxes [P, 1, 4] and points [P, 1, 2]."""
     low, high = boxes[..., :2], boxes[..., 2:]
     true_low, true_high = true_boxes[:, :2], true_boxes[:, 2:]
@@ -186,7 +186,7 @@ def _product(sides: Array) -> Array:
     return np.asarray(sides[..., 0] * sides[..., 1])
 
 
-def _answer_json(text: str) -> Any:
+def answer_json(text: str) -> Any:
     """Parse the text in the first <answer> as JSON."""
     start = text.index("<answer>") + len("<answer>")
     return json.loads(text[start : text.index("</answer>", start)].strip())

@@ -33,6 +33,7 @@ class Term:
     low: float = 0.0
     high: float = 1.0
     needs_masks: bool = False  # compares the segmenter's masks, so that training needs a segmenter
+    needs_retelling: bool = False  # scores the answer to the think-chain, so that training asks for one
     rank_normalized: bool = False  # training passes its values through QuantileRanks
 
 
@@ -54,6 +55,11 @@ class Rubric:
     def needs_masks(self) -> bool:
         """True if a term compares the segmenter's masks."""
         return any(term.needs_masks for term in self.terms)
+
+    @property
+    def needs_retelling(self) -> bool:
+        """True if a term scores the answer to the response's think-chain."""
+        return any(term.needs_retelling for term in self.terms)
 
     @property
     def rank_normalized(self) -> tuple[str, ...]:

@@ -34,6 +34,11 @@ def mask_model_path() -> Path:
     return weights_path() / "prompt_head"
 
 
+def reference_run_path() -> Path:
+    """File of the metrics of full trainings of the shipped policy."""
+    return PACKAGE / "tiny" / "reference_run.json"
+
+
 def is_shipped(path: str | Path) -> bool:
     """Whether a checkpoint is one of those that come with the package, which know synthetic scenes alone."""
     return Path(path).is_absolute() and Path(path).is_relative_to(weights_path())

@@ -219,7 +219,9 @@ def test_python_examples_name_parameters_that_exist(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_config_choices_exist(page):
     text = " ".join(word for words in commands(page) for word in words)
-    chosen = re.findall(r"(?<!\S)(model|data|reward|hardware|rehearse)=(\w+)(?!\S)", text)
+    chosen = re.findall(
+        r"(?<!\S)(recipe|algo|model|data|reward|hardware|rollout_correction|rehearse)=(\w+)(?!\S)", text
+    )
     wrong = [f"{group}={name}" for group, name in chosen if not (ROOT / f"configs/{group}/{name}.yaml").is_file()]
     assert not wrong
 

@@ -2,6 +2,5 @@
 # VisionReasoner's recipe: many objects, 840x840, on eight cards of 80 GB.
 #   MODEL_PATH=... DATA=... bash training_scripts/run_visionreasoner_7b_8x80G.sh dry_run=true
 source "$(dirname "$0")/clone.bash"
-segzero train model=qwen2_5_vl_7b data=visionreasoner_7k reward=vision_reasoner hardware=gpu8_80g \
-  data.frame='stretch(840)' data.prompt=vision_reasoner actor_rollout_ref.actor.kl_loss_coef=0.01 \
+segzero train recipe=vision_reasoner model=qwen2_5_vl_7b hardware=gpu8_80g \
   trainer.experiment_name=visionreasoner_7b_8x80g "$@"

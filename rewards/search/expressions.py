@@ -100,8 +100,26 @@ PRESET_GENOMES = {
         GenomeTerm("points_closeness", "threshold", 0.3),
         GenomeTerm("readable", weight=2.0),
     ),
+    "dr_seg": Genome.of(
+        GenomeTerm("pair_overlap"),
+        GenomeTerm("count"),
+        GenomeTerm("points_closeness"),
+        GenomeTerm("readable", weight=3.0),
+    ),
+    "star": Genome.of(
+        GenomeTerm("mask_overlap", "threshold", 0.5, weight=4.0),
+        GenomeTerm("pair_overlap", "threshold", 0.5),
+        GenomeTerm("box_closeness", "threshold", 0.5),
+        GenomeTerm("points_closeness", "threshold", 0.5),
+        GenomeTerm("readable", weight=3.0),
+    ),
+    "swim": Genome.of(GenomeTerm("mask_overlap", weight=2.0), GenomeTerm("readable")),
+    "genseg_r1": Genome.of(GenomeTerm("mask_overlap"), GenomeTerm("presence"), GenomeTerm("readable", weight=2.0)),
+    "lens": Genome.of(
+        GenomeTerm("mask_overlap", "squared"), GenomeTerm("box_overlap", "squared"), GenomeTerm("readable")
+    ),
 }
-PRESET_GENOMES["dialogue"] = PRESET_GENOMES["refine"] = PRESET_GENOMES["mask"]
+PRESET_GENOMES["dialogue"] = PRESET_GENOMES["dr2seg"] = PRESET_GENOMES["refine"] = PRESET_GENOMES["mask"]
 PRESET_GENOMES["seg_zero_strict"] = PRESET_GENOMES["seg_zero"]
 
 

@@ -14,15 +14,42 @@ console = Console(highlight=False, markup=False, emoji=False)  # paths may hold 
 
 @needs("train")
 def train(
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value ...; dry_run=true only explains.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="key=value ..., recipe=star for example; dry_run=true only explains. Or: compare RUN [OTHER_RUN]."
+        ),
+    ] = None,
     config_name: Annotated[str, typer.Option("--config-name", help="A YAML file of configs/.")] = "train",
 ) -> None:
-    """Teach a policy by reinforcement learning (GRPO)."""
+    """Teach a policy by reinforcement learning (GRPO); `compare RUN` sets a run's metrics beside a reference."""
+    if overrides and overrides[0] == "compare":
+        _compare(overrides[1:])
+        return
     from segzero.training.launch import train as launch
 
     run = launch(config_name, overrides or [])
     if run is not None:
         console.print(f"the run is in {run}")
+
+
+def _compare(runs: list[str]) -> None:
+    """Print a run's metrics beside those of another run, or of the shipped reference, and write the page."""
+    if len(runs) not in (1, 2):
+        raise UserError("name the folder of a run: segzero train compare RUN, or RUN and another run")
+    from rich.table import Table
+
+    from segzero.training import reference_curve as curves
+
+    run, *other = [curves.read_run(Path(folder)) for folder in runs]
+    reference = other[0] if other else curves.read_reference()
+    for line in curves.differences(run, reference):
+        console.print(line)
+    shown = Table(*curves.COLUMNS, box=None, padding=(0, 2, 0, 0), title=reference.name, title_justify="left")
+    for compared in curves.compare_curves(run, reference):
+        shown.add_row(*compared.cells)
+    console.print(shown)
+    console.print(f"the curves are in {curves.write_comparison(Path(runs[0]) / 'compare.html', run, reference)}")
 
 
 @needs("train")

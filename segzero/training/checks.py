@@ -25,7 +25,15 @@ from segzero.training.config import data_files, engine_package, positive_int
 from segzero.training.hardware import check_hardware, missing_gpus
 
 # Published rewards score one answer format each: an answer in the other format earns nothing.
-FORMATS = {"seg_zero": "seg_zero", "seg_zero_strict": "seg_zero", "vision_reasoner": "multi", "phrase": "phrase"}
+FORMATS = {
+    "seg_zero": "seg_zero",
+    "seg_zero_strict": "seg_zero",
+    "vision_reasoner": "multi",
+    "dr_seg": "multi",
+    "star": "multi",
+    "lens": "multi",
+    "phrase": "phrase",
+}
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 # Estimators that need what this trainer does not have -> what that is.
@@ -54,6 +62,7 @@ def check(config: DictConfig) -> BatchSizes:
     _check_stall_minutes(config)
     _check_own_history(config)
     _check_filter_groups(config)
+    _check_overlong(config)
     _check_rollout_correction(config)
     _check_one_step_off(config)
     _check_segmenter(config)
@@ -125,6 +134,12 @@ def _check_names(config: DictConfig) -> None:
         value = str(OmegaConf.select(config, key))
         if value not in names:
             raise UserError(f"{key}: {unknown_name(key.split('.')[-1], value, list(names))}")
+    actor = config.actor_rollout_ref.actor
+    if actor.loss_agg_mode == "seq-mean-token-sum-norm" and actor.loss_scale_factor is None:
+        raise UserError(
+            "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm would divide by the longest answer of each "
+            "pass; set actor_rollout_ref.actor.loss_scale_factor, to data.max_response_length for example"
+        )
 
 
 @lru_cache(maxsize=4)
@@ -229,7 +244,7 @@ def _terms(reward: Rubric | CustomReward | CandidateReward) -> list[str]:
 
 def _check_stall_minutes(config: DictConfig) -> None:
     minutes = config.segzero.stall_minutes
-    if not isinstance(minutes, int | float) or isinstance(minutes, bool) or not 0 <= minutes < math.inf:
+    if not _is_number(minutes) or not 0 <= minutes < math.inf:
         raise UserError(
             f"segzero.stall_minutes={minutes}: it must be a number of minutes without any movement after which the run "
             f"ends, or 0 for never"
@@ -238,7 +253,7 @@ def _check_stall_minutes(config: DictConfig) -> None:
 
 def _check_own_history(config: DictConfig) -> None:
     share = config.data.own_history
-    if not isinstance(share, int | float) or isinstance(share, bool) or not 0 <= share <= 1:
+    if not _is_number(share) or not 0 <= share <= 1:
         raise UserError(
             f"data.own_history={share}: it must be a number from 0 to 1, the share of later rounds that are asked "
             f"after the policy's own answers"
@@ -256,6 +271,21 @@ def _check_filter_groups(config: DictConfig) -> None:
             f"algorithm.filter_groups.max_num_gen_batches={batches}: a step tries so many batches of prompts at most "
             f"in search of groups that are not flat; set 2 or more"
         )
+
+
+def _check_overlong(config: DictConfig) -> None:
+    share, penalty = config.segzero.overlong.share, config.segzero.overlong.penalty
+    if not _is_number(share) or not 0 <= share <= 1:
+        raise UserError(
+            f"segzero.overlong.share={share}: it must be a number from 0 to 1, the last share of "
+            f"data.max_response_length over which the reward falls"
+        )
+    if not _is_number(penalty) or not 0 <= penalty < math.inf:
+        raise UserError(f"segzero.overlong.penalty={penalty}: it must be a number from 0 on, what the reward loses")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_rollout_correction(config: DictConfig) -> None:

@@ -68,6 +68,7 @@ WITHOUT_EFFECT = {
     "trainer.v1.sampler.max_off_policy_strategy": "segzero.one_step_off",
     "trainer.v1.sampler.max_off_policy_threshold": "segzero.one_step_off",
     "trainer.v1.sampler.sampler_kwargs": "nothing; the trainer brings its own sampler",
+    "actor_rollout_ref.actor.clip_ratio": "actor_rollout_ref.actor.clip_ratio_low and clip_ratio_high",
     "actor_rollout_ref.actor.use_prefix_grouper": "nothing; the prefix is shared in vLLM's cache already",
     "actor_rollout_ref.model.tiled_mlp.enabled": "actor_rollout_ref.model.enable_gradient_checkpointing",
     "actor_rollout_ref.rollout.over_sample_rate": "nothing; verl's sync trainer waits for every answer",
@@ -94,7 +95,7 @@ WITHOUT_EFFECT = {
 # hydra would take this for a function call; it is a value: data.frame=stretch(840).
 _FRAME = re.compile(r"^(data\.frame=)(\w+\(.*\))$")
 
-GROUPS = ("model", "data", "reward", "hardware", "rehearse")
+GROUPS = ("recipe", "algo", "model", "data", "reward", "hardware", "rollout_correction", "rehearse")
 
 # Sections in which verl takes any key: their content is passed on to another library.
 OPEN = re.compile(r"(ray_kwargs\.ray_init|.*\.engine_kwargs|.*\.override_config|.*\.override_optimizer_config)\.")

@@ -38,6 +38,7 @@ def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         if code != "none":
             metrics[f"answer/error/{code}"] = count / len(rollouts)
     metrics["answer/readable"] = errors["none"] / len(rollouts)
+    metrics["answer/thought"] = float(np.mean([bool(rollout.scored.answer.think.strip()) for rollout in rollouts]))
     metrics["answer/truncated"] = float(np.mean([rollout.generated.truncated for rollout in rollouts]))
     metrics["answer/tokens"] = float(np.mean([len(rollout.generated.ids) for rollout in rollouts]))
     later = [group.history for group in groups if group.prompt.notes]

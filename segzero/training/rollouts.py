@@ -27,6 +27,7 @@ from segzero.errors import UserError
 from segzero.sample import Sample
 from segzero.training.own_history import prompt_after_own_answers, takes_own_history
 from segzero.training.progress import note_movement
+from segzero.training.retelling import retelling_prompt
 from segzero.training.scorer import ScoredAnswer, Scorer
 from segzero.training.tokenization import EncodedPrompt, Encoder, GeneratedAnswer, Picture, picture_of
 from segzero.training.watchdog import Watchdog
@@ -232,11 +233,29 @@ class Rollouts:
         generated = await self._generate(sample, encoded, 1 if validating else self.config.n, greedy=validating)
         generated_at = time.perf_counter()
         texts = [self.encoder.decode(answer.ids) for answer in generated]
-        scored = await self.scorer.score(sample, texts, validating, prompt.boxes)
+        lengths = [len(answer.ids) for answer in generated]
+        retold = await self._retell(sample, texts) if self.scorer.needs_retelling else None
+        scored = await self.scorer.score(sample, texts, validating, prompt.boxes, retold, lengths)
         note_movement()
         rollouts = tuple(Rollout(*parts) for parts in zip(generated, texts, scored, strict=True))
         seconds = {"generate": generated_at - begin, "reward": time.perf_counter() - generated_at}
         return RolloutGroup(sample, prompt, encoded, rollouts, seconds, history)
+
+    async def _retell(self, sample: Sample, texts: Sequence[str]) -> list[str]:
+        """Ask for what each text's think-chain describes, in place of the question; equal ones are asked once."""
+        thoughts = [parse_answer(text, self.encoder.format).think for text in texts]
+
+        async def ask(thought: str) -> str:
+            prompt = retelling_prompt(thought)
+            encoded = self._encode_if_fits(sample, prompt) if prompt else None
+            if encoded is None:
+                return ""
+            [answer] = await self._generate(sample, encoded, 1, greedy=True)
+            return self.encoder.decode(answer.ids)
+
+        different = list(dict.fromkeys(thoughts))
+        answers = dict(zip(different, await asyncio.gather(*map(ask, different)), strict=True))
+        return [answers[thought] for thought in thoughts]
 
     async def _after_own_answers(self, sample: Sample) -> tuple[PolicyPrompt, EncodedPrompt] | None:
         """Make the prompt after the policy's own earlier answers; None if the question makes no sense after them."""

@@ -12,9 +12,9 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from rewards import Case, Guard, PromptBoxes, QuantileRanks, Reward, Rubric, find_reward
+from rewards import Case, Guard, Overlong, PromptBoxes, QuantileRanks, Reward, Rubric, find_reward
 from segzero.answer import Answer, parse_answer
 from segzero.errors import UserError
 from segzero.frames import Frame
@@ -39,45 +39,58 @@ class ScoredAnswer:
 class Scorer:
     """Scores the answers of one run, by a preset of `rewards`, a user's function or a candidate's file.
 
-    `draw` is the segmenter's: `SegmenterActor.draw`, or its `.remote` where the actor is another process.
+    `draw` is the segmenter's: `SegmenterActor.draw`, or its `.remote` where the actor is another process. `overlong`
+    applies in training alone, so that validation rewards of runs with and without it can be compared.
     """
 
-    def __init__(self, reward: str, format: str, frame: Frame, draw: DrawMasks | None = None) -> None:
-        self.reward, self.format, self.frame, self.draw = reward, format, frame, draw
+    def __init__(
+        self,
+        reward: str,
+        format: str,
+        frame: Frame,
+        draw: DrawMasks | None = None,
+        overlong: Overlong | None = None,
+    ) -> None:
+        self.reward, self.format, self.frame, self.draw, self.overlong = reward, format, frame, draw, overlong
         found = find_reward(reward)
         self.rubric = found if isinstance(found, Rubric) else None
         self.guard = None if isinstance(found, Rubric) else Guard(found)
         self.needs_masks = found.needs_masks
+        self.needs_retelling = self.rubric is not None and self.rubric.needs_retelling
         self.ranks = QuantileRanks(self.rubric) if self.rubric and self.rubric.rank_normalized else None
         self._unranked: list[Reward] = []
 
     async def score(
-        self, sample: Sample, texts: Sequence[str], validating: bool = False, prompt_boxes: PromptBoxes | None = None
+        self,
+        sample: Sample,
+        texts: Sequence[str],
+        validating: bool = False,
+        prompt_boxes: PromptBoxes | None = None,
+        retold: Sequence[str] | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> list[ScoredAnswer]:
         """Score the texts of several answers to one prompt; `prompt_boxes` are the boxes that the prompt showed.
 
-        In validation masks are drawn whatever the reward needs, and the rewards don't enter the ranks.
+        `retold` are the answers to each text's own think-chain (`segzero.training.retelling`), `lengths` the answers'
+        numbers of tokens, for `overlong`. In validation masks are drawn whatever the reward needs, and the rewards
+        don't enter the ranks.
         """
         format = self.format if sample.current_mask is None else REFINE
         answers = [parse_answer(text, format, self.frame.extent(sample.size)) for text in texts]
         masks = await self._draw(sample, answers) if validating or self.needs_masks else None
-        cases = [
-            Case.of_sample(
-                text,
-                sample,
-                masks[i] if masks else None,
-                frame=self.frame,
-                format=format,
-                answer=answer,
-                prompt_boxes=prompt_boxes,
-            )
-            for i, (text, answer) in enumerate(zip(texts, answers, strict=True))
-        ]
+        cases = self._cases(sample, texts, answers, masks, prompt_boxes)
+        if retold is not None:
+            seconds = [parse_answer(text, self.format, self.frame.extent(sample.size)) for text in retold]
+            drawn = await self._draw(sample, seconds) if masks is not None else None
+            again = self._cases(sample, retold, seconds, drawn)
+            cases = [replace(case, retold=second) for case, second in zip(cases, again, strict=True)]
         rewards = self._rewards(cases, sample.id)
         if self.ranks is not None:
             if not validating:
                 self._unranked += rewards
             rewards = self.ranks.rank(rewards)
+        if self.overlong and lengths is not None and not validating:
+            rewards = [self.overlong.apply(*each) for each in zip(rewards, lengths, strict=True)]
         return [
             ScoredAnswer(answer, reward, tuple(masks[i]) if masks else None)
             for i, (answer, reward) in enumerate(zip(answers, rewards, strict=True))
@@ -97,6 +110,28 @@ class Scorer:
         """Take over the ranks of an earlier run."""
         if self.ranks and state:
             self.ranks.restore(state)
+
+    def _cases(
+        self,
+        sample: Sample,
+        texts: Sequence[str],
+        answers: Sequence[Answer],
+        masks: Sequence[Sequence[RLE]] | None,
+        prompt_boxes: PromptBoxes | None = None,
+    ) -> list[Case]:
+        """What the reward's terms look at, for each text."""
+        return [
+            Case.of_sample(
+                text,
+                sample,
+                masks[i] if masks else None,
+                frame=self.frame,
+                format=self.format if sample.current_mask is None else REFINE,
+                answer=answer,
+                prompt_boxes=prompt_boxes,
+            )
+            for i, (text, answer) in enumerate(zip(texts, answers, strict=True))
+        ]
 
     async def _draw(self, sample: Sample, answers: Sequence[Answer]) -> list[list[RLE]] | None:
         if self.draw is None:

@@ -13,8 +13,9 @@ One step, in order, with the functions that do it and the configuration keys tha
  4. Parse: `scorer.Scorer.score` calls `answer.parse_answer`, which reads boxes and points from each text.
  5. Masks: `segmenter_actor.SegmenterActor.draw`, if the reward needs them (segzero.segmenter).
  6. Reward: `rewards.Rubric.score`, the user's function or a candidate (reward.name); continuous terms are ranked by
-    `rewards.QuantileRanks`. `rollouts.trajectory` is what verl gets, once `group_buffer.GroupBuffer` has all groups of
-    the step; it has flat ones replaced (algorithm.filter_groups).
+    `rewards.QuantileRanks`, and `rewards.Overlong` takes off what long answers lose (segzero.overlong).
+    `rollouts.trajectory` is what verl gets, once `group_buffer.GroupBuffer` has all groups of the step; it has flat
+    ones replaced (algorithm.filter_groups).
  7. Log-probs: `engine.SharedPromptEngine` opens the images and computes them under the policy before the update, unless
     those of vLLM serve (algorithm.rollout_correction.bypass_mode), and under the reference (ARR.actor.use_kl_loss).
  8. Group advantage: verl's `compute_grpo_outcome_advantage` subtracts the mean reward of the group, and divides by
@@ -53,6 +54,7 @@ from verl.utils.debug import marked_timer
 from verl.utils.tracking import Tracking
 from verl.workers.rollout.llm_server import LLMServerManager
 
+from rewards import Overlong
 from segzero.errors import UserError
 from segzero.io import write_json
 from segzero.segmenter import load_segmenter
@@ -150,7 +152,7 @@ class Trainer(PPOTrainerSync):
         encoder, rollout = self.train_dataset.encoder, self.config.actor_rollout_ref.rollout
         frame = encoder.checkpoint.frame
         draw = segmenter.draw.remote if segmenter else None
-        self.scorer = Scorer(self.config.reward.name, encoder.format, frame, draw)
+        self.scorer = Scorer(self.config.reward.name, encoder.format, frame, draw, overlong_penalty(self.config))
         self.scorer.restore(self._restored.get("ranks", {}))
         self.recorder = Recorder(self.run / "rollouts", frame, self.settings.record, self.settings.panels_every)
         servers, trainers = self.llm_server_manager.server_handles, self.actor_rollout_wg.workers
@@ -298,6 +300,12 @@ class Trainer(PPOTrainerSync):
         metrics["rollout/weights_lag"] = metrics["training/off_policy/trajectory_staleness/mean"]
         self.recorder.record(global_steps, groups, self.logger)
         self.progress.stepped(global_steps, metrics)
+
+
+def overlong_penalty(config: DictConfig) -> Overlong | None:
+    """The penalty for overlong answers that the configuration asks for."""
+    chosen = config.segzero.overlong
+    return Overlong(config.data.max_response_length, chosen.share, chosen.penalty) if chosen.share else None
 
 
 def whole_groups(groups: list[str], lengths: list[int], ranks: int) -> list[int]:

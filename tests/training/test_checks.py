@@ -39,6 +39,12 @@ QUICK = [
     ("tiny", "cpu", "dialogues", "dialogue"),
     ("tiny", "cpu", "scenes", "phrase"),
     ("tiny", "cpu", "scenes", "candidate"),
+    ("tiny", "cpu", "own", "star"),
+    ("tiny", "cpu", "own", "swim"),
+    ("tiny", "cpu", "own", "genseg_r1"),
+    ("tiny", "cpu", "own", "lens"),
+    ("tiny", "cpu", "own", "dr_seg"),
+    ("tiny", "cpu", "own", "dr2seg"),
 ]
 TOO_LARGE = [("qwen2_5_vl_7b", "gpu1")]
 REST = [(m, h) for m in RELEASED for h in names("hardware") if h != "cpu" and (m, h) not in TOO_LARGE]
@@ -165,6 +171,10 @@ def test_rollouts_beside_the_update_in_words(dry_run):
     [
         ("gpu8_80g", ["segzero.one_step_off=true"], "set actor_rollout_ref.rollout.free_cache_engine=false"),
         ("cpu", ["algorithm.rollout_correction.rollout_is=token"], "has no effect with bypass_mode=true"),
+        ("cpu", ["actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm"], "the longest answer of each pass"),
+        ("cpu", ["segzero.overlong.share=1.5"], "a number from 0 to 1, the last share of"),
+        ("cpu", ["segzero.overlong.penalty=-1"], "a number from 0 on"),
+        ("cpu", ["actor_rollout_ref.actor.clip_ratio=0.1"], "use actor_rollout_ref.actor.clip_ratio_low and"),
         ("gpu8_80g", ["algorithm.rollout_correction.rollout_is=answer"], "token"),
         ("gpu8_80g", ["algorithm.rollout_correction.rollout_rs=seq_mean_k1"], "needs rollout_rs_threshold"),
         ("gpu8_80g", ["algorithm.rollout_correction.loss_type=reinforce"], "policy_loss.loss_mode"),

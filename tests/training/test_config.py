@@ -78,7 +78,7 @@ def test_values_of_other_kinds_than_the_default_where_they_make_sense():
         ("+actor_rollout_ref.actor.fsdp_config.mixed=2", "nothing reads the key"),
         ("+trainer.speed=2", "nothing reads the key 'trainer.speed'"),
         ("~trainer.logger", "can't be taken away; set it to null"),
-        ("reward=best", "there is no reward 'best'; there are: candidate, custom, dialogue, mask"),
+        ("reward=best", "there is no reward 'best'; there are: candidate, custom, dialogue, dr2seg, dr_seg"),
         ("model=../tiny", "there is no model '../tiny'; there are: qwen2_5_vl_3b"),
         ("trainer.v1.trainer_mode=separate_async", "segzero.one_step_off=true"),
         ("data.train_batch_size=many", "data.train_batch_size=many: it must be a number"),

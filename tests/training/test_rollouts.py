@@ -13,6 +13,7 @@ from segzero.training.group_buffer import GroupBuffer
 from segzero.training.rollouts import Rollouts
 from segzero.training.scorer import Scorer
 from segzero.training.tokenization import GeneratedAnswer
+from tests.training.test_scorer import truth_as_text
 
 
 class Server:
@@ -336,3 +337,29 @@ def test_a_dead_replica_ends_the_wait_for_groups(started):
     buffer.rollouts = rollouts
     with pytest.raises(RayActorError, match="killed"):
         buffer.sample(1, "train", 2)
+
+
+def test_think_chains_are_asked_again_each_different_one_once(started, samples, encoder):
+    """The answer to the think-chain alone decides the term; without a think-chain there is none to ask."""
+    sample = next(sample for sample in samples if len(sample.objects) == 1)
+    truth = truth_as_text(sample, encoder.checkpoint.frame)
+    texts = [truth, truth, truth.replace("it is there", ""), truth.replace("it is there", "somewhere")]
+    nothing = "<think>none</think><answer>[]</answer>"
+
+    async def reply(count):
+        written = texts if count == 4 else [nothing]
+        ids = [encoder.processor.tokenizer(text).input_ids for text in written]
+        return [GeneratedAnswer(each, [-0.1] * len(each), False, 0) for each in ids]
+
+    rollouts = started(reply, reward="dr2seg")
+    rollouts.config.n = 4
+    group = asyncio.run(rollouts._group(sample))
+    asked = [encoder.decode(ids) for ids, count, temperature in rollouts.servers[0].asked[1:]]
+    assert [count for _, count, _ in rollouts.servers[0].asked] == [4, 1, 1]
+    assert sum("it is there" in text for text in asked) == sum("somewhere" in text for text in asked) == 1
+    assert not any(sample.question in text for text in asked)
+    assert [rollout.scored.reward.terms["self_contained"] for rollout in group.rollouts] == [0, 0, 0, 0]
+    assert min(rollout.scored.reward.terms["mask_iou"] for rollout in group.rollouts) > 0.8
+    empty = next(sample for sample in samples if sample.empty)
+    group = asyncio.run(rollouts._group(empty))
+    assert [rollout.scored.reward.terms["self_contained"] for rollout in group.rollouts] == [1, 1, 0, 1]

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from rewards import Overlong
 from segzero.answer import Answer, Instance, render_answer
 from segzero.dialogue.prompting import add_answer, sample_prompt
 from segzero.dialogue.registry import Registry
@@ -51,6 +52,20 @@ def test_masks_are_drawn_for_the_mask_reward(samples, segmenter, encoder):
     assert right.reward.terms["mask_iou"] > 0.6 > wrong.reward.terms["mask_iou"]
     assert len(right.masks) == 1
     assert wrong.masks == ()
+
+
+@pytest.mark.parametrize("preset", ["mask", "soft"])
+def test_overlong_answers_lose_in_training_alone(preset, samples, encoder):
+    """Of a limit of 40 tokens, with or without ranks."""
+    frame, sample = encoder.checkpoint.frame, samples[0]
+    plain, with_penalty = (Scorer(preset, "multi", frame, overlong=o) for o in (None, Overlong(40, 0.5, 2.0)))
+    texts, lengths = [truth_as_text(sample, frame)] * 3, [20, 30, 40]
+    before, after = (score(scorer, sample, texts, lengths=lengths) for scorer in (plain, with_penalty))
+    lost = [a.reward.total - b.reward.total for a, b in zip(before, after, strict=True)]
+    assert lost == pytest.approx([0.0, 1.0, 2.0])
+    assert [scored.reward.terms["overlong"] for scored in after] == [0.0, -0.5, -1.0]
+    [validated] = score(with_penalty, sample, texts[:1], validating=True, lengths=[40])
+    assert validated.reward == before[0].reward
 
 
 def test_ranks_count_from_the_next_step_on(samples, encoder):

@@ -9,7 +9,7 @@ from rewards.search.language import EXAMPLE
 from rewards.search.sandbox import Sandbox
 
 FORMAT = {"seg_zero": "seg_zero", "seg_zero_strict": "seg_zero", "phrase": "phrase"}
-OURS = ("soft", "phrase", "mask", "refine", "dialogue")
+PASS = ("soft", "phrase", "mask", "refine", "dialogue", "dr2seg", "dr_seg", "star", "swim", "genseg_r1", "lens")
 
 
 def found(report):
@@ -19,7 +19,7 @@ def found(report):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_that_teach_nothing_there_pass(preset):
     report = try_gates(terms_of(PRESETS[preset]), FORMAT.get(preset, "multi"))
-    assert report.passed == (preset in OURS)
+    assert report.passed == (preset in PASS)
     assert report.passed or "nothing there" in found(report)  # true of the published functions
     never = [line for line in report.notes if "never moves" in line]
     assert never == (["the term 'cites' never moves: it is 1 for every answer"] if preset == "dialogue" else [])
