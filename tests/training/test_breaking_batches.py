@@ -26,8 +26,8 @@ def test_empty_cut_and_equally_long_answers_about_images_of_unlike_size(scenes, 
     """One token an answer: nothing in any can be read, all are cut at the limit, all prompts of a size equally long.
 
     In their own size the images give prompts of very different length, but for a step of four alike. The policy would
-    answer with the image's placeholder half of the time, but the engine never samples it. Then the server of the rollouts dies, which
-    ends the run.
+    answer with the image's placeholder half of the time, but the engine never samples it. Then the server of the
+    rollouts dies, which ends the run.
     """
     samples = make_samples(8, 12)
     sizes = [64, 224, 224, 224, 224, 224, 224, 224]
