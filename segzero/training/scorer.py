@@ -119,7 +119,7 @@ class Scorer:
         masks: Sequence[Sequence[RLE]] | None,
         prompt_boxes: PromptBoxes | None = None,
     ) -> list[Case]:
-        """What the reward's terms look at, for each text."""
+        """Make the case of each text, at which the reward's terms look."""
         return [
             Case.of_sample(
                 text,
