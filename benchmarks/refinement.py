@@ -4,7 +4,7 @@ The shipped policy draws masks for questions about scenes; `segzero sft` then te
 beside the questions themselves; `segzero train` goes on from there by reward alone. Each stage is measured on held-out
 scenes: a mask counts as bad below an IoU of 0.7, and as good as `rewards.refinement.good_enough` has it.
 
-    python -m benchmarks.refinement [--seeds 3] [--scenes 200] [--sft 1000] [--rl 0] [--out FOLDER]
+    python -m benchmarks.refinement [--seeds 3] [--scenes 200] [--sft 1300] [--rl 0] [--out FOLDER]
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--samples", type=int, default=4000, help="training samples of the supervised start")
     parser.add_argument("--scenes", type=int, default=200, help="held-out questions")
-    parser.add_argument("--sft", type=int, default=1000, help="supervised steps of 16 samples")
+    parser.add_argument("--sft", type=int, default=1300, help="supervised steps of 16 samples")
     parser.add_argument("--lr", type=float, default=1e-3, help="their learning rate")
     parser.add_argument("--rl", type=int, default=0, help="steps of reinforcement learning after them")
     parser.add_argument("--out", type=Path, default=None, help="keep data, runs and policies here")

@@ -44,7 +44,8 @@ def decision(case: Case) -> float:
 def gain(case: Case) -> float:
     """Share of the IoU missing in the mask that its correction wins, 0 to 1; 1 for a good mask that is kept.
 
-    Without a mask to judge: the IoU of the answer's masks. Graded as in SAM-Veteran: how much is won decides.
+    Without a mask to judge: the IoU of the answer's masks. Graded as in SAM-Veteran: how much is won decides. Without a
+    segmenter the right decision stands for it, so that a data set can be checked.
     """
     if case.current_mask is None:
         return predicted_mask_iou(case)
@@ -53,7 +54,7 @@ def gain(case: Case) -> float:
     if not case.truth or _is_good(case):
         return 1.0
     if case.predicted_mask is None or case.true_mask is None:
-        return 0.0  # nothing was drawn
+        return 1.0
     ignore = decode(case.ignore) if case.ignore else None
     before, after = (
         mask_iou(decode(mask), decode(case.true_mask), ignore) for mask in (case.current_mask, case.predicted_mask)

@@ -24,11 +24,16 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_a_reward_without_a_term_for_actions_is_refused(folder, tmp_path, monkeypatch):
+def test_a_dry_run_shows_right_actions_and_a_reward_without_a_term_for_them_is_refused(
+    folder, tmp_path, monkeypatch, capsys
+):
     from segzero.training.launch import train
 
     monkeypatch.setenv("DATA", str(folder))
     wanted = ["model=tiny", "data=scenes", f"trainer.default_local_dir={tmp_path}", "data.train_batch_size=4"]
+    train(overrides=[*wanted, "reward=refine", "dry_run=true"])
+    shown = capsys.readouterr().out
+    assert '{"keep": true}' in shown and "the truth itself earns 7.00 of 7" in shown
     with pytest.raises(UserError, match="has masks to judge, for which reward=mask has no term; set reward=refine"):
         train(overrides=[*wanted, "reward=mask", "dry_run=true"])
 
