@@ -59,7 +59,7 @@ def test_the_shipped_reference_is_whole():
     reference = read_reference()
     assert len(reference.runs) == 3 and reference.steps == 100
     known = {name for rows in reference.runs for row in rows for name in row["data"]}
-    assert known == set(NAMES)
+    assert known == set(NAMES) - {"training/rollout_probs_diff_mean"}  # on a CPU vLLM's probabilities are the old ones
     first, last = reference.at("val/giou", 1), reference.at("val/giou", 100)
     assert max(first) < min(last)  # it learns
 
