@@ -69,6 +69,7 @@ class Case:
     drawn_masks: tuple[RLE, ...] | None = None  # the segmenter's, one by one; None: there is no segmenter
     true_masks: tuple[RLE, ...] | None = None  # one per true object
     prompt_boxes: PromptBoxes = PromptBoxes()
+    current_mask: RLE | None = None  # the mask that the policy was shown, to keep or to correct
     drawn_boxes: tuple[Box, ...] | None = None  # of the masks that phrases became; None: the answer's own boxes count
     retold: "Case | None" = None  # the policy's answer to its own think-chain in place of the question
 
@@ -86,6 +87,8 @@ class Case:
         must then have masks.
         """
         case = _case(response, [Instance(o.box, o.points) for o in sample.objects], sample.size, options)
+        if sample.current_mask is not None:
+            case = replace(case, current_mask=sample.current_mask, true_mask=sample.mask(), ignore=sample.ignore)
         if masks is None:
             return case
         true_mask = sample.mask()

@@ -9,6 +9,7 @@ from rewards import successors as later
 from rewards.case import AnyMask, PromptBoxes, Truth, read_case
 from rewards.citations import cites
 from rewards.custom import CustomReward, load_reward
+from rewards.refinement import decision, gain
 from rewards.rubric import Reward, Rubric, Term
 from rewards.search.reward import CandidateReward
 from rewards.text_terms import fresh_thinking, length_bounds, non_repetition, thinking_format
@@ -63,6 +64,13 @@ PRESETS: dict[str, Rubric] = {
         Term("non_repetition", fresh_thinking),
     )),
     "mask": Rubric(_MASK),
+    "refine": Rubric((
+        Term("thinking", thinking_format),
+        Term("format", objects.clean_answer),
+        Term("decision", decision),
+        Term("gain", gain, weight=3.0, needs_masks=True),
+        Term("non_repetition", fresh_thinking),
+    )),
     "dr2seg": Rubric((
         *_MASK,
         Term("self_contained", objects.self_contained, needs_masks=True, needs_retelling=True),

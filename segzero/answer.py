@@ -21,8 +21,8 @@ from typing import Any
 
 from segzero.errors import unknown_name
 
-FORMATS = ("multi", "seg_zero", "phrase")
-POINTS = {"multi": 1, "seg_zero": 2, "phrase": 0}  # points per object in a format
+FORMATS = ("multi", "seg_zero", "phrase", "refine")
+POINTS = {"multi": 1, "seg_zero": 2, "phrase": 0, "refine": 0}  # points per object in a format
 MAX_OBJECTS = 120  # the published rewards ignore further ones
 MAX_DEPTH = 16  # nested brackets; a good answer has three
 MAX_TOKENS = 20_000  # brackets, commas, colons and words; MAX_OBJECTS good objects have under 3000
@@ -42,8 +42,9 @@ ERRORS = {
     "no_point": "an object has no point; its box is kept (only ever a warning)",
     "bad_phrase": f"an object of the format phrase has no phrase of 1 to {MAX_PHRASE} characters",
     "no_box": "an object has only a phrase, which the segmenter can't read: nothing is drawn for it",
+    "bad_action": 'an answer about a mask is neither {"keep": true} nor points with the labels 1 and 0',
     "too_many": f"more objects than the format has (multi: {MAX_OBJECTS}, seg_zero: 1, phrase: {MAX_OBJECTS}, "
-    f"of {MAX_PHRASES} phrases); the rest is left out",
+    f"of {MAX_PHRASES} phrases, refine: a point of each label); the rest is left out",
 }
 
 
@@ -64,19 +65,46 @@ class Phrase:
 
 
 @dataclass(frozen=True)
+class MaskAction:
+    """Action of an answer of the format `refine` on the mask that the policy was shown: keep it, or correct it.
+
+    The points correct it: at most one that belongs to the object, and one that does not, in frame coordinates.
+    """
+
+    positive: tuple[float, float] | None = None
+    negative: tuple[float, float] | None = None
+
+    @property
+    def keeps(self) -> bool:
+        """True if the mask is to stay as it is."""
+        return self.positive is None and self.negative is None
+
+    @property
+    def points(self) -> tuple[tuple[float, float], ...]:
+        """The points that there are, the positive one first."""
+        return tuple(point for point in (self.positive, self.negative) if point is not None)
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Label of each point: 1 inside, 0 outside."""
+        return tuple(label for point, label in ((self.positive, 1), (self.negative, 0)) if point is not None)
+
+
+@dataclass(frozen=True)
 class Answer:
-    """A parsed answer. Without objects and without an error, it says that nothing is there."""
+    """A parsed answer. Without objects, action and error, it says that nothing is there."""
 
     think: str = ""
     instances: tuple[Instance, ...] = ()
     error: str | None = None  # one of ERRORS; None if the text could be read
     warnings: tuple[str, ...] = ()  # each one of ERRORS, in order of appearance: mostly objects that were left out
     phrases: tuple[Phrase, ...] = ()  # of the format phrase; those with a box are instances, too
+    action: MaskAction | None = None  # of the format refine
 
     @property
     def count(self) -> int:
-        """Number of objects, phrases without a box among them."""
-        return len(self.phrases) or len(self.instances)
+        """Number of objects, phrases without a box among them; an action concerns one mask."""
+        return len(self.phrases) or len(self.instances) or int(self.action is not None)
 
 
 def render_answer(answer: Answer, format: str = "multi") -> str:
@@ -84,9 +112,11 @@ def render_answer(answer: Answer, format: str = "multi") -> str:
     _check_format(format)
     if format == "phrase":
         objects = [_render_phrase(phrase) for phrase in answer.phrases]
+    elif format == "refine":
+        objects = _render_action(answer.action) if answer.action else []
     else:
         objects = [_render_instance(instance, format) for instance in answer.instances]
-    lone = format == "seg_zero" and len(objects) == 1
+    lone = len(objects) == 1 and (format == "seg_zero" or (answer.action is not None and answer.action.keeps))
     body = objects[0] if lone else f"[{', '.join(objects)}]"
     return f"<think>{answer.think}</think><answer>{body}</answer>"
 
@@ -114,6 +144,8 @@ def parse_answer(text: str, format: str = "multi", extent: tuple[float, float] |
     objects = list(islice(_objects(values), MAX_OBJECTS + 1))
     if format == "phrase":
         return _phrase_answer(think, objects, problems, extent)
+    if format == "refine":
+        return _action_answer(think, objects, problems)
     checked = [_instance(item, POINTS[format], extent) for item in objects[:MAX_OBJECTS]]
     instances = tuple(instance for instance, _ in checked if instance)
     warnings = [code for _, code in checked if code] + problems
@@ -321,6 +353,33 @@ def _phrase(item: object, extent: tuple[float, float] | None) -> tuple[Phrase | 
     return (Phrase(text, instance.box), None) if instance else (None, code)
 
 
+def _action_answer(think: str, objects: list[object], problems: list[str]) -> Answer:
+    """Make the answer that objects of the format refine are: {"keep": true}, or points with labels."""
+    keeps = False
+    points: dict[str, tuple[float, float]] = {}  # by label
+    warnings: list[str] = []
+    for item in objects:
+        named = {key.lower(): value for key, value in item.items()} if isinstance(item, dict) else {}
+        label = named.get("label")
+        if "keep" in named and str(named["keep"]).lower() == "true":
+            keeps = True
+        elif label not in ("0", "1"):
+            warnings.append("bad_action")
+        elif (point := _numbers(next((value for key, value in named.items() if "point" in key), None), 2)) is None:
+            warnings.append("bad_point")
+        elif label in points:
+            warnings.append("too_many")
+        else:
+            points[label] = (point[0], point[1])
+    warnings = list(dict.fromkeys([*warnings, *problems]))
+    if keeps and points:  # it can't do both
+        return Answer(think, error="bad_action", warnings=tuple(warnings))
+    if not keeps and not points and warnings:
+        return Answer(think, error=warnings[0], warnings=tuple(warnings[1:]))
+    action = MaskAction(points.get("1"), points.get("0")) if keeps or points else None
+    return Answer(think, warnings=tuple(warnings), action=action)
+
+
 def clean_phrase(value: object) -> str:
     """Normalise a phrase's spelling, which quotes and backslashes are not part of; empty if it is not usable.
 
@@ -336,6 +395,13 @@ def clean_phrase(value: object) -> str:
 def _render_phrase(phrase: Phrase) -> str:
     box = f', "bbox_2d": {_render_numbers(phrase.box)}' if phrase.box else ""
     return f'{{"phrase": "{clean_phrase(phrase.text)}"{box}}}'
+
+
+def _render_action(action: MaskAction) -> list[str]:
+    if action.keeps:
+        return ['{"keep": true}']
+    pairs = zip(action.points, action.labels, strict=True)
+    return [f'{{"point_2d": {_render_numbers(point)}, "label": {label}}}' for point, label in pairs]
 
 
 def _numbers(value: object, count: int) -> tuple[float, ...] | None:

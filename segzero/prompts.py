@@ -2,7 +2,7 @@
 
 The sentences of `seg_zero` and `vision_reasoner` are those that the released checkpoints were trained with, down to
 the missing spaces between sentences. `multi` is ours: it also says how to answer "nothing there"; `phrase` too asks for
-words that SAM3 reads.
+words that SAM3 reads. `refine` asks about a mask that the image shows (`segzero.refinement`).
 
 >>> render_text("The mug left of the laptop.", "multi").splitlines()[0][:40]
 'Please find "the mug left of the laptop"'
@@ -13,6 +13,7 @@ from typing import Any
 
 from segzero.errors import UserError, unknown_name
 
+REFINE = "refine"  # the prompt about a mask that the image shows
 SYSTEM = "You are a helpful assistant."  # the first message of Qwen's own chat templates, too
 
 _THINK = "Output the thinking process in <think> </think> and final answer in <answer> </answer> tags."
@@ -74,8 +75,25 @@ PROMPTS: dict[str, Prompt] = {
 }
 
 
+# Not among PROMPTS: whoever shows a mask asks with it, whatever prompt the policy's questions have.
+_REFINE = Prompt(
+    before='Please find "',
+    after=(
+        '".The mask so far is outlined, all else is dark.',
+        _THINK,
+        'If the mask is right, answer {"keep": true}; if nothing matches, []; else a point to add (label 1) and one to'
+        " remove (label 0), or one of them.",
+        "i.e., <think> thinking process here </think>"
+        '<answer>[{"point_2d": [30,110], "label": 1}, {"point_2d": [302,410], "label": 0}]</answer>',
+    ),
+    format="refine",
+)
+
+
 def get_prompt(name: str) -> Prompt:
     """Look up a prompt by name; an unknown name is the user's mistake."""
+    if name == REFINE:
+        return _REFINE
     if name not in PROMPTS:
         raise unknown_name("prompt", name, list(PROMPTS))
     return PROMPTS[name]

@@ -11,7 +11,7 @@ PosixPath('out/street_panel.png')
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from PIL import Image
 
 from segzero.errors import UserError, unknown_name
 from segzero.io import finite_or_zero, png_bytes, write_atomically
-from segzero.masks import coco_annotation, encode, mask_png
+from segzero.masks import coco_annotation, decode, encode, mask_png
 from segzero.viz.overlay import Drawable, draw_overlay
 from segzero.viz.panel import draw_panel
 
@@ -59,6 +59,41 @@ class InstanceMask:
 
 
 @dataclass(frozen=True, eq=False)
+class RefinementStep:
+    """One look of the policy at its mask (segzero.refinement).
+
+    Attributes:
+        action: keep, correct, nothing (no object matches), or unreadable; after all but the second the looking ends.
+        mask: bool array [H, W], the mask that was looked at.
+        points: the points that correct it, floats in pixels of the original image.
+        labels: of each point: 1 inside the object, 0 outside.
+        think: the policy's reasoning.
+        error: None, or why the answer could not be read, one of `segzero.answer.ERRORS`.
+    """
+
+    action: str
+    mask: NDArray[np.bool_] = field(repr=False)
+    points: tuple[tuple[float, float], ...] = ()
+    labels: tuple[int, ...] = ()
+    think: str = ""
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert into plain types for JSON."""
+        points = [[float(v) for v in point] for point in self.points]
+        said = {"action": self.action, "points": points, "labels": list(self.labels)}
+        return {**said, "think": self.think, "error": self.error, "rle": encode(self.mask)}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any], size: tuple[int, int]) -> "RefinementStep":
+        """Restore what `to_dict` made, for an image of that (width, height); a KeyError, or the like, if it is not."""
+        points = tuple((float(x), float(y)) for x, y in value["points"])
+        labels, error = tuple(int(label) for label in value["labels"]), value["error"]
+        mask = decode(value["rle"], size)
+        return cls(str(value["action"]), mask, points, labels, str(value["think"]), error and str(error))
+
+
+@dataclass(frozen=True, eq=False)
 class Segmentation:
     """The answer to one question about one image; `len`, iteration and `filter` are over its instances.
 
@@ -76,6 +111,7 @@ class Segmentation:
         timings: seconds by part of the pipeline.
         presence: how surely what was asked for is in the picture, 0 to 1; None where the models don't say.
         rejected: None, or whether the model finds nothing, and the instance is what it would have drawn otherwise.
+        steps: looks of the policy at its own mask, in order; none where masks are not refined.
         undivided: the one instance is everything that was asked for, not told apart, and its box is the mask's own.
     """
 
@@ -91,6 +127,7 @@ class Segmentation:
     rejected: bool | None = None
     presence: float | None = field(default=None, repr=False)
     problem: str = ""
+    steps: tuple[RefinementStep, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         size = (self.image.height, self.image.width)
@@ -141,6 +178,7 @@ class Segmentation:
             warnings=self.warnings,
             truth=truth,
             boxes=not self.undivided,
+            looks=[(step.mask, list(zip(step.points, step.labels, strict=True)), _said(step)) for step in self.steps],
         )
 
     def save(self, folder: str | Path, name: str = "result", formats: Sequence[str] = FORMATS) -> dict[str, Path]:
@@ -188,6 +226,7 @@ class Segmentation:
             "timings": dict(self.timings),
             "undivided": self.undivided,
             **({} if self.presence is None else {"presence": finite_or_zero(self.presence)}),
+            **({"steps": [step.to_dict() for step in self.steps]} if self.steps else {}),
         }
 
     def to_json(self) -> str:
@@ -222,6 +261,12 @@ class Segmentation:
             class_id=np.zeros(count, int),
             data={"class_name": np.array([self.question] * count, dtype=str), "points": points},
         )
+
+
+def _said(step: RefinementStep) -> str:
+    """The action of a look, with the thought before it."""
+    said = step.action if step.error is None else f"{step.action} ({step.error})"
+    return f"{said}: {step.think}" if step.think else said
 
 
 def coco_dataset(results: Iterable[tuple[str, Segmentation]]) -> dict[str, Any]:

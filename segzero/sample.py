@@ -48,6 +48,7 @@ class Sample:
     source: str = ""
     turns: tuple[dict[str, Any], ...] = ()  # earlier rounds of a dialogue
     meta: dict[str, Any] = field(default_factory=dict)  # anything JSON can hold
+    current_mask: RLE | None = None  # a mask that the policy is shown, to keep or to correct (segzero.refinement)
 
     @property
     def empty(self) -> bool:

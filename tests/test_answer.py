@@ -146,7 +146,8 @@ def test_a_good_object_survives_its_neighbours(name):
 def test_every_code_is_reached_and_explained():
     seen = {error for _, error in FAILED.values()} | {code for _, codes in KEPT.values() for code in codes}
     of_phrases = {"bad_phrase", "no_box"}  # tests/test_phrase_answers.py
-    assert seen | {"no_point", "too_many"} | of_phrases == ERRORS.keys()
+    of_actions = {"bad_action"}  # tests/refinement/test_actions.py
+    assert seen | {"no_point", "too_many"} | of_phrases | of_actions == ERRORS.keys()
     assert all(ERRORS.values())
 
 

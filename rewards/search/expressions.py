@@ -119,7 +119,7 @@ PRESET_GENOMES = {
         GenomeTerm("mask_overlap", "squared"), GenomeTerm("box_overlap", "squared"), GenomeTerm("readable")
     ),
 }
-PRESET_GENOMES["dialogue"] = PRESET_GENOMES["dr2seg"] = PRESET_GENOMES["mask"]
+PRESET_GENOMES["dialogue"] = PRESET_GENOMES["dr2seg"] = PRESET_GENOMES["refine"] = PRESET_GENOMES["mask"]
 PRESET_GENOMES["seg_zero_strict"] = PRESET_GENOMES["seg_zero"]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from segzero.cli.options import MaxPixelsOption, ModelOptions, takes_dataclasses
+from segzero.cli.options import MaxPixelsOption, ModelOptions, RefineOptions, takes_dataclasses
 from segzero.extras import needs
 from segzero.image_structure import MAX_PIXELS
 
@@ -25,6 +25,7 @@ def chat(
     resume: Annotated[Path | None, typer.Option(help="Go on with a dialogue that /save wrote.")] = None,
     *,
     models: ModelOptions,
+    looks: RefineOptions,
     max_pixels: MaxPixelsOption = MAX_PIXELS,
 ) -> None:
     """Ask about an image in several rounds: refer to what was found, correct it, take it back."""
@@ -36,7 +37,7 @@ def chat(
     if memory is not None:
         get_memory(memory)  # an unknown name is reported before models are loaded
     picture = load_image(image, max_pixels=max_pixels)
-    pipeline = models.load(by_hand=True)
+    pipeline = looks.applied(models.load(by_hand=True))
     if resume is not None:
         dialogue = Dialogue.load(resume, picture, pipeline, memory)
     else:

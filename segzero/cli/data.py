@@ -1,4 +1,4 @@
-"""`segzero data`: annotate, check, show, prepare, select, export and make data."""
+"""`segzero data`: annotate, check, show, prepare, select, corrupt, export and make data."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -145,6 +145,34 @@ def prepare(
             progress=lambda read: bar.update(task, completed=read),
         )
     console.print(f"{card}\nin {out}/; look at it: segzero data check {out}")
+
+
+@app.command()
+@needs("infer")
+def corrupt(
+    folder: FolderArgument,
+    out: NewFolderOption,
+    predictions: Annotated[
+        Path | None, typer.Option(help="predictions.jsonl of `segzero eval` on these samples: masks a policy drew.")
+    ] = None,
+    drawn: Annotated[float, typer.Option(help="Share of those masks that are shown.")] = 0.5,
+    plain: Annotated[float, typer.Option(help="Share of samples that stay questions without a mask.")] = 0.3,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn by chance.", min=0)] = 0,
+) -> None:
+    """Give samples masks to keep or to correct, for a policy that looks at its masks; val*.parquet stays as it is."""
+    from segzero.refinement.corruption import drawn_masks
+    from segzero.refinement.files import JudgingRecipe, corrupt_files
+
+    recipe = JudgingRecipe(drawn, plain, seed)
+    masks = None
+    if predictions is not None:
+        from segzero.evaluation.predictions import Predictions
+
+        with Predictions.open(predictions, write=False) as lines:
+            answered = ((line.id, [each.mask for each in line.objects]) for line in lines if line.error is None)
+            masks = drawn_masks(answered)
+    files, counts = corrupt_files(folder, out, recipe, masks)
+    console.print(f"{counts}\n{len(files)} files in {out}/; look at it: segzero data check {out}")
 
 
 @app.command()

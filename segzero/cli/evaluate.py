@@ -11,6 +11,7 @@ import typer
 from segzero.cli.data import named_options
 from segzero.cli.options import (
     ModelOptions,
+    RefineOptions,
     policy_or_shipped,
     segmenter_or_shipped,
     split_commas,
@@ -109,6 +110,7 @@ class EvalOptions:
     data: DataOptions
     models: ModelOptions
     several: SeveralAnswersOptions
+    looks: RefineOptions
     run: RunOptions
     scripts: ScriptOptions
 
@@ -164,10 +166,14 @@ def _check(options: EvalOptions) -> None:
         raise UserError(f"--gres {options.run.gres} is for a --mask-model")
     longest = ("max_tokens", options.run.max_tokens, RunOptions.max_tokens)
     writer = ("program_writer", options.run.program_writer, None)
-    options.models.check_alone(longest, writer, ("output", output, ScriptOptions.output), *options.several.rows)
-    options.several.check()
+    refine = ("refine", options.looks.refine, RefineOptions.refine)
+    alone = (longest, writer, refine, ("output", output, ScriptOptions.output), *options.several.rows)
+    options.models.check_alone(*alone)
+    options.several.check(options.looks.refine)
     if options.several.wanted and options.run.program_writer is not None:
         raise UserError("--votes and --own-attempts are for a policy's answers; leave --program-writer out")
+    if options.looks.refine and options.run.program_writer is not None:
+        raise UserError("--refine is for a policy's own masks, and --program-writer draws by programs; leave one out")
 
 
 def _jobs(options: EvalOptions) -> list[_Job]:
@@ -325,6 +331,8 @@ def _models(options: EvalOptions) -> "Iterator[Loader]":
         run.max_tokens,
         run.batch,
         run.cache.expanduser(),
+        options.looks.refine,
+        options.looks.limit,
     )
     several = options.several
     if run.program_writer is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from segzero.cli.options import MaxPixelsOption, ModelOptions, split_commas, takes_dataclasses
+from segzero.cli.options import MaxPixelsOption, ModelOptions, RefineOptions, split_commas, takes_dataclasses
 from segzero.cli.several_answers import SeveralAnswersOptions
 from segzero.errors import UserError
 from segzero.extras import needs
@@ -52,6 +52,7 @@ def infer(
     models: ModelOptions,
     sampling: SamplingOptions,
     several: SeveralAnswersOptions,
+    looks: RefineOptions,
     batch: Annotated[int, typer.Option(help="Images at once.", min=1)] = 64,
     max_pixels: MaxPixelsOption = MAX_PIXELS,
 ) -> None:
@@ -62,10 +63,10 @@ def infer(
     jobs = _jobs(images, question, questions)
     formats = tuple(split_commas(format))
     batch_inference.check_formats(formats)
-    several.check()
+    several.check(looks.refine)
     sampled = ((one.name, getattr(sampling, one.name), one.default) for one in fields(sampling))
     models.check_alone(*sampled, *several.rows)
-    loaded = models.load(sampling.sampling())
+    loaded = looks.applied(models.load(sampling.sampling()))
     pipeline = several.apply(loaded, sampling.temperature) if isinstance(loaded, SegZeroPipeline) else loaded
     pipeline.batch = batch
     outcomes = batch_inference.save(batch_inference.run(pipeline, jobs, max_pixels), out, formats)
@@ -100,5 +101,6 @@ def _print_outcomes(outcomes: "Iterable[Outcome]", total: int) -> int:
                 continue
             result = outcome.result
             answer = result.error or (f"{len(result.instances)} found" if result.instances else "nothing there")
+            answer += f" ({', '.join(step.action for step in result.steps)})" if result.steps else ""
             progress.console.print(f"{outcome.job.name}: {answer}: {result.think}")
     return failed

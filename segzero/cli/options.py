@@ -1,5 +1,6 @@
 """Options shared by several commands, and commands that take their options as dataclasses."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import wraps
@@ -13,7 +14,7 @@ from segzero.errors import UserError
 
 if TYPE_CHECKING:
     from segzero.mask_pipeline import MaskPipeline
-    from segzero.pipeline import SegZeroPipeline
+    from segzero.pipeline import Pipeline, SegZeroPipeline
     from segzero.policy import Sampling
 
 SegmenterOption = Annotated[
@@ -39,6 +40,37 @@ class BackendOptions:
     prompt: Annotated[
         str | None, typer.Option(help="multi, vision_reasoner, seg_zero or phrase; default: the checkpoint's.")
     ] = None
+
+
+@dataclass(frozen=True)
+class RefineOptions:
+    """Looks of the policy at its own masks."""
+
+    refine: Annotated[
+        int, typer.Option(help="Let the policy look at each mask, and correct it, up to so many times.", min=0)
+    ] = 0
+    refine_seconds: Annotated[
+        float | None, typer.Option(help="Begin no further look at a batch's masks after so many seconds.")
+    ] = None
+
+    @property
+    def limit(self) -> float:
+        """Seconds in which a batch's masks are looked at."""
+        if self.refine_seconds is not None and not self.refine:
+            raise UserError("--refine-seconds limits --refine, which is not given")
+        return math.inf if self.refine_seconds is None else self.refine_seconds
+
+    def applied(self, pipeline: "Pipeline") -> "Pipeline":
+        """Let the pipeline look at its masks, if that is wanted."""
+        from segzero.pipeline import SegZeroPipeline
+        from segzero.refinement.pipeline import refining
+
+        limit = self.limit
+        if not self.refine:
+            return pipeline
+        if not isinstance(pipeline, SegZeroPipeline):
+            raise UserError("--refine lets a policy look at its masks, and a mask model is none; leave it out")
+        return refining(pipeline, self.refine, limit)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segzero.cli.options import BackendOptions, takes_dataclasses
+from segzero.cli.options import BackendOptions, RefineOptions, takes_dataclasses
 from segzero.cli.program_writer import LLM_HELP, program_writer
 from segzero.errors import UserError
 from segzero.extras import needs
@@ -76,6 +76,7 @@ class ServeOptions:
     backends: BackendOptions = field(default_factory=BackendOptions)
     llm: Annotated[str | None, typer.Option(help=f"Writes programs for questions: {LLM_HELP}")] = None
     max_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 1024
+    looks: RefineOptions = field(default_factory=RefineOptions)
     limits: LimitOptions = field(default_factory=LimitOptions)
     examples: Annotated[
         Path | None, typer.Option(help="A folder of pictures to begin with; default: synthetic scenes.")
@@ -177,4 +178,6 @@ def _load_models(options: ServeOptions) -> "tuple[Pipeline, ServerOptions]":
         Sampling(max_tokens=options.max_tokens),
         options.limits.seconds,
     )
-    return load_models(options.policy or [], options.segmenter or [], load_options, options.mask_model or [])
+    policies, segmenters, mask_models = options.policy or [], options.segmenter or [], options.mask_model or []
+    pipeline, others = load_models(policies, segmenters, load_options, mask_models)
+    return options.looks.applied(pipeline), others

@@ -35,8 +35,10 @@ class SeveralAnswersOptions:
         """Name, value and default of each option, as `ModelOptions.check_alone` takes them."""
         return ("votes", self.votes, 0), ("own_attempts", self.own_attempts, 0)
 
-    def check(self) -> None:
-        """Refuse a vote of a single answer."""
+    def check(self, looks: int = 0) -> None:
+        """Refuse a vote of a single answer, and answers whose masks the policy then looks at."""
+        if self.wanted and looks:
+            raise UserError("--votes and --own-attempts make one answer of several, and --refine looks at those of one; leave one out")
         if self.votes == 1:
             raise UserError("--votes 1: a single answer can't vote; take 2 or more, or leave --votes out")
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow
     import pyarrow.parquet
 
+OPTIONAL = ("current_mask",)  # columns that files of earlier versions lack
 ROW_GROUP = 100  # samples written and read at a time; the images may be in them
 
 
@@ -122,6 +123,7 @@ def _schema() -> "pyarrow.Schema":
         "source": Value("string"),
         "turns": Value("string"),  # JSON, as their shape depends on the source
         "meta": Value("string"),
+        "current_mask": rle,
     }
     return Features(features).arrow_schema
 
@@ -129,10 +131,13 @@ def _schema() -> "pyarrow.Schema":
 def _cast(table: "pyarrow.Table", schema: "pyarrow.Schema", file: Path) -> "pyarrow.Table":
     """Cast columns to our types: other writers use other widths of strings and integers."""
     pa, _ = _arrow()
-    missing = [name for name in schema.names if name not in table.column_names]
+    missing = [name for name in schema.names if name not in table.column_names and name not in OPTIONAL]
     if missing:
         raise UserError(f"{file} holds no samples: it lacks the column {missing[0]!r}; see segzero.sample")
     try:
+        for name in OPTIONAL:
+            if name not in table.column_names:
+                table = table.append_column(name, pa.nulls(len(table), schema.field(name).type))
         return table.select(schema.names).cast(schema)
     except (pa.ArrowException, ValueError, KeyError) as error:
         raise UserError(f"{file} holds no samples: a column has the wrong type: {one_line(error, 200)}") from error
@@ -148,6 +153,7 @@ def _to_row(sample: Sample) -> dict[str, Any]:
         for o in sample.objects
     ]
     row["ignore"] = None if sample.ignore is None else check_rle(sample.ignore)
+    row["current_mask"] = None if sample.current_mask is None else check_rle(sample.current_mask)
     try:
         row["turns"], row["meta"] = json.dumps(sample.turns), json.dumps(sample.meta)
     except (TypeError, ValueError) as error:
@@ -167,7 +173,7 @@ def _from_row(row: dict[str, Any], where: str) -> Sample:
     row["objects"] = tuple(_to_object(o, where) for o in row["objects"] or ())
     image = row["image"] or {}
     row["image"] = image.get("bytes") or image.get("path")
-    empty = [name for name, value in row.items() if value is None and name != "ignore"]
+    empty = [name for name, value in row.items() if value is None and name not in ("ignore", "current_mask")]
     if empty:
         raise UserError(f"{where}: {empty[0]} has no value")
     return Sample(**row)

@@ -61,6 +61,8 @@ def problems(sample: Sample) -> list[str]:
         problems.add(f"its question has more than {LONGEST} letters")
     if sample.ignore is not None and _decoded(sample.ignore, sample.size) is None:
         problems.add("its ignored pixels are malformed or of another size")
+    if sample.current_mask is not None and _decoded(sample.current_mask, sample.size) is None:
+        problems.add("its current mask is malformed or of another size")
     return sorted(problems)
 
 
@@ -130,6 +132,8 @@ def imperfect_terms(sample: Sample) -> dict[str, list[str]]:
 
 
 def _applies(preset: str, sample: Sample) -> bool:
+    if sample.current_mask is not None:  # its answer is an action, whose worth only a segmenter shows
+        return False
     count = len(sample.objects)
     fits = count == 1 if preset in ONE_OBJECT else count > 0 or preset not in SOME_OBJECT
     fits = fits and (not PRESETS[preset].needs_masks or all(true.rle is not None for true in sample.objects))

@@ -13,7 +13,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from PIL import Image
@@ -28,7 +28,7 @@ from segzero.errors import UserError
 from segzero.frames import Frame, Size
 from segzero.masks import RLE, Box, Mask, Point, box_rle, decode, points_of
 from segzero.pipeline import Query, in_pixels
-from segzero.prompts import render_messages
+from segzero.prompts import REFINE, render_messages
 from segzero.sample import Sample
 
 
@@ -42,6 +42,7 @@ class PolicyPrompt:
     earlier: tuple[Mask, ...] = ()  # for a model that takes masks
     boxes: PromptBoxes = field(default_factory=PromptBoxes)  # in the policy's numbers
     rounds: tuple[int, ...] = ()  # that the question refers to
+    template: str = ""  # a name in segzero.prompts; empty: the one the policy was trained with
     answer_is_empty: bool = False  # every object it refers to was found to be absent; the policy need not be called
 
     def query(self, image: Image.Image, on_text: Callable[[str], object] | None = None) -> Query:
@@ -50,7 +51,7 @@ class PolicyPrompt:
 
     def messages(self, prompt: str) -> list[dict]:
         """The chat messages for the policy's template; `prompt` is a name in segzero.prompts."""
-        return render_messages(self.question, prompt, self.notes, images=1 + len(self.extra_images))
+        return render_messages(self.question, self.template or prompt, self.notes, images=1 + len(self.extra_images))
 
 
 def build_prompt(
@@ -86,10 +87,14 @@ def build_prompt(
 
 
 def sample_prompt(sample: Sample, frame: Frame, registry: Registry | None = None) -> PolicyPrompt:
-    """Write a sample's question for the policy, after its true earlier rounds or after those of a `registry`."""
+    """Write a sample's question for the policy, after its true earlier rounds or after those of a `registry`.
+
+    About a mask to judge the question is another one, and the picture shows the mask (segzero.refinement).
+    """
     if registry is None:
         registry = registry_from_turns(sample.turns, sample.size)
-    return build_prompt(sample.question, registry, frame)
+    prompt = build_prompt(sample.question, registry, frame)
+    return prompt if sample.current_mask is None else replace(prompt, template=REFINE)
 
 
 def registry_from_turns(turns: Sequence[Mapping[str, Any]], size: Size) -> Registry:

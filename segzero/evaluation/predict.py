@@ -10,6 +10,7 @@ A sample of a dialogue has earlier rounds. With true history its prompt shows wh
 are; with predicted history the policy is asked all earlier questions too, and its prompt shows its own answers.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from segzero.pipeline import Pipeline, PolicyOutput, Query, SegZeroPipeline
 from segzero.policy import Sampling, load_policy
 from segzero.programs.pipeline import ProgramPipeline
 from segzero.programs.writer import ProgramWriter
+from segzero.refinement.pipeline import RefiningPipeline, refining
 from segzero.result import Segmentation
 from segzero.sample import Sample
 from segzero.segmenter import load_segmenter
@@ -90,12 +92,16 @@ class EvaluationModels:
     max_tokens: int = 2048
     batch: int = 16
     cache: Path | None = None  # folder of answers and masks that are computed only once
+    refine: int = 0  # looks of the policy at each of its masks
+    refine_seconds: float = math.inf  # in which a batch's masks are looked at
 
     def load(self) -> tuple[SegZeroPipeline, dict[str, Any]]:
         """Load both models; returns the pipeline, and the settings that a resumed evaluation must share."""
         segmenter = load_segmenter(self.segmenter, self.segmenter_backend, device=self.device)
         policy = load_policy(self.policy, self.policy_backend, frame=self.frame, prompt=self.prompt, device=self.device)
         pipeline = SegZeroPipeline(policy, segmenter, sampling=Sampling(max_tokens=self.max_tokens), batch=self.batch)
+        if self.refine:
+            pipeline = refining(pipeline, self.refine, self.refine_seconds)
         return with_cache(pipeline, self.cache) if self.cache else pipeline, settings_of(pipeline)
 
 
@@ -134,15 +140,15 @@ class EvaluationPrograms:
 
 
 def with_cache(pipeline: SegZeroPipeline, folder: Path) -> SegZeroPipeline:
-    """Make a pipeline that keeps its greedy answers and its masks in a folder, and takes them from there."""
+    """Make a pipeline that keeps its greedy answers and its masks in a folder, and takes them from there.
+
+    Masks that are corrected are drawn from earlier ones, which the cache does not know: only answers are kept then.
+    """
     cache, settings = Cache(folder), comparable(settings_of(pipeline))
-    return SegZeroPipeline(
-        DiskCachedPolicy(pipeline.policy, cache, settings["policy"]),
-        DiskCachedSegmenter(pipeline.segmenter, cache, settings["segmenter"]),
-        pipeline.prompt,
-        pipeline.sampling,
-        pipeline.batch,
-    )
+    policy = DiskCachedPolicy(pipeline.policy, cache, settings["policy"])
+    if isinstance(pipeline, RefiningPipeline):
+        return pipeline.with_models(policy, pipeline.segmenter)
+    return pipeline.with_models(policy, DiskCachedSegmenter(pipeline.segmenter, cache, settings["segmenter"]))
 
 
 def answer(pipeline: Pipeline, records: Sequence[Record], history: str | None = None) -> list[tuple[Prediction, Row]]:

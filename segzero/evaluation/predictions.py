@@ -17,13 +17,13 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
-from segzero.errors import UserError
+from segzero.errors import UserError, one_line
 from segzero.evaluation.benchmarks import Record, Unreadable
 from segzero.evaluation.metrics import Score
 from segzero.evaluation.scoring import PredictedObject, Row, as_decided, score_sample
 from segzero.io import finite_or_zero
 from segzero.masks import RLE, decode, encode
-from segzero.result import InstanceMask, Segmentation
+from segzero.result import InstanceMask, RefinementStep, Segmentation
 from segzero.sample import Sample
 
 PREDICTIONS = "predictions.jsonl"
@@ -54,6 +54,7 @@ class Prediction:
     seconds: Mapping[str, float] = field(default_factory=dict)
     undivided: bool = False  # its object is one mask for all that was asked for, and the box around that mask
     rejected: bool | None = None  # whether the answer was "nothing there", if the object is drawn all the same
+    steps: tuple[dict[str, Any], ...] = ()  # looks at the mask, as `RefinementStep.to_dict` writes them
 
     @classmethod
     def from_result(cls, sample: Sample, result: Segmentation) -> "Prediction":
@@ -70,6 +71,7 @@ class Prediction:
             objects=objects,
             seconds=seconds,
             rejected=result.rejected,
+            steps=tuple(step.to_dict() for step in result.steps),
         )
 
     @classmethod
@@ -99,9 +101,12 @@ class Prediction:
             InstanceMask(nothing if o.mask is None else decode(o.mask, image.size), o.box, o.points, o.score)
             for o in self.objects
         )
-        return Segmentation(
-            image, sample.question, masks, self.think, self.raw_text, self.error, undivided=self.undivided
-        )
+        try:
+            steps = tuple(RefinementStep.from_dict(step, image.size) for step in self.steps)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"sample {self.id!r:.80}: its steps can't be read: {one_line(error)}") from error
+        answer = Segmentation(image, sample.question, masks, self.think, self.raw_text, self.error, steps=steps)
+        return replace(answer, undivided=self.undivided)
 
     def to_line(self) -> str:
         """Write it as one JSON object without line breaks."""
@@ -121,6 +126,7 @@ class Prediction:
             "seconds": dict(self.seconds),
             **({"undivided": True} if self.undivided else {}),
             **({} if self.rejected is None else {"rejected": self.rejected}),
+            **({"steps": list(self.steps)} if self.steps else {}),
         }
         return json.dumps(line, allow_nan=False)  # ASCII, so that a lone surrogate in an answer can be written
 
@@ -147,7 +153,11 @@ class Prediction:
             objects = tuple(_read_object(value) for value in values["objects"])
             prediction = cls(id, question, raw_text, think, values["error"], problem, objects, score, values["seconds"])
             rejected = None if values.get("rejected") is None else values["rejected"] is True
-            return replace(prediction, undivided=values.get("undivided", False) is True, rejected=rejected)
+            steps = values.get("steps", [])
+            if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+                raise ValueError("steps are no list of objects")
+            undivided = values.get("undivided", False) is True
+            return replace(prediction, undivided=undivided, rejected=rejected, steps=tuple(steps))
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise UserError(f"it is no line of predictions: {' '.join(str(error).split())[:200]}") from error
 

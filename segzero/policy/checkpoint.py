@@ -17,7 +17,7 @@ from typing import Any
 from segzero.errors import UserError
 from segzero.frames import FAMILY_FRAMES, Frame, frame_for, parse_frame, stretch
 from segzero.io import write_atomically
-from segzero.prompts import get_prompt
+from segzero.prompts import REFINE, get_prompt
 
 CARD = "segzero.json"  # {"prompt": "multi", "frame": "stretch(840)", "name": "..."}, each of which is optional
 DEFAULT_PROMPT = "multi"
@@ -83,7 +83,8 @@ def read_checkpoint(
         frame=parse_frame(frame, default) if isinstance(frame, str) else frame,
         prompt=prompt or own_prompt or DEFAULT_PROMPT,
     )
-    get_prompt(checkpoint.prompt)
+    if get_prompt(checkpoint.prompt).format == REFINE:
+        raise UserError(f"the prompt {REFINE} is for looks at a mask, which refining asks for by itself; leave it out")
     _check_frame(checkpoint)
     return checkpoint
 

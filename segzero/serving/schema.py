@@ -282,6 +282,17 @@ _SEGMENTED: dict[str, Any] = {
 }
 
 
+class StepAnswer(BaseModel):
+    """One look of the policy at its mask."""
+
+    action: str = Field(description="keep, correct, nothing or unreadable.")
+    points: list[Point]
+    labels: list[int] = Field(description="Of each point: 1 inside the object, 0 outside.")
+    think: str
+    error: str | None
+    rle: RLEAnswer = Field(description="The mask that was looked at.")
+
+
 class SegmentAnswer(BaseModel):
     """Answer with masks. No instances and no error: the object is absent. An error: the answer could not be read."""
 
@@ -294,6 +305,7 @@ class SegmentAnswer(BaseModel):
     instances: list[FoundAnswer]
     timings: dict[str, float] = Field(description="Seconds: in the queue, and shares of the batch's time.")
     undivided: bool = Field(description="A mask model's: the one instance is all that was asked for, in its own box.")
+    steps: list[StepAnswer] = Field(default=[], description="Looks at the mask, where the server refines masks.")
 
     model_config = ConfigDict(json_schema_extra={"example": _SEGMENTED})
 

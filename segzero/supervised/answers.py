@@ -6,6 +6,7 @@ from segzero.answer import POINTS
 from segzero.data.validation import true_answer
 from segzero.frames import Frame
 from segzero.masks import decode, points_of
+from segzero.refinement.judgement import right_answer
 from segzero.sample import Object, Sample
 
 
@@ -14,6 +15,8 @@ def answer_text(sample: Sample, frame: Frame, format: str) -> str:
     think = sample.meta.get("think")
     if not isinstance(think, str) or not think.strip():
         think = template_think(sample)
+    if sample.current_mask is not None:
+        return right_answer(sample, frame, " ".join(think.split()))
     pointed = replace(sample, objects=tuple(_with_points(true, sample, POINTS[format]) for true in sample.objects))
     return true_answer(pointed, frame, format, " ".join(think.split()))
 

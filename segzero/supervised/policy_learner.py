@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segzero.images import image_key, load_image
 from segzero.lru import LRUCache
 from segzero.policy.shared_prompt import ATTENTION, pack, use_packed_rows
 from segzero.policy.transformers import ATTENTION as GENERATING
@@ -18,7 +17,7 @@ from segzero.supervised.answers import answer_text
 from segzero.supervised.loop import Learner
 from segzero.training.answer_head import AnswerHead
 from segzero.training.passes import split_groups
-from segzero.training.tokenization import Encoder
+from segzero.training.tokenization import Encoder, Picture, open_picture, picture_key, picture_of
 
 PIXEL_BYTES = 1 << 30  # of images as the model takes them, kept for the next epoch
 
@@ -30,7 +29,7 @@ class AnsweredPrompt:
     prompt: list[int]
     answer: list[int]
     positions: Tensor  # int64 [4, prompt + answer]
-    image: str | bytes
+    picture: Picture
 
 
 class PolicyLearner(Learner):
@@ -49,7 +48,7 @@ class PolicyLearner(Learner):
         tokenizer = self.encoder.processor.tokenizer
         text = answer_text(sample, self.encoder.checkpoint.frame, self.encoder.format)
         answer = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-        return AnsweredPrompt(prompt.ids, answer, self.encoder.positions(prompt, len(answer)), sample.image)
+        return AnsweredPrompt(prompt.ids, answer, self.encoder.positions(prompt, len(answer)), picture_of(sample))
 
     def passes(self, samples: Sequence[Sample], count: int | None = None) -> list[list[AnsweredPrompt]]:
         """Divide samples into passes of at most `most_tokens` tokens, as few as possible or a given number."""
@@ -68,7 +67,7 @@ class PolicyLearner(Learner):
         positions = torch.cat([row.positions for row in rows], dim=1)
         packed = pack(range(len(rows)), [len(row.prompt) for row in rows], [len(row.answer) for row in rows])
         self.head.expect(packed.predicting.to(device), tokens[packed.predicted].to(device), 1.0)
-        images = [self._pixels(row.image) for row in rows]
+        images = [self._pixels(row.picture) for row in rows]
         output = self.net(
             input_ids=tokens[None, packed.source].to(device),
             position_ids=positions[:, None, packed.source].to(device),
@@ -79,12 +78,12 @@ class PolicyLearner(Learner):
         )
         return -output.logits[0].sum()
 
-    def _pixels(self, image: str | bytes) -> dict[str, Tensor]:
-        key = image_key(image)
+    def _pixels(self, picture: Picture) -> dict[str, Tensor]:
+        key = picture_key(picture) or ""
         pixels = self.pixels.get(key)
         if pixels is None:
-            fitted = self.encoder.checkpoint.frame.fit(load_image(image))
-            processed = self.encoder.processor.image_processor(images=[fitted], return_tensors="pt")
+            opened = open_picture(picture, self.encoder.checkpoint)
+            processed = self.encoder.processor.image_processor(images=[opened], return_tensors="pt")
             pixels = {name: processed[name] for name in ("pixel_values", "image_grid_thw")}
             self.pixels.put(key, pixels)
         return pixels

@@ -119,7 +119,8 @@ def read_data(config: DictConfig, encoder: Encoder) -> Data:
                     report.unreadable[sample.id] = f"the prompt asks for one object, and it has {len(sample.objects)}"
             usable = [sample for sample in usable if len(sample.objects) == 1]
         kept[split] = usable
-    kept["val"] = [sample for sample in kept["val"] if sample.mask() is not None]  # others have nothing to compare with
+    # Others have nothing to compare with, or ask about a mask that the pipeline does not show.
+    kept["val"] = [one for one in kept["val"] if one.mask() is not None and one.current_mask is None]
     if not kept["train"]:
         raise UserError(f"no usable sample in {config.data}: {report}")
     return Data(kept["train"], kept["val"], report)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rewards import CandidateReward, CustomReward, Rubric, find_reward
+from rewards import PRESETS, CandidateReward, CustomReward, Rubric, find_reward
 from segzero.data.parquet import from_parquet
 from segzero.errors import UserError, one_line, unknown_name
 from segzero.policy.checkpoint import read_checkpoint
@@ -34,6 +34,8 @@ FORMATS = {
     "lens": "multi",
     "phrase": "phrase",
 }
+JUDGING = ("refine",)  # presets that score actions on masks
+TRIED = 20  # first samples of a file
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 # Estimators that need what this trainer does not have -> what that is.
@@ -69,8 +71,14 @@ def check(config: DictConfig) -> BatchSizes:
     _check_segmenter(config)
     _check_folder(Path(config.trainer.default_local_dir))
     for path in [*data_files(config, "train"), *data_files(config, "val")]:
-        if not any(islice(from_parquet(path), 1)):
+        first = list(islice(from_parquet(path), TRIED))
+        if not first:
             raise UserError(f"{path} holds no samples; see `segzero docs training` for how to make them")
+        scores_actions = config.reward.name not in PRESETS or config.reward.name in JUDGING
+        if not scores_actions and any(sample.current_mask is not None for sample in first):
+            raise UserError(
+                f"{path} has masks to judge, for which reward={config.reward.name} has no term; set reward=refine"
+            )
     return batch
 
 

@@ -137,7 +137,7 @@ def _size_problem(sample: Sample, size: tuple[int, int] | str) -> str | None:
         return size
     if size != sample.size:
         return f"its image is {size[0]}x{size[1]}, not {sample.width}x{sample.height}"
-    for rle in [*(each.rle for each in sample.objects), sample.ignore]:
+    for rle in [*(each.rle for each in sample.objects), sample.ignore, sample.current_mask]:
         problem = rle and _attempt(partial(check_rle, rle))
         if isinstance(problem, str):
             return problem

@@ -21,6 +21,7 @@ from segzero.data.parquet import from_parquet
 from segzero.data.validation import true_answer
 from segzero.errors import UserError, one_line
 from segzero.machine import free_disk
+from segzero.refinement.judgement import right_answer
 from segzero.sample import Sample
 from segzero.training import checkpoints, checks, hardware
 from segzero.training.attention import try_attention
@@ -104,7 +105,10 @@ def try_samples(config: DictConfig, split: str) -> TriedSamples:
     async def score(usable: "Usable") -> None:
         sample, prompt, encoded = usable
         _check_masks(config, sample)
-        text = _citing(true_answer(sample, frame, encoder.format), prompt.boxes)
+        if sample.current_mask is None:
+            text = _citing(true_answer(sample, frame, encoder.format), prompt.boxes)
+        else:
+            text = right_answer(sample, frame, "The truth")
         [scored] = await scorer.score(sample, [text], prompt_boxes=prompt.boxes)
         tried.count += 1
         tried.tokens += len(encoded)

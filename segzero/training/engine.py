@@ -45,7 +45,7 @@ from segzero.training.self_distillation import (
     teacher_batch,
 )
 from segzero.training.shared_folder import has_content
-from segzero.training.tokenization import open_fitted
+from segzero.training.tokenization import open_picture, picture_key
 from segzero.training.verl_glue.patches import log_probs_in_blocks
 
 # VERL_ENGINE_VENDOR chooses among the engines registered here.
@@ -91,23 +91,23 @@ class ImageEngine(FSDPEngineWithLMHead):
         references = micro_batch.get("multi_modal_inputs", None)
         if references is not None:
             rows = [_plain(reference) for reference in references]
-            paths = [row.get("image") for row in rows]
-            first = self.shared.first_of_each(paths)  # the others' features are those of the first
+            # The others' features are those of the first.
+            first = self.shared.first_of_each([picture_key(row) for row in rows])
             read = [self._read(row) if i in first else {} for i, row in enumerate(rows)]
             micro_batch["multi_modal_inputs"] = NonTensorStack(*read)
         return super().prepare_model_inputs(micro_batch)
 
     def _read(self, reference: dict[str, Any]) -> dict[str, Any]:
-        """Replace {"image": path} by pixels; rows that already hold pixels stay as they are."""
-        if "image" not in reference:
+        """Replace a reference to a picture by pixels; rows that already hold pixels stay as they are."""
+        key = picture_key(reference)
+        if key is None:
             return reference
-        path = reference["image"]
-        pixels = self.cache.get(path)
+        pixels = self.cache.get(key)
         if pixels is None:
-            image = open_fitted(path, self.checkpoint)
+            image = open_picture(reference, self.checkpoint)
             processed = self.model_config.processor.image_processor(images=[image], return_tensors="pt")
             pixels = {name: processed[name] for name in ("pixel_values", "image_grid_thw")}
-            self.cache.put(path, pixels)
+            self.cache.put(key, pixels)
         return pixels
 
 
@@ -135,7 +135,7 @@ class SharedPromptEngine(ImageEngine):
         inputs = {"input_ids": tokens[None, packed.source], "position_ids": positions[:, None, packed.source]}
         references = [_plain(reference) for reference in micro_batch.get("multi_modal_inputs", [])]
         first_of_prompt = [references[numbers.index(number)] for number in dict.fromkeys(numbers)] if references else []
-        different = self.shared.first_of_each([reference.get("image") for reference in first_of_prompt])
+        different = self.shared.first_of_each([picture_key(reference) for reference in first_of_prompt])
         pixels = extract_multi_modal_inputs([self._read(first_of_prompt[i]) for i in sorted(different)])
         return {**inputs, "attention_mask": None, "packed": packed, **pixels}, {"packed": packed}
 
@@ -200,7 +200,7 @@ def prompts_and_lengths(data: TensorDict) -> tuple[list[int], list[int], list[in
     each = []
     for row, ids in enumerate(prompts.values().cpu().split(prompts.offsets().diff().tolist())):
         reference = _plain(references[row]) if references is not None else {}
-        image = reference.get("image") or (row if reference else None)  # pixels of its own belong to that row alone
+        image = picture_key(reference) or (row if reference else None)  # pixels of its own belong to that row alone
         each.append(numbers.setdefault((image, ids.numpy().tobytes()), len(numbers)))
     return each, prompts.offsets().diff().tolist(), answers.offsets().diff().tolist()
 

@@ -171,6 +171,9 @@ class Recorder:
         if answer.phrases and rollout.scored.masks is not None:  # a phrase may have become several masks, or none
             found = [(mask, box) for mask in map(decode, rollout.scored.masks) if (box := box_of(mask)) is not None]
             return tuple(InstanceMask(mask, box, (), 1.0) for mask, box in found)
+        if answer.action is not None and rollout.scored.masks:
+            [mask] = map(decode, rollout.scored.masks)
+            return tuple(InstanceMask(mask, box, (), 1.0) for box in [box_of(mask)] if box is not None)
         places = [in_pixels(instance, self.frame, sample.size) for instance in answer.instances]
         drawn = rollout.scored.masks
         masks = [decode(m) for m in drawn] if drawn is not None else [box_mask(box, sample.size) for box, _ in places]

@@ -30,7 +30,7 @@ from segzero.training.progress import note_movement
 from segzero.training.retelling import retelling_prompt
 from segzero.training.scorer import ScoredAnswer, Scorer
 from segzero.training.self_distillation import TeacherPrompt, teacher_prompt
-from segzero.training.tokenization import EncodedPrompt, Encoder, GeneratedAnswer
+from segzero.training.tokenization import EncodedPrompt, Encoder, GeneratedAnswer, Picture, picture_of
 from segzero.training.watchdog import Watchdog
 
 T = TypeVar("T")
@@ -295,7 +295,7 @@ class Rollouts:
         self, sample: Sample, encoded: EncodedPrompt, count: int, greedy: bool
     ) -> list[GeneratedAnswer]:
         return await self._next_server().generate_group.remote(
-            encoded.unexpanded, sample.image, self.encoder.checkpoint, count, self._sampling(greedy)
+            encoded.unexpanded, picture_of(sample), self.encoder.checkpoint, count, self._sampling(greedy)
         )
 
     def _next_server(self) -> Any:
@@ -315,9 +315,9 @@ class Rollouts:
 
     async def _hand_over(self, place: PromptPlace, group: RolloutGroup) -> None:
         """Put a group's trajectories where verl's workers look for them, and then let the buffer know their keys."""
-        image, answers = str(group.sample.image), [rollout.generated for rollout in group.rollouts]
+        picture, answers = picture_of(group.sample), [rollout.generated for rollout in group.rollouts]
         rows = [
-            trajectory(group.encoded, answer.ids, answer.log_probs, total, self.encoder, image)
+            trajectory(group.encoded, answer.ids, answer.log_probs, total, self.encoder, picture)
             for answer, total in zip(answers, group.totals, strict=True)
         ]
         if group.teacher:
@@ -346,9 +346,9 @@ def _drain(queue: deque[T]) -> list[T]:
 
 
 def trajectory(
-    prompt: EncodedPrompt, ids: list[int], log_probs: list[float], total: float, encoder: Encoder, image: str
+    prompt: EncodedPrompt, ids: list[int], log_probs: list[float], total: float, encoder: Encoder, picture: Picture
 ) -> dict[str, Any]:
-    """One answer as verl's trainer reads it; the image stays a path, which `engine` opens."""
+    """One answer as verl's trainer reads it; the picture stays a reference, which `engine` opens."""
     responses = torch.tensor(ids)  # [R]
     prompts = torch.tensor(prompt.ids)  # [P]
     mask = torch.ones_like(responses)
@@ -363,7 +363,7 @@ def trajectory(
         "loss_mask": mask,
         "rollout_log_probs": torch.tensor(log_probs),
         "rm_scores": rewards,
-        "multi_modal_inputs": {"image": image},
+        "multi_modal_inputs": picture,
         "num_turns": 2,
         "data_source": "samples",
     }

@@ -20,6 +20,8 @@ from segzero.errors import UserError
 from segzero.frames import Frame
 from segzero.masks import RLE
 from segzero.pipeline import in_pixels, phrases_in_pixels
+from segzero.prompts import REFINE
+from segzero.refinement.correction import MaskCorrection
 from segzero.sample import Sample
 from segzero.segmenter.protocol import MaskPrompt
 from segzero.training.segmenter_actor import DrawMasks, Prompts
@@ -73,7 +75,8 @@ class Scorer:
         numbers of tokens, for `overlong`. In validation masks are drawn whatever the reward needs, and the rewards
         don't enter the ranks.
         """
-        answers = [parse_answer(text, self.format, self.frame.extent(sample.size)) for text in texts]
+        format = self.format if sample.current_mask is None else REFINE
+        answers = [parse_answer(text, format, self.frame.extent(sample.size)) for text in texts]
         masks = await self._draw(sample, answers) if validating or self.needs_masks else None
         cases = self._cases(sample, texts, answers, masks, prompt_boxes)
         if retold is not None:
@@ -116,14 +119,14 @@ class Scorer:
         masks: Sequence[Sequence[RLE]] | None,
         prompt_boxes: PromptBoxes | None = None,
     ) -> list[Case]:
-        """Cases for the reward's terms, one for each text."""
+        """Make the case of each text, at which the reward's terms look."""
         return [
             Case.of_sample(
                 text,
                 sample,
                 masks[i] if masks else None,
                 frame=self.frame,
-                format=self.format,
+                format=self.format if sample.current_mask is None else REFINE,
                 answer=answer,
                 prompt_boxes=prompt_boxes,
             )
@@ -133,6 +136,8 @@ class Scorer:
     async def _draw(self, sample: Sample, answers: Sequence[Answer]) -> list[list[RLE]] | None:
         if self.draw is None:
             return None
+        if sample.current_mask is not None:
+            return await self._correct(sample, sample.current_mask, answers)
         prompts: Prompts = [
             phrases_in_pixels(answer, self.frame, sample.size)
             if answer.phrases
@@ -140,6 +145,21 @@ class Scorer:
             for answer in answers
         ]
         return await self.draw(str(sample.image), prompts)
+
+    async def _correct(self, sample: Sample, current: RLE, answers: Sequence[Answer]) -> list[list[RLE]] | None:
+        """Draw the masks that actions make of the current one, which an action that keeps it leaves as it is."""
+        assert self.draw is not None
+        prompts: Prompts = [
+            [MaskCorrection.of(answer.action, current, self.frame, sample.size)]
+            if answer.action and not answer.action.keeps
+            else []
+            for answer in answers
+        ]
+        drawn = await self.draw(str(sample.image), prompts)
+        return [
+            [current] if answer.action and answer.action.keeps else masks
+            for answer, masks in zip(answers, drawn, strict=True)
+        ]
 
     def _rewards(self, cases: Sequence[Case], sample_id: str) -> list[Reward]:
         if self.guard is not None:

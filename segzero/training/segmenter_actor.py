@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 from segzero.images import load_image
 from segzero.lru import LRUCache
 from segzero.masks import RLE, encode
+from segzero.refinement.correction import MaskCorrection
 from segzero.segmenter.protocol import Embeddings, Logits, MaskPrompt, Segmenter, enlarge
 from segzero.segmenter.words import PhrasePrompt, draw_phrases
 
 if TYPE_CHECKING:
     import torch
 
-Prompts = list[list[MaskPrompt] | list[PhrasePrompt]]  # by answer: one prompt per instance, or its phrases
+# By answer: one prompt per instance, its phrases, or the correction of a mask.
+Prompts = list[list[MaskPrompt] | list[PhrasePrompt] | list[MaskCorrection]]
 Masks = list[list[RLE]]  # by answer: one mask per prompt, or all that its phrases name
 DrawMasks = Callable[[str, Prompts], Awaitable[Masks]]  # the image's path, and what each answer wants drawn
 
@@ -79,7 +81,15 @@ class SegmenterActor:
         drawn = []
         for request in requests:
             image = embeddings[request.path]
-            by_hand = [[one for one in answer if isinstance(one, MaskPrompt)] for answer in request.prompts]
+            grid = tuple(image.features[0].shape[-2:])
+            by_hand = [
+                [
+                    one.prompt(grid) if isinstance(one, MaskCorrection) else one
+                    for one in answer
+                    if not isinstance(one, PhrasePrompt)
+                ]
+                for answer in request.prompts
+            ]
             in_words = [[one for one in answer if isinstance(one, PhrasePrompt)] for answer in request.prompts]
             [predictions] = self.segmenter.decode(image, [[prompt for answer in by_hand for prompt in answer]])
             device = image.features[0].device  # the GPU, where there is one

@@ -14,10 +14,15 @@ from PIL import Image
 
 from segzero.dialogue.prompting import PolicyPrompt, sample_prompt
 from segzero.errors import UserError
-from segzero.images import load_image
+from segzero.images import image_key, load_image
+from segzero.masks import decode
 from segzero.policy.checkpoint import Checkpoint
 from segzero.prompts import get_prompt
+from segzero.refinement.observation import mark
 from segzero.sample import Sample
+
+# {"image": path or bytes, and maybe "mask": RLE}; crosses processes, and is opened where it is needed.
+Picture = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +100,24 @@ def _prompt_positions(processor: Any, prompt: EncodedPrompt) -> torch.Tensor:
     return mrope[:, 0]
 
 
-def open_fitted(path: str, checkpoint: Checkpoint) -> Image.Image:
-    """Open an image at the size in which the policy sees it."""
-    return checkpoint.frame.fit(load_image(path))
+def picture_of(sample: Sample) -> Picture:
+    """Refer to the picture that the policy sees of a sample: its image, and the mask drawn on it."""
+    mask = sample.current_mask
+    return {"image": sample.image} | ({} if mask is None else {"mask": dict(mask)})
+
+
+def picture_key(picture: Picture) -> str | None:
+    """A key that two references to the same picture share; None for what refers to no picture."""
+    if "image" not in picture:
+        return None
+    key, mask = image_key(picture["image"]), picture.get("mask")
+    return key if mask is None else f"{key} {mask['counts']}"
+
+
+def open_picture(picture: Picture, checkpoint: Checkpoint) -> Image.Image:
+    """Open a picture at the size in which the policy sees it."""
+    image, mask = load_image(picture["image"]), picture.get("mask")
+    return checkpoint.frame.fit(image) if mask is None else mark(image, decode(mask, image.size), checkpoint.frame)
 
 
 @lru_cache(maxsize=4)

@@ -18,7 +18,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from segzero.policy.checkpoint import Checkpoint
 from segzero.training.collector import collect_as_usual
-from segzero.training.tokenization import GeneratedAnswer, open_fitted
+from segzero.training.tokenization import GeneratedAnswer, Picture, open_picture
 from segzero.training.verl_glue.patches import fork_engine
 
 from verl.plugin.platform import get_platform  # isort: skip
@@ -53,11 +53,11 @@ class GroupServer(vLLMHttpServer):
         return super().get_master_address()
 
     async def generate_group(
-        self, ids: list[int], image: str, checkpoint: Checkpoint, count: int, sampling: dict[str, Any]
+        self, ids: list[int], picture: Picture, checkpoint: Checkpoint, count: int, sampling: dict[str, Any]
     ) -> list[GeneratedAnswer]:
         """Generate `count` answers to a prompt whose image is still a single placeholder."""
-        picture = await asyncio.to_thread(open_fitted, image, checkpoint)
-        prompt = TokensPrompt(prompt_token_ids=ids, multi_modal_data={"image": [picture]})
+        image = await asyncio.to_thread(open_picture, picture, checkpoint)
+        prompt = TokensPrompt(prompt_token_ids=ids, multi_modal_data={"image": [image]})
         # In a thread too: patches of one image are made while tokens of other groups arrive here.
         [request] = await self.engine.renderer.render_cmpl_async([prompt])
         params = SamplingParams(n=count, output_kind=RequestOutputKind.FINAL_ONLY, **NUMBERS_ALONE, **sampling)

@@ -5,16 +5,22 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from segzero.viz.overlay import MAX_DRAWN, Color, Drawable, Size, color_of, draw_overlay, resize, rounded
+from segzero.viz.overlay import MAX_DRAWN, Color, Drawable, Size, color_of, draw_mask, draw_overlay, resize, rounded
 from segzero.viz.text import font_for, wrap
 
 PAPER, INK, MUTED, RULE = (255, 255, 255), (23, 27, 33), (107, 115, 128), (208, 214, 222)
 ALARM, CAUTION = (200, 38, 30), (222, 150, 20)
 SIDE, GAP, MARGIN = 640, 24, 40  # pixels: longer side of a picture, space between blocks, space around all
 TITLE, TEXT, SMALL = 30, 20, 15  # font sizes
+LOOKS = 4  # in a row
 LINE = 1.35  # distance of lines, in font sizes
+
+# A mask [H, W] that was looked at, points x, y that correct it with a label (1 inside, 0 outside), and what was said.
+Look = tuple[NDArray[np.bool_], Sequence[tuple[tuple[float, float], int]], str]
 
 
 def draw_panel(
@@ -28,11 +34,12 @@ def draw_panel(
     warnings: Sequence[str] = (),
     truth: Sequence[Drawable] | None = None,
     boxes: bool = True,
+    looks: Sequence[Look] = (),
 ) -> Image.Image:
     """Draw the image and its overlay side by side (one above the other if they are wide), with text above and below.
 
     `truth`, the true objects, get a third picture. An answer that could not be read has an `error`; its `raw_text` is
-    then shown. `boxes`: draw those of the instances.
+    then shown. `boxes`: draw those of the instances. `looks` of the policy at its earlier masks come last.
     """
     wide, size = _layout(image)
     original, overlay = resize(image, size), draw_overlay(image, instances, size, boxes)
@@ -49,7 +56,27 @@ def draw_panel(
         blocks.append(_quoted("Reasoning", think, width))
     if error is not None:
         blocks.append(_quoted("The answer as it was written", raw_text or "(nothing)", width))
+    if looks:
+        blocks += [_text("Looks at the mask", SMALL, MUTED, width, max_lines=1), _looks(image, looks, width)]
     return _sheet(blocks, width)
+
+
+def _looks(image: Image.Image, looks: Sequence[Look], width: int) -> Image.Image:
+    """Draw each mask that was looked at, with the points that correct it, and what was said, row by row."""
+    column = (width - (LOOKS - 1) * GAP // 2) // LOOKS
+    height = max(1, round(image.height * column / image.width))
+    cells = []
+    for mask, points, said in looks:
+        picture = resize(image, (column, height))
+        draw_mask(picture, mask, color_of(0), 1.5)
+        draw = ImageDraw.Draw(picture)
+        for (x, y), label in points:
+            at = (x + 0.5) * column / image.width, (y + 0.5) * height / image.height
+            sign = "+" if label else "-"
+            draw.text(at, sign, PAPER, font_for(sign, TITLE), anchor="mm", stroke_width=3, stroke_fill=INK)
+        cells.append(_join([_round_corners(picture), _text(said, SMALL, INK, column, max_lines=4)], 6, down=True))
+    rows = [_join(cells[first : first + LOOKS], GAP // 2, down=False) for first in range(0, len(cells), LOOKS)]
+    return _join(rows, GAP // 2, down=True)
 
 
 def draw_titled(title: str, image: Image.Image, draw: Callable[[Size], Image.Image]) -> Image.Image:

@@ -38,6 +38,7 @@ CALLS = {
     "data check data": INFER,
     "data show data": INFER,
     "data prepare folder --format folder --out prepared": INFER,
+    "data corrupt data --out judging": INFER,
     "data export data --to coco --out exported": INFER,
     "data scenes scenes": INFER,
     "data engine scene.png --vlm http://127.0.0.1:9/v1": INFER,

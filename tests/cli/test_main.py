@@ -20,7 +20,7 @@ from segzero.tiny.scene_files import write_scenes
 COMMANDS = {
     "infer", "segment", "words", "everything", "edges", "program", "demo", "train", "sft", "tune", "merge", "chat",
     "serve", "demo-ui", "doctor", "docs",
-    "data annotate", "data check", "data show", "data prepare", "data export", "data scenes",
+    "data annotate", "data check", "data show", "data prepare", "data corrupt", "data export", "data scenes",
     "data engine", "data export-runs", "data select",
     "eval", "eval rescore", "eval compare", "rewards search", "rewards check",
 }  # fmt: skip
@@ -66,8 +66,8 @@ def test_help_of_infer_has_every_option_with_its_default(run):
     rows = dict(re.findall(r"^│ +--([\w-]+) .*?  (\S.*?) +│$", out, re.MULTILINE))
     assert set(rows) == {
         "questions", "out", "format", "policy", "segmenter", "policy-backend", "segmenter-backend", "device", "frame",
-        "prompt", "temperature", "max-tokens", "seed", "batch", "max-pixels", "help", "mask-model",
-        "votes", "own-attempts",
+        "prompt", "temperature", "max-tokens", "seed", "refine", "refine-seconds", "batch", "max-pixels",
+        "help", "mask-model", "votes", "own-attempts",
     }  # fmt: skip
     assert rows["batch"].endswith("Images at once. [default: 64]")
     assert rows["max-pixels"].endswith("Refuse larger images. [default: 89000000]")

@@ -37,6 +37,7 @@ FLOORS = (
     ),
     ("segzero.data",),
     ("segzero.dialogue", "segzero.programs"),
+    ("segzero.refinement",),
     ("segzero.evaluation",),
     ("segzero.training",),
     ("segzero.reward_search",),

@@ -12,7 +12,7 @@ from segzero.errors import UserError
 from segzero.frames import native, relative, stretch
 from segzero.sample import Object, Sample
 
-OURS = ("soft", "phrase", "mask", "dialogue", "dr2seg")
+OURS = ("soft", "phrase", "mask", "refine", "dialogue", "dr2seg")
 SUCCESSORS = ("dr_seg", "star", "swim", "genseg_r1", "lens")
 TEACH_NOTHING_THERE = (*OURS, *SUCCESSORS)
 OF_TEXT = {"thinking", "format", "non_repetition", "cites", "brevity"}  # terms that no object changes
@@ -20,7 +20,7 @@ MULTI = ("vision_reasoner", *TEACH_NOTHING_THERE)
 FORMAT = {preset: "multi" if preset in MULTI else "seg_zero" for preset in PRESETS}
 HIGHEST = {
     "seg_zero": 5, "seg_zero_strict": 5, "vision_reasoner": 7, "soft": 7, "phrase": 5, "mask": 8, "dialogue": 9,
-    "dr2seg": 10, "dr_seg": 7, "star": 11, "swim": 4, "genseg_r1": 4, "lens": 3,
+    "refine": 7, "dr2seg": 10, "dr_seg": 7, "star": 11, "swim": 4, "genseg_r1": 4, "lens": 3,
 }  # fmt: skip
 
 
@@ -217,7 +217,7 @@ def test_in_a_dialogue_citing_is_one_ninth():
 def test_names():
     assert set(HIGHEST) == set(PRESETS)
     assert {preset for preset, rubric in PRESETS.items() if rubric.needs_masks} == {
-        *("mask", "dialogue", "dr2seg", "star", "swim", "genseg_r1", "lens")
+        *("mask", "refine", "dialogue", "dr2seg", "star", "swim", "genseg_r1", "lens")
     }
     ranked = {preset: rubric.rank_normalized for preset, rubric in PRESETS.items() if rubric.rank_normalized}
     assert ranked == {"soft": ("box_iou", "box_l1", "points"), "dr_seg": ("box_iou", "count", "points")}

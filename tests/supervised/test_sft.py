@@ -77,7 +77,7 @@ def test_the_loss_is_that_of_the_library_for_each_row_alone(family, checkpoints)
         ids = torch.tensor([row.prompt + row.answer])
         labels = torch.tensor([[-100] * len(row.prompt) + row.answer])
         kinds = (ids == learner.encoder.processor.image_token_id).int()
-        output = plain(input_ids=ids, labels=labels, mm_token_type_ids=kinds, **learner._pixels(row.image))
+        output = plain(input_ids=ids, labels=labels, mm_token_type_ids=kinds, **learner._pixels(row.picture))
         total += float(output.loss.detach()) * len(row.answer)
     assert float(learner(rows).detach()) == pytest.approx(total, rel=1e-5)
 

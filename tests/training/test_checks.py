@@ -45,6 +45,7 @@ QUICK = [
     ("tiny", "cpu", "own", "lens"),
     ("tiny", "cpu", "own", "dr_seg"),
     ("tiny", "cpu", "own", "dr2seg"),
+    ("tiny", "cpu", "own", "refine"),
 ]
 TOO_LARGE = [("qwen2_5_vl_7b", "gpu1")]
 REST = [(m, h) for m in RELEASED for h in names("hardware") if h != "cpu" and (m, h) not in TOO_LARGE]

@@ -18,7 +18,7 @@ from segzero.training.engine import (
     gather_head,
     vision_towers,
 )
-from segzero.training.tokenization import open_fitted
+from segzero.training.tokenization import open_picture, picture_of
 from segzero.training.trainer import whole_groups
 from tests.helpers.engines import keep_forwards
 from tests.helpers.random_checkpoints import FAMILIES
@@ -66,7 +66,7 @@ def as_inputs(encoder, rows):
 
 
 def pixels_of(encoder, samples):
-    images = [open_fitted(sample.image, encoder.checkpoint) for sample in samples]
+    images = [open_picture(picture_of(sample), encoder.checkpoint) for sample in samples]
     processed = encoder.processor.image_processor(images=images, return_tensors="pt")
     return {name: processed[name] for name in ("pixel_values", "image_grid_thw")}
 

@@ -12,7 +12,7 @@ from segzero.pipeline import SegZeroPipeline
 from segzero.policy import Reply
 from segzero.prompts import render_messages
 from segzero.sample import Sample
-from segzero.training.tokenization import open_fitted
+from segzero.training.tokenization import open_picture, picture_of
 from tests.helpers.random_checkpoints import FAMILIES
 
 
@@ -20,7 +20,7 @@ def processed(encoder, sample):
     text = encoder.processor.apply_chat_template(
         render_messages(sample.question, encoder.checkpoint.prompt), add_generation_prompt=True, tokenize=False
     )
-    image = open_fitted(sample.image, encoder.checkpoint)
+    image = open_picture(picture_of(sample), encoder.checkpoint)
     return encoder.processor(text=[text], images=[image], return_tensors="pt")
 
 

@@ -24,7 +24,7 @@ def at_840(encoders):
 def row(at_840):
     question = "the mug that one would drink from, left of the open book"
     encoded = at_840.encode(Sample("s", "", question, 1920, 1080))
-    return trajectory(encoded, list(range(ANSWER)), [-0.5] * ANSWER, 6.5, at_840, "photos/mug.jpg")
+    return trajectory(encoded, list(range(ANSWER)), [-0.5] * ANSWER, 6.5, at_840, {"image": "photos/mug.jpg"})
 
 
 def test_the_parts_of_a_trajectory_fit_together(row, at_840):

@@ -9,7 +9,7 @@ from rewards.search.language import EXAMPLE
 from rewards.search.sandbox import Sandbox
 
 FORMAT = {"seg_zero": "seg_zero", "seg_zero_strict": "seg_zero", "phrase": "phrase"}
-PASS = ("soft", "phrase", "mask", "dialogue", "dr2seg", "dr_seg", "star", "swim", "genseg_r1", "lens")
+PASS = ("soft", "phrase", "mask", "refine", "dialogue", "dr2seg", "dr_seg", "star", "swim", "genseg_r1", "lens")
 
 
 def found(report):

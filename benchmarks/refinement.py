@@ -1,0 +1,157 @@
+"""What a policy gains by looking at its masks, before and after it has learnt to.
+
+The shipped policy draws masks for questions about scenes; `segzero sft` then teaches it to judge them and damaged ones,
+beside the questions themselves; `segzero train` goes on from there by reward alone. Each stage is measured on held-out
+scenes: a mask counts as bad below an IoU of 0.7, and as good as `rewards.refinement.good_enough` has it.
+
+    python -m benchmarks.refinement [--seeds 3] [--scenes 200] [--sft 1300] [--rl 0] [--out FOLDER]
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from rewards.refinement import LEAST, good_enough
+from segzero import shipped
+from segzero.cli.demo_run import train
+from segzero.data.parquet import to_parquet
+from segzero.masks import decode, encode, mask_iou
+from segzero.pipeline import SegZeroPipeline
+from segzero.refinement.corruption import CorruptionCounts, judging_samples
+from segzero.refinement.pipeline import RefiningPipeline, refining
+from segzero.sample import Sample
+from segzero.tiny.questions import HELD_OUT_SEED, make_samples, make_shared_samples
+
+TRAIN_SEED, TEST_SEED, VALIDATION_SEED = 18_000, HELD_OUT_SEED + 18_000, HELD_OUT_SEED + 18_500
+QUESTIONS = 3  # about a training scene, so that other questions' objects are there to be confused with
+PLAIN = 0.3  # share of samples without a mask, so that the policy keeps answering them
+LOOKS = 2
+TRAIN_BATCH = 16  # prompts per step of reinforcement learning
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Figures of a policy that looks at its masks, over held-out questions."""
+
+    before: float  # gIoU of the first masks
+    after: float  # gIoU of the last ones
+    bad: int  # first masks
+    bad_before: float
+    bad_after: float
+    good: int  # first masks
+    kept: float  # share of the good ones at which the first look stops, and leaves them
+
+    def __str__(self) -> str:
+        return (
+            f"gIoU {self.before:.3f} -> {self.after:.3f}; {self.bad} bad masks {self.bad_before:.3f} -> "
+            f"{self.bad_after:.3f}; {self.kept:.0%} of {self.good} good ones kept"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--samples", type=int, default=4000, help="training samples of the supervised start")
+    parser.add_argument("--scenes", type=int, default=200, help="held-out questions")
+    parser.add_argument("--sft", type=int, default=1300, help="supervised steps of 16 samples")
+    parser.add_argument("--lr", type=float, default=1e-3, help="their learning rate")
+    parser.add_argument("--rl", type=int, default=0, help="steps of reinforcement learning after them")
+    parser.add_argument("--out", type=Path, default=None, help="keep data, runs and policies here")
+    options = parser.parse_args()
+    test = make_samples(options.scenes, TEST_SEED)
+    gains = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for seed in range(options.first, options.first + options.seeds):
+            folder = (options.out or Path(temporary)) / f"seed_{seed}"
+            begin = time.monotonic()
+            policy = teach(folder, options.samples, options.sft, options.lr, seed)
+            minutes = (time.monotonic() - begin) / 60
+            measured = measure(policy, test)
+            print(f"seed {seed}  supervised, {minutes:.1f} min: {measured}", flush=True)
+            if options.rl:
+                policy = reinforce(folder, policy, options.rl, seed)
+                minutes = (time.monotonic() - begin) / 60
+                measured = measure(policy, test)
+                print(f"seed {seed}  by reward, {minutes:.1f} min in all: {measured}", flush=True)
+            gains.append(measured.bad_after - measured.bad_before)
+    spread = statistics.stdev(gains) if len(gains) > 1 else float("nan")
+    print(f"gain where the first mask is bad {statistics.mean(gains):+.3f}, standard deviation {spread:.3f}")
+
+
+def load(policy: Path) -> SegZeroPipeline:
+    return SegZeroPipeline.from_pretrained(policy, shipped.segmenter_path(), policy_backend="transformers")
+
+
+def training_samples(policy: Path, count: int, seed: int) -> list[Sample]:
+    """Questions about scenes, most of them with a mask to judge, half of those drawn by the policy."""
+    questions = list(islice(make_shared_samples(QUESTIONS, TRAIN_SEED + seed), count))
+    judged = questions[round(PLAIN * count) :]
+    asked = judged[: len(judged) // 2]
+    results = load(policy)([sample.image for sample in asked], [sample.question for sample in asked])
+    drawn = {sample.id: encode(result.union) for sample, result in zip(asked, results, strict=True) if not result.error}
+    counts = CorruptionCounts()
+    judging = judging_samples(judged, (seed,), counts, drawn, share=1.0)
+    samples = [*questions[: round(PLAIN * count)], *judging]
+    print(f"seed {seed}  {len(samples)} samples: {counts}", flush=True)
+    return samples
+
+
+def teach(folder: Path, count: int, steps: int, rate: float, seed: int) -> Path:
+    """Teach the shipped policy to judge masks by heart; returns the checkpoint of the last step."""
+    to_parquet(training_samples(shipped.policy_path(), count, seed), folder / "data" / "train.parquet")
+    to_parquet(make_samples(50, VALIDATION_SEED + seed), folder / "data" / "val.parquet")
+    command = [
+        *(sys.executable, "-m", "segzero", "sft", f"data={folder / 'data'}", f"out={folder / 'sft'}", f"seed={seed}"),
+        *(f"steps={steps}", f"lr={rate}", "freeze_vision_tower=false", f"val_every={steps}", f"save_every={steps}"),
+    ]
+    subprocess.run(command, check=True, stdout=(folder / "sft.log").open("w"), stderr=subprocess.STDOUT)
+    return folder / "sft" / "best"
+
+
+def reinforce(folder: Path, policy: Path, steps: int, seed: int) -> Path:
+    """Go on by reward alone, on further scenes; returns the merged policy."""
+    samples = training_samples(policy, steps * TRAIN_BATCH, seed + 500)
+    order = sorted(range(len(samples)), key=lambda place: hash((seed, place * 7919 % 104_729)))
+    samples = [samples[place] for place in order]
+    validation = make_samples(50, VALIDATION_SEED + seed)
+    lengths = ("data.max_prompt_length=360", "data.max_response_length=144")  # longer answers than the demo has
+    options = (f"actor_rollout_ref.model.path={policy}", *lengths)
+    _, merged = train(folder / "rl", samples, validation, steps, seed, "refine", *options)
+    return merged
+
+
+def measure(policy: Path, samples: Sequence[Sample]) -> Measured:
+    """Answer the samples greedily, with up to LOOKS looks at each mask."""
+    pipeline: RefiningPipeline = refining(replace(load(policy), batch=50), LOOKS)
+    results = pipeline([sample.image for sample in samples], [sample.question for sample in samples])
+    rows = []
+    for sample, result in zip(samples, results, strict=True):
+        rle = sample.mask()
+        assert rle is not None
+        true, first = decode(rle), result.steps[0].mask if result.steps else result.union
+        said = result.steps[0].action if result.steps else ""
+        kept = said == "keep" or (said == "nothing" and not first.any())
+        rows.append((mask_iou(first, true), mask_iou(result.union, true), good_enough(first, true), kept))
+    bad = [row for row in rows if row[0] < LEAST]
+    good = [row for row in rows if row[2]]
+    return Measured(
+        statistics.mean(row[0] for row in rows),
+        statistics.mean(row[1] for row in rows),
+        len(bad),
+        statistics.mean([row[0] for row in bad] or [float("nan")]),
+        statistics.mean([row[1] for row in bad] or [float("nan")]),
+        len(good),
+        statistics.mean([row[3] for row in good] or [float("nan")]),
+    )
+
+
+if __name__ == "__main__":
+    main()

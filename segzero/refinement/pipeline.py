@@ -1,0 +1,130 @@
+"""A pipeline whose policy looks at each mask it has drawn, and corrects it until it keeps it.
+
+>>> pipeline = refining(SegZeroPipeline.from_pretrained(), looks=3)                              # doctest: +SKIP
+>>> [result] = pipeline(["street.jpg"], ["what keeps the rain off"])                            # doctest: +SKIP
+>>> [step.action for step in result.steps]                                                      # doctest: +SKIP
+['correct', 'keep']
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from segzero.answer import Answer
+from segzero.errors import UserError
+from segzero.masks import box_of, encode
+from segzero.pipeline import PolicyOutput, Query, SegZeroPipeline
+from segzero.prompts import REFINE
+from segzero.refinement.correction import MaskCorrection
+from segzero.refinement.observation import mark
+from segzero.result import InstanceMask, RefinementStep, Segmentation
+from segzero.segmenter import Embeddings
+from segzero.segmenter.protocol import join
+
+MOST_LOOKS = 8  # the published agents take 3
+
+
+@dataclass
+class RefiningPipeline(SegZeroPipeline):
+    """A pipeline that looks at its masks up to `looks` times each; `refining` makes one.
+
+    Each image is encoded once, and decoded once more for every correction. No look begins once a batch has been looked
+    at for `seconds`; whatever the masks are then, they are the result.
+    """
+
+    looks: int = 3
+    seconds: float = math.inf
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Frame, prompt, decoding, and how often masks are looked at."""
+        limit = {} if math.isinf(self.seconds) else {"refine_seconds": self.seconds}
+        return {**super().settings, "refine": self.looks, **limit}
+
+    def draw(
+        self, outputs: Sequence[PolicyOutput], embeddings: Embeddings | None = None, begin: float | None = None
+    ) -> list[Segmentation]:
+        """Draw the masks of parsed answers, then look at them and correct them."""
+        begin = time.perf_counter() if begin is None else begin
+        if embeddings is None and outputs:
+            embeddings = self._embed(outputs)
+        results = super().draw(outputs, embeddings, begin)
+        if embeddings is None:
+            return results
+        begin = time.perf_counter()
+        looked_at = [place for place, result in enumerate(results) if result.error is None]
+        for _ in range(self.looks):
+            if not looked_at or time.perf_counter() - begin >= self.seconds:
+                break
+            corrected = self._look([results[place] for place in looked_at], [embeddings[at] for at in looked_at])
+            for place, result in zip(looked_at, corrected, strict=True):
+                results[place] = result
+            looked_at = [place for place in looked_at if results[place].steps[-1].action == "correct"]
+        took = (time.perf_counter() - begin) / max(len(results), 1)
+        return [replace(result, timings={**result.timings, "refinement": took}) for result in results]
+
+    def _embed(self, outputs: Sequence[PolicyOutput]) -> Embeddings:
+        """Encode the image of each output, once if several share it."""
+        images = {id(output.image): output.image for output in outputs}
+        encoded, places = self.segmenter.embed(list(images.values())), list(images)
+        return join([encoded[places.index(id(output.image))] for output in outputs])
+
+    def _look(self, results: Sequence[Segmentation], embeddings: Sequence[Embeddings]) -> list[Segmentation]:
+        """Ask the policy about each result's mask, and do what it says."""
+        queries = [Query(mark(result.image, result.union, self.frame), result.question) for result in results]
+        answers = [output.answer for output in replace(self, prompt=REFINE).ask(queries)]
+        corrections = {
+            place: MaskCorrection.of(answer.action, encode(result.union), self.frame, result.image.size)
+            for place, (result, answer) in enumerate(zip(results, answers, strict=True))
+            if answer.action is not None and not answer.action.keeps
+        }
+        drawn: dict[int, InstanceMask] = {}
+        if corrections:
+            images = join([embeddings[place] for place in corrections])
+            grid = tuple(images.features[0].shape[-2:])
+            prompts = [[correction.prompt(grid)] for correction in corrections.values()]
+            for place, [predicted] in zip(corrections, self.segmenter.decode(images, prompts), strict=True):
+                inside = tuple(
+                    point
+                    for point, label in zip(corrections[place].points, corrections[place].labels, strict=True)
+                    if label
+                )
+                mask = predicted.masks[0]
+                drawn[place] = InstanceMask(mask, box_of(mask) or (0, 0, 0, 0), inside, float(predicted.scores[0]))
+        return [
+            _after(result, answer, corrections.get(place), drawn.get(place))
+            for place, (result, answer) in enumerate(zip(results, answers, strict=True))
+        ]
+
+
+def refining(pipeline: SegZeroPipeline, looks: int = 3, seconds: float = math.inf) -> RefiningPipeline:
+    """Let a pipeline look at each of its masks up to `looks` times, for `seconds` a batch."""
+    if not 1 <= looks <= MOST_LOOKS:
+        raise UserError(f"a mask can be looked at 1 to {MOST_LOOKS} times, not {looks}")
+    if not seconds > 0:
+        raise UserError(f"{seconds} seconds leave no time to look at a mask; give more than 0")
+    of_pipeline = (pipeline.policy, pipeline.segmenter, pipeline.prompt, pipeline.sampling, pipeline.batch)
+    return RefiningPipeline(*of_pipeline, looks, seconds)
+
+
+def _after(
+    result: Segmentation, answer: Answer, correction: MaskCorrection | None, drawn: InstanceMask | None
+) -> Segmentation:
+    """The result after a look: with the step, and with the mask that the answer leaves."""
+    points, labels = ((), ()) if correction is None else (correction.points, correction.labels)
+    step = RefinementStep(_action(answer), result.union, points, labels, answer.think, answer.error)
+    instances = result.instances
+    if step.action == "nothing":
+        instances = ()
+    elif drawn is not None:
+        instances = (drawn,) if drawn.mask.any() else ()
+    return replace(result, instances=instances, steps=(*result.steps, step))
+
+
+def _action(answer: Answer) -> str:
+    if answer.error is not None:
+        return "unreadable"
+    if answer.action is None:
+        return "nothing"
+    return "keep" if answer.action.keeps else "correct"

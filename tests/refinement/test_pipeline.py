@@ -1,0 +1,117 @@
+"""Looks at masks: what the policy sees, what its answers do, and when the looking ends."""
+
+import time
+
+import numpy as np
+import pytest
+
+from segzero.errors import UserError
+from segzero.images import load_image
+from segzero.masks import decode, mask_iou
+from segzero.policy.protocol import Reply
+from segzero.refinement.observation import LIGHT, OUTLINE, mark
+from segzero.refinement.pipeline import refining
+from tests.helpers.recording import RecordingModel
+
+KEEP = '<think>right</think><answer>{"keep": true}</answer>'
+
+
+class Judge:
+    """The shipped policy, whose answers about masks are given."""
+
+    def __init__(self, policy, *says: str) -> None:
+        self.policy, self.says, self.looks = policy, says, []
+        self.name, self.frame, self.prompt = policy.name, policy.frame, policy.prompt
+        self.supports_concurrency = False
+
+    def generate(self, requests, sampling=None):
+        if "outlined" not in str(requests[0].messages):
+            return self.policy.generate(requests, sampling)
+        self.looks.append([request.image for request in requests])
+        text = self.says[min(len(self.looks), len(self.says)) - 1]
+        return [Reply(text, 1, False) for _ in requests]
+
+    def close(self) -> None:
+        """Leave the shared policy open."""
+
+
+def answered(pipeline, sample, *says, looks=3, seconds=float("inf")):
+    judge, segmenter = Judge(pipeline.policy, *says), RecordingModel(pipeline.segmenter)
+    [result] = refining(pipeline.with_models(judge, segmenter), looks, seconds)([sample.image], [sample.question])
+    return result, judge, segmenter
+
+
+@pytest.fixture
+def sample(held_out):
+    return held_out[0]
+
+
+@pytest.fixture
+def point(sample, pipeline):
+    x, y = pipeline.frame.to_frame(sample.objects[0].points[0], sample.size)
+    return f'{{"point_2d": [{x}, {y}], "label": 1}}'
+
+
+def test_a_kept_mask_stays(pipeline, sample):
+    [first] = pipeline([sample.image], [sample.question])
+    result, judge, _ = answered(pipeline, sample, KEEP)
+    assert [step.action for step in result.steps] == ["keep"] and len(judge.looks) == 1
+    assert (result.union == first.union).all() and (result.steps[0].mask == first.union).all()
+
+
+def test_a_corrected_mask_is_looked_at_again(pipeline, sample, point):
+    result, judge, segmenter = answered(pipeline, sample, f"<answer>[{point}]</answer>", KEEP)
+    assert [step.action for step in result.steps] == ["correct", "keep"] and len(judge.looks) == 2
+    assert mask_iou(result.union, decode(sample.mask())) > 0.8
+    assert segmenter.embedded == 1 and segmenter.prompts[-1].mask is not None  # encoded once; from the mask before
+    assert result.steps[0].labels == (1,) and (result.steps[1].mask == result.union).all()
+
+
+def test_the_looks_are_bounded(pipeline, sample, point):
+    result, judge, _ = answered(pipeline, sample, f"<answer>[{point}]</answer>", looks=2)
+    assert [step.action for step in result.steps] == ["correct", "correct"] and len(judge.looks) == 2
+
+
+def test_no_look_begins_after_the_time_is_over(pipeline, sample, point):
+    result, judge, _ = answered(pipeline, sample, f"<answer>[{point}]</answer>", seconds=1e-9)
+    assert result.steps == () and judge.looks == [] and result.instances
+
+
+def test_nothing_empties_and_an_unreadable_answer_leaves_the_mask(pipeline, sample):
+    result, *_ = answered(pipeline, sample, "<answer>[]</answer>")
+    assert result.empty and [step.action for step in result.steps] == ["nothing"]
+    result, *_ = answered(pipeline, sample, "well")
+    assert result.instances and result.error is None
+    assert [(step.action, step.error) for step in result.steps] == [("unreadable", "no_answer")]
+
+
+def test_results_say_and_show_their_steps(pipeline, sample, point, tmp_path):
+    result, *_ = answered(pipeline, sample, f"<think>too small</think><answer>[{point}]</answer>", KEEP)
+    steps = result.to_dict()["steps"]
+    assert [step["action"] for step in steps] == ["correct", "keep"] and steps[0]["think"] == "too small"
+    [plain] = pipeline([sample.image], [sample.question])
+    assert "steps" not in plain.to_dict()
+    assert result.panel().height > plain.panel().height + 100
+
+
+def test_a_marked_picture_keeps_the_colours_inside_and_darkens_the_rest(pipeline, sample):
+    image, mask = load_image(sample.image), decode(sample.mask())
+    seen, plain = np.asarray(mark(image, mask, pipeline.frame)), np.asarray(pipeline.frame.fit(image))
+    assert seen.shape == plain.shape
+    x, y = pipeline.frame.to_frame(sample.objects[0].points[0], sample.size)
+    assert (seen[y, x] == plain[y, x]).all()
+    assert (seen[0, 0] == (plain[0, 0] * LIGHT).astype(np.uint8)).all()
+    assert (seen == OUTLINE).all(axis=-1).sum() > 10
+
+
+@pytest.mark.parametrize(("looks", "seconds"), [(0, 1.0), (9, 1.0), (1, 0.0), (1, float("nan"))])
+def test_bounds_of_looks_and_time(pipeline, looks, seconds):
+    with pytest.raises(UserError):
+        refining(pipeline, looks, seconds)
+
+
+def test_images_are_encoded_once_and_time_is_told(pipeline, held_out):
+    begin = time.perf_counter()
+    results = refining(pipeline, 2)([one.image for one in held_out[:4]], [one.question for one in held_out[:4]])
+    took = time.perf_counter() - begin
+    assert all(0 < result.timings["refinement"] < took for result in results)
