@@ -38,7 +38,9 @@ class SeveralAnswersOptions:
     def check(self, looks: int = 0) -> None:
         """Refuse a vote of a single answer, and answers whose masks the policy then looks at."""
         if self.wanted and looks:
-            raise UserError("--votes and --own-attempts make one answer of several, and --refine looks at those of one; leave one out")
+            raise UserError(
+                "--votes and --own-attempts make one answer of several, --refine corrects that of one; choose"
+            )
         if self.votes == 1:
             raise UserError("--votes 1: a single answer can't vote; take 2 or more, or leave --votes out")
 
