@@ -83,6 +83,7 @@ def make_batch(encoder: Any, samples: Sequence[Sample], answers: Sequence[Sequen
     from verl.utils import tensordict_utils as tu
 
     from segzero.training.rollouts import as_batch, trajectory
+    from segzero.training.tokenization import picture_of
     from segzero.training.verl_glue.patches import ragged_last
 
     rows, columns = [], COLUMNS
@@ -92,7 +93,7 @@ def make_batch(encoder: Any, samples: Sequence[Sample], answers: Sequence[Sequen
             teacher = make_teacher_prompt(encoder, sample, number, config)
             columns = (*teacher.columns(encoder, 1), *COLUMNS)
         for ids in group:
-            row = trajectory(prompt, list(ids), [0.0] * len(ids), 0.0, encoder, str(sample.image))
+            row = trajectory(prompt, list(ids), [0.0] * len(ids), 0.0, encoder, picture_of(sample))
             row |= teacher.columns(encoder, len(ids)) if teacher else {}
             rows.append({name: row[name] for name in columns})
     batch, generator = as_batch(rows), torch.Generator().manual_seed(0)
