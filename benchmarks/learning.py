@@ -4,7 +4,7 @@ Each seed draws other training scenes, another order and other samples. Training
 so that the spread of the gains is due to training alone.
 
     python -m benchmarks.learning [--seeds 3] [--steps 100] [--scenes 200] [--out FOLDER] [KEY=VALUE ...]
-    python -m benchmarks.learning --skill emblem [--seeds 3] [--steps 80] [--scenes 400] [KEY=VALUE ...]
+    python -m benchmarks.learning --skill warmth [--seeds 3] [--steps 300] [--scenes 400] [KEY=VALUE ...]
 
 A skill is a kind of question that the policy's supervision never showed (`segzero.tiny.skills`). Its figure is the
 share of right choices among the shapes, against that of a blind choice; the known kinds are measured beside it. The

@@ -18,12 +18,12 @@ def demo(
     steps: Annotated[
         int | None,
         typer.Option(
-            help="Training steps between the two evaluations; 0 only asks. Default: 100, with --skill 80.", min=0
+            help="Training steps between the two evaluations; 0 only asks. Default: 100, with --skill 300.", min=0
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Which scenes.", min=0, max=999)] = 0,
     skill: Annotated[
-        str, typer.Option(help="Also teach a kind of question that the policy was never asked: emblem, warmth, ...")
+        str, typer.Option(help="Also teach a kind of question that the policy was never asked: warmth, emblem, ...")
     ] = "",
     policy_backend: PolicyBackendOption = "auto",
 ) -> None:

@@ -33,7 +33,7 @@ TEST_SCENES, VALIDATION_SCENES = 200, 200  # held out: for the figures, and to c
 BATCH = 16  # prompts per step, as configs/train.yaml has it
 STALL_MINUTES = 10  # the longest that nothing happens on a laptop is half a minute
 TEST_SEED, VALIDATION_SEED, TRAIN_SEED = 1, 50_001, 8_000  # the first two are added to HELD_OUT_SEED
-STEPS, SKILL_STEPS = 100, 80
+STEPS, SKILL_STEPS = 100, 300
 SKILL_SETTINGS = ("actor_rollout_ref.actor.optim.lr=3e-4",)
 
 

@@ -10,7 +10,7 @@ but never which shape carries one. As elsewhere, a question is asked only if its
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
@@ -30,10 +30,11 @@ NAMED = 0.1  # IoU of boxes from which on a box names the shape
 
 @dataclass(frozen=True)
 class Skill:
-    """A kind of question: the meaning of its words, and the questions of this kind about a scene."""
+    """A kind of question: the meaning of its words, the questions about a scene, and the shapes that could be meant."""
 
     meaning: str
     ask: Callable[[Scene], list[Question]]
+    candidates: Callable[[Scene], Sequence[SceneShape]] = lambda scene: scene.shapes
 
 
 def get_skill(name: str) -> Skill:
@@ -55,7 +56,9 @@ def skill_samples(name: str, number: int, seed: int) -> list[Sample]:
         questions = skill.ask(scene)
         if questions:
             chosen = questions[rng.integers(len(questions))]
-            samples.append(question_sample(f"{name}-{seed}-{index}", scene, scene.png(), chosen))
+            sample = question_sample(f"{name}-{seed}-{index}", scene, scene.png(), chosen)
+            blind = 1 / len(skill.candidates(scene))
+            samples.append(replace(sample, meta={**sample.meta, "chance": blind}))
     return samples
 
 
@@ -92,8 +95,8 @@ def choices(results: Iterable[Segmentation], samples: Iterable[Sample]) -> list[
 
 
 def chance(sample: Sample) -> float:
-    """The share of right choices of a policy that picks a shape blindly."""
-    return 1 / len(sample.meta["shapes"])
+    """The share of right choices of a policy that picks blindly among the shapes that could be meant."""
+    return sample.meta["chance"]
 
 
 def _one(kind: str, text: str, scene: Scene, targets: Sequence[SceneShape]) -> list[Question]:
@@ -134,13 +137,20 @@ def _middle(scene: Scene) -> list[Question]:
 
 
 def _emblem(scene: Scene) -> list[Question]:
-    """The question for the only shape that carries an emblem."""
+    """The question for the only shape that carries an emblem, where another could: size and kind must not tell."""
+    if len(_bearers(scene)) < 2:
+        return []
     return _one("emblem", "the shape with an emblem", scene, [s for s in scene.shapes if s.part is not None])
+
+
+def _bearers(scene: Scene) -> list[SceneShape]:
+    """The shapes that may carry an emblem, as `make_scene` draws them."""
+    return [shape for shape in scene.shapes if shape.size_name == "large" and shape.kind != "ring"]
 
 
 SKILLS = {
     "warmth": Skill("warm is red or yellow, cold is green, blue or cyan", _warmth),
     "outline": Skill("round is a circle or a ring, corners have squares and triangles", _outline),
     "middle": Skill("of three shapes the one between the others from left to right", _middle),
-    "emblem": Skill("the shape with an emblem on it", _emblem),
+    "emblem": Skill("the shape with an emblem on it", _emblem, _bearers),
 }

@@ -38,6 +38,14 @@ def test_warm_and_cold_are_asked_only_where_each_colour_is_one_of_them(scenes):
     assert not any(shape.colour == "purple" for scene in asked for shape in scene.shapes)
 
 
+def test_an_emblem_is_asked_for_only_where_another_shape_could_carry_it(scenes):
+    """Otherwise "the large shape that is no ring" would answer nearly as well, and a policy would learn that."""
+    for scene in scenes:
+        for question in SKILLS["emblem"].ask(scene):
+            bearers = SKILLS["emblem"].candidates(scene)
+            assert len(bearers) >= 2 and set(question.targets) < set(bearers)
+
+
 def test_supervision_never_shows_a_skill(scenes):
     rng = np.random.default_rng(4)
     shown = {question.text for scene in scenes for question in questions_of(scene, rng)}
