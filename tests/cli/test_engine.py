@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -140,7 +141,10 @@ def test_a_killed_run_goes_on_and_loses_no_more_than_the_calls_under_way(world, 
     world.vlm.faults = Faults(slow=0.4)  # seconds: many calls are still to come when a signal arrives
     for more, sign, code in ((5, signal.SIGKILL, -signal.SIGKILL), (4, signal.SIGINT, 130)):
         reached, go_on = hold_an_answer(world, world.paid + more)
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        # Tests that run in a shell's background ignore interrupts, and would hand that on.
+        heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        with subprocess.Popen(command, preexec_fn=heeds, **quiet) as process:
             assert reached.wait(60)
             process.send_signal(sign)
             go_on.set()

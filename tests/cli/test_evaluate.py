@@ -105,12 +105,13 @@ def test_convsegs_hub_mode_and_all_benchmarks_that_are_there(run, tmp_path):
     for split in ("sam_seeded", "human_annotated"):
         metrics = json.loads((tmp_path / f"evaluation/ConverSeg_{split}/metrics.json").read_text())
         assert metrics["samples"] == 1 and metrics["protocol"]["options"] == {"split": split}
-    for name in ("lvis", "coco", "segllm", "regiondial", "refer_seg", "reason_seg"):
+    for name in ("lvis", "coco", "segllm", "regiondial", "refer_seg", "reason_seg", "muse", "MMR", "sj9909"):
         shutil.rmtree(tmp_path / "root" / name)
-    code, out, _ = run("--benchmark", "all", "--data", "root", *TINY, "--save-preds", "preds")
+    code, out, err = run("--benchmark", "all", "--data", "root", *TINY, "--save-preds", "preds")
+    assert code == 0, err
     assert "converseg_sam_seeded: 1 samples, while the published set has 1194" in out
     done = {path.name for path in (tmp_path / "preds").iterdir()}
-    assert code == 0 and len(done) == 17 and {"converseg_sam_seeded", "coco_val_seg_zero"} <= done
+    assert len(done) == 17 and {"converseg_sam_seeded", "coco_val_seg_zero"} <= done
 
 
 @pytest.mark.parametrize(
