@@ -313,6 +313,38 @@ class SegZeroPipeline:
         )
 
 
+@dataclass
+class PipelineOver:
+    """Base of pipelines that answer by means of a policy and a segmenter, in a way of their own."""
+
+    models_below: SegZeroPipeline
+    undivided: ClassVar[bool] = False
+
+    @property
+    def frame(self) -> Frame:
+        """The numbers that the policy reads and writes."""
+        return self.models_below.frame
+
+    @property
+    def answerer(self) -> Policy:
+        """The policy."""
+        return self.models_below.policy
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """The segmenter."""
+        return self.models_below.segmenter
+
+    @property
+    def models(self) -> dict[str, Any]:
+        """Policy and segmenter."""
+        return self.models_below.models
+
+    def fits(self, image: Image.Image) -> None:
+        """Refuse an image of a shape that the policy can't see."""
+        self.models_below.fits(image)
+
+
 def draw_instances(
     segmenter: Segmenter, embeddings: Embeddings, instances: Sequence[Sequence[Instance]], frame: Frame
 ) -> list[tuple[InstanceMask, ...]]:

@@ -16,13 +16,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar
 
-from PIL import Image
-
 from segzero.answer import Answer, render_answer
 from segzero.errors import UserError
-from segzero.frames import Frame
 from segzero.images import load_image, pixels_key
-from segzero.pipeline import ImageLike, PolicyOutput, Query, SegZeroPipeline
+from segzero.pipeline import ImageLike, PipelineOver, PolicyOutput, Query, SegZeroPipeline
 from segzero.policy import Policy
 from segzero.prompts import get_prompt
 from segzero.result import Segmentation
@@ -35,17 +32,15 @@ TEMPERATURE = 1.0  # of own attempts
 
 
 @dataclass
-class SeveralAnswersPipeline:
+class SeveralAnswersPipeline(PipelineOver):
     """A pipeline whose policy answers each question more than once.
 
     With `own_attempts` it samples so many answers, reads them in its prompt, and answers again (SWiM). With `votes`,
     sampled answers vote about the result (StAR). With both, the answers that vote have read the attempts.
     """
 
-    models_below: SegZeroPipeline
     votes: VoteSettings | None = None
     own_attempts: int = 0
-    undivided: ClassVar[bool] = False
     memories: ClassVar[tuple[str, ...]] = SegZeroPipeline.memories
 
     @property
@@ -58,26 +53,6 @@ class SeveralAnswersPipeline:
         self.models_below.batch = batch
 
     @property
-    def frame(self) -> Frame:
-        """The numbers that the policy reads and writes."""
-        return self.models_below.frame
-
-    @property
-    def answerer(self) -> Policy:
-        """The policy."""
-        return self.models_below.policy
-
-    @property
-    def segmenter(self) -> Segmenter:
-        """The segmenter."""
-        return self.models_below.segmenter
-
-    @property
-    def models(self) -> dict[str, Any]:
-        """Policy and segmenter."""
-        return self.models_below.models
-
-    @property
     def settings(self) -> dict[str, Any]:
         """Settings of the policy, of the vote, and the number of attempts in the prompt."""
         settings = dict(self.models_below.settings)
@@ -85,10 +60,6 @@ class SeveralAnswersPipeline:
             settings["votes"] = vars(self.votes).copy()
             settings["decoding"] = f"{self.votes.answers} votes at temperature {self.votes.temperature}"
         return settings | ({"own_attempts": self.own_attempts} if self.own_attempts else {})
-
-    def fits(self, image: Image.Image) -> None:
-        """Refuse an image of a shape that the policy can't see."""
-        self.models_below.fits(image)
 
     def close(self) -> None:
         """Close the policy."""

@@ -14,8 +14,7 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from segzero.errors import UserError
-from segzero.frames import Frame
-from segzero.pipeline import Query, SegZeroPipeline
+from segzero.pipeline import PipelineOver, Query
 from segzero.policy import Policy
 from segzero.programs.run import ProgramLimits, run_program
 from segzero.programs.trace import Trace
@@ -26,48 +25,22 @@ from segzero.segmenter.everything import PRESETS, EverythingSettings
 
 
 @dataclass
-class ProgramPipeline:
+class ProgramPipeline(PipelineOver):
     """A language model that writes a program for each question, and the models that the program calls.
 
     A program that can't be read, or that fails, is a result with the error `program_error`, and its line.
     """
 
-    models_below: SegZeroPipeline
     writer: ProgramWriter
     everything: EverythingSettings = PRESETS["sam2"]
     limits: ProgramLimits = field(default_factory=ProgramLimits)
     batch: int = 16  # most images that are held at once
-    undivided: ClassVar[bool] = False
     memories: ClassVar[tuple[str, ...]] = ("text",)
-
-    @property
-    def frame(self) -> Frame:
-        """The numbers that the policy reads and writes."""
-        return self.models_below.frame
-
-    @property
-    def answerer(self) -> Policy:
-        """The policy that programs ask."""
-        return self.models_below.policy
-
-    @property
-    def segmenter(self) -> Segmenter:
-        """The segmenter that programs call."""
-        return self.models_below.segmenter
-
-    @property
-    def models(self) -> dict[str, Any]:
-        """Policy and segmenter."""
-        return self.models_below.models
 
     @property
     def settings(self) -> dict[str, Any]:
         """The policy's settings, and who writes the programs."""
         return self.models_below.settings | {"program_writer": self.writer.name}
-
-    def fits(self, image: Image.Image) -> None:
-        """Refuse an image of a shape that the policy can't see."""
-        self.models_below.fits(image)
 
     def run(self, queries: Sequence[Query]) -> list[Segmentation]:
         """Write a program for each question, and run it."""

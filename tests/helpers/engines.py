@@ -10,6 +10,11 @@ import torch
 from segzero.answer import Answer, Instance
 from segzero.sample import Sample
 
+LORA = [
+    "actor_rollout_ref.model.lora_rank=4",
+    "actor_rollout_ref.model.exclude_modules='.*visual.*'",
+    "actor_rollout_ref.actor.freeze_vision_tower=true",
+]
 COLUMNS = ("prompts", "responses", "input_ids", "position_ids", "response_mask", "loss_mask", "multi_modal_inputs")
 
 

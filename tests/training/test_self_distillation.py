@@ -18,16 +18,11 @@ from tests.helpers.random_checkpoints import build_checkpoint
 
 WEIGHT = 3.0  # the divergence is much smaller than the other terms of the loss
 ON = [f"segzero.self_distillation.weight={WEIGHT}", "segzero.self_distillation.top_k=5"]
-LORA = [
-    "actor_rollout_ref.model.lora_rank=4",
-    "actor_rollout_ref.model.exclude_modules='.*visual.*'",
-    "actor_rollout_ref.actor.freeze_vision_tower=true",
-]
 VARIANTS = {
     "plain": [],
     "warm": ["actor_rollout_ref.rollout.temperature=0.7"],
     "checkpointing": ["actor_rollout_ref.model.enable_gradient_checkpointing=true"],
-    "lora": LORA,
+    "lora": engines.LORA,
     "several-passes": ["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=800"],
     "static": [
         "actor_rollout_ref.actor.use_dynamic_bsz=false",

@@ -14,15 +14,10 @@ from segzero.training.passes import split_groups
 from tests.helpers import engines
 from tests.helpers.random_checkpoints import FAMILIES
 
-LORA = [
-    "actor_rollout_ref.model.lora_rank=4",
-    "actor_rollout_ref.model.exclude_modules='.*visual.*'",
-    "actor_rollout_ref.actor.freeze_vision_tower=true",
-]
 VARIANTS = {
     "plain": [],
     "checkpointing": ["actor_rollout_ref.model.enable_gradient_checkpointing=true"],
-    "lora": LORA,
+    "lora": engines.LORA,
     "several-passes": ["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=800"],
     "static": [
         "actor_rollout_ref.actor.use_dynamic_bsz=false",
@@ -220,7 +215,7 @@ def test_a_head_with_a_bias_is_refused():
 def test_an_adapter_on_the_head_is_refused(policy, samples, tmp_path):
     modules = "actor_rollout_ref.model.target_modules=[q_proj,lm_head]"
     with pytest.raises(UserError, match="needs a linear head without bias or adapter"):
-        engines.compute(engines.Job(policy, tmp_path, samples, LENGTHS, [*LORA, modules], True))
+        engines.compute(engines.Job(policy, tmp_path, samples, LENGTHS, [*engines.LORA, modules], True))
 
 
 def test_a_sliding_window_is_refused(checkpoints):
