@@ -63,6 +63,7 @@ def check(config: DictConfig) -> BatchSizes:
     _check_reward(config)
     _check_stall_minutes(config)
     _check_own_history(config)
+    _check_own_masks(config)
     _check_filter_groups(config)
     _check_overlong(config)
     _check_rollout_correction(config)
@@ -74,8 +75,7 @@ def check(config: DictConfig) -> BatchSizes:
         first = list(islice(from_parquet(path), TRIED))
         if not first:
             raise UserError(f"{path} holds no samples; see `segzero docs training` for how to make them")
-        scores_actions = config.reward.name not in PRESETS or config.reward.name in JUDGING
-        if not scores_actions and any(sample.current_mask is not None for sample in first):
+        if not _scores_actions(config) and any(sample.current_mask is not None for sample in first):
             raise UserError(
                 f"{path} has masks to judge, for which reward={config.reward.name} has no term; set reward=refine"
             )
@@ -92,6 +92,7 @@ def describe(config: DictConfig, batch: BatchSizes) -> list[str]:
         f"reward   {config.reward.name}; segmenter {config.segzero.segmenter.path or 'none'}",
         f"batch    {batch}",
         f"attention {describe_attention(config)}",
+        *([describe_own_masks(config)] if config.segzero.own_masks else []),
         *([ahead] if config.segzero.one_step_off else []),
         *([describe_self_distillation(config, batch)] if config.segzero.self_distillation.weight else []),
         f"run      {trainer.default_local_dir}; resume {config.segzero.resume}; {_hardware(config, batch)}",
@@ -270,6 +271,35 @@ def _check_own_history(config: DictConfig) -> None:
         )
 
 
+def _check_own_masks(config: DictConfig) -> None:
+    from segzero.refinement.pipeline import MOST_LOOKS
+
+    share, looks = config.segzero.own_masks, positive_int(config, "segzero.looks")
+    if not _is_number(share) or not 0 <= share <= 1:
+        raise UserError(
+            f"segzero.own_masks={share}: it must be a number from 0 to 1, the share of questions in place of which the "
+            f"policy looks at a mask of its own"
+        )
+    if looks > MOST_LOOKS:
+        raise UserError(f"segzero.looks={looks}: an episode has at most {MOST_LOOKS} looks")
+    if not share:
+        return
+    if not _scores_actions(config):
+        raise UserError(
+            f"segzero.own_masks={share:g} asks about masks, for which reward={config.reward.name} has no term; set "
+            f"reward=refine"
+        )
+    if not config.segzero.segmenter.path:
+        raise UserError(
+            f"segzero.own_masks={share:g} looks at masks that a segmenter draws; set segzero.segmenter.path"
+        )
+
+
+def _scores_actions(config: DictConfig) -> bool:
+    """Whether the reward may score actions on masks; a user's own can."""
+    return config.reward.name not in PRESETS or config.reward.name in JUDGING
+
+
 def _check_filter_groups(config: DictConfig) -> None:
     chosen = config.algorithm.filter_groups
     known = ["reward", *_terms(find_reward(config.reward.name))]
@@ -356,6 +386,13 @@ def describe_correction(config: DictConfig) -> str:
     if correction.rollout_rs is not None:
         return f"answers are left out by {correction.rollout_rs}, {correction.rollout_rs_threshold} (rollout_rs)"
     return "NOT corrected for it: set algorithm.rollout_correction.rollout_is=token"
+
+
+def describe_own_masks(config: DictConfig) -> str:
+    """Describe in words which groups look at masks of the policy itself."""
+    settings = config.segzero
+    looks = f"look 1 to {settings.looks}" if settings.looks > 1 else "the only look"
+    return f"looks    {settings.own_masks:.0%} of the plain questions become {looks} at the mask that the policy draws"
 
 
 def describe_self_distillation(config: DictConfig, batch: BatchSizes) -> str:

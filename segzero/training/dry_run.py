@@ -225,7 +225,8 @@ def describe_estimates(config: DictConfig, shape: ModelShape, memory: Memory, ti
         f"{card.link_gb_per_s:g} GB/s to the next accelerator (segzero.accelerator),",
         f"         {TOKEN_SECONDS * 1e3:g} ms a token beside the arithmetic, {HOST_BYTES / 1e9:g} GB/s to the host, "
         f"{DISK_BYTES / 1e9:g} GB/s to the disk; without "
-        f"{'the earlier rounds of data.own_history, ' if config.data.own_history else ''}validation and the start",
+        f"{'the earlier rounds of data.own_history, ' if config.data.own_history else ''}"
+        f"{'the episodes of segzero.own_masks, ' if config.segzero.own_masks else ''}validation and the start",
     ]
     return lines
 

@@ -48,11 +48,39 @@ def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     if later:
         metrics["dialogue/own_history"] = later.count(History.OWN) / len(later)
         metrics["dialogue/fallbacks"] = later.count(History.FALLBACK) / len(later)
+    metrics |= own_mask_metrics([group for group in groups if not group.prompt.notes])
     shown = [group.teacher.attempts for group in groups if group.teacher]
     if shown:
         metrics["distillation/attempts"] = float(np.mean(shown))
     for phase in ("generate", "reward"):
         metrics[f"rollout/{phase}_seconds"] = float(np.mean([group.seconds[phase] for group in groups]))
+    return metrics
+
+
+def own_mask_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """Metrics of the groups that look at a mask of the policy itself: what their answers do, and what that gains.
+
+    A fallback is a group that was to look and had no mask, and so asks the question. An answer that can't be read
+    leaves the mask as it is. Without masks, which a user's own reward does not ask for, there is no gain.
+    """
+    looks = [group for group in groups if group.history is History.OWN]
+    fallbacks = sum(group.history is History.FALLBACK for group in groups)
+    if not looks and not fallbacks:
+        return {}
+    metrics = {"own_masks/groups": float(len(looks)), "own_masks/fallbacks": float(fallbacks)}
+    pairs = [(group.sample, rollout) for group in looks for rollout in group.rollouts]
+    if not pairs:
+        return metrics
+    actions = [rollout.scored.answer.action for _, rollout in pairs]
+    metrics["own_masks/kept"] = float(np.mean([action is not None and action.keeps for action in actions]))
+    before = [score_masks(sample.current_mask, sample.mask(), sample.ignore).iou for sample, _ in pairs]
+    metrics["own_masks/iou_before"] = float(np.mean(before))
+    if all(rollout.scored.masks is not None for _, rollout in pairs):
+        after = [
+            unchanged if rollout.scored.answer.error is not None else score_rollout(sample, rollout).iou
+            for unchanged, (sample, rollout) in zip(before, pairs, strict=True)
+        ]
+        metrics["own_masks/iou_after"] = float(np.mean(after))
     return metrics
 
 

@@ -24,8 +24,10 @@ from tensordict import TensorDict
 from segzero.answer import Answer, parse_answer
 from segzero.dialogue.prompting import PolicyPrompt, sample_prompt
 from segzero.errors import UserError
+from segzero.masks import RLE
 from segzero.sample import Sample
 from segzero.training.own_history import prompt_after_own_answers, takes_own_history
+from segzero.training.own_masks import OwnMasks, sample_at_look
 from segzero.training.progress import note_movement
 from segzero.training.retelling import retelling_prompt
 from segzero.training.scorer import ScoredAnswer, Scorer
@@ -55,11 +57,11 @@ class Rollout:
 
 
 class History(StrEnum):
-    """The answers to earlier rounds that a prompt shows."""
+    """What a prompt follows: the answers to earlier rounds that it shows, or the mask to look at."""
 
-    TRUE = "true"
-    OWN = "own"  # the policy's own
-    FALLBACK = "fallback"  # the true ones, as the question makes no sense after the policy's own
+    TRUE = "true"  # as in the data
+    OWN = "own"  # the policy's own answers, or a mask drawn from them
+    FALLBACK = "fallback"  # as in the data, since nothing can be asked after the policy's own answers
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,12 +119,14 @@ class Rollouts:
         rollout_config: Any,
         watchdog: Watchdog | None = None,
         own_history: float = 0.0,
+        own_masks: OwnMasks = OwnMasks(),
         hold_back: str | None = None,
         self_distillation: Any = None,
     ) -> None:
         self.servers, self.samples, self.encoder, self.scorer = list(servers), samples, encoder, scorer
         self.config = rollout_config
         self.own_history = own_history  # share of later rounds whose prompt shows the policy's own earlier answers
+        self.own_masks = own_masks  # share of plain questions of which a look at the policy's own mask is made
         self.hold_back = hold_back  # the value by which flat groups are not handed over by themselves; None: all are
         self.self_distillation = self_distillation  # its section in the configuration; None: no group gets a teacher
         self.watchdog = watchdog or Watchdog({})
@@ -217,7 +221,8 @@ class Rollouts:
 
     async def _train_group(self, place: PromptPlace) -> None:
         sample = self.samples[place.index]
-        group = await self._group(sample, own=takes_own_history(sample.id, place.step, self.own_history))
+        own = takes_own_history(sample.id, place.step, self.own_history)
+        group = await self._group(sample, own=own, look=self.own_masks.look_of(sample, place.step))
         if self.self_distillation:
             group = self._with_teacher(group)
         # Before the trainer can see its trajectories, and then take all finished groups.
@@ -232,7 +237,7 @@ class Rollouts:
         attempts = (answers, group.totals, self.self_distillation)
         return replace(group, teacher=teacher_prompt(self.encoder, group.sample, group.prompt, *attempts))
 
-    async def _group(self, sample: Sample, validating: bool = False, own: bool = False) -> RolloutGroup:
+    async def _group(self, sample: Sample, validating: bool = False, own: bool = False, look: int = 0) -> RolloutGroup:
         """Make the prompt, generate its answers, and score them."""
         begin = time.perf_counter()
         prompt, history, encoded = sample_prompt(sample, self.encoder.checkpoint.frame), History.TRUE, None
@@ -240,6 +245,10 @@ class Rollouts:
             after_own = await self._after_own_answers(sample)
             history = History.OWN if after_own else History.FALLBACK
             prompt, encoded = after_own or (prompt, None)
+        elif look:
+            at_look = await self._at_own_mask(sample, look)
+            history = History.OWN if at_look else History.FALLBACK
+            sample, prompt, encoded = at_look or (sample, prompt, None)
         encoded = encoded or self.encoder.encode(sample, prompt)
         generated = await self._generate(sample, encoded, 1 if validating else self.config.n, greedy=validating)
         generated_at = time.perf_counter()
@@ -282,6 +291,29 @@ class Rollouts:
         prompt = await prompt_after_own_answers(sample, frame, generate)
         encoded = prompt and self._encode_if_fits(sample, prompt)
         return (prompt, encoded) if prompt and encoded else None
+
+    async def _at_own_mask(self, sample: Sample, look: int) -> tuple[Sample, PolicyPrompt, EncodedPrompt] | None:
+        """Make the prompt about a mask that the policy itself has drawn; None if it has drawn none.
+
+        Its answers up to there are sampled as those of a group are: what they lead to is what has to be mended.
+        """
+        frame = self.encoder.checkpoint.frame
+
+        async def answer(sample: Sample) -> tuple[Answer, list[RLE]] | None:
+            encoded = self._encode_if_fits(sample, sample_prompt(sample, frame))
+            if encoded is None:
+                return None
+            [generated] = await self._generate(sample, encoded, 1, greedy=False)
+            answers = self.scorer.parse(sample, [self.encoder.decode(generated.ids)])
+            drawn = await self.scorer.draw_answers(sample, answers)
+            return (answers[0], drawn[0]) if drawn else None
+
+        shown = await sample_at_look(sample, look, answer)
+        if shown is None:
+            return None
+        prompt = sample_prompt(shown, frame)
+        encoded = self._encode_if_fits(shown, prompt)
+        return (shown, prompt, encoded) if encoded else None
 
     def _encode_if_fits(self, sample: Sample, prompt: PolicyPrompt) -> EncodedPrompt | None:
         """Tokenize the prompt; None if it is too long or can't be rendered."""

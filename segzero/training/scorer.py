@@ -75,13 +75,12 @@ class Scorer:
         numbers of tokens, for `overlong`. In validation masks are drawn whatever the reward needs, and the rewards
         don't enter the ranks.
         """
-        format = self.format if sample.current_mask is None else REFINE
-        answers = [parse_answer(text, format, self.frame.extent(sample.size)) for text in texts]
-        masks = await self._draw(sample, answers) if validating or self.needs_masks else None
+        answers = self.parse(sample, texts)
+        masks = await self.draw_answers(sample, answers) if validating or self.needs_masks else None
         cases = self._cases(sample, texts, answers, masks, prompt_boxes)
         if retold is not None:
             seconds = [parse_answer(text, self.format, self.frame.extent(sample.size)) for text in retold]
-            drawn = await self._draw(sample, seconds) if masks is not None else None
+            drawn = await self.draw_answers(sample, seconds) if masks is not None else None
             again = self._cases(sample, retold, seconds, drawn)
             cases = [replace(case, retold=second) for case, second in zip(cases, again, strict=True)]
         rewards = self._rewards(cases, sample.id)
@@ -95,6 +94,24 @@ class Scorer:
             ScoredAnswer(answer, reward, tuple(masks[i]) if masks else None)
             for i, (answer, reward) in enumerate(zip(answers, rewards, strict=True))
         ]
+
+    def parse(self, sample: Sample, texts: Sequence[str]) -> list[Answer]:
+        """Parse answers to a sample, in the format that it is asked in."""
+        return [parse_answer(text, self._format_of(sample), self.frame.extent(sample.size)) for text in texts]
+
+    async def draw_answers(self, sample: Sample, answers: Sequence[Answer]) -> list[list[RLE]] | None:
+        """Draw the masks of each answer, or what it makes of the sample's current one; None without a segmenter."""
+        if self.draw is None:
+            return None
+        if sample.current_mask is not None:
+            return await self._correct(sample, sample.current_mask, answers)
+        prompts: Prompts = [
+            phrases_in_pixels(answer, self.frame, sample.size)
+            if answer.phrases
+            else [MaskPrompt(*in_pixels(i, self.frame, sample.size)) for i in answer.instances]
+            for answer in answers
+        ]
+        return await self.draw(str(sample.image), prompts)
 
     def end_step(self) -> None:
         """Let the values of the step, now that all are there, count in the ranks of the next one."""
@@ -111,6 +128,9 @@ class Scorer:
         if self.ranks and state:
             self.ranks.restore(state)
 
+    def _format_of(self, sample: Sample) -> str:
+        return self.format if sample.current_mask is None else REFINE
+
     def _cases(
         self,
         sample: Sample,
@@ -126,25 +146,12 @@ class Scorer:
                 sample,
                 masks[i] if masks else None,
                 frame=self.frame,
-                format=self.format if sample.current_mask is None else REFINE,
+                format=self._format_of(sample),
                 answer=answer,
                 prompt_boxes=prompt_boxes,
             )
             for i, (text, answer) in enumerate(zip(texts, answers, strict=True))
         ]
-
-    async def _draw(self, sample: Sample, answers: Sequence[Answer]) -> list[list[RLE]] | None:
-        if self.draw is None:
-            return None
-        if sample.current_mask is not None:
-            return await self._correct(sample, sample.current_mask, answers)
-        prompts: Prompts = [
-            phrases_in_pixels(answer, self.frame, sample.size)
-            if answer.phrases
-            else [MaskPrompt(*in_pixels(i, self.frame, sample.size)) for i in answer.instances]
-            for answer in answers
-        ]
-        return await self.draw(str(sample.image), prompts)
 
     async def _correct(self, sample: Sample, current: RLE, answers: Sequence[Answer]) -> list[list[RLE]] | None:
         """Draw the masks that actions make of the current one, which an action that keeps it leaves as it is."""

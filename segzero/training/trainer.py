@@ -7,7 +7,8 @@ One step, in order, with the functions that do it and the configuration keys tha
     data.train_batch_size); `rollouts.Rollouts.generate_sequences` starts each of them.
  2. Prompt: `dialogue.prompting.sample_prompt` writes the question, in a dialogue after the earlier rounds; for a
     share of later rounds these are the policy's own answers, `own_history.prompt_after_own_answers`
-    (data.prompt, data.frame, data.own_history). `tokenization.Encoder.encode` tokenizes it.
+    (data.prompt, data.frame, data.own_history). A share of plain questions becomes a look at the policy's own mask,
+    `own_masks.sample_at_look` (segzero.own_masks, segzero.looks). `tokenization.Encoder.encode` tokenizes it.
  3. Answers: `vllm_server.GroupServer.generate_group` generates n of them (ARR.rollout.n, ARR.rollout.temperature,
     data.max_response_length).
  4. Parse: `scorer.Scorer.score` calls `answer.parse_answer`, which reads boxes and points from each text.
@@ -64,6 +65,7 @@ from segzero.training.cluster import is_own_ray
 from segzero.training.engine import PolicyWorker
 from segzero.training.group_buffer import GroupBuffer, flat_filter
 from segzero.training.monitor import Recorder, group_metrics, validation_metrics
+from segzero.training.own_masks import OwnMasks
 from segzero.training.progress import Progress, print_stage
 from segzero.training.rollouts import Rollouts
 from segzero.training.scorer import Scorer
@@ -171,6 +173,7 @@ class Trainer(PPOTrainerSync):
             rollout,
             self.watchdog,
             own_history=self.config.data.own_history,
+            own_masks=OwnMasks(self.settings.own_masks, self.settings.looks),
             hold_back=self.flat_filter.value if self.flat_filter else None,
             self_distillation=self.settings.self_distillation if self.settings.self_distillation.weight else None,
         )

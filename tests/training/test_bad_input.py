@@ -110,6 +110,10 @@ def segzero_train(shared, tmp_path, monkeypatch, capsys):
         ("data.own_history=nan", "it must be a number from 0 to 1"),
         ("data.own_history=null", "it must be a number from 0 to 1"),
         ("data.own_history=half", "it must be a number"),
+        ("segzero.own_masks=1.5", "segzero.own_masks=1.5: it must be a number from 0 to 1"),
+        ("segzero.own_masks=null", "it must be a number from 0 to 1"),
+        ("segzero.looks=0", "segzero.looks=0: it must be a whole number from 1 on"),
+        ("segzero.looks=9", "segzero.looks=9: an episode has at most 8 looks"),
         ("actor_rollout_ref.rollout.max_model_len=100", "make it 512"),
         ("data.max_response_length=100000", "make it 100384"),
         # hardware

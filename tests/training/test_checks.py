@@ -214,6 +214,18 @@ def test_a_teacher_needs_shared_prompts(dry_run):
         dry_run("tiny", "cpu", "segzero.self_distillation.weight=0.1", "segzero.shared_prompt=false")
 
 
+def test_looks_at_own_masks_need_a_reward_with_a_term_for_them_and_a_segmenter(dry_run):
+    on = "segzero.own_masks=0.5"
+    with pytest.raises(UserError, match="asks about masks, for which reward=mask has no term; set reward=refine"):
+        dry_run("tiny", "cpu", "reward=mask", on)
+    with pytest.raises(UserError, match="looks at masks that a segmenter draws; set segzero.segmenter"):
+        dry_run("tiny", "cpu", "reward=custom", "reward.name=users_rewards.reward", on, "segzero.segmenter.path=null")
+    output = dry_run("tiny", "cpu", "reward=refine", on)
+    assert "looks    50% of the plain questions become look 1 to 3 at the mask that the policy draws" in output
+    assert "without the episodes of segzero.own_masks, validation" in output
+    assert "become the only look at" in dry_run("tiny", "cpu", "reward=refine", on, "segzero.looks=1")
+
+
 def test_later_rounds_are_shown_as_the_policy_reads_them_and_their_truth_cites(dry_run, folder, tmp_path):
     file = to_parquet([sample for sample in make_dialogues(8, 12) if sample.turns], tmp_path / "later.parquet")
     overrides = [f"data.train_files={file}", "reward=dialogue", "data.own_history=0.5"]

@@ -15,7 +15,7 @@ from segzero.answer import parse_answer
 from segzero.dialogue.prompting import sample_prompt
 from segzero.evaluation.metrics import giou
 from segzero.frames import native
-from segzero.masks import encode
+from segzero.masks import decode, encode
 from segzero.training.monitor import Recorder, group_metrics, score_group, validation_metrics
 from segzero.training.rollouts import History, Rollout, RolloutGroup
 from segzero.training.scorer import ScoredAnswer
@@ -179,6 +179,31 @@ def test_shares_of_prompts_with_own_history_and_of_fallbacks(samples):
     assert metrics["dialogue/own_history"] == 1 / 2
     assert metrics["dialogue/fallbacks"] == 1 / 4
     assert not any(name.startswith("dialogue/") for name in group_metrics([first]))
+
+
+def test_what_looks_at_own_masks_do_and_gain(shown, samples):
+    """Of a mask that is a half of the true one: kept, made whole, taken away, and left by what can't be read."""
+    true = decode(shown.mask())
+    half = true & (np.arange(true.shape[1]) < np.median(np.nonzero(true)[1]))
+    looked_at = replace(shown, current_mask=encode(half))
+    answers = [
+        answer(1.0, '<think>right</think><answer>{"keep": true}</answer>', (encode(half),)),
+        answer(4.0, '<think>more</think><answer>[{"point_2d": [9, 9], "label": 1}]</answer>', (encode(true),)),
+        answer(0.0, NOTHING, ()),
+        answer(0.0, "no idea", ()),
+    ]
+    answers = [replace(one, scored=replace(one.scored, answer=parse_answer(one.text, "refine"))) for one in answers]
+    looks = [group(looked_at, *answers, history=History.OWN), group(shown, *answers, history=History.FALLBACK)]
+    from_data = group(looked_at, *answers)
+    metrics = group_metrics([*looks, from_data])
+    iou = half.sum() / true.sum()
+    assert (metrics["own_masks/groups"], metrics["own_masks/fallbacks"], metrics["own_masks/kept"]) == (1, 1, 1 / 4)
+    assert metrics["own_masks/iou_before"] == pytest.approx(iou)
+    assert metrics["own_masks/iou_after"] == pytest.approx((iou + 1 + 0 + iou) / 4)
+    undrawn = [replace(one, scored=replace(one.scored, masks=None)) for one in answers]
+    metrics = group_metrics([group(looked_at, *undrawn, history=History.OWN)])
+    assert metrics["own_masks/kept"] == 1 / 4 and "own_masks/iou_after" not in metrics
+    assert not any(name.startswith("own_masks/") for name in group_metrics([from_data, group(samples[0], *answers)]))
 
 
 def test_rewards_that_are_equal_up_to_rounding_are_flat(samples):

@@ -1,4 +1,7 @@
-"""A run on questions and on masks to judge: the replica and the trainer see the same marked pictures."""
+"""A run on questions, on masks to judge, and on those that the policy has just drawn.
+
+The replica and the trainer see the same marked pictures.
+"""
 
 import json
 from itertools import islice
@@ -20,6 +23,7 @@ def test_two_steps_of_judging_masks(tmp_path):
     to_parquet(make_samples(4, HELD_OUT_SEED + 19), tmp_path / "val.parquet")
     run = tmp_path / "run"
     asked = ["reward=refine", "data.train_batch_size=8", "segzero.record=8", "segzero.panels_every=1"]
+    asked += ["segzero.own_masks=0.6", "segzero.looks=2"]
     process = start(tmp_path, run, *asked, "trainer.total_training_steps=2")
     output = wait(process)
     assert process.returncode == 0, output[-3000:]
@@ -29,4 +33,9 @@ def test_two_steps_of_judging_masks(tmp_path):
         assert abs(row["actor/ppo_kl"]) < 1e-3  # otherwise they would have looked at different pictures
     recorded = [json.loads(line) for line in (run / "rollouts" / "rollouts.jsonl").read_text().splitlines()]
     judged = [row for row in recorded if row["sample"].endswith(("-good", "-bad"))]
-    assert 0 < len(judged) < len(recorded) == 16
+    looks = [row for row in recorded if "-look" in row["sample"]]
+    assert judged and 0 < len(looks) < len(recorded) - len(judged) < len(recorded) == 16
+    assert sum(row["own_masks/groups"] for row in rows if "own_masks/groups" in row) == len(looks)
+    for row in rows:
+        assert all(0 <= row.get(f"own_masks/{name}", 0) <= 1 for name in ("kept", "iou_before", "iou_after"))
+    assert any(row.get("own_masks/iou_before", 0) > 0 for row in rows)

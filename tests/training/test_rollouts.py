@@ -9,10 +9,14 @@ import torch
 from ray.exceptions import RayActorError
 
 from segzero.errors import UserError
+from segzero.masks import decode, mask_iou
 from segzero.training import rollouts as module
 from segzero.training.group_buffer import GroupBuffer
+from segzero.training.monitor import group_metrics
+from segzero.training.own_masks import OwnMasks
 from segzero.training.rollouts import Rollouts
 from segzero.training.scorer import Scorer
+from segzero.training.segmenter_actor import SegmenterActor
 from segzero.training.tokenization import GeneratedAnswer
 from tests.training.test_scorer import truth_as_text
 
@@ -24,9 +28,11 @@ class Server:
         self.generate_group, self.reply = self, reply
         self.writing = self.most = 0
         self.asked: list[tuple[list[int], int, float]] = []
+        self.pictures: list[dict] = []
 
-    async def remote(self, ids, image, checkpoint, count, sampling):
+    async def remote(self, ids, picture, checkpoint, count, sampling):
         self.asked.append((ids, count, sampling["temperature"]))
+        self.pictures.append(picture)
         self.writing += 1
         self.most = max(self.most, self.writing)
         try:
@@ -61,8 +67,8 @@ def started(samples, encoder):
         val_kwargs=SimpleNamespace(top_p=1.0, top_k=-1),
     )
 
-    def start(reply, samples=samples, reward="vision_reasoner", **options):
-        scorer = Scorer(reward, "multi", encoder.checkpoint.frame)
+    def start(reply, samples=samples, reward="vision_reasoner", draw=None, **options):
+        scorer = Scorer(reward, "multi", encoder.checkpoint.frame, draw)
         return Rollouts([Server(reply)], samples, encoder, scorer, config, **options)
 
     return start
@@ -268,6 +274,108 @@ def test_the_teachers_prompt_travels_beside_each_trajectory(trained, encoder, la
         assert torch.equal(row.view(4, -1), encoder.positions(group.teacher.encoded, len(answer)))
     _, group, fields = trained([FOUND, OTHER, CITED])
     assert group.teacher is None and not any(name.startswith("teacher") for name in fields.keys())  # noqa: SIM118
+
+
+# Looks at own masks
+
+KEEP = '<think>right</think><answer>{"keep": true}</answer>'
+NOTHING = "<think>none</think><answer>[]</answer>"
+
+
+@pytest.fixture
+def looked(started, samples, encoder, segmenter, monkeypatch):
+    """looked(texts, looks) -> prompts with how they were asked, pictures, group, verl's fields, images encoded."""
+    handed = []
+
+    async def take(fields=None, **options):
+        handed.extend([] if fields is None else [fields])
+
+    monkeypatch.setattr(module.tq, "async_kv_batch_put", take)
+
+    def train(sample, texts, looks=1, step=0, prompt_length=400):
+        left = iter(texts)
+
+        async def reply(count):
+            ids = encoder.processor.tokenizer(next(left), add_special_tokens=False)["input_ids"]
+            return [GeneratedAnswer(ids, [-0.1] * len(ids), False, 0) for _ in range(count)]
+
+        actor = SegmenterActor(lambda: segmenter)
+        rollouts = started(reply, [sample], "refine", actor.draw, own_masks=OwnMasks(1.0, looks))
+        rollouts.config.prompt_length = prompt_length
+        rollouts.generate_sequences(batch(0, step=step))
+        assert rollouts.changed.wait(30)
+        rollouts.check()
+        [group] = rollouts.take_finished(step)
+        [server] = rollouts.servers
+        asked = [(encoder.processor.tokenizer.decode(ids), *how) for ids, *how in server.asked]
+        return asked, server.pictures, group, handed.pop(), actor.encoded
+
+    return train
+
+
+@pytest.fixture
+def single(samples):
+    """A sample with one object."""
+    return next(sample for sample in samples if len(sample.objects) == 1)
+
+
+def point_at(sample, frame):
+    [x, y] = frame.to_frame(sample.objects[0].points[0], sample.size)
+    return f'<think>more</think><answer>[{{"point_2d": [{x}, {y}], "label": 1}}]</answer>'
+
+
+def test_the_group_looks_at_the_mask_that_the_policy_has_just_drawn(looked, single, encoder):
+    frame = encoder.checkpoint.frame
+    asked, pictures, group, fields, encoded = looked(single, [truth_as_text(single, frame), KEEP])
+    assert [how for _, *how in asked] == [[1, 1.0], [2, 1.0]]  # sampled once, then the group
+    assert "The mask so far" not in asked[0][0] and "The mask so far" in asked[1][0]
+    mask = group.sample.current_mask
+    assert mask_iou(decode(mask), decode(single.mask())) > 0.6
+    assert pictures == [{"image": single.image}, {"image": single.image, "mask": mask}]
+    # verl learns from what was asked, about the picture that was shown
+    assert list(fields["multi_modal_inputs"]) == [pictures[1]] * 2
+    assert [row.tolist() for row in fields["prompts"].unbind()] == [encoder.encode(group.sample).ids] * 2
+    assert group.history == "own" and group.sample.id == f"{single.id}-look1"
+    assert [rollout.scored.masks for rollout in group.rollouts] == [(mask,)] * 2  # kept
+    assert encoded == 1
+
+
+def test_a_later_look_follows_the_policys_own_corrections(looked, single, encoder):
+    """The image is encoded once, and decoded for the answer, the correction, and the group."""
+    frame = encoder.checkpoint.frame
+    step = next(step for step in range(99) if OwnMasks(1.0, 2).look_of(single, step) == 2)
+    corner = '<think>there</think><answer>[{"bbox_2d": [0, 0, 30, 30], "point_2d": [15, 15]}]</answer>'
+    more = point_at(single, frame)
+    asked, pictures, group, _, encoded = looked(single, [corner, more, more], 2, step)
+    assert [how for _, *how in asked] == [[1, 1.0], [1, 1.0], [2, 1.0]]
+    assert group.sample.id == f"{single.id}-look2" and pictures[2]["mask"] == group.sample.current_mask
+    assert pictures[1]["mask"] != pictures[2]["mask"]
+    assert encoded == 1
+    metrics = group_metrics([group])
+    assert metrics["own_masks/groups"] == 1 and metrics["own_masks/kept"] == metrics["own_masks/fallbacks"] == 0
+    assert metrics["own_masks/iou_after"] > 0 and "dialogue/own_history" not in metrics
+
+
+@pytest.mark.parametrize("text", ["no idea", NOTHING])
+def test_the_question_is_asked_where_the_policy_has_drawn_no_mask(looked, single, encoder, text):
+    asked, pictures, group, _, _ = looked(single, [text, truth_as_text(single, encoder.checkpoint.frame)])
+    assert asked[0][0] == asked[1][0] and pictures == [{"image": single.image}] * 2
+    assert group.sample is single and group.history == "fallback"
+    assert group_metrics([group])["own_masks/fallbacks"] == 1
+    assert [rollout.scored.reward.terms["decision"] for rollout in group.rollouts] == [1.0, 1.0]
+
+
+def test_the_question_is_asked_where_one_about_a_mask_is_too_long(looked, single, encoder):
+    length = len(encoder.encode(replace(single, current_mask=single.mask())))
+    texts = [truth_as_text(single, encoder.checkpoint.frame)] * 2
+    fits, too_long = (looked(single, texts, prompt_length=most)[2] for most in (length, length - 1))
+    assert fits.history == "own"
+    assert too_long.history == "fallback" and too_long.sample is single
+
+
+def test_validation_looks_at_no_mask(started, single):
+    [group] = started(write, [single], "refine", own_masks=OwnMasks(1.0, 3)).validate([single])
+    assert group.sample is single and group.history == "true"
 
 
 # Flat groups
