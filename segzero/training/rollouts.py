@@ -57,7 +57,7 @@ class Rollout:
 
 
 class History(StrEnum):
-    """What a prompt follows: the answers to earlier rounds that it shows, or the mask to look at."""
+    """Origin of what a prompt shows: the answers to earlier rounds, or the mask to look at."""
 
     TRUE = "true"  # as in the data
     OWN = "own"  # the policy's own answers, or a mask drawn from them

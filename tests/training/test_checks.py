@@ -218,7 +218,7 @@ def test_looks_at_own_masks_need_a_reward_with_a_term_for_them_and_a_segmenter(d
     on = "segzero.own_masks=0.5"
     with pytest.raises(UserError, match="asks about masks, for which reward=mask has no term; set reward=refine"):
         dry_run("tiny", "cpu", "reward=mask", on)
-    with pytest.raises(UserError, match="looks at masks that a segmenter draws; set segzero.segmenter"):
+    with pytest.raises(UserError, match="looks at masks that a segmenter draws; set"):
         dry_run("tiny", "cpu", "reward=custom", "reward.name=users_rewards.reward", on, "segzero.segmenter.path=null")
     output = dry_run("tiny", "cpu", "reward=refine", on)
     assert "looks    50% of the plain questions become look 1 to 3 at the mask that the policy draws" in output
