@@ -1,4 +1,4 @@
-"""Looks at the masks that the policy being trained has just drawn, in place of those that the data bring.
+"""Looks at the masks that the policy being trained has just drawn, beside the masks of the data.
 
 A policy with looks works in episodes: it answers a question, looks at the mask, corrects it, looks again. verl gives
 all tokens of a trajectory one advantage, so each look is a question of its own: a group is about one look of an
