@@ -24,7 +24,7 @@ from segzero.io import finite_or_zero
 from segzero.masks import Box, Mask, Point, box_of, encode
 from segzero.pipeline import ImageLike, Pipeline
 from segzero.prompts import normalise
-from segzero.result import InstanceMask, Segmentation
+from segzero.result import InstanceMask, RefinementStep, Segmentation
 from segzero.segmenter import Embeddings, MaskPrompt, Segmenter
 from segzero.segmenter.protocol import best_first
 
@@ -97,6 +97,7 @@ class Dialogue:
                     raw_text=result.raw_text,
                     error=result.error,
                     warnings=result.warnings,
+                    steps=tuple(step.to_dict() for step in result.steps),
                 )
             )
         )
@@ -202,6 +203,7 @@ class Dialogue:
             raw_text=round.raw_text,
             error=round.error,
             warnings=round.warnings,
+            steps=tuple(RefinementStep.from_dict(step, self.image.size) for step in round.steps),
         )
 
     def save_round(self, number: int, folder: str | Path) -> dict[str, Path]:

@@ -57,6 +57,7 @@ class Round:
     raw_text: str = field(default="", repr=False)
     error: str | None = None  # one of segzero.answer.ERRORS
     warnings: tuple[str, ...] = ()
+    steps: tuple[dict[str, Any], ...] = field(default=(), repr=False, hash=False)  # each `RefinementStep.to_dict`
 
     @property
     def state(self) -> Literal["found", "nothing", "unread"]:

@@ -3,10 +3,12 @@
 {"version": 1, "memory": "text", "image": {"width": 640, "height": 480, "sha256": "..."}, "rounds": [
     {"question": "the mug", "refers": [], "think": "...", "raw_text": "...", "error": null, "warnings": [], "regions": [
         {"box": [x0, y0, x1, y1], "points": [[x, y]], "labels": [1], "score": 0.9, "rle": {"size": ..., "counts": ...}}
+    ], "steps": [
+        {"action": "keep", "points": [], "labels": [], "think": "...", "error": null, "rle": {"size": ..., ...}}
     ]}]}
 
-Numbers and colours of regions are not stored: they follow from the order. A round drawn by hand may have the
-question "".
+A round has `steps` where the policy looked at its mask. Numbers and colours of regions are not stored: they follow from
+the order. A round drawn by hand may have the question "".
 """
 
 import hashlib
@@ -26,6 +28,7 @@ from segzero.frames import Size
 from segzero.io import write_atomically
 from segzero.masks import check_rle
 from segzero.prompts import normalise
+from segzero.result import ACTIONS, MOST_LOOKS
 
 VERSION = 1
 MAX_BYTES = 1 << 26  # bytes of a file
@@ -116,6 +119,7 @@ def _from_round(round: Round) -> dict[str, Any]:
             }
             for region in round.regions
         ],
+        **({"steps": list(round.steps)} if round.steps else {}),
     }
 
 
@@ -144,6 +148,7 @@ def _to_round(value: Any, number: int, registry: Registry) -> Round:
         raw_text,
         error,
         tuple(warnings),
+        tuple(_to_step(each, registry.size) for each in _list(value.get("steps", []), "steps", MOST_LOOKS)),
     )
 
 
@@ -154,16 +159,36 @@ def _to_region(value: Any, first: int, place: int, number: int, question: str, s
     x0, y0, x1, y1 = _numbers(value.get("box"), 4)
     if not (0 <= x0 <= x1 <= width and 0 <= y0 <= y1 <= height):
         raise UserError(f"a region's box is not x0,y0,x1,y1 within the image of {width}x{height} pixels")
-    points = [_numbers(point, 2) for point in _list(value.get("points"), "points", MAX_POINTS)]
-    if not all(0 <= x <= width and 0 <= y <= height for x, y in points):
-        raise UserError(f"a region has a point outside the image of {width}x{height} pixels")
-    labels = _list(value.get("labels"), "labels", MAX_POINTS)
-    if len(labels) != len(points) or not all(type(label) is int and label in (0, 1) for label in labels):
-        raise UserError("a region needs a label, 0 or 1, for each of its points")
+    points, labels = _to_points(value, "region", size)
     rle = check_rle(value.get("rle"), size)
     [score] = _numbers([value.get("score")], 1)
-    box, pairs = (x0, y0, x1, y1), tuple((x, y) for x, y in points)
-    return Region(first + place, number, question, box, pairs, tuple(labels), rle, score)
+    pairs = tuple((x, y) for x, y in points)
+    return Region(first + place, number, question, (x0, y0, x1, y1), pairs, tuple(labels), rle, score)
+
+
+def _to_step(value: Any, size: Size) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError("a step must be an object")
+    action, error = value.get("action"), value.get("error")
+    if not isinstance(action, str) or action not in ACTIONS:
+        raise UserError(f"the action of a step must be one of {', '.join(ACTIONS)}")
+    if error is not None and not (isinstance(error, str) and error in ERRORS):
+        raise UserError("the error of a step is not one that answers have")
+    points, labels = _to_points(value, "step", size)
+    think, rle = _text(value.get("think"), "think"), check_rle(value.get("rle"), size)
+    return {"action": action, "points": points, "labels": labels, "think": think, "error": error, "rle": rle}
+
+
+def _to_points(value: dict[str, Any], what: str, size: Size) -> tuple[list[list[float]], list[int]]:
+    """Read points within the image, and their labels."""
+    width, height = size
+    points = [_numbers(point, 2) for point in _list(value.get("points"), "points", MAX_POINTS)]
+    if not all(0 <= x <= width and 0 <= y <= height for x, y in points):
+        raise UserError(f"a {what} has a point outside the image of {width}x{height} pixels")
+    labels = _list(value.get("labels"), "labels", MAX_POINTS)
+    if len(labels) != len(points) or not all(type(label) is int and label in (0, 1) for label in labels):
+        raise UserError(f"a {what} needs a label, 0 or 1, for each of its points")
+    return points, labels
 
 
 def _text(value: Any, what: str) -> str:
@@ -186,4 +211,4 @@ def _numbers(value: Any, count: int) -> list[float]:
             numbers = [math.inf]
         if all(math.isfinite(v) for v in numbers):
             return numbers
-    raise UserError("a region has something else where finite numbers belong")
+    raise UserError("a region or a step has something else where finite numbers belong")

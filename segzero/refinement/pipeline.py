@@ -18,11 +18,9 @@ from segzero.pipeline import PolicyOutput, Query, SegZeroPipeline
 from segzero.prompts import REFINE
 from segzero.refinement.correction import MaskCorrection
 from segzero.refinement.observation import mark
-from segzero.result import InstanceMask, RefinementStep, Segmentation
+from segzero.result import MOST_LOOKS, InstanceMask, RefinementStep, Segmentation
 from segzero.segmenter import Embeddings
 from segzero.segmenter.protocol import join
-
-MOST_LOOKS = 8  # the published agents take 3
 
 
 @dataclass

@@ -25,7 +25,7 @@ from segzero.images import load_image
 from segzero.io import png_bytes
 from segzero.masks import RLE, Box, Point, check_rle, decode
 from segzero.programs.trace import Trace
-from segzero.result import InstanceMask, Segmentation
+from segzero.result import InstanceMask, RefinementStep, Segmentation
 from segzero.segmenter.everything import FoundMask
 
 LONGEST_WAIT = 30.0  # seconds between two tries, even if the server asks for more
@@ -324,6 +324,7 @@ def _to_segmentation(answer: dict[str, Any], image: Image.Image) -> Segmentation
     )
     fields = {key: answer[key] for key in ("think", "raw_text", "error")} | {"timings": answer.get("timings", {})}
     fields["undivided"] = answer.get("undivided", False)
+    fields["steps"] = tuple(RefinementStep.from_dict(each, image.size) for each in answer.get("steps", ()))
     return Segmentation(image, answer["question"], instances, warnings=tuple(answer["warnings"]), **fields)
 
 

@@ -143,6 +143,7 @@ def round_json(round: Round, format: str) -> dict[str, Any]:
             }
             for region in round.regions
         ],
+        "steps": list(round.steps),
     }
 
 

@@ -282,6 +282,9 @@ _SEGMENTED: dict[str, Any] = {
 }
 
 
+_STEPS = "Looks of the policy at its mask, where the server refines masks."
+
+
 class StepAnswer(BaseModel):
     """One look of the policy at its mask."""
 
@@ -305,7 +308,7 @@ class SegmentAnswer(BaseModel):
     instances: list[FoundAnswer]
     timings: dict[str, float] = Field(description="Seconds: in the queue, and shares of the batch's time.")
     undivided: bool = Field(description="A mask model's: the one instance is all that was asked for, in its own box.")
-    steps: list[StepAnswer] = Field(default=[], description="Looks at the mask, where the server refines masks.")
+    steps: list[StepAnswer] = Field(default=[], description=_STEPS)
 
     model_config = ConfigDict(json_schema_extra={"example": _SEGMENTED})
 
@@ -461,6 +464,7 @@ class RoundAnswer(BaseModel):
     think: str
     raw_text: str
     regions: list[RegionAnswer]
+    steps: list[StepAnswer] = Field(default=[], description=_STEPS)
 
 
 class DialogueAnswer(BaseModel):

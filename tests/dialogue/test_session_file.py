@@ -1,11 +1,12 @@
 """Dialogues as files: whole, and read with suspicion."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
-from segzero.dialogue import Dialogue
+from segzero.dialogue import Dialogue, Registry
 from segzero.dialogue.session_file import read_dialogue, write_dialogue
 from segzero.errors import UserError
 
@@ -48,12 +49,35 @@ def test_another_image_is_refused(saved):
             read_dialogue(saved[0], other)
 
 
+def test_looks_at_a_mask_are_read_back(make_registry, tmp_path):
+    registry = make_registry([CUP])
+    rle = registry.regions[0].rle
+    steps = [
+        {"action": "correct", "points": [[20.0, 30.5], [90.0, 70.0]], "labels": [1, 0], "think": "too small"},
+        {"action": "unreadable", "points": [], "labels": [], "think": "", "error": "no_answer"},
+    ]
+    round = replace(registry.rounds[0], steps=tuple({"error": None, "rle": rle, **step} for step in steps))
+    looked_at = Registry(registry.size, (round,))
+    path = write_dialogue(looked_at, IMAGE, "text", tmp_path / "dialogue.json")
+    assert read_dialogue(path, IMAGE) == (looked_at, "text")
+
+
 def region(**changes):
     return lambda value: value["rounds"][0]["regions"][0].update(changes)
 
 
 def round_(**changes):
     return lambda value: value["rounds"][0].update(changes)
+
+
+def step(**changes):
+    known = {"action": "keep", "points": [], "labels": [], "think": "", "error": None}
+
+    def change(value):
+        round = value["rounds"][0]
+        round["steps"] = [known | {"rle": round["regions"][0]["rle"]} | changes]
+
+    return change
 
 
 def top(**changes):
@@ -96,6 +120,18 @@ def top(**changes):
         (region(labels=[2]), "a label, 0 or 1"),
         (region(labels=[]), "a label, 0 or 1"),
         (region(score=float("inf")), "finite numbers"),
+        (round_(steps={}), "steps must be a list"),
+        (round_(steps=[{}] * 9), "steps must be a list of at most 8"),
+        (round_(steps=[3]), "a step must be an object"),
+        (step(action="go on"), "one of keep, correct, nothing, unreadable"),
+        (step(action=["keep"]), "one of keep, correct"),
+        (step(error="oops"), "the error of a step is not one"),
+        (step(error=[]), "the error of a step is not one"),
+        (step(think=None), "think must be text"),
+        (step(points=[[101, 2]], labels=[1]), "a step has a point outside"),
+        (step(points=[[1, 2]]), "a step needs a label"),
+        (step(points=[[1, float("nan")]], labels=[1]), "finite numbers"),
+        (step(rle={"size": [8, 10], "counts": [80]}), "a mask of 10x8 pixels for an image of"),
         (region(rle=None), "malformed RLE"),
         (region(rle={"size": [80, 100], "counts": "zz"}), "malformed RLE"),
         (region(rle={"size": [8, 10], "counts": [80]}), "a mask of 10x8 pixels for an image of"),

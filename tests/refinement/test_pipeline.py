@@ -8,31 +8,10 @@ import pytest
 from segzero.errors import UserError
 from segzero.images import load_image
 from segzero.masks import decode, mask_iou
-from segzero.policy.protocol import Reply
 from segzero.refinement.observation import LIGHT, OUTLINE, mark
 from segzero.refinement.pipeline import refining
+from tests.helpers.judge import KEEP, Judge
 from tests.helpers.recording import RecordingModel
-
-KEEP = '<think>right</think><answer>{"keep": true}</answer>'
-
-
-class Judge:
-    """The shipped policy, whose answers about masks are given."""
-
-    def __init__(self, policy, *says: str) -> None:
-        self.policy, self.says, self.looks = policy, says, []
-        self.name, self.frame, self.prompt = policy.name, policy.frame, policy.prompt
-        self.supports_concurrency = False
-
-    def generate(self, requests, sampling=None):
-        if "outlined" not in str(requests[0].messages):
-            return self.policy.generate(requests, sampling)
-        self.looks.append([request.image for request in requests])
-        text = self.says[min(len(self.looks), len(self.says)) - 1]
-        return [Reply(text, 1, False) for _ in requests]
-
-    def close(self) -> None:
-        """Leave the shared policy open."""
 
 
 def answered(pipeline, sample, *says, looks=3, seconds=float("inf")):

@@ -6,6 +6,7 @@ from segzero.dialogue import Dialogue
 from segzero.images import load_image
 from segzero.masks import decode
 from segzero.refinement.pipeline import refining
+from segzero.serving.client import Client
 from segzero.serving.schema import SegmentAnswer
 from tests.helpers import servers
 
@@ -22,6 +23,21 @@ def test_answers_hold_the_looks(pipeline, held_out):
     assert (decode(response.json()["steps"][0]["rle"]) == expected.steps[0].mask).all()
 
 
-def test_rounds_of_a_dialogue_are_looked_at(pipeline, held_out):
-    result = Dialogue(load_image(held_out[0].image), refining(pipeline, 1)).ask(held_out[0].question)
-    assert len(result.steps) == 1
+def test_rounds_of_a_dialogue_hold_the_looks(pipeline, held_out):
+    sample, refined = held_out[0], refining(pipeline, 1)
+    dialogue = Dialogue(load_image(sample.image), refined)
+    [look] = dialogue.ask(sample.question).steps
+    with servers.running(refined) as server, Client(server.url).dialogue(sample.image) as remote:
+        asked, drawn = remote.ask(sample.question), remote.draw(points=sample.objects[0].points)
+        [round, by_hand] = remote.rounds()
+    assert drawn.steps == by_hand.steps == ()
+    for result in (dialogue.result(1), asked, round):
+        [step] = result.steps
+        assert step.to_dict() == look.to_dict()
+
+
+def test_a_loaded_dialogue_knows_the_looks(pipeline, held_out, tmp_path):
+    dialogue = Dialogue(load_image(held_out[0].image), refining(pipeline, 2))
+    dialogue.ask(held_out[0].question)
+    loaded = Dialogue.load(dialogue.save(tmp_path / "d.json"), held_out[0].image, pipeline)
+    assert loaded.registry == dialogue.registry and loaded.result(1).steps

@@ -2,8 +2,18 @@
 
 import { byId, cssColor } from "./dom.js";
 import { maskShape } from "./masks.js";
-import { contourColor, drawBox, drawCrosshair, drawLabel, drawMask, drawPoints, largestFirst, NEW_COLOR } from "./overlay.js";
-import { findRegion, shownRegions, state } from "./state.js";
+import {
+  contourColor,
+  drawBox,
+  drawCrosshair,
+  drawLabel,
+  drawMask,
+  drawPoints,
+  largestFirst,
+  LOOK_COLOR,
+  NEW_COLOR,
+} from "./overlay.js";
+import { findRegion, shownLook, shownRegions, state } from "./state.js";
 
 const MAX_ZOOM = 8;
 
@@ -29,8 +39,8 @@ function requestDraw() {
 
 /** Draw the canvas again if something on it has changed. */
 export function renderCanvas() {
-  const { image, rounds, shownRound, selected, layers, correction, screen, instances, picked } = state;
-  const wanted = [image, rounds, shownRound, selected, layers, correction, screen, instances, picked];
+  const { image, rounds, shownRound, selected, look, layers, correction, screen, instances, picked } = state;
+  const wanted = [image, rounds, shownRound, selected, look, layers, correction, screen, instances, picked];
   if (wanted.every((each, place) => each === rendered[place])) return;
   const isNewImage = image !== rendered[0];
   rendered = wanted;
@@ -186,6 +196,9 @@ function drawOverlay(context, unit) {
   for (const each of layers.masks ? regions : []) drawMask(context, each, layers.opacity, unit, isSelected(each));
   for (const each of layers.points ? regions : []) drawPoints(context, each, unit);
   for (const each of marked) drawLabel(context, each.name || String(each.id), each, visible, unit, isSelected(each));
+  const look = shownLook();
+  if (look && layers.masks) drawMask(context, { rle: look.rle, color: LOOK_COLOR }, layers.opacity, unit, false);
+  if (look && layers.points) drawPoints(context, look, unit);
   if (correction) drawCorrection(context, correction, unit);
   if (rubberBand) drawBox(context, rubberBand, "#fff", unit);
   if (crosshair) drawCrosshair(context, crosshair, unit);

@@ -5,6 +5,7 @@ import { cssColor } from "./dom.js";
 import { maskShape } from "./masks.js";
 
 export const NEW_COLOR = [255, 255, 255]; // a new region has no colour yet
+export const LOOK_COLOR = [255, 0, 255]; // the outline of the mask in the picture that the policy looks at
 const CROSSHAIR_ARM = 24; // CSS pixels
 
 /** Return the colour of a mask's contour. */

@@ -3,6 +3,7 @@
 import { drawThumbnail } from "./canvas.js";
 import { bringIntoView, byId, cssColor, icon, make } from "./dom.js";
 import { feedbackControls } from "./feedback.js";
+import { lookRow, markLook } from "./looks.js";
 import { state, update } from "./state.js";
 
 const THUMBNAIL = 128; // canvas pixels on a side
@@ -55,6 +56,7 @@ function markShown(round, element) {
   for (const chip of element.querySelectorAll("[data-id]")) {
     chip.setAttribute("aria-pressed", String(Number(chip.dataset.id) === state.selected));
   }
+  markLook(round, element);
 }
 
 function card(round) {
@@ -62,7 +64,7 @@ function card(round) {
   drawThumbnail(thumbnail, round.regions);
   const show = () => {
     const hasSelected = round.regions.some((region) => region.id === state.selected);
-    update({ shownRound: round.number, selected: hasSelected ? state.selected : null });
+    update({ shownRound: round.number, selected: hasSelected ? state.selected : null, look: null });
   };
   const title = make(
     "span",
@@ -72,7 +74,8 @@ function card(round) {
   );
   const attributes = { type: "button", class: "card-head", onclick: show, title: "Show this round on the picture" };
   const head = make("button", attributes, thumbnail, title);
-  return make("li", { class: `card ${round.state}` }, head, result(round), thinking(round), footer(round));
+  const parts = [head, result(round), thinking(round), lookRow(round), footer(round)];
+  return make("li", { class: `card ${round.state}` }, ...parts);
 }
 
 function result(round) {

@@ -12,6 +12,7 @@ export const state = {
   undoSteps: 0, // number of steps that undo can take back
   shownRound: null, // the number of the round on the canvas, or "all"
   selected: null, // the id of the selected region
+  look: null, // the look, one of a round's `steps`, that the canvas shows in place of that round: see looks.js
   tool: "select", // or "add", "remove", "box"
   layers: { masks: true, boxes: true, points: true, opacity: 0.45 },
   pendingQuestion: null, // the question that is being answered
@@ -47,10 +48,18 @@ export function findRegion(id) {
   return state.rounds.flatMap((round) => round.regions).find((region) => region.id === id);
 }
 
+/** Return the look that the canvas shows, or null. */
+export function shownLook() {
+  const { look, rounds, shownRound, screen, correction } = state;
+  const isShown = screen === "ask" && !correction && rounds[shownRound - 1]?.steps?.includes(look);
+  return isShown ? look : null;
+}
+
 /** Return the regions that the canvas shows: of the rounds that are shown, or a screen's instances. */
 export function shownRegions() {
   const { rounds, shownRound, screen, instances } = state;
   if (screen !== "ask") return instances[screen] ?? [];
+  if (shownLook()) return [];
   const shown = shownRound === "all" ? rounds : rounds.filter((round) => round.number === shownRound);
   return shown.flatMap((round) => round.regions);
 }

@@ -14,7 +14,7 @@ import {
 import { addPoint, chooseMask, discardCorrection, keepCorrection, removeLastPoint, setBox } from "./correction.js";
 import { announce, byId } from "./dom.js";
 import { togglePick } from "./instances.js";
-import { shownRegions, state, update } from "./state.js";
+import { shownLook, shownRegions, state, update } from "./state.js";
 
 const TOOL_KEYS = { v: "select", p: "add", n: "remove", b: "box" };
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
@@ -41,7 +41,7 @@ export function selectRegion(id) {
   if (state.correction && state.correction.id !== id) discardCorrection();
   const round = state.rounds.find((each) => each.regions.some((region) => region.id === id));
   const shownRound = round && state.shownRound !== "all" ? round.number : state.shownRound;
-  update({ selected: id, shownRound });
+  update({ selected: id, shownRound, look: null });
 }
 
 /** Cancel an unfinished box, a drag and the crosshair. */
@@ -153,11 +153,11 @@ function useToolAtCursor() {
   else useTool(cursor);
 }
 
-/** Cancel the innermost thing: an unfinished box, the correction, or the selection. */
+/** Cancel the innermost thing: an unfinished box, the correction, the selection, or the look that is shown. */
 function cancel() {
   if (boxCorner) setTool(state.tool);
   else if (state.correction) discardCorrection();
-  else if (state.selected) selectRegion(null);
+  else if (state.selected || shownLook()) selectRegion(null);
   else if (state.picked.length) update({ picked: [] });
   setCrosshair((cursor = null));
 }
@@ -197,6 +197,8 @@ function hint() {
       if (selected) return `Drag a new box around ${selected}.`;
       return "Drag a box around a thing to draw it as a new instance.";
   }
+  const look = shownLook();
+  if (look) return `The mask ${look.points.length ? "before it was corrected" : "at this look"}. Esc shows the result.`;
   if (selected) return `Points and boxes now correct ${selected}. Esc deselects it.`;
   if (shownRegions().length) return "Click an instance to choose it.";
   return state.rounds.length ? "This round has nothing to show." : "";

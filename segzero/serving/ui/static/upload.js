@@ -19,6 +19,7 @@ const NO_IMAGE = {
   undoSteps: 0,
   shownRound: null,
   selected: null,
+  look: null,
   tool: "select",
 };
 let previous = null; // {image, dialogue, rounds, instances, undoSteps} of the dialogue before this one, which can be reopened
