@@ -4,7 +4,7 @@ Each seed draws other training scenes, another order and other samples. Training
 so that the spread of the gains is due to training alone.
 
     python -m benchmarks.learning [--seeds 3] [--steps 100] [--scenes 200] [--out FOLDER] [KEY=VALUE ...]
-    python -m benchmarks.learning --skill warmth [--seeds 3] [--steps 300] [--scenes 400] [KEY=VALUE ...]
+    python -m benchmarks.learning --skill emblem [--seeds 3] [--steps 150] [--scenes 400] [KEY=VALUE ...]
 
 A skill is a kind of question that the policy's supervision never showed (`segzero.tiny.skills`). Its figure is the
 share of right choices among the shapes, against that of a blind choice; the known kinds are measured beside it. The
@@ -70,7 +70,7 @@ def measure_demo(options: argparse.Namespace) -> int:
 def measure_skill(options: argparse.Namespace) -> int:
     """Print what each seed makes of the skill and of the other kinds; 1 if that is less than wanted."""
     asked = skill_samples(options.skill, options.scenes or 400, HELD_OUT_SEED + TEST_SEED)
-    others = make_samples(200, HELD_OUT_SEED + TEST_SEED)
+    others = make_samples(options.scenes or 400, HELD_OUT_SEED + TEST_SEED)
     blind = np.array([chance(sample) for sample in asked])
     before, others_before = (answer_all(shipped.policy_path(), samples) for samples in (asked, others))
     print(f"{options.skill}: {SKILLS[options.skill].meaning}; a blind choice {blind.mean():.3f}")
@@ -83,14 +83,14 @@ def measure_skill(options: argparse.Namespace) -> int:
         minutes = (time.monotonic() - begin) / 60
         after, others_after = answer_all(merged, asked), answer_all(merged, others)
         shown, rise, low = above(after, asked, blind)
-        change = compare_runs(others_before.rows, others_after.rows)["figures"]["giou"]
+        compared = compare_runs(others_before.rows, others_after.rows)["figures"]
+        changes = {name: compared[name] for name in ("giou", "n_acc")}
         rises.append(rise)
-        enough &= low > LEAST and change["high"] >= 0
-        print(
-            f"seed {seed:3} {shown}; other kinds {line(others_after)}, gIoU {change['difference']:+.3f} "
-            f"({change['low']:+.3f} to {change['high']:+.3f})  {minutes:.1f} min",
-            flush=True,
-        )
+        enough &= low > LEAST and all(change["high"] >= 0 for change in changes.values())
+        print(f"seed {seed:3} {shown}; other kinds {line(others_after)}", end=" ")
+        for name, change in changes.items():
+            print(f" {name} {change['difference']:+.3f} ({change['low']:+.3f} to {change['high']:+.3f})", end=" ")
+        print(f" {minutes:.1f} min", flush=True)
     spread = statistics.stdev(rises) if len(rises) > 1 else float("nan")
     enough &= statistics.mean(rises) >= RISE
     print(f"above chance {statistics.mean(rises):+.3f}, standard deviation between seeds {spread:.3f}")

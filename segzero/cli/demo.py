@@ -18,7 +18,7 @@ def demo(
     steps: Annotated[
         int | None,
         typer.Option(
-            help="Training steps between the two evaluations; 0 only asks. Default: 100, with --skill 300.", min=0
+            help="Training steps between the two evaluations; 0 only asks. Default: 100, with --skill 150.", min=0
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Which scenes.", min=0, max=999)] = 0,

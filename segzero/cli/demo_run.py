@@ -33,7 +33,7 @@ TEST_SCENES, VALIDATION_SCENES = 200, 200  # held out: for the figures, and to c
 BATCH = 16  # prompts per step, as configs/train.yaml has it
 STALL_MINUTES = 10  # the longest that nothing happens on a laptop is half a minute
 TEST_SEED, VALIDATION_SEED, TRAIN_SEED = 1, 50_001, 8_000  # the first two are added to HELD_OUT_SEED
-STEPS, SKILL_STEPS = 100, 300
+STEPS, SKILL_STEPS = 100, 150
 SKILL_SETTINGS = ("actor_rollout_ref.actor.optim.lr=3e-4",)
 
 
@@ -77,10 +77,10 @@ def run_demo(
 def _test_samples(count: int, seed: int, skill: str) -> list[Sample]:
     """Held-out questions; of a skill, in turns with those of known kinds."""
     from segzero.tiny.questions import HELD_OUT_SEED, make_samples
-    from segzero.tiny.skills import skill_training_samples
+    from segzero.tiny.skills import mixed_samples
 
     test_seed = HELD_OUT_SEED + TEST_SEED + seed
-    return skill_training_samples(skill, count, test_seed) if skill else make_samples(count, test_seed)
+    return mixed_samples(skill, count, test_seed) if skill else make_samples(count, test_seed)
 
 
 def _skill_facts(skill: str, samples: list[Sample], before: Evaluated, after: Evaluated) -> dict[str, str]:
@@ -123,10 +123,10 @@ def learn(out: Path, steps: int, seed: int, *overrides: str) -> tuple[Path, Path
 def learn_skill(out: Path, skill: str, steps: int, seed: int, *overrides: str) -> tuple[Path, Path]:
     """Train the shipped policy on a skill and, in turns, on what it knows; returns the same folders as `learn`."""
     from segzero.tiny.questions import HELD_OUT_SEED
-    from segzero.tiny.skills import skill_training_samples
+    from segzero.tiny.skills import TRAINING_THINNING, mixed_samples
 
-    training = skill_training_samples(skill, steps * BATCH, TRAIN_SEED + seed)
-    validation = skill_training_samples(skill, VALIDATION_SCENES, HELD_OUT_SEED + VALIDATION_SEED + seed)
+    training = mixed_samples(skill, steps * BATCH, TRAIN_SEED + seed, TRAINING_THINNING)
+    validation = mixed_samples(skill, VALIDATION_SCENES, HELD_OUT_SEED + VALIDATION_SEED + seed)
     return train(out, training, validation, steps, seed, "mask", *SKILL_SETTINGS, *overrides)
 
 

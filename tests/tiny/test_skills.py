@@ -6,7 +6,7 @@ import pytest
 from segzero.errors import UserError
 from segzero.tiny.questions import HELD_OUT_SEED, KINDS, questions_of
 from segzero.tiny.scenes import make_scene
-from segzero.tiny.skills import SKILLS, chance, choice, get_skill, skill_samples, skill_training_samples
+from segzero.tiny.skills import SKILLS, chance, choice, get_skill, mixed_samples, skill_samples
 
 MEANT = {  # by question: the shapes of a scene that it means
     "the warm shape": lambda shapes: [s for s in shapes if s.colour in ("red", "yellow")],
@@ -53,7 +53,7 @@ def test_supervision_never_shows_a_skill(scenes):
 
 
 def test_training_takes_turns_between_the_skill_and_known_kinds():
-    samples = skill_training_samples("outline", 7, 7)
+    samples = mixed_samples("outline", 7, 7)
     assert [sample.category == "outline" for sample in samples] == [True, False] * 3 + [True]
     assert len({sample.id for sample in samples}) == 7
 
