@@ -2,6 +2,7 @@
 
 import os
 import sys
+from uuid import uuid4
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,7 +15,8 @@ LOOPBACK = {
     "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
     "SEGZERO_LOOPBACK": "1",  # patches.stores_on_loopback
 }
-INHERITED = ("VERL_", "VLLM_", "TQ_", "TQDM_", "TRANSFER_QUEUE_", "OMP_", "TORCH_", "GLOO_", "SEGZERO_LOOPBACK")
+RUN = "SEGZERO_RUN"  # the run's own name, for patches.tell_runs_apart
+INHERITED = ("VERL_", "VLLM_", "TQ_", "TQDM_", "TRANSFER_QUEUE_", "OMP_", "TORCH_", "GLOO_", "SEGZERO_LOOPBACK", RUN)
 
 
 def is_own_ray(config: DictConfig) -> bool:
@@ -26,6 +28,7 @@ def start_ray(config: DictConfig) -> None:
     """Start or join Ray, with this process's settings in the environment of every worker."""
     import ray
 
+    os.environ[RUN] = uuid4().hex
     options = OmegaConf.to_container(config.ray_kwargs.ray_init)
     assert isinstance(options, dict)
     options.setdefault("address", "local")  # not a cluster that happens to run on this machine

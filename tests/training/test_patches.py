@@ -103,3 +103,19 @@ def test_a_store_listens_on_loopback_alone(monkeypatch):
     first.set("key", "value")
     assert second.get("key") == b"value"
     assert addresses() == {"127.0.0.1"}
+
+
+def test_jobs_of_two_runs_on_one_machine_have_two_names(monkeypatch):
+    import ray
+    from ray.runtime_context import RuntimeContext
+
+    class FirstJob:
+        current_job_id = ray.JobID.from_int(1)  # in both runs, as each has a Ray of its own
+
+    assert "tell_runs_apart" in plugin.installed
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    names = set()
+    for run in ("one", "other"):
+        monkeypatch.setenv("SEGZERO_RUN", run)
+        names.add(RuntimeContext(FirstJob()).get_job_id())
+    assert names == {"01000000-one", "01000000-other"}

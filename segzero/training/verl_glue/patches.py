@@ -160,6 +160,22 @@ def _listen(port: int) -> int | None:
         return None
 
 
+def tell_runs_apart() -> None:
+    """Add a name of the run to the id of its Ray job, after which verl names the sockets of weight updates.
+
+    Such a socket is a file in /tmp. Each run with a Ray of its own is the first job there, so that two runs on one
+    machine shared a file: one waited for ever, or its rollouts got the weights of the other.
+    """
+    from ray.runtime_context import RuntimeContext
+
+    original = RuntimeContext.get_job_id
+
+    def job_id(self: RuntimeContext) -> str:
+        return f"{original(self)}-{os.environ.get('SEGZERO_RUN', '')}"
+
+    RuntimeContext.get_job_id = job_id
+
+
 def load_numpy_states() -> None:
     """Allow the state of NumPy's random numbers in a checkpoint, which verl saves as an array.
 
@@ -233,7 +249,7 @@ def _leave_ray() -> None:
             os.close(int(descriptor.name))
 
 
-EVERYWHERE: tuple[Callable[[], None], ...] = (pack_equal_lengths, load_numpy_states)
+EVERYWHERE: tuple[Callable[[], None], ...] = (pack_equal_lengths, load_numpy_states, tell_runs_apart)
 ON_CPU: tuple[Callable[[], None], ...] = (answer_vllm_version, one_gloo)
 
 
