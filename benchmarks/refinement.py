@@ -4,7 +4,7 @@ The shipped policy draws masks for questions about scenes; `segzero sft` then te
 beside the questions themselves; `segzero train` goes on from there by reward alone. Each stage is measured on held-out
 scenes: a mask counts as bad below an IoU of 0.7, and as good as `rewards.refinement.good_enough` has it.
 
-    python -m benchmarks.refinement [--seeds 3] [--scenes 200] [--sft 1300] [--rl 0] [--out FOLDER]
+    python -m benchmarks.refinement [--seeds 3] [--scenes 200] [--sft 800] [--rl 60] [--own-masks 0] [--out FOLDER]
 """
 
 import argparse
@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+
+import numpy as np
 
 from rewards.refinement import LEAST, good_enough
 from segzero import shipped
@@ -32,6 +34,7 @@ from segzero.tiny.questions import HELD_OUT_SEED, make_samples, make_shared_samp
 TRAIN_SEED, TEST_SEED, VALIDATION_SEED = 18_000, HELD_OUT_SEED + 18_000, HELD_OUT_SEED + 18_500
 QUESTIONS = 3  # about a training scene, so that other questions' objects are there to be confused with
 PLAIN = 0.3  # share of samples without a mask, so that the policy keeps answering them
+RL_RATE = 3e-4
 LOOKS = 2
 TRAIN_BATCH = 16  # prompts per step of reinforcement learning
 
@@ -59,11 +62,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--samples", type=int, default=4000, help="training samples of the supervised start")
+    parser.add_argument("--samples", type=int, default=2600, help="training samples of the supervised start")
     parser.add_argument("--scenes", type=int, default=200, help="held-out questions")
-    parser.add_argument("--sft", type=int, default=1300, help="supervised steps of 16 samples")
+    parser.add_argument("--sft", type=int, default=800, help="supervised steps of 16 samples")
     parser.add_argument("--lr", type=float, default=1e-3, help="their learning rate")
-    parser.add_argument("--rl", type=int, default=0, help="steps of reinforcement learning after them")
+    parser.add_argument("--rl", type=int, default=60, help="steps of reinforcement learning after them")
+    parser.add_argument("--own-masks", type=float, default=0.0, help="share of its questions that become looks")
     parser.add_argument("--out", type=Path, default=None, help="keep data, runs and policies here")
     options = parser.parse_args()
     test = make_samples(options.scenes, TEST_SEED)
@@ -77,7 +81,7 @@ def main() -> None:
             measured = measure(policy, test)
             print(f"seed {seed}  supervised, {minutes:.1f} min: {measured}", flush=True)
             if options.rl:
-                policy = reinforce(folder, policy, options.rl, seed)
+                policy = reinforce(folder, policy, options.rl, seed, options.own_masks)
                 minutes = (time.monotonic() - begin) / 60
                 measured = measure(policy, test)
                 print(f"seed {seed}  by reward, {minutes:.1f} min in all: {measured}", flush=True)
@@ -90,23 +94,22 @@ def load(policy: Path) -> SegZeroPipeline:
     return SegZeroPipeline.from_pretrained(policy, shipped.segmenter_path(), policy_backend="transformers")
 
 
-def training_samples(policy: Path, count: int, seed: int) -> list[Sample]:
-    """Questions about scenes, most of them with a mask to judge, half of those drawn by the policy."""
+def judging(count: int, seed: int, policy: Path) -> list[Sample]:
+    """Make questions about scenes, a share of them plain, the others with masks to judge, half of those by a policy."""
     questions = list(islice(make_shared_samples(QUESTIONS, TRAIN_SEED + seed), count))
-    judged = questions[round(PLAIN * count) :]
+    first, judged = questions[: round(PLAIN * count)], questions[round(PLAIN * count) :]
     asked = judged[: len(judged) // 2]
-    results = load(policy)([sample.image for sample in asked], [sample.question for sample in asked])
-    drawn = {sample.id: encode(result.union) for sample, result in zip(asked, results, strict=True) if not result.error}
+    results = load(policy)([each.image for each in asked], [each.question for each in asked])
+    drawn = {each.id: encode(result.union) for each, result in zip(asked, results, strict=True) if not result.error}
     counts = CorruptionCounts()
-    judging = judging_samples(judged, (seed,), counts, drawn, share=1.0)
-    samples = [*questions[: round(PLAIN * count)], *judging]
-    print(f"seed {seed}  {len(samples)} samples: {counts}", flush=True)
-    return samples
+    samples = [*first, *judging_samples(judged, (seed,), counts, drawn, share=1.0)]
+    print(f"seed {seed}  {len(first)} questions; masks to judge: {counts}", flush=True)
+    return [samples[place] for place in np.random.default_rng(seed).permutation(len(samples))]
 
 
 def teach(folder: Path, count: int, steps: int, rate: float, seed: int) -> Path:
     """Teach the shipped policy to judge masks by heart; returns the checkpoint of the last step."""
-    to_parquet(training_samples(shipped.policy_path(), count, seed), folder / "data" / "train.parquet")
+    to_parquet(judging(count, seed, shipped.policy_path()), folder / "data" / "train.parquet")
     to_parquet(make_samples(50, VALIDATION_SEED + seed), folder / "data" / "val.parquet")
     command = [
         *(sys.executable, "-m", "segzero", "sft", f"data={folder / 'data'}", f"out={folder / 'sft'}", f"seed={seed}"),
@@ -116,14 +119,20 @@ def teach(folder: Path, count: int, steps: int, rate: float, seed: int) -> Path:
     return folder / "sft" / "best"
 
 
-def reinforce(folder: Path, policy: Path, steps: int, seed: int) -> Path:
+def reinforce(folder: Path, policy: Path, steps: int, seed: int, own_masks: float) -> Path:
     """Go on by reward alone, on further scenes; returns the merged policy."""
-    samples = training_samples(policy, steps * TRAIN_BATCH, seed + 500)
-    order = sorted(range(len(samples)), key=lambda place: hash((seed, place * 7919 % 104_729)))
-    samples = [samples[place] for place in order]
+    samples = judging(steps * TRAIN_BATCH, seed + 500, policy)
+    options = (
+        f"actor_rollout_ref.model.path={policy}",
+        f"actor_rollout_ref.actor.optim.lr={RL_RATE}",
+        "data.max_prompt_length=360",  # longer prompts and answers than the demo has
+        "data.max_response_length=144",
+        f"segzero.own_masks={own_masks}",
+        f"segzero.looks={LOOKS}",
+        "trainer.val_before_train=false",  # so that the last step is the best one and is merged
+        f"trainer.test_freq={steps}",
+    )
     validation = make_samples(50, VALIDATION_SEED + seed)
-    lengths = ("data.max_prompt_length=360", "data.max_response_length=144")  # longer answers than the demo has
-    options = (f"actor_rollout_ref.model.path={policy}", *lengths)
     _, merged = train(folder / "rl", samples, validation, steps, seed, "refine", *options)
     return merged
 
