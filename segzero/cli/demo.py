@@ -23,7 +23,7 @@ def demo(
     ] = None,
     seed: Annotated[int, typer.Option(help="Which scenes.", min=0, max=999)] = 0,
     skill: Annotated[
-        str, typer.Option(help="Also teach a kind of question that the policy was never asked: warmth, emblem, ...")
+        str, typer.Option(help="Also teach a kind of question that the policy was never asked; emblem is learnt so.")
     ] = "",
     policy_backend: PolicyBackendOption = "auto",
 ) -> None:
