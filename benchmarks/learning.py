@@ -8,7 +8,8 @@ so that the spread of the gains is due to training alone.
 
 A skill is a kind of question that the policy's supervision never showed (`segzero.tiny.skills`). Its figure is the
 share of right choices among the shapes, against that of a blind choice; the known kinds are measured beside it. The
-exit code is 1 if the mean rise above chance stays below 0.20, an interval reaches down to 0.10, or other kinds fall.
+exit code is 1 if the mean rise above chance stays below 0.20, an interval reaches down to 0.10, or other
+kinds fall: in gIoU, or in answers of "nothing there" (N-acc), by more than chance.
 """
 
 import argparse

@@ -37,7 +37,7 @@ FILES = {  # format -> end of the file name
     "coco": "_coco.json",
 }
 FORMATS = tuple(FILES)
-ACTIONS = ("keep", "correct", "nothing", "unreadable")  # of a look at a mask
+LOOK_ACTIONS = ("keep", "correct", "nothing", "unreadable")  # of a look at a mask
 MOST_LOOKS = 8  # of a policy at its mask; the published agents take 3
 
 

@@ -23,7 +23,7 @@ def demo(
     ] = None,
     seed: Annotated[int, typer.Option(help="Which scenes.", min=0, max=999)] = 0,
     skill: Annotated[
-        str, typer.Option(help="Also teach a kind of question that the policy was never asked; emblem is learnt so.")
+        str, typer.Option(help="Teach a kind of question that the policy was never asked, such as emblem.")
     ] = "",
     policy_backend: PolicyBackendOption = "auto",
 ) -> None:

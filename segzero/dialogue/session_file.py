@@ -28,7 +28,7 @@ from segzero.frames import Size
 from segzero.io import write_atomically
 from segzero.masks import check_rle
 from segzero.prompts import normalise
-from segzero.result import ACTIONS, MOST_LOOKS
+from segzero.result import LOOK_ACTIONS, MOST_LOOKS
 
 VERSION = 1
 MAX_BYTES = 1 << 26  # bytes of a file
@@ -170,8 +170,8 @@ def _to_step(value: Any, size: Size) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError("a step must be an object")
     action, error = value.get("action"), value.get("error")
-    if not isinstance(action, str) or action not in ACTIONS:
-        raise UserError(f"the action of a step must be one of {', '.join(ACTIONS)}")
+    if not isinstance(action, str) or action not in LOOK_ACTIONS:
+        raise UserError(f"the action of a step must be one of {', '.join(LOOK_ACTIONS)}")
     if error is not None and not (isinstance(error, str) and error in ERRORS):
         raise UserError("the error of a step is not one that answers have")
     points, labels = _to_points(value, "step", size)

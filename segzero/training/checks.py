@@ -19,6 +19,7 @@ from segzero.data.parquet import from_parquet
 from segzero.errors import UserError, one_line, unknown_name
 from segzero.policy.checkpoint import read_checkpoint
 from segzero.prompts import get_prompt
+from segzero.result import MOST_LOOKS
 from segzero.training.attention import describe_attention
 from segzero.training.batch import BatchSizes, batch_sizes
 from segzero.training.config import data_files, engine_package, positive_int
@@ -272,8 +273,6 @@ def _check_own_history(config: DictConfig) -> None:
 
 
 def _check_own_masks(config: DictConfig) -> None:
-    from segzero.refinement.pipeline import MOST_LOOKS
-
     share, looks = config.segzero.own_masks, positive_int(config, "segzero.looks")
     if not _is_number(share) or not 0 <= share <= 1:
         raise UserError(
