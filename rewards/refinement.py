@@ -33,12 +33,12 @@ def decision(case: Case) -> float:
     """
     if case.current_mask is None:
         return presence(case)
-    action = case.answer.action
     if not case.well_formed or case.answer.error is not None:
         return 0.0
+    says_nothing = not case.answer.count
     if _is_good(case):
-        return float(action.keeps if action else not case.truth)
-    return float(action is None if not case.truth else action is not None and not action.keeps)
+        return float(case.answer.keeps or (says_nothing and not case.truth))
+    return float(case.answer.corrects if case.truth else says_nothing)
 
 
 def gain(case: Case) -> float:

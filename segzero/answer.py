@@ -22,7 +22,7 @@ from typing import Any
 from segzero.errors import unknown_name
 
 FORMATS = ("multi", "seg_zero", "phrase", "refine")
-POINTS = {"multi": 1, "seg_zero": 2, "phrase": 0, "refine": 0}  # points per object in a format
+POINTS = {"multi": 1, "seg_zero": 2, "phrase": 0, "refine": 1}  # points per object in a format
 MAX_OBJECTS = 120  # the published rewards ignore further ones
 MAX_DEPTH = 16  # nested brackets; a good answer has three
 MAX_TOKENS = 20_000  # brackets, commas, colons and words; MAX_OBJECTS good objects have under 3000
@@ -42,9 +42,9 @@ ERRORS = {
     "no_point": "an object has no point; its box is kept (only ever a warning)",
     "bad_phrase": f"an object of the format phrase has no phrase of 1 to {MAX_PHRASE} characters",
     "no_box": "an object has only a phrase, which the segmenter can't read: nothing is drawn for it",
-    "bad_action": 'an answer about a mask is neither {"keep": true} nor points with the labels 1 and 0',
+    "bad_action": 'an answer about a mask is none of {"keep": true}, objects, or points with the labels 1 and 0',
     "too_many": f"more objects than the format has (multi: {MAX_OBJECTS}, seg_zero: 1, phrase: {MAX_OBJECTS}, "
-    f"of {MAX_PHRASES} phrases, refine: a point of each label); the rest is left out",
+    f"of {MAX_PHRASES} phrases, refine: {MAX_OBJECTS}, or a point of each label); the rest is left out",
 }
 
 
@@ -66,9 +66,10 @@ class Phrase:
 
 @dataclass(frozen=True)
 class MaskAction:
-    """Action of an answer of the format `refine` on the mask that the policy was shown: keep it, or correct it.
+    """Action of an answer of the format `refine` on the mask that the policy was shown: keep it, or amend it by points.
 
-    The points correct it: at most one that belongs to the object, and one that does not, in frame coordinates.
+    There is at most one point that belongs to the object, and one that does not, in frame coordinates. An answer with
+    objects has no action: it replaces the mask by theirs.
     """
 
     positive: tuple[float, float] | None = None
@@ -106,17 +107,27 @@ class Answer:
         """Number of objects, phrases without a box among them; an action concerns one mask."""
         return len(self.phrases) or len(self.instances) or int(self.action is not None)
 
+    @property
+    def keeps(self) -> bool:
+        """True if the mask that the policy was shown is to stay as it is."""
+        return self.action is not None and self.action.keeps
+
+    @property
+    def corrects(self) -> bool:
+        """True for an answer from which something is drawn: objects, phrases, or points that amend a mask."""
+        return self.count > 0 and not self.keeps
+
 
 def render_answer(answer: Answer, format: str = "multi") -> str:
     """Write an answer as a policy would, in the style of the prompts' examples."""
     _check_format(format)
     if format == "phrase":
         objects = [_render_phrase(phrase) for phrase in answer.phrases]
-    elif format == "refine":
-        objects = _render_action(answer.action) if answer.action else []
+    elif answer.action is not None:
+        objects = _render_action(answer.action)
     else:
         objects = [_render_instance(instance, format) for instance in answer.instances]
-    lone = len(objects) == 1 and (format == "seg_zero" or (answer.action is not None and answer.action.keeps))
+    lone = len(objects) == 1 and (format == "seg_zero" or answer.keeps)
     body = objects[0] if lone else f"[{', '.join(objects)}]"
     return f"<think>{answer.think}</think><answer>{body}</answer>"
 
@@ -144,7 +155,7 @@ def parse_answer(text: str, format: str = "multi", extent: tuple[float, float] |
     objects = list(islice(_objects(values), MAX_OBJECTS + 1))
     if format == "phrase":
         return _phrase_answer(think, objects, problems, extent)
-    if format == "refine":
+    if format == "refine" and not any(_has_box(item) for item in objects):
         return _action_answer(think, objects, problems)
     checked = [_instance(item, POINTS[format], extent) for item in objects[:MAX_OBJECTS]]
     instances = tuple(instance for instance, _ in checked if instance)
@@ -351,6 +362,10 @@ def _phrase(item: object, extent: tuple[float, float] | None) -> tuple[Phrase | 
         return Phrase(text), None
     instance, code = _instance(item, 0, extent)
     return (Phrase(text, instance.box), None) if instance else (None, code)
+
+
+def _has_box(item: object) -> bool:
+    return isinstance(item, dict) and any("bbox" in key.lower() for key in item)
 
 
 def _action_answer(think: str, objects: list[object], problems: list[str]) -> Answer:

@@ -79,12 +79,12 @@ PROMPTS: dict[str, Prompt] = {
 _REFINE = Prompt(
     before='Please find "',
     after=(
-        '".The mask so far is outlined, all else is dark.',
+        '" with bboxs and points.',
+        "The mask so far is outlined, all else is dark.",
         _THINK,
-        'If the mask is right, answer {"keep": true}; if nothing matches, []; else a point to add (label 1) and one to'
-        " remove (label 0), or one of them.",
-        "i.e., <think> thinking process here </think>"
-        '<answer>[{"point_2d": [30,110], "label": 1}, {"point_2d": [302,410], "label": 0}]</answer>',
+        'If it is right, answer {"keep": true}; if nothing in the image matches, [].',
+        'A point alone amends it, with "label": 1 inside or 0 outside.',
+        _LAST_MANY,
     ),
     format="refine",
 )

@@ -1,27 +1,35 @@
-"""The one way from an action and the current mask to a new mask: points with labels, and the mask, for the segmenter.
+"""The one way from a policy's answer about a mask to a new mask: objects drawn anew, or points that amend the mask.
 
->>> from segzero.answer import MaskAction
+Whether an answer keeps its mask can follow from its objects: a policy that finds the same thing again, with the mask
+before its eyes, need not judge it in words.
+
+>>> from segzero.answer import Instance
 >>> from segzero.frames import stretch
 >>> current = np.zeros((80, 100), bool)
 >>> current[20:60, 10:50] = True
->>> corrected = MaskCorrection.of(MaskAction(positive=(504, 420)), encode(current), stretch(840), (100, 80))
->>> corrected.points, corrected.labels
+>>> [amended] = correction_prompts(
+...     Answer(action=MaskAction(positive=(504, 420))), encode(current), stretch(840), (100, 80)
+... )
+>>> amended.points, amended.labels
 (((60.0, 40.0),), (1,))
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from segzero.answer import MaskAction
+from rewards.refinement import good_enough
+from segzero.answer import Answer, MaskAction
 from segzero.frames import Frame, Size, clip_point
-from segzero.masks import RLE, Mask, Point, decode, encode, points_of
+from segzero.masks import RLE, Mask, Point, decode, encode, points_of, union
+from segzero.pipeline import in_pixels
 from segzero.segmenter.protocol import MaskPrompt, as_logits
 
 
 @dataclass(frozen=True, eq=False)
 class MaskCorrection:
-    """A mask with the points that correct it, in pixels of the image; small enough to be sent to another process."""
+    """A mask with the points that amend it, in pixels of the image; small enough to be sent to another process."""
 
     current: RLE
     points: tuple[Point, ...]
@@ -46,6 +54,37 @@ class MaskCorrection:
             points, labels = (anchor(mask, points[0]), *points), (1, *labels)
         height, width = grid
         return MaskPrompt(None, points, labels, as_logits(mask, (height, width)) if mask.any() else None)
+
+
+Correction = MaskPrompt | MaskCorrection  # an object drawn anew, or a mask amended
+
+
+def correction_prompts(answer: Answer, current: RLE, frame: Frame, size: Size) -> list[Correction]:
+    """Make the prompts of what an answer about the current mask draws; none where it keeps the mask, or finds nothing.
+
+    Objects replace the mask: as an answer to the plain question would, they are drawn without it.
+    """
+    if answer.action is not None:
+        return [] if answer.keeps else [MaskCorrection.of(answer.action, current, frame, size)]
+    return [MaskPrompt(*in_pixels(instance, frame, size)) for instance in answer.instances]
+
+
+def labelled_points(prompt: Correction) -> list[tuple[Point, int]]:
+    """The points of a prompt, each with its label: 1 inside, 0 outside."""
+    return list(zip(prompt.points, prompt.labels or [1] * len(prompt.points), strict=True))
+
+
+def settled(answer: Answer, drawn: Sequence[RLE], current: RLE, size: Size) -> Answer:
+    """The answer, or one that keeps the mask where what it draws differs from the current mask along the border alone.
+
+    >>> again = Answer("the cat", (Instance((0, 0, 420, 420)),))
+    >>> mask = encode(np.tri(100, dtype=bool))
+    >>> settled(again, [mask], mask, (100, 100)).keeps, settled(again, [], mask, (100, 100)).keeps
+    (True, False)
+    """
+    if not answer.corrects or not good_enough(decode(union(drawn, size)), decode(current)):
+        return answer
+    return replace(answer, instances=(), action=MaskAction())
 
 
 def anchor(mask: Mask, negative: Point) -> Point:

@@ -10,17 +10,18 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import starmap
 
 from segzero.answer import Answer
 from segzero.errors import UserError
 from segzero.masks import box_of, encode
 from segzero.pipeline import PolicyOutput, Query, SegZeroPipeline
 from segzero.prompts import REFINE
-from segzero.refinement.correction import MaskCorrection
+from segzero.refinement.correction import Correction, MaskCorrection, correction_prompts, labelled_points, settled
 from segzero.refinement.observation import mark
 from segzero.result import MOST_LOOKS, InstanceMask, RefinementStep, Segmentation
 from segzero.segmenter import Embeddings
-from segzero.segmenter.protocol import join
+from segzero.segmenter.protocol import MaskPrediction, MaskPrompt, join
 
 
 @dataclass
@@ -72,28 +73,15 @@ class RefiningPipeline(SegZeroPipeline):
         """Ask the policy about each result's mask, and do what it says."""
         queries = [Query(mark(result.image, result.union, self.frame), result.question) for result in results]
         answers = [output.answer for output in replace(self, prompt=REFINE).ask(queries)]
-        corrections = {
-            place: MaskCorrection.of(answer.action, encode(result.union), self.frame, result.image.size)
-            for place, (result, answer) in enumerate(zip(results, answers, strict=True))
-            if answer.action is not None and not answer.action.keeps
-        }
-        drawn: dict[int, InstanceMask] = {}
-        if corrections:
-            images = join([embeddings[place] for place in corrections])
-            grid = tuple(images.features[0].shape[-2:])
-            prompts = [[correction.prompt(grid)] for correction in corrections.values()]
-            for place, [predicted] in zip(corrections, self.segmenter.decode(images, prompts), strict=True):
-                inside = tuple(
-                    point
-                    for point, label in zip(corrections[place].points, corrections[place].labels, strict=True)
-                    if label
-                )
-                mask = predicted.masks[0]
-                drawn[place] = InstanceMask(mask, box_of(mask) or (0, 0, 0, 0), inside, float(predicted.scores[0]))
-        return [
-            _after(result, answer, corrections.get(place), drawn.get(place))
-            for place, (result, answer) in enumerate(zip(results, answers, strict=True))
+        prompts = [
+            correction_prompts(answer, encode(result.union), self.frame, result.image.size)
+            for result, answer in zip(results, answers, strict=True)
         ]
+        images = join(embeddings)
+        grid = tuple(images.features[0].shape[-2:])
+        given = [[one.prompt(grid) if isinstance(one, MaskCorrection) else one for one in each] for each in prompts]
+        drawn = self.segmenter.decode(images, given)
+        return [_after(*each) for each in zip(results, answers, prompts, drawn, strict=True)]
 
 
 def refining(pipeline: SegZeroPipeline, looks: int = 3, seconds: float = math.inf) -> RefiningPipeline:
@@ -107,22 +95,30 @@ def refining(pipeline: SegZeroPipeline, looks: int = 3, seconds: float = math.in
 
 
 def _after(
-    result: Segmentation, answer: Answer, correction: MaskCorrection | None, drawn: InstanceMask | None
+    result: Segmentation, answer: Answer, prompts: Sequence[Correction], drawn: Sequence[MaskPrediction]
 ) -> Segmentation:
-    """The result after a look: with the step, and with the mask that the answer leaves."""
-    points, labels = ((), ()) if correction is None else (correction.points, correction.labels)
-    step = RefinementStep(_action(answer), result.union, points, labels, answer.think, answer.error)
-    instances = result.instances
-    if step.action == "nothing":
-        instances = ()
-    elif drawn is not None:
-        instances = (drawn,) if drawn.mask.any() else ()
-    return replace(result, instances=instances, steps=(*result.steps, step))
+    """The result after a look: with the step, and with the masks that the answer leaves."""
+    answer = settled(answer, [encode(one.masks[0]) for one in drawn], encode(result.union), result.image.size)
+    instances, labelled = result.instances, []
+    if answer.error is None and not answer.keeps:
+        instances = tuple(starmap(_instance, zip(prompts, drawn, strict=True)))
+        labelled = [each for prompt in prompts for each in labelled_points(prompt)]
+    points, labels = [point for point, _ in labelled], [label for _, label in labelled]
+    step = RefinementStep(_action(answer), result.union, tuple(points), tuple(labels), answer.think, answer.error)
+    kept = tuple(instance for instance in instances if instance.mask.any())
+    return replace(result, instances=kept, steps=(*result.steps, step))
+
+
+def _instance(prompt: Correction, predicted: MaskPrediction) -> InstanceMask:
+    mask = predicted.masks[0]
+    box = prompt.box if isinstance(prompt, MaskPrompt) else None
+    inside = tuple(point for point, label in labelled_points(prompt) if label)
+    return InstanceMask(mask, box or box_of(mask) or (0, 0, 0, 0), inside, float(predicted.scores[0]))
 
 
 def _action(answer: Answer) -> str:
     if answer.error is not None:
         return "unreadable"
-    if answer.action is None:
-        return "nothing"
-    return "keep" if answer.action.keeps else "correct"
+    if answer.keeps:
+        return "keep"
+    return "correct" if answer.corrects else "nothing"

@@ -6,7 +6,7 @@ from segzero.answer import POINTS
 from segzero.data.validation import true_answer
 from segzero.frames import Frame
 from segzero.masks import decode, points_of
-from segzero.refinement.judgement import right_answer
+from segzero.prompts import REFINE
 from segzero.sample import Object, Sample
 
 
@@ -16,7 +16,7 @@ def answer_text(sample: Sample, frame: Frame, format: str) -> str:
     if not isinstance(think, str) or not think.strip():
         think = template_think(sample)
     if sample.current_mask is not None:
-        return right_answer(sample, frame, " ".join(think.split()))
+        format = REFINE
     pointed = replace(sample, objects=tuple(_with_points(true, sample, POINTS[format]) for true in sample.objects))
     return true_answer(pointed, frame, format, " ".join(think.split()))
 

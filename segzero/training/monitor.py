@@ -71,8 +71,7 @@ def own_mask_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     pairs = [(group.sample, rollout) for group in looks for rollout in group.rollouts]
     if not pairs:
         return metrics
-    actions = [rollout.scored.answer.action for _, rollout in pairs]
-    metrics["own_masks/kept"] = float(np.mean([action is not None and action.keeps for action in actions]))
+    metrics["own_masks/kept"] = float(np.mean([rollout.scored.answer.keeps for _, rollout in pairs]))
     before = [score_masks(sample.current_mask, sample.mask(), sample.ignore).iou for sample, _ in pairs]
     metrics["own_masks/iou_before"] = float(np.mean(before))
     if all(rollout.scored.masks is not None for _, rollout in pairs):

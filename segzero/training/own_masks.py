@@ -57,7 +57,7 @@ async def sample_at_look(sample: Sample, number: int, answer: AnswerAndDraw) -> 
     shown = _at_look(sample, 1, first[1])
     for look in range(2, number + 1):
         said = await answer(shown)
-        if said is None or not _corrects(said[0]):
+        if said is None or not said[0].corrects:
             break
         shown = _at_look(sample, look, said[1])
     return shown
@@ -66,7 +66,3 @@ async def sample_at_look(sample: Sample, number: int, answer: AnswerAndDraw) -> 
 def _at_look(sample: Sample, number: int, masks: Sequence[RLE]) -> Sample:
     """The sample before a look at these masks; its id tells records of looks from those of the question."""
     return replace(sample, id=f"{sample.id}-look{number}", current_mask=union(masks, sample.size))
-
-
-def _corrects(answer: Answer) -> bool:
-    return answer.action is not None and not answer.action.keeps

@@ -305,7 +305,7 @@ class Rollouts:
                 return None
             [generated] = await self._generate(sample, encoded, 1, greedy=False)
             answers = self.scorer.parse(sample, [self.encoder.decode(generated.ids)])
-            drawn = await self.scorer.draw_answers(sample, answers)
+            answers, drawn = await self.scorer.draw_answers(sample, answers)
             return (answers[0], drawn[0]) if drawn else None
 
         shown = await sample_at_look(sample, look, answer)

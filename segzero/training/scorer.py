@@ -21,7 +21,7 @@ from segzero.frames import Frame
 from segzero.masks import RLE
 from segzero.pipeline import in_pixels, phrases_in_pixels
 from segzero.prompts import REFINE
-from segzero.refinement.correction import MaskCorrection
+from segzero.refinement.correction import correction_prompts, settled
 from segzero.sample import Sample
 from segzero.segmenter.protocol import MaskPrompt
 from segzero.training.segmenter_actor import DrawMasks, Prompts
@@ -76,11 +76,13 @@ class Scorer:
         don't enter the ranks.
         """
         answers = self.parse(sample, texts)
-        masks = await self.draw_answers(sample, answers) if validating or self.needs_masks else None
+        masks = None
+        if validating or self.needs_masks:
+            answers, masks = await self.draw_answers(sample, answers)
         cases = self._cases(sample, texts, answers, masks, prompt_boxes)
         if retold is not None:
             seconds = [parse_answer(text, self.format, self.frame.extent(sample.size)) for text in retold]
-            drawn = await self.draw_answers(sample, seconds) if masks is not None else None
+            _, drawn = await self.draw_answers(sample, seconds) if masks is not None else (seconds, None)
             again = self._cases(sample, retold, seconds, drawn)
             cases = [replace(case, retold=second) for case, second in zip(cases, again, strict=True)]
         rewards = self._rewards(cases, sample.id)
@@ -99,19 +101,29 @@ class Scorer:
         """Parse answers to a sample, in the format that it is asked in."""
         return [parse_answer(text, self._format_of(sample), self.frame.extent(sample.size)) for text in texts]
 
-    async def draw_answers(self, sample: Sample, answers: Sequence[Answer]) -> list[list[RLE]] | None:
-        """Draw the masks of each answer, or what it makes of the sample's current one; None without a segmenter."""
+    async def draw_answers(
+        self, sample: Sample, answers: Sequence[Answer]
+    ) -> tuple[list[Answer], list[list[RLE]] | None]:
+        """Draw the masks of each answer, or what it makes of the sample's current one; None without a segmenter.
+
+        Returns the answers, too: one that draws the current mask again is one that keeps it.
+        """
         if self.draw is None:
-            return None
-        if sample.current_mask is not None:
-            return await self._correct(sample, sample.current_mask, answers)
+            return list(answers), None
+        current, size = sample.current_mask, sample.size
+        if current is not None:
+            looks: Prompts = [correction_prompts(answer, current, self.frame, size) for answer in answers]
+            drawn = await self.draw(str(sample.image), looks)
+            answers = [settled(answer, masks, current, size) for answer, masks in zip(answers, drawn, strict=True)]
+            kept = [[current] if answer.keeps else masks for answer, masks in zip(answers, drawn, strict=True)]
+            return answers, kept
         prompts: Prompts = [
-            phrases_in_pixels(answer, self.frame, sample.size)
+            phrases_in_pixels(answer, self.frame, size)
             if answer.phrases
-            else [MaskPrompt(*in_pixels(i, self.frame, sample.size)) for i in answer.instances]
+            else [MaskPrompt(*in_pixels(i, self.frame, size)) for i in answer.instances]
             for answer in answers
         ]
-        return await self.draw(str(sample.image), prompts)
+        return list(answers), await self.draw(str(sample.image), prompts)
 
     def end_step(self) -> None:
         """Let the values of the step, now that all are there, count in the ranks of the next one."""
@@ -151,21 +163,6 @@ class Scorer:
                 prompt_boxes=prompt_boxes,
             )
             for i, (text, answer) in enumerate(zip(texts, answers, strict=True))
-        ]
-
-    async def _correct(self, sample: Sample, current: RLE, answers: Sequence[Answer]) -> list[list[RLE]] | None:
-        """Draw the masks that actions make of the current one, which an action that keeps it leaves as it is."""
-        assert self.draw is not None
-        prompts: Prompts = [
-            [MaskCorrection.of(answer.action, current, self.frame, sample.size)]
-            if answer.action and not answer.action.keeps
-            else []
-            for answer in answers
-        ]
-        drawn = await self.draw(str(sample.image), prompts)
-        return [
-            [current] if answer.action and answer.action.keeps else masks
-            for answer, masks in zip(answers, drawn, strict=True)
         ]
 
     def _rewards(self, cases: Sequence[Case], sample_id: str) -> list[Reward]:

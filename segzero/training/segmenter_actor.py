@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from segzero.images import load_image
 from segzero.lru import LRUCache
 from segzero.masks import RLE, encode
-from segzero.refinement.correction import MaskCorrection
+from segzero.refinement.correction import Correction, MaskCorrection
 from segzero.segmenter.protocol import Embeddings, Logits, MaskPrompt, Segmenter, enlarge
 from segzero.segmenter.words import PhrasePrompt, draw_phrases
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 # By answer: one prompt per instance, its phrases, or the correction of a mask.
-Prompts = list[list[MaskPrompt] | list[PhrasePrompt] | list[MaskCorrection]]
+Prompts = list[list[MaskPrompt] | list[PhrasePrompt] | list[Correction]]
 Masks = list[list[RLE]]  # by answer: one mask per prompt, or all that its phrases name
 DrawMasks = Callable[[str, Prompts], Awaitable[Masks]]  # the image's path, and what each answer wants drawn
 
