@@ -3,7 +3,7 @@
 Whether an answer keeps its mask can follow from its objects: a policy that finds the same thing again, with the mask
 before its eyes, need not judge it in words.
 
->>> from segzero.answer import Instance
+>>> from segzero.answer import MaskAction
 >>> from segzero.frames import stretch
 >>> current = np.zeros((80, 100), bool)
 >>> current[20:60, 10:50] = True
@@ -77,6 +77,7 @@ def labelled_points(prompt: Correction) -> list[tuple[Point, int]]:
 def settled(answer: Answer, drawn: Sequence[RLE], current: RLE, size: Size) -> Answer:
     """The answer, or one that keeps the mask where what it draws differs from the current mask along the border alone.
 
+    >>> from segzero.answer import Instance
     >>> again = Answer("the cat", (Instance((0, 0, 420, 420)),))
     >>> mask = encode(np.tri(100, dtype=bool))
     >>> settled(again, [mask], mask, (100, 100)).keeps, settled(again, [], mask, (100, 100)).keeps

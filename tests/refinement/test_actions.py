@@ -5,11 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segzero.answer import ERRORS, Answer, MaskAction, parse_answer, render_answer
+from segzero.answer import ERRORS, Answer, Instance, MaskAction, parse_answer, render_answer
 from segzero.frames import relative, stretch
 from segzero.masks import decode, encode, mask_iou
-from segzero.refinement.correction import MaskCorrection, anchor
+from segzero.refinement.correction import MaskCorrection, anchor, correction_prompts, labelled_points, settled
 
+OBJECT = '{"bbox_2d": [1, 2, 9, 8], "point_2d": [3, 4]}'
 POSITIVE, NEGATIVE = '{"point_2d": [3, 4], "label": 1}', '{"point_2d": [5, 6], "label": 0}'
 READ = {
     '{"keep": true}': MaskAction(),
@@ -26,7 +27,7 @@ UNREADABLE = {
     '{"keep": true}, ' + POSITIVE: "bad_action",
     '[{"point_2d": [3, 4]}]': "bad_action",
     '[{"point_2d": [3, 4], "label": 2}]': "bad_action",
-    '[{"bbox_2d": [1, 2, 3, 4], "point_2d": [2, 3]}]': "bad_action",
+    '[{"bbox_2d": [4, 2, 3, 4], "point_2d": [2, 3]}]': "inverted_box",
     '[{"point_2d": [3], "label": 1}]': "bad_point",
     '[{"point_2d": [3, 1e400], "label": 1}]': "bad_point",
     "keep": "not_json",
@@ -49,6 +50,20 @@ def test_an_answer_without_an_action_has_an_error(body):
     assert (answer.error, answer.action) == (UNREADABLE[body], None)
 
 
+def test_objects_replace_the_mask_and_actions_beside_them_are_left_out():
+    found = Instance((1, 2, 9, 8), ((3, 4),))
+    assert parse(f"[{OBJECT}, {OBJECT}]") == Answer("t", (found, found))
+    assert parse(f'[{OBJECT}, {NEGATIVE}, {{"keep": true}}]') == Answer("t", (found,), warnings=("bad_box", "bad_box"))
+
+
+def test_what_an_answer_does_to_a_mask():
+    said = {"[]": (False, False), '{"keep": true}': (True, False), POSITIVE: (False, True), OBJECT: (False, True)}
+    for body, (keeps, corrects) in said.items():
+        answer = parse(body)
+        assert (answer.keeps, answer.corrects) == (keeps, corrects), body
+    assert not parse("well").corrects
+
+
 def test_a_good_point_beside_a_bad_one_is_kept():
     assert parse(f'[{POSITIVE}, {{"point_2d": 7, "label": 0}}]') == Answer(
         "t", warnings=("bad_point",), action=MaskAction(positive=(3, 4))
@@ -56,10 +71,14 @@ def test_a_good_point_beside_a_bad_one_is_kept():
     assert parse(f"[{POSITIVE}, {POSITIVE}]").warnings == ("too_many",)
 
 
-@pytest.mark.parametrize("action", [*READ.values()])
-def test_what_is_written_is_read_back(action):
-    written = render_answer(Answer("t", action=action), "refine")
-    assert parse_answer(written, "refine") == Answer("t", action=action)
+SAID = [Answer("t", action=action) for action in READ.values()] + [
+    Answer("t", (Instance((1, 2, 9, 8), ((3, 4),)),) * 2)
+]
+
+
+@pytest.mark.parametrize("answer", SAID)
+def test_what_is_written_is_read_back(answer):
+    assert parse_answer(render_answer(answer, "refine"), "refine") == answer
 
 
 PIECES = (
@@ -106,13 +125,39 @@ def test_a_negative_point_alone_gets_one_of_the_mask_beside_it():
     assert nothing.mask is None and nothing.labels == (1,)
 
 
-def test_sam_draws_the_whole_from_a_half_and_the_right_point(judged, pipeline):
-    from segzero.refinement.judgement import right_action
-
+def test_sam_draws_the_whole_from_a_half_and_a_point(judged, pipeline):
     sample = judged["half"]
-    action = right_action(sample)
     embeddings = pipeline.segmenter.embed([sample.open()])
-    prompt = MaskCorrection(sample.current_mask, action.points, action.labels).prompt(embeddings.features[0].shape[-2:])
-    [[drawn]] = pipeline.segmenter.decode(embeddings, [[prompt]])
+    amended = MaskCorrection(sample.current_mask, sample.objects[0].points[:1], (1,))
+    [[drawn]] = pipeline.segmenter.decode(embeddings, [[amended.prompt(embeddings.features[0].shape[-2:])]])
     true = decode(sample.mask())
     assert mask_iou(decode(sample.current_mask), true) < 0.6 < 0.85 < mask_iou(drawn.masks[0], true)
+
+
+def test_objects_are_drawn_without_the_mask_so_far():
+    mask = encode(np.eye(60, dtype=bool))
+    [prompt] = correction_prompts(parse(f"[{OBJECT}]"), mask, stretch(10), (60, 60))
+    assert (prompt.box, prompt.points, prompt.mask) == ((6, 12, 54, 48), ((18, 24),), None)
+    assert labelled_points(prompt) == [((18, 24), 1)]
+    for body in ("[]", '{"keep": true}', "well"):
+        assert correction_prompts(parse(body), mask, stretch(10), (60, 60)) == []
+
+
+def test_an_answer_that_draws_the_mask_again_keeps_it():
+    mask = np.zeros((100, 100), bool)
+    mask[30:70, 30:70] = True
+    upper = mask & (np.arange(100) < 50)[:, None]
+    answer = parse(f"[{OBJECT}, {OBJECT}]")
+    for drawn, keeps in (
+        ([mask], True),
+        ([np.roll(mask, 1, axis=0)], True),  # along the border alone
+        ([upper, mask & ~upper], True),  # in two pieces
+        ([upper], False),
+        ([], False),
+    ):
+        after = settled(answer, [encode(each) for each in drawn], encode(mask), (100, 100))
+        assert (after.keeps, after.think) == (keeps, "t")
+        assert keeps or after == answer
+    keep, nothing = parse('{"keep": true}'), parse("[]")
+    assert settled(keep, [], encode(mask), (100, 100)) == keep
+    assert settled(nothing, [], encode(np.zeros_like(mask)), (100, 100)) == nothing

@@ -9,13 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from rewards.refinement import good_enough
+from segzero.answer import parse_answer
 from segzero.data.check import check
 from segzero.data.parquet import from_parquet, to_parquet
 from segzero.errors import UserError
 from segzero.masks import decode, encode, mask_iou
 from segzero.refinement.corruption import BAD, DAMAGES, CorruptionCounts, judging_samples
 from segzero.refinement.files import JudgingRecipe, corrupt_files
-from segzero.refinement.judgement import right_action
+from segzero.refinement.judgement import right_answer
+from segzero.supervised.answers import answer_text
 from segzero.tiny.questions import make_samples, make_shared_samples
 
 
@@ -43,20 +45,22 @@ def test_a_mask_is_clearly_good_or_clearly_bad(damaged):
         assert good or mask_iou(current, true) < BAD
 
 
-def test_the_right_action_follows_from_the_mask(damaged):
+def test_the_right_answer_follows_from_the_mask(damaged, pipeline):
     for sample in damaged:
-        action, true = right_action(sample), decode(sample.mask())
+        answer = parse_answer(right_answer(sample, pipeline.frame, "t"), "refine")
+        assert answer.error is None and not answer.warnings
         if sample.empty:
-            assert action is None
+            assert not answer.count
             assert decode(sample.current_mask).any() == (sample.meta["corruption"] != "good")
-        elif sample.meta["corruption"] == "good":
-            assert action.keeps
         else:
-            x, y = action.positive
-            assert true[int(y), int(x)]
-            if action.negative:
-                x, y = action.negative
-                assert not true[int(y), int(x)] and decode(sample.current_mask)[int(y), int(x)]
+            assert answer.keeps == (sample.meta["corruption"] == "good")
+            assert len(answer.instances) == (0 if answer.keeps else len(sample.objects))
+
+
+def test_supervision_teaches_the_ordinary_answer_whatever_the_mask(damaged, pipeline):
+    for sample in damaged[:20]:
+        plain = replace(sample, current_mask=None)
+        assert answer_text(sample, pipeline.frame, "multi") == answer_text(plain, pipeline.frame, "multi")
 
 
 def test_the_same_seed_gives_the_same_masks(shared, damaged):

@@ -5,13 +5,17 @@ import time
 import numpy as np
 import pytest
 
+from segzero.data.validation import true_answer
 from segzero.errors import UserError
 from segzero.images import load_image
 from segzero.masks import decode, mask_iou
+from segzero.pipeline import Query
 from segzero.refinement.observation import LIGHT, OUTLINE, mark
 from segzero.refinement.pipeline import refining
 from tests.helpers.judge import KEEP, Judge
 from tests.helpers.recording import RecordingModel
+
+CORNER = '<answer>[{"bbox_2d": [1, 1, 30, 30], "point_2d": [9, 9]}]</answer>'
 
 
 def answered(pipeline, sample, *says, looks=3, seconds=float("inf")):
@@ -46,8 +50,31 @@ def test_a_corrected_mask_is_looked_at_again(pipeline, sample, point):
     assert result.steps[0].labels == (1,) and (result.steps[1].mask == result.union).all()
 
 
-def test_the_looks_are_bounded(pipeline, sample, point):
-    result, judge, _ = answered(pipeline, sample, f"<answer>[{point}]</answer>", looks=2)
+@pytest.fixture
+def truth(sample, pipeline):
+    return true_answer(sample, pipeline.frame, "multi")
+
+
+def test_an_answer_that_draws_the_mask_again_keeps_it(pipeline, sample):
+    [first] = pipeline.ask([Query(load_image(sample.image), sample.question)])
+    result, judge, segmenter = answered(pipeline, sample, first.text)
+    assert [step.action for step in result.steps] == ["keep"] and len(judge.looks) == 1
+    assert (result.union == result.steps[0].mask).all() and result.instances[0].points
+    assert result.steps[0].points == () and result.steps[0].think == first.answer.think
+    assert segmenter.embedded == 1 and segmenter.prompts[-1].mask is None
+
+
+def test_objects_replace_the_mask_until_they_draw_it_again(pipeline, sample, truth):
+    result, judge, _ = answered(pipeline, sample, CORNER, truth, truth)
+    assert [step.action for step in result.steps] == ["correct", "correct", "keep"] and len(judge.looks) == 3
+    assert [step.labels for step in result.steps] == [(1,), (1,), ()]
+    assert mask_iou(result.union, decode(sample.mask())) > 0.8
+    [instance] = result.instances
+    assert instance.points == result.steps[1].points and instance.box != (0, 0, 0, 0)
+
+
+def test_the_looks_are_bounded(pipeline, sample, truth):
+    result, judge, _ = answered(pipeline, sample, truth, CORNER, looks=2)
     assert [step.action for step in result.steps] == ["correct", "correct"] and len(judge.looks) == 2
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from rewards.refinement import good_enough
 from segzero.answer import Answer, MaskAction, render_answer
-from segzero.data.validation import imperfect_terms
+from segzero.data.validation import imperfect_terms, true_answer
 from segzero.masks import decode, encode
 from segzero.refinement.judgement import right_answer
 from segzero.training.scorer import Scorer
@@ -60,6 +60,18 @@ def test_wrong_decisions_earn_neither_decision_nor_gain(score, frame, on_disk):
     for kind, wrong in {"true": (points, nothing), "half": (keep, nothing), "absent": (keep, points)}.items():
         for earned in terms(score, on_disk[kind], *wrong, "no answer"):
             assert (earned["decision"], earned["gain"]) == (0, 0), kind
+
+
+def test_an_ordinary_answer_keeps_the_mask_that_it_draws_again_and_corrects_another(score, frame, on_disk):
+    """Without a segmenter nothing is drawn, and no ordinary answer is seen to keep a mask."""
+    text = true_answer(on_disk["true"], frame, "refine")
+    [kept], [corrected], [found] = (score(on_disk[kind], text) for kind in ("true", "half", "nothing"))
+    assert kept.answer.keeps and kept.masks == (on_disk["true"].current_mask,)
+    assert corrected.answer.corrects and found.answer.corrects
+    assert kept.reward.terms["decision"] == corrected.reward.terms["decision"] == found.reward.terms["decision"] == 1
+    assert kept.reward.terms["gain"] == 1 and corrected.reward.terms["gain"] > 0.7 < found.reward.terms["gain"]
+    [undrawn] = asyncio.run(Scorer("refine", "multi", frame).score(on_disk["true"], [text]))
+    assert undrawn.reward.terms["decision"] == 0 and undrawn.answer.corrects
 
 
 def test_the_gain_is_graded(score, frame, on_disk):

@@ -346,14 +346,15 @@ def test_a_later_look_follows_the_policys_own_corrections(looked, single, encode
     step = next(step for step in range(99) if OwnMasks(1.0, 2).look_of(single, step) == 2)
     corner = '<think>there</think><answer>[{"bbox_2d": [0, 0, 30, 30], "point_2d": [15, 15]}]</answer>'
     more = point_at(single, frame)
-    asked, pictures, group, _, encoded = looked(single, [corner, more, more], 2, step)
+    asked, pictures, group, _, encoded = looked(single, [corner, more, corner], 2, step)
     assert [how for _, *how in asked] == [[1, 1.0], [1, 1.0], [2, 1.0]]
     assert group.sample.id == f"{single.id}-look2" and pictures[2]["mask"] == group.sample.current_mask
     assert pictures[1]["mask"] != pictures[2]["mask"]
     assert encoded == 1
     metrics = group_metrics([group])
     assert metrics["own_masks/groups"] == 1 and metrics["own_masks/kept"] == metrics["own_masks/fallbacks"] == 0
-    assert metrics["own_masks/iou_after"] > 0 and "dialogue/own_history" not in metrics
+    assert metrics["own_masks/iou_before"] > 0.5 > metrics["own_masks/iou_after"]
+    assert "dialogue/own_history" not in metrics
 
 
 @pytest.mark.parametrize("text", ["no idea", NOTHING])
