@@ -5,6 +5,7 @@ before its eyes, need not judge it in words.
 
 >>> from segzero.answer import MaskAction
 >>> from segzero.frames import stretch
+>>> from segzero.masks import encode
 >>> current = np.zeros((80, 100), bool)
 >>> current[20:60, 10:50] = True
 >>> [amended] = correction_prompts(
@@ -22,7 +23,7 @@ import numpy as np
 from rewards.refinement import good_enough
 from segzero.answer import Answer, MaskAction
 from segzero.frames import Frame, Size, clip_point
-from segzero.masks import RLE, Mask, Point, decode, encode, points_of, union
+from segzero.masks import RLE, Mask, Point, decode, points_of, union
 from segzero.pipeline import in_pixels
 from segzero.segmenter.protocol import MaskPrompt, as_logits
 
@@ -78,6 +79,7 @@ def settled(answer: Answer, drawn: Sequence[RLE], current: RLE, size: Size) -> A
     """The answer, or one that keeps the mask where what it draws differs from the current mask along the border alone.
 
     >>> from segzero.answer import Instance
+    >>> from segzero.masks import encode
     >>> again = Answer("the cat", (Instance((0, 0, 420, 420)),))
     >>> mask = encode(np.tri(100, dtype=bool))
     >>> settled(again, [mask], mask, (100, 100)).keeps, settled(again, [], mask, (100, 100)).keeps
@@ -96,8 +98,3 @@ def anchor(mask: Mask, negative: Point) -> Point:
     rest = np.zeros_like(mask)
     rest[rows[far], columns[far]] = True
     return points_of(rest)[0]
-
-
-def empty_mask(size: Size) -> RLE:
-    """The mask without pixels of an image of (width, height)."""
-    return encode(np.zeros((size[1], size[0]), bool))

@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import starmap
 
 from segzero.answer import Answer
 from segzero.errors import UserError
@@ -101,12 +100,11 @@ def _after(
     answer = settled(answer, [encode(one.masks[0]) for one in drawn], encode(result.union), result.image.size)
     instances, labelled = result.instances, []
     if answer.error is None and not answer.keeps:
-        instances = tuple(starmap(_instance, zip(prompts, drawn, strict=True)))
+        instances = tuple(one for one in map(_instance, prompts, drawn) if one.mask.any())
         labelled = [each for prompt in prompts for each in labelled_points(prompt)]
     points, labels = [point for point, _ in labelled], [label for _, label in labelled]
     step = RefinementStep(_action(answer), result.union, tuple(points), tuple(labels), answer.think, answer.error)
-    kept = tuple(instance for instance in instances if instance.mask.any())
-    return replace(result, instances=kept, steps=(*result.steps, step))
+    return replace(result, instances=instances, steps=(*result.steps, step))
 
 
 def _instance(prompt: Correction, predicted: MaskPrediction) -> InstanceMask:
