@@ -1,10 +1,10 @@
 """What a policy gains by looking at its masks, before and after it has learnt to.
 
-The shipped policy draws masks for questions about scenes; `segzero sft` then teaches it to judge them and damaged ones,
+The shipped policy draws masks for questions about scenes; `segzero sft` then teaches it to answer about them and damaged ones,
 beside the questions themselves; `segzero train` goes on from there by reward alone. Each stage is measured on held-out
 scenes: a mask counts as bad below an IoU of 0.7, and as good as `rewards.refinement.good_enough` has it.
 
-    python -m benchmarks.refinement [--seeds 3] [--scenes 200] [--sft 800] [--rl 60] [--own-masks 0] [--out FOLDER]
+    python -m benchmarks.refinement [--seeds 3] [--scenes 200] [--sft 400] [--rl 60] [--own-masks 0] [--out FOLDER]
 """
 
 import argparse
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--samples", type=int, default=2600, help="training samples of the supervised start")
     parser.add_argument("--scenes", type=int, default=200, help="held-out questions")
-    parser.add_argument("--sft", type=int, default=800, help="supervised steps of 16 samples")
+    parser.add_argument("--sft", type=int, default=400, help="supervised steps of 16 samples")
     parser.add_argument("--lr", type=float, default=1e-3, help="their learning rate")
     parser.add_argument("--rl", type=int, default=60, help="steps of reinforcement learning after them")
     parser.add_argument("--own-masks", type=float, default=0.0, help="share of its questions that become looks")
