@@ -34,7 +34,7 @@ BATCH = 16  # prompts per step, as configs/train.yaml has it
 STALL_MINUTES = 10  # the longest that nothing happens on a laptop is half a minute
 TEST_SEED, VALIDATION_SEED, TRAIN_SEED = 1, 50_001, 8_000  # the first two are added to HELD_OUT_SEED
 STEPS, SKILL_STEPS = 100, 150
-SKILL_SETTINGS = ("actor_rollout_ref.actor.optim.lr=3e-4",)
+SKILL_SETTINGS = ("actor_rollout_ref.actor.optim.lr=2e-4",)
 
 
 def run_demo(
