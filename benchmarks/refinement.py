@@ -131,8 +131,6 @@ def reinforce(folder: Path, policy: Path, steps: int, seed: int, own_masks: floa
     options = (
         f"actor_rollout_ref.model.path={policy}",
         f"actor_rollout_ref.actor.optim.lr={RL_RATE}",
-        "data.max_prompt_length=360",  # longer prompts and answers than the demo has
-        "data.max_response_length=144",
         f"segzero.own_masks={own_masks}",
         f"segzero.looks={LOOKS}",
         "trainer.val_before_train=false",  # so that the last step is the best one and is merged
