@@ -27,7 +27,7 @@ from segzero.segmenter.protocol import MaskPrediction, MaskPrompt, join
 class RefiningPipeline(SegZeroPipeline):
     """A pipeline that looks at its masks up to `looks` times each; `refining` makes one.
 
-    Each image is encoded once, and decoded once more for every correction. No look begins once a batch has been looked
+    Each image is encoded once, and decoded once more for every look. No look begins once a batch has been looked
     at for `seconds`; whatever the masks are then, they are the result.
     """
 
