@@ -67,7 +67,7 @@ PRESETS: dict[str, Rubric] = {
     "refine": Rubric((
         Term("thinking", thinking_format),
         Term("format", objects.clean_answer),
-        Term("decision", decision),
+        Term("decision", decision, needs_masks=True),
         Term("gain", gain, weight=3.0, needs_masks=True),
         Term("non_repetition", fresh_thinking),
     )),

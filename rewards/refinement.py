@@ -37,8 +37,8 @@ def decision(case: Case) -> float:
         return 0.0
     says_nothing = not case.answer.count
     if _is_good(case):
-        return float(case.answer.keeps or (says_nothing and not case.truth))
-    return float(case.answer.corrects if case.truth else says_nothing)
+        return float(_keeps(case) or (says_nothing and not case.truth))
+    return float(case.answer.corrects and not _keeps(case) if case.truth else says_nothing)
 
 
 def gain(case: Case) -> float:
@@ -60,6 +60,15 @@ def gain(case: Case) -> float:
         mask_iou(decode(mask), decode(case.true_mask), ignore) for mask in (case.current_mask, case.predicted_mask)
     )
     return max(after - before, 0.0) / (1 - before) if before < 1 else 0.0
+
+
+def _keeps(case: Case) -> bool:
+    """True if the answer keeps the mask, in words or because it draws it again."""
+    if case.answer.keeps:
+        return True
+    if not case.answer.corrects or case.current_mask is None or case.predicted_mask is None:
+        return False
+    return good_enough(decode(case.predicted_mask), decode(case.current_mask))
 
 
 def _is_good(case: Case) -> bool:

@@ -67,7 +67,7 @@ class RefinementStep:
     Attributes:
         action: keep, correct, nothing (no object matches), or unreadable; after all but the second the looking ends.
         mask: bool array [H, W], the mask that was looked at.
-        points: the points that correct it, floats in pixels of the original image.
+        points: what the next mask was drawn from, of objects or to amend this one; floats in pixels of the image.
         labels: of each point: 1 inside the object, 0 outside.
         think: the policy's reasoning.
         error: None, or why the answer could not be read, one of `segzero.answer.ERRORS`.

@@ -132,7 +132,7 @@ def imperfect_terms(sample: Sample) -> dict[str, list[str]]:
 
 
 def _applies(preset: str, sample: Sample) -> bool:
-    if sample.current_mask is not None:  # its answer is an action, whose worth only a segmenter shows
+    if sample.current_mask is not None:  # what an answer does to the mask only a segmenter shows
         return False
     count = len(sample.objects)
     fits = count == 1 if preset in ONE_OBJECT else count > 0 or preset not in SOME_OBJECT

@@ -85,7 +85,7 @@ def settled(answer: Answer, drawn: Sequence[RLE], current: RLE, size: Size) -> A
     >>> settled(again, [mask], mask, (100, 100)).keeps, settled(again, [], mask, (100, 100)).keeps
     (True, False)
     """
-    if not answer.corrects or not good_enough(decode(union(drawn, size)), decode(current)):
+    if not answer.corrects or not good_enough(decode(union(drawn, size)), decode(current, size)):
         return answer
     return replace(answer, instances=(), action=MaskAction())
 

@@ -23,11 +23,11 @@ from segzero.sample import Sample
 
 
 def right_answer(sample: Sample, frame: Frame, think: str) -> str:
-    """Write the right answer about a sample's current mask, in words where it is to stay, after a thought."""
+    """Write the right answer about a sample's current mask: `keep`, or the true objects, after a thought."""
     true = sample.mask()
     if true is None or sample.current_mask is None:
         raise UserError(f"sample {sample.id!r}: a mask can only be judged where all true objects have one")
     ignore = decode(sample.ignore, sample.size) if sample.ignore is not None else None
-    if sample.objects and good_enough(decode(sample.current_mask), decode(true), ignore):
+    if sample.objects and good_enough(decode(sample.current_mask, sample.size), decode(true), ignore):
         return render_answer(Answer(think, action=MaskAction()), REFINE)
     return true_answer(sample, frame, REFINE, think)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from segzero.answer import Answer
 from segzero.errors import UserError
-from segzero.masks import box_of, encode
+from segzero.masks import RLE, box_of, encode
 from segzero.pipeline import PolicyOutput, Query, SegZeroPipeline
 from segzero.prompts import REFINE
 from segzero.refinement.correction import Correction, MaskCorrection, correction_prompts, labelled_points, settled
@@ -27,8 +27,8 @@ from segzero.segmenter.protocol import MaskPrediction, MaskPrompt, join
 class RefiningPipeline(SegZeroPipeline):
     """A pipeline that looks at its masks up to `looks` times each; `refining` makes one.
 
-    Each image is encoded once, and decoded once more for every look. No look begins once a batch has been looked
-    at for `seconds`; whatever the masks are then, they are the result.
+    Each image is encoded once, and decoded once more for every look that draws. No look begins once a batch has been
+    looked at for `seconds`; whatever the masks are then, they are the result.
     """
 
     looks: int = 3
@@ -72,15 +72,30 @@ class RefiningPipeline(SegZeroPipeline):
         """Ask the policy about each result's mask, and do what it says."""
         queries = [Query(mark(result.image, result.union, self.frame), result.question) for result in results]
         answers = [output.answer for output in replace(self, prompt=REFINE).ask(queries)]
+        current = [encode(result.union) for result in results]
         prompts = [
-            correction_prompts(answer, encode(result.union), self.frame, result.image.size)
-            for result, answer in zip(results, answers, strict=True)
+            correction_prompts(answer, mask, self.frame, result.image.size)
+            for answer, mask, result in zip(answers, current, results, strict=True)
         ]
-        images = join(embeddings)
+        found = self._draw_looks(prompts, embeddings)
+        return [_after(*each) for each in zip(results, answers, current, prompts, found, strict=True)]
+
+    def _draw_looks(
+        self, prompts: Sequence[Sequence[Correction]], embeddings: Sequence[Embeddings]
+    ) -> list[list[InstanceMask]]:
+        """Draw what each look asks for, in its image."""
+        found: list[list[InstanceMask]] = [[] for _ in prompts]
+        places = [place for place, asked in enumerate(prompts) if asked]
+        if not places:
+            return found
+        images = join([embeddings[place] for place in places])
         grid = tuple(images.features[0].shape[-2:])
-        given = [[one.prompt(grid) if isinstance(one, MaskCorrection) else one for one in each] for each in prompts]
-        drawn = self.segmenter.decode(images, given)
-        return [_after(*each) for each in zip(results, answers, prompts, drawn, strict=True)]
+        given = [
+            [one.prompt(grid) if isinstance(one, MaskCorrection) else one for one in prompts[place]] for place in places
+        ]
+        for place, drawn in zip(places, self.segmenter.decode(images, given), strict=True):
+            found[place] = list(map(_instance, prompts[place], drawn))
+        return found
 
 
 def refining(pipeline: SegZeroPipeline, looks: int = 3, seconds: float = math.inf) -> RefiningPipeline:
@@ -94,13 +109,13 @@ def refining(pipeline: SegZeroPipeline, looks: int = 3, seconds: float = math.in
 
 
 def _after(
-    result: Segmentation, answer: Answer, prompts: Sequence[Correction], drawn: Sequence[MaskPrediction]
+    result: Segmentation, answer: Answer, current: RLE, prompts: Sequence[Correction], found: Sequence[InstanceMask]
 ) -> Segmentation:
     """The result after a look: with the step, and with the masks that the answer leaves."""
-    answer = settled(answer, [encode(one.masks[0]) for one in drawn], encode(result.union), result.image.size)
+    answer = settled(answer, [encode(one.mask) for one in found], current, result.image.size)
     instances, labelled = result.instances, []
     if answer.error is None and not answer.keeps:
-        instances = tuple(one for one in map(_instance, prompts, drawn) if one.mask.any())
+        instances = tuple(one for one in found if one.mask.any())
         labelled = [each for prompt in prompts for each in labelled_points(prompt)]
     points, labels = [point for point, _ in labelled], [label for _, label in labelled]
     step = RefinementStep(_action(answer), result.union, tuple(points), tuple(labels), answer.think, answer.error)

@@ -289,7 +289,7 @@ class StepAnswer(BaseModel):
     """One look of the policy at its mask."""
 
     action: str = Field(description="keep, correct, nothing or unreadable.")
-    points: list[Point]
+    points: list[Point] = Field(description="What the next mask was drawn from; none where this one was kept.")
     labels: list[int] = Field(description="Of each point: 1 inside the object, 0 outside.")
     think: str
     error: str | None

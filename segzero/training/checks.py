@@ -35,7 +35,7 @@ FORMATS = {
     "lens": "multi",
     "phrase": "phrase",
 }
-JUDGING = ("refine",)  # presets that score actions on masks
+JUDGING = ("refine",)  # presets that score answers about masks
 TRIED = 20  # first samples of a file
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -295,7 +295,7 @@ def _check_own_masks(config: DictConfig) -> None:
 
 
 def _scores_actions(config: DictConfig) -> bool:
-    """Whether the reward may score actions on masks; a user's own can."""
+    """Whether the reward may score answers about masks; a user's own can."""
     return config.reward.name not in PRESETS or config.reward.name in JUDGING
 
 

@@ -76,14 +76,15 @@ class Scorer:
         don't enter the ranks.
         """
         answers = self.parse(sample, texts)
-        masks = None
+        settled_answers, masks = answers, None
         if validating or self.needs_masks:
-            answers, masks = await self.draw_answers(sample, answers)
+            settled_answers, masks = await self.draw_answers(sample, answers)
         cases = self._cases(sample, texts, answers, masks, prompt_boxes)
         if retold is not None:
             seconds = [parse_answer(text, self.format, self.frame.extent(sample.size)) for text in retold]
-            _, drawn = await self.draw_answers(sample, seconds) if masks is not None else (seconds, None)
-            again = self._cases(sample, retold, seconds, drawn)
+            plain = replace(sample, current_mask=None)  # a retelling is not about the mask
+            drawn = (await self.draw_answers(plain, seconds))[1] if masks is not None else None
+            again = self._cases(plain, retold, seconds, drawn)
             cases = [replace(case, retold=second) for case, second in zip(cases, again, strict=True)]
         rewards = self._rewards(cases, sample.id)
         if self.ranks is not None:
@@ -94,7 +95,7 @@ class Scorer:
             rewards = [self.overlong.apply(*each) for each in zip(rewards, lengths, strict=True)]
         return [
             ScoredAnswer(answer, reward, tuple(masks[i]) if masks else None)
-            for i, (answer, reward) in enumerate(zip(answers, rewards, strict=True))
+            for i, (answer, reward) in enumerate(zip(settled_answers, rewards, strict=True))
         ]
 
     def parse(self, sample: Sample, texts: Sequence[str]) -> list[Answer]:
@@ -104,9 +105,10 @@ class Scorer:
     async def draw_answers(
         self, sample: Sample, answers: Sequence[Answer]
     ) -> tuple[list[Answer], list[list[RLE]] | None]:
-        """Draw the masks of each answer, or what it makes of the sample's current one; None without a segmenter.
+        """Draw the masks of each answer, or what it makes of the sample's current one.
 
-        Returns the answers, too: one that draws the current mask again is one that keeps it.
+        Returns the answers, of which those that draw the current mask again keep it, and the masks: None without a
+        segmenter.
         """
         if self.draw is None:
             return list(answers), None

@@ -20,7 +20,7 @@ from segzero.segmenter.words import PhrasePrompt, draw_phrases
 if TYPE_CHECKING:
     import torch
 
-# By answer: one prompt per instance, its phrases, or the correction of a mask.
+# By answer: one prompt per instance, its phrases, or what a look draws: objects, or an amended mask.
 Prompts = list[list[MaskPrompt] | list[PhrasePrompt] | list[Correction]]
 Masks = list[list[RLE]]  # by answer: one mask per prompt, or all that its phrases name
 DrawMasks = Callable[[str, Prompts], Awaitable[Masks]]  # the image's path, and what each answer wants drawn

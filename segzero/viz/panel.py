@@ -62,7 +62,7 @@ def draw_panel(
 
 
 def _looks(image: Image.Image, looks: Sequence[Look], width: int) -> Image.Image:
-    """Draw each mask that was looked at, with the points that correct it, and what was said, row by row."""
+    """Draw each mask that was looked at, with the points that the next was drawn from, and the words, row by row."""
     column = (width - (LOOKS - 1) * GAP // 2) // LOOKS
     height = max(1, round(image.height * column / image.width))
     cells = []

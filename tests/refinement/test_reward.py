@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rewards import score as score_response
 from rewards.refinement import good_enough
 from segzero.answer import Answer, MaskAction, render_answer
 from segzero.data.validation import imperfect_terms, true_answer
@@ -72,6 +73,19 @@ def test_an_ordinary_answer_keeps_the_mask_that_it_draws_again_and_corrects_anot
     assert kept.reward.terms["gain"] == 1 and corrected.reward.terms["gain"] > 0.7 < found.reward.terms["gain"]
     [undrawn] = asyncio.run(Scorer("refine", "multi", frame).score(on_disk["true"], [text]))
     assert undrawn.reward.terms["decision"] == 0 and undrawn.answer.corrects
+
+
+def test_a_reward_sees_the_answer_as_it_is_written(score, frame, on_disk):
+    """A redraw with a flawed object keeps the mask, and its format is that of the same text about another mask."""
+    sample = on_disk["true"]
+    text = true_answer(sample, frame, "refine")
+    flawed = text.replace("]</answer>", ', {"bbox_2d": [5, 5, 1, 1], "point_2d": [2, 2]}]</answer>')
+    [kept], [corrected] = (score(on_disk[kind], flawed) for kind in ("true", "half"))
+    assert kept.answer.keeps and kept.reward.terms["decision"] == 1
+    assert kept.reward.terms["format"] == corrected.reward.terms["format"] == 0.5
+    mask = decode(sample.current_mask)
+    scored = score_response("refine", text, sample, masks=[mask], frame=frame, format="refine")
+    assert scored.terms["decision"] == scored.terms["gain"] == 1
 
 
 def test_the_gain_is_graded(score, frame, on_disk):

@@ -1,5 +1,5 @@
 /** Looks of the policy at its mask, where the server refines masks: a row on the card of their round. The look that is
- * chosen is shown on the picture: the mask as it was before that look, and the points that corrected it. */
+ * chosen is shown on the picture: the mask as it was before that look, and the points that the next one was drawn from. */
 
 import { discardCorrection } from "./correction.js";
 import { icon, make } from "./dom.js";

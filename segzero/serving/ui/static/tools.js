@@ -198,7 +198,7 @@ function hint() {
       return "Drag a box around a thing to draw it as a new instance.";
   }
   const look = shownLook();
-  if (look) return `The mask ${look.points.length ? "before it was corrected" : "at this look"}. Esc shows the result.`;
+  if (look) return `The mask ${look.action === "correct" ? "before it was corrected" : "at this look"}. Esc shows the result.`;
   if (selected) return `Points and boxes now correct ${selected}. Esc deselects it.`;
   if (shownRegions().length) return "Click an instance to choose it.";
   return state.rounds.length ? "This round has nothing to show." : "";
