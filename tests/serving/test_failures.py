@@ -94,8 +94,8 @@ def test_a_request_that_takes_too_long_gets_504(one_second, ask):
         assert response.status_code == 504 and response.json()["error"]["code"] == "timed_out"
         assert time.monotonic() - begin > 0.9
         assert one_second.pool.busy()  # it did not wait for the models, which are blocked for 30 s
-    with one_second.http() as http:
-        assert http.post("/v1/segment", **ask).status_code == 200
+    with one_second.http() as http:  # on a busy machine an answer can take a second, too
+        wait_until(lambda: http.post("/v1/segment", **ask).status_code == 200)
 
 
 def test_a_body_that_does_not_arrive_is_not_waited_for(one_second):
