@@ -8,7 +8,8 @@ import numpy as np
 
 from rewards.case import Case
 from rewards.object_terms import predicted_mask_iou, presence
-from segzero.masks import Mask, decode, mask_iou
+from segzero.answer import Answer
+from segzero.masks import RLE, Mask, decode, mask_iou
 
 BORDER = 0.01  # width of the band along the true border that is not looked at, in diagonals of the image
 GOOD = 0.95  # least IoU beside that band of a mask that is good enough
@@ -26,6 +27,15 @@ def good_enough(mask: Mask, true: Mask, ignore: Mask | None = None) -> bool:
     return mask_iou(mask, true, band if ignore is None else band | ignore) >= GOOD
 
 
+def keeps(answer: Answer, drawn: RLE | None, current: RLE) -> bool:
+    """True if an answer about the current mask keeps it, in words or because what it draws is that mask again.
+
+    `drawn` is the union of the segmenter's masks for the answer; None: there is no segmenter.
+    """
+    drawn_again = answer.corrects and drawn is not None and good_enough(decode(drawn), decode(current))
+    return answer.keeps or drawn_again
+
+
 def decision(case: Case) -> float:
     """1 if a good mask is kept, a bad one corrected, and nothing said to be there where that is so; else 0.
 
@@ -36,9 +46,10 @@ def decision(case: Case) -> float:
     if not case.well_formed or case.answer.error is not None:
         return 0.0
     says_nothing = not case.answer.count
+    kept = keeps(case.answer, case.predicted_mask, case.current_mask)
     if _is_good(case):
-        return float(_keeps(case) or (says_nothing and not case.truth))
-    return float(case.answer.corrects and not _keeps(case) if case.truth else says_nothing)
+        return float(kept or (says_nothing and not case.truth))
+    return float(not (says_nothing or kept) if case.truth else says_nothing)
 
 
 def gain(case: Case) -> float:
@@ -60,15 +71,6 @@ def gain(case: Case) -> float:
         mask_iou(decode(mask), decode(case.true_mask), ignore) for mask in (case.current_mask, case.predicted_mask)
     )
     return max(after - before, 0.0) / (1 - before) if before < 1 else 0.0
-
-
-def _keeps(case: Case) -> bool:
-    """True if the answer keeps the mask, in words or because it draws it again."""
-    if case.answer.keeps:
-        return True
-    if not case.answer.corrects or case.current_mask is None or case.predicted_mask is None:
-        return False
-    return good_enough(decode(case.predicted_mask), decode(case.current_mask))
 
 
 def _is_good(case: Case) -> bool:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rewards.refinement import good_enough
+from rewards.refinement import keeps
 from segzero.answer import Answer, MaskAction
 from segzero.frames import Frame, Size, clip_point
 from segzero.masks import RLE, Mask, Point, decode, points_of, union
@@ -76,7 +76,7 @@ def labelled_points(prompt: Correction) -> list[tuple[Point, int]]:
 
 
 def settled(answer: Answer, drawn: Sequence[RLE], current: RLE, size: Size) -> Answer:
-    """The answer, or one that keeps the mask where what it draws differs from the current mask along the border alone.
+    """The answer, or one that keeps the current mask where it draws that again (`rewards.refinement.keeps`).
 
     >>> from segzero.answer import Instance
     >>> from segzero.masks import encode
@@ -85,9 +85,9 @@ def settled(answer: Answer, drawn: Sequence[RLE], current: RLE, size: Size) -> A
     >>> settled(again, [mask], mask, (100, 100)).keeps, settled(again, [], mask, (100, 100)).keeps
     (True, False)
     """
-    if not answer.corrects or not good_enough(decode(union(drawn, size)), decode(current, size)):
-        return answer
-    return replace(answer, instances=(), action=MaskAction())
+    if keeps(answer, union(drawn, size), current):
+        return replace(answer, instances=(), action=MaskAction())
+    return answer
 
 
 def anchor(mask: Mask, negative: Point) -> Point:

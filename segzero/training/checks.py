@@ -76,7 +76,7 @@ def check(config: DictConfig) -> BatchSizes:
         first = list(islice(from_parquet(path), TRIED))
         if not first:
             raise UserError(f"{path} holds no samples; see `segzero docs training` for how to make them")
-        if not _scores_actions(config) and any(sample.current_mask is not None for sample in first):
+        if not _scores_looks(config) and any(sample.current_mask is not None for sample in first):
             raise UserError(
                 f"{path} has masks to judge, for which reward={config.reward.name} has no term; set reward=refine"
             )
@@ -283,7 +283,7 @@ def _check_own_masks(config: DictConfig) -> None:
         raise UserError(f"segzero.looks={looks}: an episode has at most {MOST_LOOKS} looks")
     if not share:
         return
-    if not _scores_actions(config):
+    if not _scores_looks(config):
         raise UserError(
             f"segzero.own_masks={share:g} asks about masks, for which reward={config.reward.name} has no term; set "
             f"reward=refine"
@@ -294,7 +294,7 @@ def _check_own_masks(config: DictConfig) -> None:
         )
 
 
-def _scores_actions(config: DictConfig) -> bool:
+def _scores_looks(config: DictConfig) -> bool:
     """Whether the reward may score answers about masks; a user's own can."""
     return config.reward.name not in PRESETS or config.reward.name in JUDGING
 
